@@ -1,0 +1,1 @@
+"""Segue: ask about images and videos in words; get words back, and the pixels they speak of."""

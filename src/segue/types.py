@@ -1,0 +1,210 @@
+"""The core data types, shared by every room of the house.
+
+Letters in shapes: n objects (one per `[SEG]`), t frames, h w pixels, s the side of a low-resolution mask.
+Everything here is numpy and plain Python, so importing it is cheap and values can be pickled between processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+MediaKind = Literal["image", "video"]
+Role = Literal["system", "user", "assistant"]
+StopReason = Literal["stop", "length", "prefilled", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a video that has been probed but not decoded; cheap and picklable.
+
+    `size` is (height, width) in pixels as a viewer would show it, after EXIF orientation or rotation metadata.
+    `count` is the number of frames (1 for an image) and is exact; `fps` is the mean frame rate of a video, `None`
+    where it is unknown or does not apply. `source` is a path, the encoded bytes of a file, or decoded RGB
+    pixels: `UInt8[h w 3]` for an image, `UInt8[t h w 3]` for a video.
+    """
+
+    source: Path | bytes | np.ndarray
+    kind: MediaKind
+    size: tuple[int, int]
+    count: int = 1
+    fps: float | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for people: the file or folder name, or what kind of value it is."""
+        return self.source.name if isinstance(self.source, Path) else f"<{self.kind}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Decoded frames: RGB pixels, the frame number of each in its source, and its time in seconds from the start."""
+
+    pixels: UInt8[np.ndarray, "t h w 3"]
+    index: Int[np.ndarray, " t"]
+    seconds: Float[np.ndarray, " t"]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskTrack:
+    """One object's masks over the frames of a medium (a single frame for an image).
+
+    `size` is (height, width) of the medium; `index` holds the frame numbers in the source, in order; `rles` one COCO
+    compressed run-length string per frame (column-major, as pycocotools writes it). `logits` are the decoder's
+    low-resolution mask logits and are kept only on request, so that a threshold can move without another run
+    (`segue.geometry.masks.at_threshold`).
+    """
+
+    size: tuple[int, int]
+    index: Int[np.ndarray, " t"]
+    rles: tuple[str, ...]
+    logits: Float[np.ndarray, "t s s"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def rle(self, position: int) -> dict[str, Any]:
+        """The mask at a position of the track as a COCO RLE object: {"size": [h, w], "counts": str}."""
+        return {"size": list(self.size), "counts": self.rles[position]}
+
+    def dense(self, position: int = 0) -> Bool[np.ndarray, "h w"]:
+        """The mask at a position of the track (not a frame number), decoded to `Bool[h w]`."""
+        from pycocotools import mask as coco
+
+        encoded = {"size": list(self.size), "counts": self.rles[position].encode("ascii")}
+        return coco.decode(encoded).astype(bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Something pointed at: by a user (a region prompt), by an annotation, or by a model's answer.
+
+    `phrase` is what it was called; `span` where in the answer's text that stands, as [start, stop) characters.
+    `box` is x0 y0 x1 y1 in pixels of the original medium, right and bottom exclusive; with masks it is the tight box
+    of the first frame in which the mask is not empty. `score` in [0, 1] is the mask decoder's own estimate of its IoU,
+    the mean over frames. `scores` and `presence` say it per frame: estimated IoU, and the probability that the object
+    is visible there.
+    """
+
+    phrase: str = ""
+    span: tuple[int, int] | None = None
+    box: Float[np.ndarray, " 4"] | None = None
+    masks: MaskTrack | None = None
+    score: float | None = None
+    scores: Float[np.ndarray, " t"] | None = None
+    presence: Float[np.ndarray, " t"] | None = None
+
+
+Part = str | Media | Region
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a dialogue: text, media and region prompts in reading order.
+
+    Text parts stand verbatim in the prompt: a medium is replaced by its visual tokens with nothing added around them.
+    `Message.user` adds the line break that the models were trained with.
+    """
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def user(cls, text: str, media: Media | None = None, regions: tuple[Region, ...] = ()) -> Message:
+        """A user's turn about at most one medium.
+
+        A literal `<image>` in the text says where the medium goes; without one it goes first, on a line of its
+        own, as in training. Region prompts belong to the medium.
+
+        Raises: DataError, if `<image>` occurs twice, or without a medium.
+        """
+        from segue.errors import DataError
+
+        places = text.count("<image>")
+        if places > 1 or (places == 1 and media is None):
+            raise DataError(
+                f"the text has {places} <image> placeholders for {0 if media is None else 1} medium; "
+                "write at most one, and only when an image or video is given"
+            )
+        if media is None:
+            return cls("user", (*regions, text))
+        before, after = text.split("<image>") if places else ("", "\n" + text)
+        return cls("user", tuple(part for part in (before, media, *regions, after) if part != ""))
+
+    @property
+    def text(self) -> str:
+        """The text parts joined, without media and regions."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost: token counts, frames that went through the mask encoder, and wall seconds per stage."""
+
+    prompt_tokens: int = 0
+    visual_tokens: int = 0
+    answer_tokens: int = 0
+    encoded_frames: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said and what it pointed at.
+
+    `text` is clean; `raw_text` is what was generated, special tokens and terminator included. `regions` stand in
+    reading order, one per `[SEG]`. `lineage` names model, code version, precision and every choice that decided the
+    result (policy, frames, threshold, prompt ...).
+    """
+
+    text: str
+    regions: tuple[Region, ...] = ()
+    raw_text: str = ""
+    usage: Usage = field(default_factory=Usage)
+    stop_reason: StopReason = "stop"
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of answer text as it is generated."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectsFound:
+    """The language side is done: these regions will be followed on `media`. They carry phrases and spans, no masks yet."""
+
+    media: Media
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMasks:
+    """Masks of all objects on one frame, in frame order; `index` is the frame number in the source.
+
+    `image` holds the frame's RGB pixels, so that a reader can draw on them without decoding again. `scores` are
+    estimated IoUs, `presence` probabilities that the object is visible; both in [0, 1].
+    """
+
+    index: int
+    seconds: float
+    image: UInt8[np.ndarray, "h w 3"]
+    masks: Bool[np.ndarray, "n h w"]
+    scores: Float[np.ndarray, " n"]
+    presence: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a stream: the whole answer."""
+
+    answer: Answer
+
+
+Event = TextDelta | ObjectsFound | FrameMasks | Finished
