@@ -1,0 +1,64 @@
+# One door to everything. `make` alone lists the targets. Only Python 3.11+, git and make are needed.
+
+PYTHON ?= python3
+# Recordings of the original code that `make parity` replays; give others with RECORDINGS="a b".
+RECORDINGS ?= $(wildcard ../shared/golden/sa2va_internvl_*)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+INSTALLED := .venv/.installed
+INSTALLED_DEV := .venv/.installed-dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint type parity slow bench docs fmt check
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(INSTALLED)  ## make .venv and install Segue into it
+
+demo: $(INSTALLED)  ## set up and run the main job on a scene made on the spot
+	$(BIN)/segue demo
+
+test: $(INSTALLED_DEV)  ## set up and run the fast test suite
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED_DEV)  ## style, spelling and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+
+type: $(INSTALLED_DEV)  ## static types
+	$(BIN)/mypy
+
+check: lint type test  ## what CI runs
+
+parity: $(INSTALLED)  ## replay recordings of the original code
+	@test -n "$(RECORDINGS)" || { echo "no recordings found; give folders with RECORDINGS=\"...\"" >&2; exit 2; }
+	@failed=0; for recording in $(RECORDINGS); do $(BIN)/segue parity "$$recording" || failed=1; done; exit $$failed
+
+slow: $(INSTALLED_DEV)  ## tests that need real weights, a GPU or minutes
+	$(BIN)/python -m pytest -m slow
+
+bench: $(INSTALLED)  ## what things cost, as ratios from one run
+	$(BIN)/segue bench
+
+docs: $(INSTALLED_DEV)  ## build the site into site/
+	$(BIN)/mkdocs build --strict
+
+fmt: $(INSTALLED_DEV)  ## format, and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# PyTorch goes first, alone: with the pinned version in place nothing later brings another build.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Segue needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	$(PIP) torch
+	$(PIP) --editable .
+	touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	$(PIP) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,149 @@
+"""What a person means by INPUT: a file, a folder, a pattern or a list; and what tells one source from another."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from segue.errors import DataError, MediaError
+
+FolderKind = Literal["auto", "images", "video"]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+
+
+def find(given: str, *, folder_kind: FolderKind = "auto") -> list[Path]:
+    """The sources that INPUT stands for, as absolute paths without repeats, each an image, a video or a frame folder.
+
+    A file is taken as it is, whatever its name says; a `.txt` file lists one path per line, from the list's own
+    folder, blank lines and lines that begin with # aside. A folder gives the images, videos and frame folders directly
+    in it, unless it is a frame folder itself; a pattern gives its matches. Both go by name with numbers counted (2
+    before 10). `folder_kind` overrules `is_frame_folder`: with "video" every folder is a frame folder, with "images"
+    none is. Listed files need not exist: whoever opens them reports each.
+
+    Raises: MediaError, if there is nothing of that name or nothing in it; DataError, if a list cannot be read.
+    """
+    try:
+        found = _find(given, folder_kind)
+    except OSError as error:
+        raise MediaError(f"cannot read {given}: {error.strerror}") from error
+    if not found:
+        known = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise MediaError(f"{given} holds no image, video or frame folder; files are known by their endings: {known}")
+    return list(dict.fromkeys(source.parent.resolve() / source.name for source in found))
+
+
+def is_frame_folder(path: Path) -> bool:
+    """Whether a folder's images are the frames of one video, going by their names alone.
+
+    They are if there are three or more, all named by numbers of one width with one step between them (00000.jpg,
+    00005.jpg, 00010.jpg). Photos named by their ids have no such step and stay images.
+    """
+    stems = [image.stem for image in _images(path)]
+    if len(stems) < 3 or not all(re.fullmatch(r"[0-9]+", stem) for stem in stems):
+        return False
+    numbers = sorted(map(int, stems))
+    steps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+    return len(steps) == 1 and len({len(stem) for stem in stems}) == 1
+
+
+def stamp(source: Path) -> str:
+    """A cheap sign of whether a source has changed since: sizes and times of change, of a folder all its images'."""
+    if not source.is_dir():
+        return _file_stamp(source)
+    lines = (f"{image.name} {_file_stamp(image)}\n" for image in _images(source))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def content_hash(source: Path) -> str:
+    """SHA-256 of a file's bytes; of a frame folder, of the names and hashes of its images in the order of names."""
+    if not source.is_dir():
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    lines = (f"{image.name} {content_hash(image)}\n" for image in _images(source))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: Iterable[str] = ()) -> dict[Path, str]:
+    """A result folder's name for each source: its stem, with a short hash of its path where that is not its alone.
+
+    `known` maps sources that have a folder already (as text) to its name, which they keep; `taken` names can be nobody's.
+    Names that differ only in case count as one, since some file systems think so.
+    """
+    claims = Counter(_stem(source).casefold() for source in sources)
+    refused = {name.casefold() for name in (*known.values(), *taken)}
+    names = {}
+    for source in sources:
+        stem = _stem(source)
+        is_free = claims[stem.casefold()] == 1 and stem.casefold() not in refused
+        own = stem if is_free else f"{stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
+        names[source] = known.get(str(source), own)
+    return names
+
+
+def _find(given: str, folder_kind: FolderKind) -> list[Path]:
+    path = Path(given).expanduser()
+    if path.suffix.lower() == ".txt" and path.is_file():
+        return [source for listed in _read_list(path) for source in _expand(listed, folder_kind)]
+    if path.exists():
+        return _expand(path, folder_kind)
+    if glob.has_magic(given):
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - pathlib knows no absolute patterns
+        return [match for match in _in_order(map(Path, matches)) if _is_source(match, folder_kind)]
+    raise MediaError(f"{given} does not exist; give an image, a video, a folder, a quoted pattern or a .txt list")
+
+
+def _expand(path: Path, folder_kind: FolderKind) -> list[Path]:
+    if not path.is_dir() or _is_video_folder(path, folder_kind):
+        return [path]
+    return [child for child in _in_order(path.iterdir()) if _is_source(child, folder_kind)]
+
+
+def _is_source(path: Path, folder_kind: FolderKind) -> bool:
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return _is_video_folder(path, folder_kind)
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def _is_video_folder(path: Path, folder_kind: FolderKind) -> bool:
+    return folder_kind == "video" or (folder_kind == "auto" and is_frame_folder(path))
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a list: it is not UTF-8 text; write one path per line") from error
+    entries = [line.strip() for line in lines]
+    return [path.parent / Path(entry).expanduser() for entry in entries if entry and not entry.startswith("#")]
+
+
+def _images(folder: Path) -> list[Path]:
+    images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted(image for image in images if not image.name.startswith("."))
+
+
+def _in_order(paths: Iterable[Path]) -> list[Path]:
+    def key(path: Path) -> list[tuple[int, str]]:
+        parts = re.findall(r"[0-9]+|[^0-9]+", str(path))
+        return [(int(part), "") if part[0].isdecimal() else (-1, part) for part in parts]
+
+    return sorted(paths, key=key)
+
+
+def _file_stamp(file: Path) -> str:
+    status = file.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _stem(source: Path) -> str:
+    name = source.name if source.is_dir() else source.stem
+    return name.lstrip(".") or "input"

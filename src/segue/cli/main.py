@@ -1,0 +1,96 @@
+"""The command line's front door: which commands there are, and what an error looks like.
+
+Listing the commands imports none of them, so `segue --help` is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from segue.cli import console
+from segue.errors import SegueError
+from segue.registry import Table
+
+_ROWS = (
+    ("demo", "segue.cli.demo:command", "Run the main job on a scene and a clip made on the spot."),
+    ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
+    ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
+    ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
+    ("doctor", "segue.cli.doctor:command", "Check this machine, or a model folder."),
+    ("parity", "segue.cli.parity:command", "Replay a recording of the original code and compare every seam."),
+    ("bench", "segue.cli.bench:command", "Measure what things cost, as ratios from one run."),
+)
+
+COMMANDS = Table("command", {name: target for name, target, _ in _ROWS})
+"""Every command: its name, and the function that typer makes it from."""
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Commands imported when they are called; every error of the house becomes one line and an exit code here."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        ctx.meta["json"] = "--json" in rest
+        app = typer.Typer(add_completion=False)
+        app.command(name)(COMMANDS[str(name)])
+        return name, typer.main.get_command(app), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SegueError as error:
+            console.error(str(error))
+            if ctx.meta.get("json"):
+                print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
+            raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as error:
+            console.say("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"segue {version('segue')}")
+        raise typer.Exit
+
+
+def _common(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say on stderr what is being done.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Ask about images and videos in words; get words back, and the pixels they speak of."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[console.LogHandler()], force=True)
+
+
+def _listed() -> None:
+    """Stands for a command in the list of commands; never called."""
+
+
+def application() -> typer.Typer:
+    """The command line as a typer application, every command listed and none imported."""
+    app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    app.callback()(_common)
+    for name, _, summary in _ROWS:
+        app.command(name, help=summary)(_listed)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process: 0 all good, 1 a bug (with its traceback), 2 a user error, 130 Ctrl-C.
+
+    A user error is one line on stderr; with `--json` also one JSON object {"error", "kind"} on stdout.
+    """
+    typer.main.get_command(application())(args=arguments, prog_name="segue")
+    raise AssertionError("typer leaves the process itself")

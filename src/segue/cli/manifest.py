@@ -1,0 +1,209 @@
+"""What a run over many inputs has finished: `manifest.jsonl`, one line per input, safe against kill -9.
+
+The truth about a finished input is its folder, which appears all at once and holds a `result.json`; the manifest is the
+list of them, and of the inputs that failed. Whatever was lost between the two is found again on opening.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segue.cli.results import FORMAT, OLD, PART, RESULT
+from segue.errors import ConfigError, DataError, SegueError
+
+NAME = "manifest.jsonl"
+
+Record = dict[str, Any]
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EFBIG: "a file grew too large for the disk",
+}
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turns a disk that cannot take the output into one clear error.
+
+    Raises: SegueError, for a full, read-only or forbidden place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise SegueError(
+            f"cannot write to {out}: {_DISK_ERRORS[error.errno]}; "
+            "what was finished is kept: make room or give another -o, and run the same command again"
+        ) from error
+
+
+def record_of(result: dict[str, Any], folder: str) -> Record:
+    """The manifest's line for a finished input, from its `result.json` and the name of its folder."""
+    return {
+        "source": result["source"]["path"],
+        "status": "ok",
+        "folder": folder,
+        "error": None,
+        "sha256": result["source"]["sha256"],
+        "stamp": result["source"]["stamp"],
+        "settings": result["fingerprint"],
+        "seconds": result["seconds"],
+        "regions": [{key: region[key] for key in ("phrase", "score", "box")} for region in result["regions"]],
+    }
+
+
+def failure(source: str, error: str, settings: str, seconds: float) -> Record:
+    """The manifest's line for an input that gave no result, and why."""
+    return {
+        "source": source,
+        "status": "failed",
+        "folder": None,
+        "error": error,
+        "sha256": None,
+        "stamp": None,
+        "settings": settings,
+        "seconds": seconds,
+        "regions": [],
+    }
+
+
+class Manifest:
+    """The records of an output folder, by source; the latest one of a source counts. Made by `opened`."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self._path = out / NAME
+        self.records = _read(self._path)
+
+    def add(self, record: Record) -> None:
+        """Append a record, so that it is on the disk when this returns; half a line is taken back if it cannot be."""
+        rest = memoryview(_line(record).encode())
+        with self._path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
+        self.records[record["source"]] = record
+
+    def tidy(self) -> None:
+        """Rewrite the file with one line per source, in the order in which they first came."""
+        text = "".join(map(_line, self.records.values()))
+        if self._path.exists() and self._path.read_bytes() == text.encode():
+            return
+        draft = self.out / f"{PART}{NAME}"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(self._path)
+
+    def adopt(self) -> None:
+        """Add what was finished but not yet listed when an earlier run was killed."""
+        listed = {record["folder"] for record in self.records.values()}
+        for folder in sorted(self.out.iterdir()):
+            result = None if folder.name in listed else read_result(folder)
+            if result is not None:
+                self.add(record_of(result, folder.name))
+
+
+@contextmanager
+def opened(out: Path) -> Iterator[Manifest]:
+    """The manifest of an output folder, made if missing, mended if torn, for this process alone while it is open.
+
+    What an earlier run left half-written is removed.
+
+    Raises: ConfigError, if `out` is a file or another run is writing to it; DataError, if the manifest cannot be read;
+    SegueError, if the disk cannot take it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{out} is a file; -o takes a folder to write results into") from error
+    with _alone(out):
+        _clean(out)
+        manifest = Manifest(out)
+        manifest.adopt()
+        manifest.tidy()
+        yield manifest
+        manifest.tidy()
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The `result.json` of a folder that `segment` wrote; `None` for anything else."""
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    is_ours = isinstance(result, dict) and result.get("format") == FORMAT and "fingerprint" in result
+    return result if is_ours else None
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _read(path: Path) -> dict[str, Record]:
+    """The whole lines of a manifest, by source; a last line without its end was torn by a kill and is left out."""
+    if not path.exists():
+        return {}
+    records: dict[str, Record] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+            records[record["source"]] = record
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"line {number} of {path} is not a record of a finished input; "
+                "delete the line or the whole file, finished results are found again by themselves"
+            ) from error
+    return records
+
+
+def _clean(out: Path) -> None:
+    """Undo what a killed run had begun: half-written results go, a result that was about to be replaced comes back."""
+    for part in out.glob(f"{PART}*"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    for old in out.glob(f"{OLD}*"):
+        folder = out / old.name.removeprefix(OLD)
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.replace(folder)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Holds a lock on the folder, which the system lets go of when the process dies in any way."""
+    try:
+        import fcntl
+    except ImportError:  # Windows cannot lock a folder; there two runs into one folder are the user's to avoid
+        yield
+        return
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another run is writing to {out}; wait for it, or give another -o") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,231 @@
+"""What an answer leaves on the disk: masks, overlay, scores, in one folder that appears when all of it is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
+from segue.media import render
+from segue.types import Answer, Event, Finished, FrameMasks, Media, ObjectsFound, Region
+
+RESULT = "result.json"
+FORMAT = 1
+"""Version of the layout of `result.json`; it grows when a reader of the old one could be misled."""
+
+PART = ".part-"
+"""Begins the name of a folder that is being written."""
+
+OLD = ".old-"
+"""Begins the name of a folder that is being replaced."""
+
+FORMATS = ("png", "coco", "overlay", "logits")
+FRAME_RATE = 10.0  # of an overlay whose source has none, such as a frame folder
+
+
+class ResultWriter:
+    """Writes one medium's result while its events come, a frame at a time; a context manager.
+
+    Everything goes to a hidden folder beside `folder`, which takes its place in `finish` and is removed if the block
+    ends without. By format: "png" `masks/00012.png` per frame number, palette indices counting objects from 1;
+    "coco" `masks.json`; "overlay" `overlay.png` or `overlay.mp4`; "logits" `logits.npz` with `index_1`, `logits_1` for
+    object 1 and so on, in the mask decoder's own resolution. `result.json` is always there.
+    """
+
+    def __init__(self, folder: Path, media: Media, formats: Iterable[str]):
+        self.folder = folder
+        self._media = media
+        self._formats = frozenset(formats)
+        self._part = folder.with_name(PART + folder.name)
+        self._labels: list[str] = []
+        self._seconds: dict[int, float] = {}
+        self._open = ExitStack()
+        self._overlay: Any = None
+
+    def __enter__(self) -> ResultWriter:
+        self._part.mkdir()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._part.exists():
+            return
+        try:
+            self._open.__exit__(kind, value, trace)
+        finally:
+            shutil.rmtree(self._part)
+
+    def write(self, event: Event) -> None:
+        """Take in one event; text and the final answer are not this method's concern."""
+        if isinstance(event, ObjectsFound):
+            self._labels = [region.phrase for region in event.regions]
+        if isinstance(event, FrameMasks):
+            self._seconds[event.index] = float(event.seconds)
+            if "png" in self._formats:
+                self._write_masks(event)
+            if "overlay" in self._formats:
+                self._write_overlay(event)
+
+    def finish(self, answer: Answer, **more: Any) -> dict[str, Any]:
+        """Write what only the whole answer tells, give the folder its name, and return what `result.json` holds.
+
+        `more` are further entries of it, put before the answer's own.
+        """
+        self._open.close()
+        if "coco" in self._formats:
+            write_coco(self._part / "masks.json", self._media, answer.regions, self._seconds)
+        if "logits" in self._formats:
+            _write_logits(self._part / "logits.npz", answer.regions)
+        result = {"format": FORMAT, **more, **describe(answer), "frames": list(self._seconds)}
+        (self._part / RESULT).write_text(_readable(result), encoding="utf-8")
+        publish(self._part, self.folder)
+        return result
+
+    def _write_masks(self, frame: FrameMasks) -> None:
+        path = self._part / "masks" / f"{frame.index:05d}.png"
+        path.parent.mkdir(exist_ok=True)
+        render.write_mask_png(path, frame.masks)
+
+    def _write_overlay(self, frame: FrameMasks) -> None:
+        drawn = render.overlay(frame.image, frame.masks, self._labels)
+        if self._media.kind == "image":
+            Image.fromarray(drawn).save(self._part / "overlay.png")
+            return
+        if self._overlay is None:
+            writer = render.OverlayWriter(self._part / "overlay.mp4", self._media.fps or FRAME_RATE, self._media.size)
+            self._overlay = self._open.enter_context(writer)
+        self._overlay.write(drawn)
+
+
+def replay(media: Media, answer: Answer) -> Iterator[Event]:
+    """The events of a finished answer once more, its frames decoded anew; none if it has no masks."""
+    from segue.media import iter_frames
+
+    regions = [region for region in answer.regions if region.masks is not None]
+    if regions:
+        yield ObjectsFound(media, tuple(regions))
+        ...
+    yield Finished(answer)
+
+
+def describe(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON can hold it, without its masks.
+
+    Boxes are x0 y0 x1 y1 in pixels, right and bottom exclusive; `scores` and `presence` of a region say per frame.
+    """
+    return {
+        "text": answer.text,
+        "raw_text": answer.raw_text,
+        "stop_reason": answer.stop_reason,
+        "regions": [_describe_region(number, region) for number, region in enumerate(answer.regions, start=1)],
+        "lineage": answer.lineage,
+        "usage": asdict(answer.usage),
+    }
+
+
+def publish(part: Path, folder: Path) -> None:
+    """Give a finished folder its name; an older one of that name goes away, and only after."""
+    old = folder.with_name(OLD + folder.name)
+    if folder.exists():
+        folder.replace(old)
+    part.replace(folder)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def write_coco(path: Path, media: Media, regions: Sequence[Region], seconds: Mapping[int, float]) -> None:
+    """Masks as a COCO annotation file, which `pycocotools.coco.COCO` reads.
+
+    Every frame in `seconds` (frame number -> time) is an image whose id is its number; every object has one
+    annotation per frame in which it has any pixel, with compressed RLE, bbox as x y width height, area in pixels, and
+    `object_id` counting from 1 as in `result.json`; a category is a phrase. Written one annotation at a time, so a long
+    video needs no more memory than a short one.
+    """
+    phrases = list(dict.fromkeys(region.phrase for region in regions))
+    height, width = media.size
+    images = (
+        {"id": index, "file_name": media.name, "height": height, "width": width, "frame_index": index, "seconds": time}
+        for index, time in seconds.items()
+    )
+    categories = ({"id": number, "name": phrase} for number, phrase in enumerate(phrases, start=1))
+    with path.open("w", encoding="utf-8") as file:
+        for opening, rows in (
+            ('{"images": [', images),
+            ('],\n"categories": [', categories),
+            ('],\n"annotations": [', _annotations(regions, phrases)),
+        ):
+            file.write(opening)
+            for number, row in enumerate(rows):
+                file.write(",\n" if number else "\n")
+                file.write(json.dumps(row, ensure_ascii=False))
+        file.write("]}\n")
+
+
+def _annotations(regions: Sequence[Region], phrases: list[str]) -> Iterator[dict[str, Any]]:
+    identity = 0
+    for number, region in enumerate(regions, start=1):
+        track = region.masks
+        for position in range(0 if track is None else len(track)):
+            rle = track.rle(position)
+            if not (area := int(coco.area(rle))):
+                continue
+            identity += 1
+            yield {
+                "id": identity,
+                "image_id": int(track.index[position]),
+                "category_id": phrases.index(region.phrase) + 1,
+                "object_id": number,
+                "segmentation": rle,
+                "bbox": coco.toBbox(rle).tolist(),
+                "area": area,
+                "iscrowd": 0,
+                "score": _number(region.scores, position),
+                "presence": _number(region.presence, position),
+            }
+
+
+def _number(values: np.ndarray | None, position: int) -> float | None:
+    return None if values is None else _round(values[position])
+
+
+def _write_logits(path: Path, regions: Sequence[Region]) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for number, region in enumerate(regions, start=1):
+        if region.masks is not None and region.masks.logits is not None:
+            arrays[f"index_{number}"] = region.masks.index
+            arrays[f"logits_{number}"] = region.masks.logits
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _describe_region(number: int, region: Region) -> dict[str, Any]:
+    return {
+        "id": number,
+        "phrase": region.phrase,
+        "span": region.span,
+        "box": None if region.box is None else [_round(side) for side in region.box],
+        "score": None if region.score is None else _round(region.score),
+        "scores": None if region.scores is None else [_round(score) for score in region.scores],
+        "presence": None if region.presence is None else [_round(value) for value in region.presence],
+    }
+
+
+def _round(value: float) -> float:
+    return round(float(value), 6)
+
+
+def _readable(result: dict[str, Any]) -> str:
+    """JSON for people: indented, with lists of numbers on one line (no string holds a line break in JSON)."""
+    number = r"-?[0-9][0-9.e+-]*"
+    indented = json.dumps(result, ensure_ascii=False, indent=2)
+    return re.sub(rf"\[\n\s+{number}(,\n\s+{number})*\n\s+\]", lambda match: re.sub(r"\n\s*", " ", match[0]), indented) + "\n"

@@ -1,0 +1,200 @@
+"""The whole model: a language model that sees, a projector, and SAM 2 asked by language.
+
+A model folder in our layout is an ordinary Hugging Face folder of this class; folders in the official Sa2VA layout
+load into it through key tables.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, Sam2VideoConfig
+from transformers.initialization import no_init_weights
+
+from segue import weights
+from segue.errors import ConfigError
+from segue.grounding import sam2
+from segue.models import FAMILIES
+from segue.models.base import Family
+from segue.weights import KeyTable, LoadReport, Rule, read_json
+
+log = logging.getLogger(__name__)
+
+MODEL_TYPE = "segue"
+
+
+class GroundedConfig(PreTrainedConfig):
+    """The parts of a model: its family's own configuration, SAM 2's, and what joins them.
+
+    `template` is the chat template's name; `two_decoders` says that the decoder that learned language stands apart from
+    the original SAM 2 decoder (Sa2VA-i).
+    """
+
+    model_type = MODEL_TYPE
+    sub_configs = {"mllm_config": PreTrainedConfig, "sam2_config": Sam2VideoConfig}
+
+    def __init__(
+        self,
+        family: str = "internvl",
+        mllm_config: dict[str, Any] | PreTrainedConfig | None = None,
+        sam2_config: dict[str, Any] | Sam2VideoConfig | None = None,
+        template: str = "qwen_chat",
+        two_decoders: bool = False,
+        **kwargs: Any,
+    ):
+        self.family = family
+        if not isinstance(mllm_config, PreTrainedConfig):
+            mllm_config = FAMILIES[family].config(**_without_type(mllm_config))
+        if not isinstance(sam2_config, PreTrainedConfig):
+            sam2_config = Sam2VideoConfig(**_without_type(sam2_config)) if sam2_config else sam2.architecture()
+        self.mllm_config = mllm_config
+        self.sam2_config = sam2_config
+        self.template = template
+        self.two_decoders = two_decoders
+        kwargs["tie_word_embeddings"] = False
+        super().__init__(**kwargs)
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
+        """The language model's configuration."""
+        return self.mllm_config.text_config
+
+
+def _without_type(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (config or {}).items() if name != "model_type"}
+
+
+class GroundedModel(PreTrainedModel):
+    """`mllm` answers; `seg_projector` turns the state on each `[SEG]` into a prompt; `grounder` finds the masks."""
+
+    config_class = GroundedConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # three estimated IoUs a step of bfloat16 apart are often equal, and the best mask would be a matter of order
+    _keep_in_fp32_modules_strict = ["mask_decoder", "language_decoder"]
+
+    def __init__(self, config: GroundedConfig):
+        super().__init__(config)
+        self.mllm = FAMILIES[config.family].build(config.mllm_config)
+        width = self.mllm.width
+        self.seg_projector = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.sam2_config.mask_decoder_config.hidden_size)
+        )
+        self.grounder = sam2.LanguageSam2(config.sam2_config, two_decoders=config.two_decoders)
+        self.post_init()
+
+    @property
+    def family(self) -> Family:
+        """The record of this model's family."""
+        return FAMILIES[self.config.family]
+
+    def prompts(self, seg_hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        """Mask prompts from the states on segmentation tokens; n may be 0."""
+        return self.seg_projector(seg_hidden.to(self.seg_projector[0].weight))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a folder is to be read: the configuration, and the key table of its names (`None` for our own layout)."""
+
+    config: GroundedConfig
+    table: KeyTable | None
+    tied: Mapping[str, str]
+
+
+def read_layout(folder: Path) -> Layout:
+    """What a model folder says it is, from `config.json`, `sam2_config.json` and the tensor names alone.
+
+    Raises: ConfigError, if no family claims the configuration; CheckpointError, if a file cannot be read.
+    """
+    raw = read_json(folder / "config.json")
+    if raw.get("model_type") == MODEL_TYPE:
+        return Layout(GroundedConfig.from_dict(raw), None, {})
+    family = claiming(raw)
+    names = weights.read_headers(folder)
+    sizes = folder / "sam2_config.json"
+    config = GroundedConfig(
+        family=family.name,
+        mllm_config=family.architecture(raw),
+        sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
+        template=raw.get("template", "qwen_chat"),
+        two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
+    )
+    says_tied = raw.get("tie_word_embeddings") is True
+    head = {"mllm.language_model.lm_head.weight": "mllm.language_model.model.embed_tokens.weight"}
+    return Layout(config, key_table(config), head if says_tied else {})
+
+
+def claiming(raw: Mapping[str, Any]) -> Family:
+    """The family whose models this config.json describes.
+
+    Raises: ConfigError, if none does.
+    """
+    for name in FAMILIES:
+        if FAMILIES[name].claims(raw):
+            return FAMILIES[name]
+    raise ConfigError(
+        f"no model family claims this config.json (model_type {raw.get('model_type')!r}, architectures "
+        f"{raw.get('architectures')}); known families: {', '.join(FAMILIES)}"
+    )
+
+
+SAM2_UPSTREAM = "grounding_encoder.sam2_model."
+
+
+def key_table(config: GroundedConfig) -> KeyTable:
+    """Official Sa2VA names to ours."""
+    return [
+        Rule(r"text_hidden_fcs\.([02])\.(weight|bias)", (r"seg_projector.\1.\2",)),
+        *sam2.key_table(SAM2_UPSTREAM, "grounder.sam2.", "grounder.language_decoder."),
+        *(
+            Rule(rule.upstream, tuple("mllm." + native for native in rule.native), rule.split, rule.join, rule.row)
+            for rule in FAMILIES[config.family].key_table(config.mllm_config)
+        ),
+    ]
+
+
+def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool = False) -> GroundedModel:
+    """A model on a device in a precision. Its weights are whatever memory held, unless `fill` asks for random ones.
+
+    The mask decoder stays in float32 whatever `dtype` is.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with nullcontext() if fill else no_init_weights(), torch.device(device):
+            model = GroundedModel(config)
+    finally:
+        torch.set_default_dtype(before)
+    for decoder in (model.grounder.sam2.mask_decoder, model.grounder.language_decoder):
+        if decoder is not None:
+            decoder.float()
+    return model.eval()
+
+
+def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedModel, LoadReport]:
+    """The model of a folder in the official or our own layout, complete or not at all.
+
+    Judged from file headers on a model without memory first, so a folder that does not fit costs nothing.
+
+    Raises: ConfigError and CheckpointError, as `read_layout` and `segue.weights.check` do.
+    """
+    layout = read_layout(folder)
+    weights.check(weights.read_headers(folder), expected(layout.config), layout.table, tied=layout.tied)
+    model = build(layout.config, dtype=dtype, device=device)
+    return model, weights.load(model, folder, layout.table, tied=layout.tied)
+
+
+def expected(config: GroundedConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of a model, computed without memory for any."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in GroundedModel(config).state_dict().items()}

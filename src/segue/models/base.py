@@ -1,0 +1,238 @@
+"""What every model family offers, and the decoding loop they share.
+
+Letters in shapes: b rows, s tokens, d width, p tiles, v visual tokens, n objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+from segue.errors import ConfigError
+from segue.models.templates import Template, TextTokenizer
+from segue.types import StopReason
+from segue.weights import KeyTable
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of token ids, ready for a model, and the pixels they speak of.
+
+    Rows are padded on the left where `attention` is 0. `labels` are the ids to be learned, -100 elsewhere. `pixels` are
+    the tiles of all rows; `visual_places` marks the visual tokens, and `visual_rows` names for each of them in reading
+    order the row of the encoded features that stands there (one feature may stand in several places: region prompts,
+    questions that share an image).
+    """
+
+    input_ids: Int[Tensor, "b s"]
+    attention: Int[Tensor, "b s"]
+    labels: Int[Tensor, "b s"] | None = None
+    pixels: Float[Tensor, "p 3 h w"] | None = None
+    visual_places: Bool[Tensor, "b s"] | None = None
+    visual_rows: Int[Tensor, " v"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One row's answer: its token ids, terminator included, and the states that stand on its segmentation tokens."""
+
+    ids: list[int]
+    seg_hidden: Float[Tensor, "n d"]
+    stop_reason: StopReason
+
+
+Steps = Generator[list[int | None], None, list[Generation]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How to choose tokens and when to end. `temperature` 0 is greedy; `is_over` judges a row's ids so far."""
+
+    is_over: Callable[[Sequence[int]], bool]
+    seg_id: int
+    max_new_tokens: int = 2048
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Visual:
+    """A medium as a family's language model sees it: normalised tiles, the prompt text that holds their place, and the
+    rows of encoded features that its visual tokens stand for, in reading order.
+    """
+
+    pixels: Float[Tensor, "p 3 h w"]
+    text: str
+    rows: Int[Tensor, " v"]
+
+
+class Processor(Protocol):
+    """A family's preprocessing: media to tiles and placeholder text. It holds the tokenizer and no weights."""
+
+    tokenizer: TextTokenizer
+    template: Template
+    visual_token: str
+    seg_id: int
+    visual_id: int
+    bos_ids: tuple[int, ...]
+    eos_ids: tuple[int, ...]
+
+    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
+        """One image in as many tiles as suit its shape."""
+        ...
+
+    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
+        """Frames of a video, one tile each."""
+        ...
+
+    def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
+        """The same medium with a sentence that marks these regions of it."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer files."""
+        ...
+
+
+class MLLM(Protocol):
+    """A language model that sees. `encode` stands apart from `forward`: that is where features can be kept."""
+
+    width: int
+    language_model: nn.Module
+
+    def encode(self, pixels: Float[Tensor, "p 3 h w"]) -> Float[Tensor, "v d"]:
+        """Visual features of tiles, one row per visual token."""
+        ...
+
+    def embed(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Float[Tensor, "b s d"]:
+        """Input embeddings with the features written in."""
+        ...
+
+    def forward(
+        self, batch: Batch, features: Float[Tensor, "v d"] | None
+    ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+        """Loss over the labels, if there are any, and the state that a segmentation token is read from."""
+        ...
+
+    def generate(
+        self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding
+    ) -> Steps:
+        """Token ids step by step, one per row; returns the rows' `Generation`s."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """All that is known about one family of models; the only place a dispatcher looks.
+
+    `claims` judges an official or own config.json by its content, never by a name. `architecture` reads the
+    family's own configuration out of an official one. `groups` maps what a recipe may train to prefixes of native names.
+    `prompts` are the questions per task, `{phrase}` filled in.
+    """
+
+    name: str
+    claims: Callable[[Mapping[str, Any]], bool]
+    architecture: Callable[[Mapping[str, Any]], PreTrainedConfig]
+    config: type[PreTrainedConfig]
+    build: Callable[[Any], PreTrainedModel]
+    processor: Callable[[Path, Any, str], Processor]
+    key_table: Callable[[Any], KeyTable]
+    video_frames: str
+    prompts: Mapping[str, str]
+    groups: Mapping[str, tuple[str, ...]]
+
+
+def seg_states(
+    hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int
+) -> Float[Tensor, "n d"]:
+    """States that stand on segmentation tokens, row by row in reading order; n may be 0.
+
+    Source: Sa2VA (arXiv 2501.04001): each such token asks the mask decoder for one object.
+    """
+    return hidden[ids == seg_id]
+
+
+def positions(attention: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
+    """Position ids of left-padded rows: the first real token is 0; padding repeats 0."""
+    return (attention.cumsum(-1) - 1).clamp(min=0)
+
+
+@torch.no_grad()
+def decode(
+    language_model: PreTrainedModel,
+    embeddings: Float[Tensor, "b s d"],
+    attention: Int[Tensor, "b s"],
+    decoding: Decoding,
+) -> Steps:
+    """Token ids step by step, one per row and `None` for rows that are over; returns one `Generation` per row.
+
+    Close the generator to cancel. Only the states at segmentation tokens are kept, never a layer's or a step's others.
+
+    Raises: ConfigError, for sampling settings out of range.
+    """
+    choose = _chooser(decoding)
+    rows: list[list[int]] = [[] for _ in range(len(embeddings))]
+    found: list[list[Tensor]] = [[] for _ in rows]
+    reasons: list[StopReason] = ["length" for _ in rows]
+    alive = [decoding.max_new_tokens > 0] * len(rows)
+    cache, step, owed = DynamicCache(), {"inputs_embeds": embeddings}, [False] * len(rows)
+    while any(alive) or any(owed):
+        hidden = language_model.model(
+            **step, attention_mask=attention, position_ids=positions(attention)[:, -next(iter(step.values())).shape[1] :],
+            past_key_values=cache, use_cache=True,
+        ).last_hidden_state[:, -1]
+        # PARITY(seg_state_at_token): the state is read where [SEG] is consumed, one step after it was chosen
+        for row in (row for row, is_owed in enumerate(owed) if is_owed):
+            found[row].append(hidden[row])
+        if not any(alive):
+            break
+        chosen = choose(language_model.lm_head(hidden))
+        tokens: list[int | None] = [int(token) if alive[row] else None for row, token in enumerate(chosen)]
+        owed = [token == decoding.seg_id for token in tokens]
+        for row, token in enumerate(tokens):
+            if token is None:
+                continue
+            rows[row].append(token)
+            if decoding.is_over(rows[row]):
+                alive[row], reasons[row] = False, "stop"
+            elif len(rows[row]) >= decoding.max_new_tokens:
+                alive[row] = False
+        yield tokens
+        step = {"input_ids": chosen[:, None]}
+        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
+    width = embeddings.shape[-1]
+    return [
+        Generation(ids, torch.stack(states) if states else embeddings.new_empty(0, width), reason)
+        for ids, states, reason in zip(rows, found, reasons, strict=True)
+    ]
+
+
+def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor, " b"]]:
+    if decoding.temperature < 0 or not 0 < decoding.top_p <= 1:
+        raise ConfigError(
+            f"temperature {decoding.temperature} and top_p {decoding.top_p} are out of range; "
+            "expected temperature >= 0 and 0 < top_p <= 1"
+        )
+    if decoding.temperature == 0:
+        return lambda logits: logits.argmax(-1)
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(decoding.temperature), TopPLogitsWarper(decoding.top_p)])
+    generator: torch.Generator | None = None
+
+    def sample(logits: Tensor) -> Tensor:
+        nonlocal generator
+        if generator is None:
+            generator = torch.Generator(logits.device).manual_seed(decoding.seed)
+        scores = warpers(torch.empty(len(logits), 0, dtype=torch.long, device=logits.device), logits.float())
+        return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+
+    return sample

@@ -1,0 +1,106 @@
+"""Chat templates: how turns become prompt text, and when an answer is over.
+
+Source: the prompt templates of Sa2VA (bytedance/Sa2VA, `projects/sa2va/hf/models/templates.py`). Only the parts that
+released checkpoints were trained with are here; no checkpoint was trained with a system turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from segue.errors import ConfigError
+
+
+class TextTokenizer(Protocol):
+    """What Segue asks of a tokenizer: text to ids and back, special tokens included, nothing added."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of token ids."""
+        ...
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        """The id of one token, or of the unknown token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The strings around a turn.
+
+    `user` holds `{text}`; `answer_end` closes an answer, in training as in a dialogue's history; `stops` are the strings
+    that end generation; `separator` stands between turns.
+    """
+
+    system: str
+    user: str
+    answer_end: str
+    stops: tuple[str, ...]
+    separator: str = "\n"
+
+
+_IM_START = "<|im_start|>{role}\n{{text}}<|im_end|>\n"
+_IM_USER = _IM_START.format(role="user") + "<|im_start|>assistant\n"
+
+TEMPLATES = {
+    "qwen_chat": Template(
+        system=_IM_START.format(role="system"),
+        user=_IM_USER,
+        answer_end="<|im_end|>",
+        stops=("<|im_end|>", "<|endoftext|>"),
+    ),
+    "internlm2_chat": Template(
+        system=_IM_START.format(role="system"), user=_IM_USER, answer_end="<|im_end|>", stops=("<|im_end|>",)
+    ),
+    "phi3_chat": Template(
+        system="<|system|>\n{text}<|end|>\n",
+        user="<|user|>\n{text}<|end|>\n<|assistant|>\n",
+        answer_end="<|end|>",
+        stops=("<|end|>",),
+    ),
+}
+
+
+def template(name: str) -> Template:
+    """The template of that name; checkpoints spell names with `-` or `_`.
+
+    Raises: ConfigError, for a name that no released checkpoint uses.
+    """
+    key = name.replace("-", "_")
+    if key not in TEMPLATES:
+        raise ConfigError(f"unknown chat template {name!r} in config.json; known are {', '.join(TEMPLATES)}")
+    return TEMPLATES[key]
+
+
+def stop_check(tokenizer: TextTokenizer, chat: Template, eos_ids: Sequence[int]) -> Callable[[Sequence[int]], bool]:
+    """A function that tells from the ids generated so far whether the answer is over.
+
+    A stop string that is one token is compared as an id. One that is ordinary text to this tokenizer can merge with
+    what stands before it, so it is looked for in the decoded tail.
+    """
+    # PARITY(stop_text): upstream looks for stop strings in the whole decoded text after every token; a special
+    # token cannot appear there in any other way than as its id.
+    ids, texts = set(eos_ids), []
+    for stop in chat.stops:
+        pieces = tokenizer.encode(stop, add_special_tokens=False)
+        if len(pieces) == 1:
+            ids.add(pieces[0])
+        else:
+            texts.append((stop, len(stop.encode()) + 8))
+
+    def is_over(generated: Sequence[int]) -> bool:
+        if not generated:
+            return False
+        if generated[-1] in ids:
+            return True
+        return any(
+            stop in tokenizer.decode(generated[-length:], skip_special_tokens=False).replace("\r\n", "")
+            for stop, length in texts
+        )
+
+    return is_over
