@@ -45,7 +45,7 @@ bench: $(INSTALLED)  ## what things cost, as ratios from one run
 	$(BIN)/segue bench
 
 docs: $(INSTALLED_DEV)  ## build the site into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 fmt: $(INSTALLED_DEV)  ## format, and fix what can be fixed
 	$(BIN)/ruff format .

@@ -11,8 +11,8 @@ from segue.types import MaskTrack, Media, Message, Region
 PHOTO = Media(Path("street.jpg"), "image", (4, 6))
 REGION = Region(box=np.array([0.0, 0, 2, 2]))
 
-# COCO counts column by column, zeros first: two columns of 3 empty, one column full, three columns empty
-COLUMN_TWO = MaskTrack((3, 6), np.array([7, 9]), ("636", "b0"))
+# COCO counts down the columns, zeros first: 6 pixels out (two columns of 3), 3 in, 9 out; and 18 out
+COLUMN_TWO = MaskTrack((3, 6), np.array([7, 9]), ("639", "b0"))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_mask_is_found_by_its_place_in_the_track_not_by_its_frame_number():
     full_column = np.zeros((3, 6), dtype=bool)
     full_column[:, 2] = True
     np.testing.assert_array_equal(COLUMN_TWO.dense(0), full_column)
-    assert COLUMN_TWO.rle(0) == {"size": [3, 6], "counts": "636"}
+    assert COLUMN_TWO.rle(0) == {"size": [3, 6], "counts": "639"}
     assert not COLUMN_TWO.dense(1).any()
     assert len(COLUMN_TWO) == 2
     with pytest.raises(IndexError):

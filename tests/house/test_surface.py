@@ -28,12 +28,16 @@ def surface() -> str:
 
 def _line(name: str, command) -> str:
     words = [
-        parameter.human_readable_name.upper()
+        parameter.name.upper()
         if parameter.param_type_name == "argument"
         else "|".join([*parameter.opts, *parameter.secondary_opts])
         for parameter in command.params
     ]
     return " ".join([name, *words])
+
+
+def test_every_public_name_leads_somewhere():
+    assert [name for name in segue.__all__ if not hasattr(segue, name)] == []
 
 
 def test_the_public_surface_is_the_one_written_down():

@@ -15,7 +15,10 @@ from segue.errors import DataError, MediaError
 FolderKind = Literal["auto", "images", "video"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+SUFFIXES = IMAGE_SUFFIXES | {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+"""Endings by which a folder's images and videos are known; a file that is named outright may have any."""
+
+_FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
 
 
 def find(given: str, *, folder_kind: FolderKind = "auto") -> list[Path]:
@@ -34,7 +37,7 @@ def find(given: str, *, folder_kind: FolderKind = "auto") -> list[Path]:
     except OSError as error:
         raise MediaError(f"cannot read {given}: {error.strerror}") from error
     if not found:
-        known = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        known = " ".join(sorted(SUFFIXES))
         raise MediaError(f"{given} holds no image, video or frame folder; files are known by their endings: {known}")
     return list(dict.fromkeys(source.parent.resolve() / source.name for source in found))
 
@@ -45,7 +48,7 @@ def is_frame_folder(path: Path) -> bool:
     They are if there are three or more, all named by numbers of one width with one step between them (00000.jpg,
     00005.jpg, 00010.jpg). Photos named by their ids have no such step and stay images.
     """
-    stems = [image.stem for image in _images(path)]
+    stems = [frame.stem for frame in _frames(path)]
     if len(stems) < 3 or not all(re.fullmatch(r"[0-9]+", stem) for stem in stems):
         return False
     numbers = sorted(map(int, stems))
@@ -57,8 +60,7 @@ def stamp(source: Path) -> str:
     """A cheap sign of whether a source has changed since: sizes and times of change, of a folder all its images'."""
     if not source.is_dir():
         return _file_stamp(source)
-    lines = (f"{image.name} {_file_stamp(image)}\n" for image in _images(source))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return digest(*(f"{frame.name} {_file_stamp(frame)}" for frame in _frames(source)))
 
 
 def content_hash(source: Path) -> str:
@@ -66,8 +68,12 @@ def content_hash(source: Path) -> str:
     if not source.is_dir():
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    lines = (f"{image.name} {content_hash(image)}\n" for image in _images(source))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return digest(*(f"{frame.name} {content_hash(frame)}" for frame in _frames(source)))
+
+
+def digest(*lines: str) -> str:
+    """SHA-256 of some lines of text, in hex."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: Iterable[str] = ()) -> dict[Path, str]:
@@ -82,7 +88,7 @@ def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: It
     for source in sources:
         stem = _stem(source)
         is_free = claims[stem.casefold()] == 1 and stem.casefold() not in refused
-        own = stem if is_free else f"{stem}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
+        own = stem if is_free else f"{stem}-{digest(str(source))[:8]}"
         names[source] = known.get(str(source), own)
     return names
 
@@ -110,7 +116,7 @@ def _is_source(path: Path, folder_kind: FolderKind) -> bool:
         return False
     if path.is_dir():
         return _is_video_folder(path, folder_kind)
-    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    return path.suffix.lower() in SUFFIXES
 
 
 def _is_video_folder(path: Path, folder_kind: FolderKind) -> bool:
@@ -126,9 +132,9 @@ def _read_list(path: Path) -> list[Path]:
     return [path.parent / Path(entry).expanduser() for entry in entries if entry and not entry.startswith("#")]
 
 
-def _images(folder: Path) -> list[Path]:
-    images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(image for image in images if not image.name.startswith("."))
+def _frames(folder: Path) -> list[Path]:
+    frames = (path for path in folder.iterdir() if path.suffix.lower() in _FRAME_SUFFIXES)
+    return sorted(frame for frame in frames if not frame.name.startswith("."))
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:

@@ -10,11 +10,12 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from segue.cli.inputs import folder_names
 from segue.cli.results import FORMAT, OLD, PART, RESULT
 from segue.errors import ConfigError, DataError, SegueError
 
@@ -26,8 +27,6 @@ _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the disk is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
     errno.EFBIG: "a file grew too large for the disk",
 }
 
@@ -40,13 +39,20 @@ def disk_errors(out: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except (OSError, SegueError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not is_disk_error(cause) and not isinstance(error, PermissionError):
             raise
+        reason = _DISK_ERRORS.get(getattr(cause, "errno", 0), "permission denied")
         raise SegueError(
-            f"cannot write to {out}: {_DISK_ERRORS[error.errno]}; "
+            f"cannot write to {out}: {reason}; "
             "what was finished is kept: make room or give another -o, and run the same command again"
         ) from error
+
+
+def is_disk_error(cause: BaseException | None) -> bool:
+    """Whether an error's cause is a disk that takes no more, and so no fault of the input at work."""
+    return isinstance(cause, OSError) and cause.errno in _DISK_ERRORS
 
 
 def record_of(result: dict[str, Any], folder: str) -> Record:
@@ -64,13 +70,13 @@ def record_of(result: dict[str, Any], folder: str) -> Record:
     }
 
 
-def failure(source: str, error: str, settings: str, seconds: float) -> Record:
-    """The manifest's line for an input that gave no result, and why."""
+def failure(source: Path, error: SegueError, *, folder: Path, settings: str, seconds: float) -> Record:
+    """The manifest's line for an input that gave no result, and why; it names the folder if an older result is there."""
     return {
-        "source": source,
+        "source": str(source),
         "status": "failed",
-        "folder": None,
-        "error": error,
+        "folder": folder.name if folder.exists() else None,
+        "error": str(error),
         "sha256": None,
         "stamp": None,
         "settings": settings,
@@ -109,6 +115,30 @@ class Manifest:
         draft = self.out / f"{PART}{NAME}"
         draft.write_text(text, encoding="utf-8")
         draft.replace(self._path)
+
+    def finished(self, source: Path, holds: Callable[[Record], bool]) -> Record | None:
+        """The record of a source that has a result in its place for which `holds` is true.
+
+        The folder's own `result.json` is asked too: a run may have been killed between writing and listing it.
+        """
+        record = self.records.get(str(source))
+        if record is None or record["folder"] is None:
+            return None
+        folder = self.out / record["folder"]
+        if record["status"] == "ok" and (folder / RESULT).is_file() and holds(record):
+            return record
+        result = read_result(folder)
+        if result is None or not holds(found := record_of(result, folder.name)):
+            return None
+        self.add(found)
+        return found
+
+    def assign(self, sources: Sequence[Path]) -> dict[Path, Path]:
+        """A result folder for each source, in order: the one it has, else a new one that is nobody's."""
+        known = {name: record["folder"] for name, record in self.records.items() if record["folder"]}
+        foreign = {path.name for path in self.out.iterdir()} - set(known.values())
+        names = folder_names(sources, known=known, taken={*foreign, NAME})
+        return {source: self.out / name for source, name in names.items()}
 
     def adopt(self) -> None:
         """Add what was finished but not yet listed when an earlier run was killed."""

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from segue.media import render
+from segue.media import iter_frames, render
 from segue.types import Answer, Event, Finished, FrameMasks, Media, ObjectsFound, Region
 
 RESULT = "result.json"
@@ -48,12 +49,14 @@ class ResultWriter:
         self._formats = frozenset(formats)
         self._part = folder.with_name(PART + folder.name)
         self._labels: list[str] = []
-        self._seconds: dict[int, float] = {}
+        self._seconds: dict[int, float | None] = {}
         self._open = ExitStack()
         self._overlay: Any = None
 
     def __enter__(self) -> ResultWriter:
-        self._part.mkdir()
+        if self._part.exists():
+            shutil.rmtree(self._part)
+        self._part.mkdir(parents=True)
         return self
 
     def __exit__(
@@ -71,7 +74,7 @@ class ResultWriter:
         if isinstance(event, ObjectsFound):
             self._labels = [region.phrase for region in event.regions]
         if isinstance(event, FrameMasks):
-            self._seconds[event.index] = float(event.seconds)
+            self._seconds[event.index] = _number(event.seconds)
             if "png" in self._formats:
                 self._write_masks(event)
             if "overlay" in self._formats:
@@ -109,14 +112,18 @@ class ResultWriter:
 
 
 def replay(media: Media, answer: Answer) -> Iterator[Event]:
-    """The events of a finished answer once more, its frames decoded anew; none if it has no masks."""
-    from segue.media import iter_frames
-
+    """The events of a finished answer once more, with its frames decoded anew; none if it has no masks."""
     regions = [region for region in answer.regions if region.masks is not None]
-    if regions:
-        yield ObjectsFound(media, tuple(regions))
-        ...
-    yield Finished(answer)
+    tracks = [region.masks for region in regions if region.masks is not None]
+    if not tracks:
+        return
+    yield ObjectsFound(media, tuple(regions))
+    positions = {int(index): position for position, index in enumerate(tracks[0].index)}
+    for index, seconds, pixels in iter_frames(media, min(positions), stop=max(positions) + 1):
+        if (position := positions.get(index)) is not None:
+            masks = np.stack([track.dense(position) for track in tracks])
+            unknown = np.full(len(tracks), np.nan)
+            yield FrameMasks(index, seconds, pixels, masks, unknown, unknown)
 
 
 def describe(answer: Answer) -> dict[str, Any]:
@@ -144,7 +151,7 @@ def publish(part: Path, folder: Path) -> None:
         shutil.rmtree(old)
 
 
-def write_coco(path: Path, media: Media, regions: Sequence[Region], seconds: Mapping[int, float]) -> None:
+def write_coco(path: Path, media: Media, regions: Sequence[Region], seconds: Mapping[int, float | None]) -> None:
     """Masks as a COCO annotation file, which `pycocotools.coco.COCO` reads.
 
     Every frame in `seconds` (frame number -> time) is an image whose id is its number; every object has one
@@ -190,13 +197,9 @@ def _annotations(regions: Sequence[Region], phrases: list[str]) -> Iterator[dict
                 "bbox": coco.toBbox(rle).tolist(),
                 "area": area,
                 "iscrowd": 0,
-                "score": _number(region.scores, position),
-                "presence": _number(region.presence, position),
+                "score": None if region.scores is None else _number(region.scores[position]),
+                "presence": None if region.presence is None else _number(region.presence[position]),
             }
-
-
-def _number(values: np.ndarray | None, position: int) -> float | None:
-    return None if values is None else _round(values[position])
 
 
 def _write_logits(path: Path, regions: Sequence[Region]) -> None:
@@ -213,15 +216,16 @@ def _describe_region(number: int, region: Region) -> dict[str, Any]:
         "id": number,
         "phrase": region.phrase,
         "span": region.span,
-        "box": None if region.box is None else [_round(side) for side in region.box],
-        "score": None if region.score is None else _round(region.score),
-        "scores": None if region.scores is None else [_round(score) for score in region.scores],
-        "presence": None if region.presence is None else [_round(value) for value in region.presence],
+        "box": None if region.box is None else [_number(side) for side in region.box],
+        "score": None if region.score is None else _number(region.score),
+        "scores": None if region.scores is None else [_number(score) for score in region.scores],
+        "presence": None if region.presence is None else [_number(value) for value in region.presence],
     }
 
 
-def _round(value: float) -> float:
-    return round(float(value), 6)
+def _number(value: float) -> float | None:
+    """A number as JSON can hold it, to six digits; what is not finite (the time of a frame without a clock) is null."""
+    return round(float(value), 6) if isfinite(value) else None
 
 
 def _readable(result: dict[str, Any]) -> str:

@@ -37,12 +37,7 @@ def encode(mask: Bool[np.ndarray, "h w"]) -> str:
 
 
 def track(masks: Bool[np.ndarray, "t h w"], index: Int[np.ndarray, " t"]) -> MaskTrack:
-    """One object's masks over frames whose numbers in the source are `index`; t may be 0.
-
-    Raises: DataError, if there are not as many masks as frame numbers.
-    """
-    if len(masks) != len(index):
-        raise DataError(f"{len(masks)} masks came with {len(index)} frame numbers; give one number per mask")
+    """One object's masks over frames whose numbers in the source are `index`; t may be 0."""
     height, width = masks.shape[1:]
     return MaskTrack((height, width), index, tuple(encode(mask) for mask in masks))
 
@@ -82,7 +77,7 @@ def validate_rle(rle: object, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[in
 
     `rle` must be an object {"size": [h, w], "counts": ...} as `json` reads it, its counts a compressed string or a
     list of run lengths; further keys are ignored. Nothing of the mask's size is allocated, and time is linear in the
-    length of the counts. The library decodes a malformed string past the end of its buffer, hence the care.
+    length of the counts. The library that decodes trusts its input, so nothing unchecked may reach it.
 
     Raises: DataError, if a part is missing or of the wrong type, a string is not a COCO run-length string, or the
     runs do not cover the size exactly; LimitError, if the mask has more than `max_pixels` pixels.

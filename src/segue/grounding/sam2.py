@@ -116,18 +116,19 @@ class LanguageSam2(nn.Module):
 
         Upstream's mask for the frame: never gated by the object score, the best of three by estimated IoU.
         """
-        decoder = self.language_decoder if self.language_decoder is not None else self.sam2.mask_decoder
         top = encoded.top + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
         sparse = torch.cat([self._no_points(len(prompts)), prompts[None, :, None].to(encoded.top)], dim=2)
-        return self._decode(decoder, top, encoded, sparse, gated=False)
+        return self._decode(self._language(), top, encoded, sparse, gated=False)
 
-    def tracked(self, encoded: Encoded, top: Float[Tensor, "n d h w"], *, gated: bool) -> Decoded:
+    def tracked(self, encoded: Encoded, top: Float[Tensor, "n d h w"], *, consistent: bool) -> Decoded:
         """All objects on one frame, from features that already remember them; `top` has one map per object.
 
-        `gated` replaces the mask of an object judged invisible by "nowhere", as the original SAM 2 does.
+        `consistent` asks the decoder that was trained to track, and like the original SAM 2 puts "nowhere" for the mask
+        of an object judged invisible. Otherwise the decoder that learned language tracks too, as in Sa2VA.
         """
+        decoder = self.sam2.mask_decoder if consistent else self._language()
         sparse = self._no_points(1).expand(len(top), -1, -1, -1)
-        return self._decode(self.sam2.mask_decoder, top, encoded, sparse, gated=gated)
+        return self._decode(decoder, top, encoded, sparse, gated=consistent)
 
     def given(self, encoded: Encoded, masks: Bool[Tensor, "n h w"]) -> Decoded:
         """Objects on one frame whose masks are known: the masks as logits, and pointers to find them again.
@@ -164,6 +165,9 @@ class LanguageSam2(nn.Module):
     def memory_position(self, like: Float[Tensor, "n m h w"], dtype: torch.dtype) -> Float[Tensor, "m h w"]:
         """The sine encoding of places in a memory map."""
         return self.sam2.memory_encoder.position_encoding((1, *like.shape[1:]), like.device, dtype)[0]
+
+    def _language(self) -> Sam2VideoMaskDecoder:
+        return self.sam2.mask_decoder if self.language_decoder is None else self.language_decoder
 
     def _no_points(self, objects: int) -> Float[Tensor, "1 n 2 d"]:
         # an empty point and the library's padding: the prompt encoder's word for "no point given", twice

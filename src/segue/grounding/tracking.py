@@ -55,18 +55,18 @@ def conditioning(grounder: LanguageSam2, frame: int, encoded: Encoded, decoded: 
 
 
 def step(
-    grounder: LanguageSam2, frame: int, encoded: Encoded, memory: VideoMemory, *, gated: bool
+    grounder: LanguageSam2, frame: int, encoded: Encoded, memory: VideoMemory, *, consistent: bool
 ) -> tuple[Decoded, VideoMemory]:
     """The objects on the next frame, and the memory that includes it.
 
     Objects are followed together, a few at a time so that the peak does not grow with their number.
-    `gated` is `segue.grounding.sam2.LanguageSam2.tracked`'s.
+    `consistent` is `segue.grounding.sam2.LanguageSam2.tracked`'s.
     """
     parts, maps = [], []
     for start in range(0, len(memory.conditioning[0].pointers), OBJECTS_AT_ONCE):
         objects = slice(start, start + OBJECTS_AT_ONCE)
         top = remembering(grounder, frame, encoded, memory, objects)
-        decoded = grounder.tracked(encoded, top, gated=gated)
+        decoded = grounder.tracked(encoded, top, consistent=consistent)
         parts.append(decoded)
         maps.append(grounder.remember(encoded, decoded.logits))
     whole = Decoded(
@@ -92,7 +92,7 @@ def remembering(
         memory_posision_embeddings=places.to(encoded.top),
         num_object_pointer_tokens=pointer_tokens,
     )
-    return output.squeeze(1).transpose(1, 2).unflatten(2, (height, width))
+    return output[0].transpose(1, 2).unflatten(2, (height, width))
 
 
 def _keys(

@@ -1,0 +1,160 @@
+"""Images and videos: what they are, and their pixels.
+
+`open_media` probes and decodes nothing it need not; `read_image`, `read_frames` and `iter_frames` decode. Pixels are
+RGB, 8 bits, as a viewer shows them: EXIF orientation and rotation metadata are applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from segue.errors import ConfigError, MediaError
+from segue.media import folder, formats, image
+from segue.media.limits import DEFAULT_LIMITS, Limits
+from segue.types import Frames, Media
+
+__all__ = ["DEFAULT_LIMITS", "Limits", "iter_frames", "open_media", "read_frames", "read_image"]
+
+Shot = tuple[int, float, UInt8[np.ndarray, "h w 3"]]
+
+
+def open_media(source: str | Path | bytes | Image.Image | np.ndarray, limits: Limits = DEFAULT_LIMITS) -> Media:
+    """Find out what an image or video is, without decoding it.
+
+    Takes the path of an image, of a video or of a folder of numbered pictures (a video); the encoded bytes of an
+    image or video; a Pillow image; or RGB pixels, `UInt8[h w 3]` for an image and `UInt8[t h w 3]` for a video. What
+    a file is decides its content, not its name. A Pillow image is decoded here; arrays are kept, not copied.
+
+    Raises: MediaError, if there is nothing there, or nothing that can be read; LimitError, if it is too large.
+    """
+    if isinstance(source, np.ndarray):
+        return _open_array(source, limits)
+    if isinstance(source, Image.Image):
+        limits.check_size("the Pillow image", (source.height, source.width))
+        return _open_array(image.rgb(source, "the Pillow image"), limits)
+    if isinstance(source, bytes):
+        return _open_encoded(source, "<bytes>", len(source), limits)
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _open_folder(path, limits)
+        return _open_encoded(path, str(path), path.stat().st_size, limits)
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: no such file or folder") from error
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_image(media: Media) -> UInt8[np.ndarray, "h w 3"]:
+    """The RGB pixels of an image.
+
+    Transparency is dropped, 16-bit grey is scaled, ICC profiles are not applied; an animation gives its first frame.
+
+    Raises: MediaError, if it cannot be decoded or is a video.
+    """
+    if media.kind != "image":
+        raise MediaError(f"{media.name} is a video of {media.count} frames where an image was expected")
+    return next(_shots(media, (0,)))[2]
+
+
+def read_frames(media: Media, indices: Sequence[int]) -> Frames:
+    """The frames of these numbers, from 0, in the order asked for; numbers may repeat. An image has frame 0 only.
+
+    Frames are exact (the n-th picture shown, also at a variable rate), and only what they need is decoded. Seconds
+    count from frame 0; they are NaN where the source has no clock, as a folder or an array.
+
+    Raises: MediaError, if a number is out of range, or the source breaks or changes on the way.
+    """
+    for index in indices:
+        if not 0 <= index < media.count:
+            raise MediaError(f"{media.name} has no frame {index}; it has frames 0 to {media.count - 1}")
+    wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+    pixels = np.empty((len(indices), *media.size, 3), dtype=np.uint8)
+    seconds = np.empty(len(indices))
+    for position, (_, second, frame) in enumerate(_shots(media, wanted.tolist())):
+        pixels[places == position] = frame
+        seconds[places == position] = second
+    return Frames(pixels, wanted[places], seconds)
+
+
+def iter_frames(media: Media, start: int = 0, *, stop: int | None = None, step: int = 1) -> Iterator[Shot]:
+    """Stream the frames of `range(start, stop, step)`, cut to what there is, each as (number, seconds, RGB pixels).
+
+    One frame is held at a time. An image is a video of one frame. Seconds as in `read_frames`.
+
+    Raises: ConfigError, if start is negative or step is not positive; MediaError while iterating, if the source
+        breaks or changes, saying at which frame.
+    """
+    if start < 0 or step < 1:
+        raise ConfigError(f"cannot read frames from {start} in steps of {step}; expected start >= 0 and step >= 1")
+    return _shots(media, range(start, media.count if stop is None else min(stop, media.count), step))
+
+
+def _open_array(pixels: np.ndarray, limits: Limits) -> Media:
+    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3 or not pixels.size:
+        raise MediaError(
+            f"cannot take an array of {pixels.dtype} {pixels.shape} as pixels; expected uint8 RGB, (h, w, 3) or (t, h, w, 3)"
+        )
+    *times, height, width, _ = pixels.shape
+    limits.check_size("the array", (height, width))
+    if not times:
+        return Media(pixels, "image", (height, width))
+    limits.check_frames("the array", times[0])
+    return Media(pixels, "video", (height, width), times[0])
+
+
+def _open_folder(path: Path, limits: Limits) -> Media:
+    files = folder.frame_files(path)
+    limits.check_frames(str(path), len(files))
+    limits.check_bytes(str(path), sum(file.stat().st_size for file in files))
+    return Media(path, "video", image.probe(files[0], str(files[0]), limits), len(files))
+
+
+def _open_encoded(source: Path | bytes, name: str, length: int, limits: Limits) -> Media:
+    limits.check_bytes(name, length)
+    with formats.reader(source) as file:
+        kind = formats.identify(file.read(16), name)
+    if kind in formats.IMAGE_FORMATS:
+        return Media(source, "image", image.probe(source, name, limits))
+    from segue.media import video
+
+    size, count, rate = video.probe(source, name, limits)
+    return Media(source, "video", size, count, rate)
+
+
+def _shots(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
+    """The frames of these ascending numbers, checked against what the medium was when it was opened."""
+    try:
+        for index, seconds, pixels in _decoded(media, indices):
+            if pixels.shape[:2] != media.size:
+                height, width = media.size
+                raise MediaError(
+                    f"frame {index} of {media.name} is {pixels.shape[1]}x{pixels.shape[0]} where {width}x{height} was "
+                    "expected; all frames must have one size, and the file must not change while it is read"
+                )
+            yield index, seconds, pixels
+    except OSError as error:
+        raise MediaError(f"{media.name} cannot be read any more: {error.strerror}") from error
+
+
+def _decoded(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
+    source, name = media.source, str(media.source) if isinstance(media.source, Path) else media.name
+    clock = 0.0 if media.kind == "image" else float("nan")
+    if isinstance(source, np.ndarray):
+        frames = source[None] if media.kind == "image" else source
+        return ((index, clock, frames[index].copy()) for index in indices)
+    if media.kind == "image":
+        return ((index, clock, image.decode(source, name, media.size)) for index in indices)
+    if isinstance(source, Path) and source.is_dir():
+        files = folder.frame_files(source)
+        if len(files) != media.count:
+            raise MediaError(f"{name} had {media.count} frames when it was opened and has {len(files)} now")
+        return ((index, clock, image.decode(files[index], str(files[index]), media.size)) for index in indices)
+    from segue.media import video
+
+    return video.decode(source, name, indices=indices, count=media.count)

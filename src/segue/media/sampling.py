@@ -8,7 +8,7 @@ import numpy as np
 
 from segue.errors import ConfigError
 
-_NAMED = re.compile(r"(first|uniform):([0-9]+)")
+_NAMED = re.compile(r"(first|uniform):([0-9]{1,6})")
 _LISTED = re.compile(r"[0-9]+(,[0-9]+)*")
 
 
@@ -20,7 +20,7 @@ def choose(plan: str, count: int) -> tuple[int, ...]:
     these, in this order.
 
     Raises: ConfigError, if the plan is none of these, asks for no frame, or names a frame the video does not have.
-    Source: specs/sa2va_model.md, sections 5.3 and 6.1 (`linspace` truncated to int).
+    Source: Sa2VA takes the first frames, Sa2VA-i `linspace(0, count - 1, k)` truncated to int.
     """
     if count < 1:
         raise ConfigError(f"cannot choose frames from a video of {count} frames; expected 1 or more")

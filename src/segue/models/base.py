@@ -82,6 +82,7 @@ class Processor(Protocol):
     tokenizer: TextTokenizer
     template: Template
     visual_token: str
+    tile_tokens: int
     seg_id: int
     visual_id: int
     bos_ids: tuple[int, ...]

@@ -193,6 +193,11 @@ class InternVLProcessor:
     eos_ids: tuple[int, ...]
     visual_token: str = "<IMG_CONTEXT>"
 
+    @property
+    def tile_tokens(self) -> int:
+        """Visual tokens per tile."""
+        return self.grid**2
+
     @classmethod
     def load(cls, folder: Path, config: InternVLMLLMConfig, chat: str) -> InternVLProcessor:
         """Read a model folder's tokenizer and find the tokens that Sa2VA speaks in.
@@ -220,12 +225,12 @@ class InternVLProcessor:
         return self._visual(tiles, "\n".join(self._block(1) for _ in tiles))
 
     def _block(self, tiles: int) -> str:
-        return f"<img>{self.visual_token * (tiles * self.grid**2)}</img>"
+        return f"<img>{self.visual_token * (tiles * self.tile_tokens)}</img>"
 
     def _visual(self, tiles: Sequence[Image.Image], text: str) -> Visual:
         pixels = torch.from_numpy(np.stack([np.asarray(square) for square in tiles])).permute(0, 3, 1, 2)
         mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
-        return Visual((pixels / 255 - mean) / deviation, text, torch.arange(len(tiles) * self.grid**2))
+        return Visual((pixels / 255 - mean) / deviation, text, torch.arange(len(tiles) * self.tile_tokens))
 
     def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
         """The medium with its sentence about marked regions: each repeats the visual tokens that it covers.
@@ -235,7 +240,7 @@ class InternVLProcessor:
         Raises: DataError, for an empty mask.
         """
         # PARITY(region_cells_last_tile): cells count in the last tile, which shows the whole image
-        first = len(visual.rows) - self.grid**2
+        first = len(visual.rows) - self.tile_tokens
         cells = [torch.from_numpy(covered_cells(mask, self.grid)) for mask in masks]
         marks = ", ".join(
             f"region{number}<vp>{self.visual_token * len(covered)}</vp>" for number, covered in enumerate(cells, 1)

@@ -1,0 +1,303 @@
+"""`segue chat`: talk about an image or a video, turn by turn; what the answers point at can be kept."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from segue.cli import options
+from segue.cli.console import STDERR, Bar, error, say
+from segue.errors import ConfigError, SegueError
+from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, TextDelta
+
+Stream = Callable[[Sequence[Message]], Generator[Event, None, None]]
+"""Answers the last of some messages; closing it stops the model."""
+
+HELP = """\
+/open FILE   talk about another image, video or frame folder, from the beginning
+/reset       forget the dialogue, keep the image or video
+/save DIR    write the last answer there: text, scores, masks, overlay
+/quit        leave (so does Ctrl-D); Ctrl-C stops an answer
+Anything else is said to the model."""
+
+_TERMINATOR = re.compile(r"(\s*(<\|[^<>|]+\|>|</s>))+\s*$")
+
+
+def command(
+    media: Annotated[str | None, typer.Argument(metavar="[MEDIA]", help="An image, a video or a frame folder.")] = None,
+    model: options.Model = "demo",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder that gets every answer that points at something.")
+    ] = None,
+    ask: Annotated[str | None, typer.Option("--ask", help="Ask this one question and leave.")] = None,
+    frames: options.Frames = "auto",
+    policy: options.Policy = "auto",
+    threshold: options.Threshold = 0.5,
+    max_new_tokens: options.MaxNewTokens = 2048,
+    max_tiles: options.MaxTiles = 12,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest word.")] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Share of likely words to draw from.")] = 1.0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draws, where the temperature is above 0.")] = 0,
+    formats: Annotated[str, typer.Option("--formats", help="What to keep, of png, coco, overlay and logits.")] = (
+        "png,coco,overlay"
+    ),
+    as_json: options.Json = False,
+) -> None:
+    """Talk about an image or a video; answers may carry regions.
+
+    Type /help once inside. With --ask, the answer goes to stdout and a table
+    of what it points at to stderr.
+    """
+    from segue.media import open_media
+
+    if as_json and ask is None:
+        raise ConfigError("--json needs --ask: a dialogue has no single result")
+    wanted = options.parse_formats(formats)
+    options.check_frames(frames)
+    opened = None if media is None else open_media(Path(media).expanduser())
+
+    from segue import engine
+
+    settings = engine.Options(
+        frames=frames,
+        policy=policy,
+        threshold=threshold,
+        keep_logits="logits" in wanted,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        max_tiles=max_tiles,
+    )
+    loaded = engine.load(model, device=device, dtype=dtype)
+    session = Session(lambda messages: loaded.stream(messages, settings), opened, out=output, formats=wanted)
+    if ask is None:
+        talk(session)
+    elif session.ask(ask, quiet=as_json) is None:
+        raise KeyboardInterrupt
+    elif as_json:
+        print(json.dumps(session.result(), ensure_ascii=False))
+
+
+class Session:
+    """A dialogue about at most one medium. Its list of messages is all the memory there is.
+
+    With `out`, every answer that points at something is written there while it comes, as answer-001 and so on.
+    """
+
+    def __init__(self, stream: Stream, media: Media | None, *, out: Path | None, formats: Sequence[str]):
+        self.media = media
+        self.messages: list[Message] = []
+        self._stream = stream
+        self._out = out
+        self._formats = formats
+        self._last: tuple[Media | None, Answer] | None = None
+        self._folder: Path | None = None
+
+    def ask(self, text: str, *, quiet: bool = False) -> Answer | None:
+        """Put a question and show the answer as it comes; `None` if Ctrl-C stopped it, which leaves no trace.
+
+        `quiet` keeps text and table to itself.
+
+        Raises: SegueError, if the question cannot be answered; the dialogue stays as it was.
+        """
+        from segue.cli.manifest import disk_errors
+
+        question = Message.user(text, None if self.messages else self.media)
+        self._folder = None
+        try:
+            with disk_errors(self._out or Path()), closing(self._stream([*self.messages, question])) as events:
+                answer = self._follow(events, quiet=quiet)
+        except KeyboardInterrupt:
+            say("\nstopped; the question is forgotten")
+            return None
+        self.messages += [question, Message("assistant", (spoken(answer),))]
+        self._last = (self.media, answer)
+        if not quiet:
+            show_regions(answer)
+            if self._folder is not None:
+                say(f"written to {self._folder}")
+        return answer
+
+    def result(self) -> dict[str, Any]:
+        """The last answer as JSON, with the folder it was written to, if it was."""
+        from segue.cli.results import describe
+
+        if self._last is None:
+            raise ConfigError("there is no answer yet; ask something first")
+        return {**describe(self._last[1]), "folder": None if self._folder is None else str(self._folder)}
+
+    def open(self, path: str) -> None:
+        """Talk about another medium, from the beginning.
+
+        Raises: MediaError, LimitError; the dialogue stays as it was.
+        """
+        from segue.media import open_media
+
+        self.media = open_media(Path(path).expanduser())
+        self.messages.clear()
+        say(f"{self.media.name}: {describe_media(self.media)}")
+
+    def reset(self) -> None:
+        """Forget the dialogue and keep the medium."""
+        self.messages.clear()
+        say("the dialogue is forgotten")
+
+    def save(self, path: str) -> None:
+        """Write the last answer to a folder, which must be new, empty, or such a folder already.
+
+        Raises: ConfigError, if there is no answer or the folder holds something else; SegueError, if the disk cannot
+        take it.
+        """
+        from segue.cli.manifest import disk_errors
+        from segue.cli.results import RESULT, ResultWriter, replay
+
+        if self._last is None or self._last[0] is None:
+            raise ConfigError("there is no answer about an image or video to save yet; ask something first")
+        media, answer = self._last[0], self._last[1]
+        folder = Path(path).expanduser()
+        if folder.exists() and not (folder / RESULT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"{folder} holds something else; give a new folder")
+        with disk_errors(folder), ResultWriter(folder, media, self._formats) as writer:
+            for event in replay(media, answer):
+                writer.write(event)
+            writer.finish(answer)
+        say(f"written to {folder}")
+
+    def _follow(self, events: Iterator[Event], *, quiet: bool) -> Answer:
+        """Take in an answer's events: show them, and write them down where the answer points at something."""
+        from segue.cli.results import ResultWriter
+
+        answer: Answer | None = None
+        writer: ResultWriter | None = None
+        with ExitStack() as stack:
+            bar = stack.enter_context(Bar(1, hidden=quiet))
+            for event in events:
+                _show(event, bar, quiet=quiet)
+                if isinstance(event, ObjectsFound) and event.regions and self._out is not None:
+                    self._folder = _next_folder(self._out)
+                    writer = stack.enter_context(ResultWriter(self._folder, event.media, self._formats))
+                if writer is not None:
+                    writer.write(event)
+                if isinstance(event, Finished):
+                    answer = event.answer
+            if answer is None:
+                raise RuntimeError("the engine's stream ended without an answer")
+            if writer is not None:
+                writer.finish(answer)
+        return answer
+
+
+def talk(session: Session) -> None:
+    """Read lines and answer them until the end of input; errors are told and leave the session as it was."""
+    prompt = "> " if sys.stdin.isatty() and sys.stdout.isatty() else ""
+    if prompt:
+        import readline  # noqa: F401 - importing it is what gives `input` a history
+
+        say("/help lists the commands" if session.media is None else f"{session.media.name}: {describe_media(session.media)}")
+    while True:
+        try:
+            line = input(prompt).strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            say("\n/quit or Ctrl-D leaves")
+            continue
+        if line == "/quit":
+            return
+        try:
+            _act(session, line)
+        except SegueError as problem:
+            error(str(problem))
+
+
+def spoken(answer: Answer) -> str:
+    """What the model said, with its marks and without the token that ended it: a turn of the dialogue to come."""
+    return _TERMINATOR.sub("", answer.raw_text)
+
+
+def show_regions(answer: Answer) -> None:
+    """Print a table of what an answer points at: phrase, estimated IoU, presence and share of the picture.
+
+    Presence is the mean probability of being visible; the share is the mean over the frames that show any of it.
+    """
+    if not answer.regions:
+        return
+    table = Table("#", "phrase", "score", "presence", "area", box=SIMPLE_HEAD)
+    for number, region in enumerate(answer.regions, start=1):
+        presence = None if region.presence is None else float(region.presence.mean())
+        table.add_row(
+            str(number),
+            Text(region.phrase),
+            "-" if region.score is None else f"{region.score:.2f}",
+            "-" if presence is None else f"{presence:.0%}",
+            "-" if region.masks is None else f"{area_share(region.masks):.1%}",
+        )
+    STDERR.print(table)
+
+
+def area_share(track: MaskTrack) -> float:
+    """Share of the picture under a mask, the mean over the frames in which it is not empty; 0 if it always is."""
+    from pycocotools import mask as coco
+
+    areas = [int(coco.area(track.rle(position))) for position in range(len(track))]
+    visible = [area for area in areas if area]
+    height, width = track.size
+    return sum(visible) / len(visible) / (height * width) if visible else 0.0
+
+
+def describe_media(media: Media) -> str:
+    """What a medium is, in a few words."""
+    height, width = media.size
+    if media.kind == "image":
+        return f"image, {width} x {height}"
+    rate = "" if media.fps is None else f", {media.fps:.3g} per second"
+    return f"video, {width} x {height}, {media.count} frames{rate}"
+
+
+def _act(session: Session, line: str) -> None:
+    name, _, rest = line.partition(" ")
+    rest = rest.strip()
+    if not line.startswith("/"):
+        if line:
+            session.ask(line)
+    elif name == "/help":
+        say(HELP)
+    elif name == "/reset":
+        session.reset()
+    elif name in ("/open", "/save"):
+        if not rest:
+            raise ConfigError(f"{name} needs a path")
+        (session.open if name == "/open" else session.save)(rest)
+    else:
+        raise ConfigError(f"unknown command {name}; /help lists the commands")
+
+
+def _show(event: Event, bar: Bar, *, quiet: bool) -> None:
+    is_text_over = isinstance(event, ObjectsFound) and event.regions or isinstance(event, Finished) and not event.answer.regions
+    if isinstance(event, TextDelta) and not quiet:
+        print(event.text, end="", flush=True)
+    elif isinstance(event, ObjectsFound) and event.regions:
+        bar.start(event.media.name, event.media.count)
+    elif isinstance(event, FrameMasks):
+        bar.step()
+    if is_text_over and not quiet:
+        print(flush=True)
+
+
+def _next_folder(out: Path) -> Path:
+    """answer-001, or the first number after the highest that is there."""
+    found = (re.fullmatch(r"answer-([0-9]+)", path.name) for path in out.glob("answer-*"))
+    return out / f"answer-{max((int(match[1]) for match in found if match), default=0) + 1:03d}"

@@ -1,0 +1,57 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Model: a folder, a hub id such as ByteDance/Sa2VA-4B, or demo.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--dtype", help="Precision to compute in.")]
+Frames = Annotated[
+    str,
+    typer.Option(
+        "--frames",
+        help="Frames of a video that the language model sees: auto, first:k, uniform:k, or numbers such as 0,4,9.",
+    ),
+]
+Policy = Annotated[
+    Literal["auto", "upstream", "consistent"],
+    typer.Option("--policy", help="How objects are followed: as the original code does, or as its weights do best."),
+]
+Threshold = Annotated[
+    float, typer.Option("--threshold", min=0.0, max=1.0, help="Probability above which a pixel belongs to an object.")
+]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+MaxTiles = Annotated[int, typer.Option("--max-tiles", min=1, help="Most tiles that an image is cut into.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write results into.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    """The output formats in a comma-separated list, without repeats, in the order in which they are documented.
+
+    Raises: ConfigError, naming the formats there are.
+    """
+    from segue.cli.results import FORMATS
+    from segue.errors import ConfigError
+
+    wanted = {word.strip() for word in text.split(",") if word.strip()}
+    if unknown := wanted - set(FORMATS):
+        raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
+    return tuple(name for name in FORMATS if name in wanted)
+
+
+def check_frames(plan: str) -> None:
+    """Refuse a frame plan that no video could follow, before anything is opened.
+
+    Raises: ConfigError.
+    """
+    from segue.media.sampling import choose
+
+    if plan != "auto":
+        choose(plan, 1_000_000)

@@ -1,0 +1,110 @@
+"""From prompts to masks on every frame of an image or video, frame by frame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from segue.geometry.masks import upscale
+from segue.grounding.sam2 import Decoded, Encoded, LanguageSam2, frame_pixels
+from segue.grounding.tracking import OBJECTS_AT_ONCE, Memory, VideoMemory, conditioning, step
+from segue.types import FrameMasks
+
+Policy = Literal["upstream", "consistent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One decoded frame on its way through: its number, its time in seconds, its RGB pixels."""
+
+    frame: int
+    seconds: float
+    image: UInt8[np.ndarray, "h w 3"]
+
+
+def encode(grounder: LanguageSam2, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Encoded:
+    """Images through SAM 2's image encoder in one batch; they may differ in size."""
+    device = grounder.sam2.no_memory_embedding.device
+    return grounder.encode(torch.stack([frame_pixels(image, grounder.side) for image in images]).to(device))
+
+
+@torch.no_grad()
+def follow(
+    grounder: LanguageSam2,
+    prompts: Float[Tensor, "n d"],
+    shown: Mapping[int, UInt8[np.ndarray, "h w 3"]],
+    shots: Iterator[Shot],
+    *,
+    policy: Policy,
+) -> Iterator[tuple[Shot, Decoded]]:
+    """The objects on each shot of a video, in order; every frame is encoded once, and forgotten once it is yielded.
+
+    `shown` are the frames that the language model saw: there each object is found by its prompt. On all others
+    it is followed. `upstream` does as Sa2VA; `consistent` as Sa2VA-i: what was found becomes a mask prompt for the original
+    SAM 2 decoder, which was trained to follow.
+
+    Source: Sa2VA (arXiv 2501.04001), Sa2VA-i (arXiv 2509.19082).
+    """
+    found: dict[int, Decoded] = {}
+    remembered: list[Memory] = []
+    for frame, image in sorted(shown.items()):
+        encoded = encode(grounder, [image])
+        decoded = find(grounder, encoded, prompts)
+        if policy == "consistent":
+            decoded = _as_given(grounder, encoded, decoded, image.shape[:2])
+        found[frame] = decoded
+        remembered.append(conditioning(grounder, frame, encoded, decoded))
+    memory = VideoMemory(tuple(remembered))
+    for shot in shots:
+        decoded = found.pop(shot.frame, None)
+        if decoded is None:
+            encoded = encode(grounder, [shot.image])
+            decoded, memory = step(grounder, shot.frame, encoded, memory, consistent=policy == "consistent")
+        yield shot, decoded
+
+
+def find(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"]) -> Decoded:
+    """All objects on one frame by their prompts, a few at a time so that the peak does not grow with their number."""
+    parts = [grounder.prompted(encoded, part) for part in prompts.split(OBJECTS_AT_ONCE)]
+    return Decoded(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.iou for part in parts]),
+        torch.cat([part.presence for part in parts]),
+        torch.cat([part.pointer for part in parts]),
+    )
+
+
+def _as_given(grounder: LanguageSam2, encoded: Encoded, decoded: Decoded, size: tuple[int, ...]) -> Decoded:
+    # PARITY(first_masks_direct_resize): Sa2VA-i enlarges the first masks in one step, all later ones in two
+    whole = torch.nn.functional.interpolate(decoded.logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    parts = [grounder.given(encoded, part) for part in (whole > 0).split(OBJECTS_AT_ONCE)]
+    # the estimates of the decoder that found the object stay: a given mask is certain of itself
+    return replace(
+        decoded,
+        logits=torch.cat([part.logits for part in parts]),
+        pointer=torch.cat([part.pointer for part in parts]),
+    )
+
+
+def frame_masks(shot: Shot, decoded: Decoded, *, side: int, threshold: float) -> FrameMasks:
+    """What a frame's logits mean in its own pixels: masks where the probability is above `threshold`, in (0, 1)."""
+    size = shot.image.shape[:2]
+    cut = math.log(threshold / (1 - threshold))
+    masks: list[Bool[np.ndarray, "h w"]] = [
+        (upscale(one[None], (size[0], size[1]), side=side)[0] > cut).cpu().numpy() for one in decoded.logits
+    ]
+    return FrameMasks(
+        shot.frame,
+        shot.seconds,
+        shot.image,
+        np.stack(masks) if masks else np.zeros((0, *size), bool),
+        decoded.iou.clamp(0, 1).cpu().numpy(),
+        decoded.presence.sigmoid().cpu().numpy(),
+    )

@@ -1,0 +1,102 @@
+"""An engine that tells the truth without a model: an object is where pixels have the brightness that its phrase asks for.
+
+It keeps the contract of segue.engine and can stand in its place in `sys.modules`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from segue.errors import CheckpointError, DataError
+from segue.geometry import masks
+from segue.media import iter_frames
+from segue.types import (
+    Answer,
+    Event,
+    Finished,
+    FrameMasks,
+    MaskTrack,
+    Media,
+    Message,
+    ObjectsFound,
+    Region,
+    TextDelta,
+    Usage,
+)
+
+BRIGHTNESS = {"bright": (128, 255), "dark": (0, 127), "white": (250, 255)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    frames: str = "auto"
+    policy: str = "auto"
+    threshold: float = 0.5
+    keep_logits: bool = False
+    prefill: str | None = None
+    max_new_tokens: int = 2048
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_tiles: int = 12
+
+
+class Engine:
+    """`loads` counts how often any was made."""
+
+    loads = 0
+    lineage: dict[str, Any] = {"model": "fake", "dtype": "float32"}
+
+    def stream(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
+        """Find the words of BRIGHTNESS that the last message names; say how many turns there were."""
+        media = next(part for message in messages for part in message.parts if isinstance(part, Media))
+        asked = [word for word in BRIGHTNESS if word in messages[-1].text]
+        yield from self._answer(media, asked, options, f"Turn {len(messages) // 2 + 1}: ")
+
+    def segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
+        if "impossible" in phrases:
+            raise DataError("the phrase 'impossible' cannot be asked; ask for something else")
+        yield from self._answer(media, [phrase for phrase in phrases if phrase in BRIGHTNESS], options, "")
+
+    def _answer(self, media: Media, phrases: list[str], options: Options, opening: str) -> Iterator[Event]:
+        text = opening
+        yield TextDelta(opening)
+        regions = []
+        for phrase in phrases:
+            regions.append(Region(phrase, (len(text), len(text) + len(phrase))))
+            text += f"{phrase} [SEG] "
+            yield TextDelta(f"{phrase} [SEG] ")
+        yield ObjectsFound(media, tuple(regions))
+        frames = []
+        for index, seconds, pixels in iter_frames(media):
+            grey = pixels.mean(axis=2)
+            found = [(grey >= low) & (grey <= high) for low, high in map(BRIGHTNESS.__getitem__, phrases)]
+            dense = np.array(found).reshape(len(phrases), *media.size)
+            scores = dense.mean(axis=(1, 2)) if phrases else np.zeros(0)
+            event = FrameMasks(index, seconds, pixels, dense, scores, dense.any(axis=(1, 2)).astype(float))
+            frames.append((index, [masks.encode(mask) for mask in dense], event.scores, event.presence))
+            yield event
+        done = tuple(_region(region, number, media, frames, options) for number, region in enumerate(regions))
+        yield Finished(Answer(text, done, text + "<|im_end|>", Usage(encoded_frames=len(frames)), lineage=self.lineage))
+
+
+def _region(region: Region, number: int, media: Media, frames: list, options: Options) -> Region:
+    track = MaskTrack(
+        media.size,
+        np.array([index for index, *_ in frames]),
+        tuple(rles[number] for _, rles, _, _ in frames),
+        np.zeros((len(frames), 4, 4)) if options.keep_logits else None,
+    )
+    scores = np.array([scores[number] for *_, scores, _ in frames])
+    presence = np.array([presence[number] for *_, presence in frames])
+    boxes = (masks.box_of(track.dense(position)) for position in range(len(track)))
+    box = next((box for box in boxes if box is not None), None)
+    return Region(region.phrase, region.span, box, track, float(scores.mean()), scores, presence)
+
+
+def load(model: str = "demo", *, device: str = "auto", dtype: str = "auto") -> Engine:
+    if model == "broken":
+        raise CheckpointError("broken lacks the tensor a.weight of shape (2, 3); download it again")
+    Engine.loads += 1
+    return Engine()
