@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +18,13 @@ from torch import Tensor
 
 from segue import weights
 from segue.errors import CheckpointError, ConfigError, DataError
-from segue.geometry.masks import box_of, encode
+from segue.geometry.masks import logit
 from segue.geometry.notation import parse_grounded
 from segue.grounding import model as grounded
-from segue.grounding.following import Policy, Shot, find, follow, frame_masks
-from segue.grounding.following import encode as encode_frames
+from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import iter_frames, open_media
-from segue.models.base import Batch, Decoding, Generation, Processor, seg_states
+from segue.models.base import Batch, Decoding, Generation, Processor, finished, seg_states
 from segue.models.templates import stop_check
 from segue.prepare import Example, View, collate, look, prepare
 from segue.types import (
@@ -33,8 +32,6 @@ from segue.types import (
     Event,
     Finished,
     FrameMasks,
-    Frames,
-    MaskTrack,
     Media,
     Message,
     ObjectsFound,
@@ -44,8 +41,6 @@ from segue.types import (
     Usage,
 )
 
-log = logging.getLogger(__name__)
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
@@ -54,10 +49,10 @@ WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 class Options:
     """How to answer. Every field has a default; the fields that decided a result are written with it.
 
-    `frames` is the plan of video frames that the language model sees: `first:k`, `uniform:k`, numbers, or `auto`, which is what
-    the policy was published with. `policy` is how objects are followed through a video (see
-    `segue.grounding.following.follow`); `auto` is `consistent` where the checkpoint has the decoders for it. `threshold` is the
-    probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
+    `frames` is the plan of video frames that the language model sees: `first:k`, `uniform:k`, numbers, or `auto`, which
+    is what the policy was published with. `policy` is how objects are followed through a video (see
+    `segue.grounding.following.follow`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
+    the probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
     the masks. `prefill` is the reply up to and including its `[SEG]`s, given by the caller, so that one forward pass
     replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds the tiles of an image; fewer are faster and coarser.
     """
@@ -74,8 +69,7 @@ class Options:
     max_tiles: int = 12
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ConfigError(f"threshold {self.threshold} is out of range; expected a probability between 0 and 1")
+        logit(self.threshold)
         if self.policy not in ("auto", "upstream", "consistent"):
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
         if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
@@ -85,64 +79,50 @@ class Options:
             )
 
 
-@dataclass(slots=True)
-class _Timer:
-    seconds: dict[str, float] = field(default_factory=dict)
-    mark: float = field(default_factory=time.perf_counter)
+DEFAULTS = Options()
 
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.mark
-        self.mark = now
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Options with `auto` resolved for one model."""
+
+    policy: Policy
+    frames: str
+    options: Options
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """The medium asked about last and what was computed from it alone, for the next question about it."""
 
-    media: Media
-    plan: tuple[str, int]
+    key: tuple[str, int]
     view: View
     features: Float[Tensor, "v d"]
     encoded: Encoded | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """One question and what the language model made of it; `phrase` is what `segment` asked for."""
+
+    example: Example
+    generation: Generation
+    phrase: str = ""
+
+
 @dataclass(slots=True)
-class _Track:
-    """One object's masks as they come in."""
+class _Timer:
+    seconds: dict[str, float] = field(default_factory=dict)
+    mark: float = field(default_factory=perf_counter)
 
-    index: list[int] = field(default_factory=list)
-    rles: list[str] = field(default_factory=list)
-    logits: list[np.ndarray] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    presence: list[float] = field(default_factory=list)
-    box: Float[np.ndarray, " 4"] | None = None
-
-    def add(self, frame: FrameMasks, number: int, logits: Tensor | None) -> None:
-        mask = frame.masks[number]
-        self.index.append(frame.index)
-        self.rles.append(encode(mask))
-        self.scores.append(float(frame.scores[number]))
-        self.presence.append(float(frame.presence[number]))
-        if logits is not None:
-            self.logits.append(logits[number].cpu().numpy())
-        if self.box is None:
-            self.box = box_of(mask)
-
-    def region(self, region: Region, size: tuple[int, int]) -> Region:
-        logits = np.stack(self.logits) if self.logits else None
-        return replace(
-            region,
-            box=self.box,
-            masks=MaskTrack(size, np.array(self.index), tuple(self.rles), logits),
-            score=float(np.mean(self.scores)),
-            scores=np.array(self.scores),
-            presence=np.array(self.presence),
-        )
+    def lap(self, stage: str) -> None:
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.mark
+        self.mark = now
 
 
 class Engine:
-    """A loaded model and how to ask it. Answers depend on the arguments alone; several may be asked in turn.
+    """A loaded model and how to ask it. An answer depends on the arguments alone, whatever was asked before.
 
     `lineage` says where the weights come from, in what precision and with which versions they run.
     """
@@ -153,18 +133,13 @@ class Engine:
         self.lineage = dict(lineage)
         self._seen: _Seen | None = None
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model's weights are."""
-        return self.model.seg_projector[0].weight.device
-
     def ask(
         self,
         source: str | Path | Media | np.ndarray | None,
         text: str,
         *,
         regions: Sequence[Region] = (),
-        options: Options = Options(),  # noqa: B008  frozen
+        options: Options = DEFAULTS,
     ) -> Answer:
         """One question about an image, a video, or nothing but text. `regions` mark parts of an image to be spoken of.
 
@@ -173,95 +148,92 @@ class Engine:
         media = source if isinstance(source, Media) or source is None else open_media(source)
         return self.answer([Message.user(text, media, tuple(regions))], options)
 
-    def answer(self, messages: Sequence[Message], options: Options = Options()) -> Answer:  # noqa: B008
+    def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
         return _last(self.stream(messages, options))
 
     @torch.no_grad()
-    def stream(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:  # noqa: B008
+    def stream(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
 
-        Close the iterator to cancel; nothing is kept.
+        Close the iterator to cancel.
         """
         timer, plan = _Timer(), self._plan(options)
         media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
-        seen = self._look(media, plan, options, timer)
-        example = self._prepare(messages, plan, options, seen)
-        generation = yield from self._generate(example, seen, options)
+        seen = None if media is None else self._look(media, plan, timer)
+        example = self._prepare(messages, plan, seen)
+        generation = yield from self._speak(example, seen, options)
         timer.lap("language")
-        yield from self._finish([(example, generation, "")], seen, plan, options, timer)
+        yield from self._point([_Reply(example, generation)], seen, plan, timer)
 
     @torch.no_grad()
-    def segment(
-        self, media: Media, phrases: Sequence[str], options: Options = Options()  # noqa: B008
-    ) -> Iterator[Event]:
+    def segment(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
 
-        Regions carry the phrase they were asked for. A phrase that brings no object is named in `lineage["not_found"]`.
+        Regions carry the phrase they were asked for. Phrases that brought no object are in `lineage["not_found"]`.
 
         Raises: DataError, if there is no phrase.
         """
         if not phrases:
             raise DataError("no phrase to segment; give at least one, such as 'the cyclist'")
         timer, plan = _Timer(), self._plan(options)
-        seen = self._look(media, plan, options, timer)
+        seen = self._look(media, plan, timer)
         question = self.model.family.prompts[f"segment_{media.kind}"]
-        asked = []
+        replies = []
         for phrase in phrases:
             message = Message.user(question.replace("{phrase}", phrase), media)
-            example = self._prepare([message], plan, options, seen)
-            asked.append((example, (yield from self._generate(example, seen, options)), phrase))
+            example = self._prepare([message], plan, seen)
+            replies.append(_Reply(example, (yield from self._speak(example, seen, options)), phrase))
         timer.lap("language")
-        yield from self._finish(asked, seen, plan, options, timer)
+        yield from self._point(replies, seen, plan, timer)
 
     @torch.no_grad()
-    def answer_all(
-        self, dialogues: Sequence[Sequence[Message]], options: Options = Options()  # noqa: B008
-    ) -> list[Answer]:
-        """Answers to several dialogues about images, computed as one batch; the same as asked one by one.
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
+        """Answers to several dialogues, computed as one batch; the same as asked one by one.
 
         Raises: DataError, if one of them is about a video: those are followed one at a time, by `answer`.
         """
         timer, plan = _Timer(), self._plan(options)
-        examples = [self._prepare(messages, plan, options, None) for messages in dialogues]
+        examples = [self._prepare(messages, plan, None) for messages in dialogues]
         if any(example.view is not None and example.view.media.kind == "video" for example in examples):
             raise DataError("a batch holds a video; ask about videos one at a time")
-        batch = self._to_device(collate(examples, self.processor))
+        batch = collate(examples, self.processor).to(self.model.device)
         features = None if batch.pixels is None else self.model.mllm.encode(batch.pixels)
         timer.lap("vision")
-        generations = self._run(batch, features, examples, options)
+        generations = self._generate(batch, features, examples, options)
         timer.lap("language")
-        grounded_rows = [row for row, generation in enumerate(generations) if len(generation.seg_hidden)]
-        images = [_image(examples[row]) for row in grounded_rows]
-        encoded = encode_frames(self.model.grounder, images) if images else None
+        pointing = [row for row, generation in enumerate(generations) if len(generation.seg_hidden)]
+        images = [_image(examples[row]) for row in pointing]
+        encoded = encode(self.model.grounder, images) if images else None
         answers = []
         for row, (example, generation) in enumerate(zip(examples, generations, strict=True)):
-            frame = encoded.frame(grounded_rows.index(row)) if encoded is not None and row in grounded_rows else None
-            seen = _Seen(example.view.media, ("", 0), example.view, torch.empty(0), frame) if example.view else None
-            answers.append(_last(self._finish([(example, generation, "")], seen, plan, options, timer)))
+            frame = encoded.frame(pointing.index(row)) if encoded is not None and row in pointing else None
+            seen = None if example.view is None else _Seen(("", 0), example.view, torch.empty(0, 0), frame)
+            answers.append(_last(self._point([_Reply(example, generation)], seen, plan, timer)))
         return answers
 
-    def save(self, folder: Path, *, dtype: str | None = None) -> None:
+    def save(self, folder: str | Path, *, dtype: str | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
 
-        `dtype` is fp32, bf16 or fp16; without one the weights keep the precision they have. Loads everywhere a Hugging Face
-        folder of this class does.
-        """
-        from segue.media.files import atomic_path
+        `dtype` is fp32, bf16 or fp16; without one the weights keep the precision they have. The folder appears when
+        all of it is written, and any Hugging Face loader of this class reads it.
 
+        Raises: ConfigError, for another dtype, or if the folder exists.
+        """
+        folder = Path(folder)
         if dtype is not None and dtype not in DTYPES:
             raise ConfigError(f"unknown dtype {dtype!r}; expected {', '.join(DTYPES)}")
-        with atomic_path(folder) as part:
-            part.mkdir(parents=True)
-            self.model.config.save_pretrained(part)
-            weights.save(self.model, part, dtype=DTYPES[dtype] if dtype else None)
-            self.processor.save(part)
-            weights.write_lineage(part, self.lineage)
+        if folder.exists():
+            raise ConfigError(f"{folder} exists already; choose a new folder to save the model in")
+        grounded.save(self.model, folder, dtype=DTYPES[dtype] if dtype else None, also=self._save_rest)
 
-    def _plan(self, options: Options) -> tuple[Policy, str]:
-        """Policy and frame plan, with `auto` resolved."""
+    def _save_rest(self, folder: Path) -> None:
+        self.processor.save(folder)
+        weights.write_lineage(folder, self.lineage)
+
+    def _plan(self, options: Options) -> _Plan:
         has_both = self.model.config.two_decoders
-        policy: Policy = "consistent" if options.policy == "auto" and has_both else "upstream"
+        policy: Policy = "consistent" if has_both else "upstream"
         if options.policy != "auto":
             policy = options.policy
         if policy == "consistent" and not has_both:
@@ -269,50 +241,42 @@ class Engine:
                 "policy 'consistent' needs a checkpoint with both mask decoders (such as Sa2VA-i); this one has the "
                 "language decoder alone. Use policy 'upstream' or 'auto'"
             )
-        by_policy = "uniform:5" if policy == "consistent" else self.model.family.video_frames
-        return policy, by_policy if options.frames == "auto" else options.frames
+        published = "uniform:5" if policy == "consistent" else self.model.family.video_frames
+        return _Plan(policy, published if options.frames == "auto" else options.frames, options)
 
-    def _look(self, media: Media | None, plan: tuple[Policy, str], options: Options, timer: _Timer) -> _Seen | None:
-        if media is None:
-            return None
-        key = (plan[1], options.max_tiles)
-        if self._seen is not None and self._seen.media is media and self._seen.plan == key:
-            return self._seen
-        view = look(media, self.processor, frames=plan[1], max_tiles=options.max_tiles)
-        features = self.model.mllm.encode(view.visual.pixels.to(self.device))
-        self._seen = _Seen(media, key, view, features, None)
+    def _look(self, media: Media, plan: _Plan, timer: _Timer) -> _Seen:
+        key = (plan.frames, plan.options.max_tiles)
+        seen = self._seen
+        if seen is None or seen.view.media is not media or seen.key != key:
+            view = look(media, self.processor, frames=plan.frames, max_tiles=plan.options.max_tiles)
+            features = self.model.mllm.encode(view.visual.pixels.to(self.model.device))
+            seen = self._seen = _Seen(key, view, features, None)
         timer.lap("vision")
-        return self._seen
+        return seen
 
-    def _prepare(
-        self, messages: Sequence[Message], plan: tuple[Policy, str], options: Options, seen: _Seen | None
-    ) -> Example:
+    def _prepare(self, messages: Sequence[Message], plan: _Plan, seen: _Seen | None) -> Example:
         return prepare(
             messages,
             self.processor,
-            frames=plan[1],
-            max_tiles=options.max_tiles,
-            prefill=options.prefill,
-            view=seen.view if seen else None,
+            frames=plan.frames,
+            max_tiles=plan.options.max_tiles,
+            prefill=plan.options.prefill,
+            view=None if seen is None else seen.view,
         )
 
-    def _to_device(self, batch: Any) -> Any:
-        moved = {name: getattr(batch, name) for name in batch.__slots__}
-        return type(batch)(**{name: None if t is None else t.to(self.device) for name, t in moved.items()})
-
-    def _generate(self, example: Example, seen: _Seen | None, options: Options) -> Iterator[TextDelta]:
-        """Text as it comes; returns the row's `Generation`."""
-        batch = self._to_device(collate([example], self.processor))
-        features = seen.features if seen else None
+    def _speak(self, example: Example, seen: _Seen | None, options: Options) -> Generator[TextDelta, None, Generation]:
+        """Text as it comes; returns what was generated."""
+        batch = collate([example], self.processor).to(self.model.device)
+        features = None if seen is None else seen.features
         if options.prefill is not None:
             yield TextDelta(options.prefill)
-            return self._run(batch, features, [example], options)[0]
+            return self._generate(batch, features, [example], options)[0]
         steps = self.model.mllm.generate(batch, features, self._decoding(options))
         ids: list[int] = []
         said = ""
         while True:
             try:
-                ids.append(next(steps)[0])
+                ids += [token for token in next(steps) if token is not None]
             except StopIteration as done:
                 return done.value[0]
             text = self.processor.tokenizer.decode(ids, skip_special_tokens=False)
@@ -321,23 +285,18 @@ class Engine:
                 yield TextDelta(text[len(said) :])
                 said = text
 
-    def _run(
-        self, batch: Any, features: Tensor | None, examples: Sequence[Example], options: Options
+    def _generate(
+        self, batch: Batch, features: Float[Tensor, "v d"] | None, examples: Sequence[Example], options: Options
     ) -> list[Generation]:
         if options.prefill is None:
-            steps = self.model.mllm.generate(batch, features, self._decoding(options))
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    return done.value
+            return finished(self.model.mllm.generate(batch, features, self._decoding(options)))
         _, hidden = self.model.mllm.forward(batch, features)
-        found = []
+        generations = []
         for row, example in enumerate(examples):
-            reply = example.ids[example.answer_start :].to(self.device)
-            states = hidden[row, hidden.shape[1] - len(reply) :]
-            found.append(Generation(reply.tolist(), seg_states(states[None], reply[None], self.processor.seg_id), "prefilled"))
-        return found
+            reply = example.ids[example.answer_start :].to(hidden.device)
+            states = seg_states(hidden[row, -len(reply) :][None], reply[None], self.processor.seg_id)
+            generations.append(Generation(reply.tolist(), states, "prefilled"))
+        return generations
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(
@@ -349,108 +308,97 @@ class Engine:
             seed=options.seed,
         )
 
-    def _finish(
-        self,
-        asked: Sequence[tuple[Example, Generation, str]],
-        seen: _Seen | None,
-        plan: tuple[Policy, str],
-        options: Options,
-        timer: _Timer,
-    ) -> Iterator[Event]:
+    def _point(self, replies: Sequence[_Reply], seen: _Seen | None, plan: _Plan, timer: _Timer) -> Iterator[Event]:
         """Masks for what was said, frame by frame, then the answer."""
-        raw = [self.processor.tokenizer.decode(g.ids, skip_special_tokens=False).strip() for _, g, _ in asked]
-        texts, regions = self._spoken(asked, raw)
+        raw = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
+        text, regions = _spoken(replies, raw)
         frames = 0
-        if regions and seen is None:
-            raise DataError(f"the answer points at {len(regions)} objects, and the dialogue has no image or video")
-        if regions and seen is not None:
-            yield ObjectsFound(seen.media, regions)
-            tracks = [_Track() for _ in regions]
-            hidden = torch.cat([generation.seg_hidden for _, generation, _ in asked])
-            for masks, decoded in self._masks(self.model.prompts(hidden), seen, plan[0], options):
+        if regions:
+            if seen is None:
+                raise DataError(f"the answer points at {len(regions)} objects; give an image or video to find them in")
+            media = seen.view.media
+            yield ObjectsFound(media, regions)
+            tracks = [Track() for _ in regions]
+            prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
+            for masks, decoded in self._masks(prompts, seen, plan):
                 for number, track in enumerate(tracks):
-                    track.add(masks, number, decoded.logits if options.keep_logits else None)
+                    track.add(masks, number, decoded.logits if plan.options.keep_logits else None)
                 frames += 1
                 yield masks
-            regions = tuple(track.region(region, seen.media.size) for track, region in zip(tracks, regions, strict=True))
+            regions = tuple(track.region(region, media.size) for track, region in zip(tracks, regions, strict=True))
         timer.lap("masks")
         usage = Usage(
-            prompt_tokens=sum(example.answer_start for example, _, _ in asked),
-            visual_tokens=sum(len(example.view.visual.rows) for example, _, _ in asked if example.view),
-            answer_tokens=sum(len(generation.ids) for _, generation, _ in asked),
+            prompt_tokens=sum(reply.example.answer_start for reply in replies),
+            visual_tokens=sum(len(reply.example.view.visual.rows) for reply in replies if reply.example.view),
+            answer_tokens=sum(len(reply.generation.ids) for reply in replies),
             encoded_frames=frames,
             seconds=timer.seconds,
         )
-        lineage = {**self.lineage, "request": self._request(asked, seen, plan, options)}
-        missing = [phrase for _, generation, phrase in asked if phrase and not len(generation.seg_hidden)]
-        if missing:
-            lineage["not_found"] = missing
-        yield Finished(Answer("\n".join(texts), regions, "\n".join(raw), usage, _reason(asked), lineage))
+        yield Finished(
+            Answer(
+                text,
+                regions,
+                "\n".join(raw).strip(),
+                None if seen is None else seen.view.media,
+                usage,
+                _reason(replies),
+                self._lineage(replies, seen, plan),
+            )
+        )
 
-    def _spoken(
-        self, asked: Sequence[tuple[Example, Generation, str]], raw: Sequence[str]
-    ) -> tuple[list[str], tuple[Region, ...]]:
-        """Clean texts and one region per segmentation token, spans counted over the joined text."""
-        texts: list[str] = []
-        regions: list[Region] = []
-        offset = 0
-        for (_, generation, phrase), spoken in zip(asked, raw, strict=True):
-            text, found = parse_grounded(spoken)
-            if len(found) != len(generation.seg_hidden):
-                # the letters "[SEG]" spelled out of ordinary tokens ask for nothing
-                found = tuple(Region() for _ in generation.seg_hidden)
-            for region in found:
-                span = None if region.span is None else (region.span[0] + offset, region.span[1] + offset)
-                regions.append(replace(region, phrase=region.phrase or phrase, span=span))
-            texts.append(text)
-            offset += len(text) + 1
-        return texts, tuple(regions)
-
-    def _masks(
-        self, prompts: Float[Tensor, "n d"], seen: _Seen, policy: Policy, options: Options
-    ) -> Iterator[tuple[FrameMasks, Decoded]]:
-        grounder = self.model.grounder
-        if seen.media.kind == "image":
-            encoded = seen.encoded or encode_frames(grounder, [seen.view.shown.pixels[0]])
+    def _masks(self, prompts: Float[Tensor, "n d"], seen: _Seen, plan: _Plan) -> Iterator[tuple[FrameMasks, Decoded]]:
+        grounder, shown = self.model.grounder, seen.view.shown
+        if seen.view.media.kind == "image":
+            encoded = seen.encoded or encode(grounder, shown.pixels)
             if self._seen is seen:
                 self._seen = replace(seen, encoded=encoded)
-            found = iter([(Shot(0, 0.0, seen.view.shown.pixels[0]), find(grounder, encoded, prompts))])
+            found = iter([(Shot(0, 0.0, shown.pixels[0]), find(grounder, encoded, prompts))])
         else:
-            shots = (Shot(*shot) for shot in iter_frames(seen.media))
-            found = follow(grounder, prompts, _by_number(seen.view.shown), shots, policy=policy)
+            images = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
+            shots = (Shot(*shot) for shot in iter_frames(seen.view.media))
+            found = follow(grounder, prompts, images, shots, policy=plan.policy)
         for shot, decoded in found:
-            yield frame_masks(shot, decoded, side=grounder.side, threshold=options.threshold), decoded
+            yield frame_masks(shot, decoded, threshold=plan.options.threshold), decoded
 
-    def _request(
-        self,
-        asked: Sequence[tuple[Example, Generation, str]],
-        seen: _Seen | None,
-        plan: tuple[Policy, str],
-        options: Options,
-    ) -> dict[str, Any]:
-        """What decided this answer, beside the model."""
-        questions = [self._collapsed(example.ids[: example.answer_start].tolist()) for example, _, _ in asked]
-        is_video = seen is not None and seen.media.kind == "video"
-        return {
-            **asdict(options),
-            "policy": plan[0] if is_video else None,
-            "frames": plan[1] if is_video else None,
+    def _lineage(self, replies: Sequence[_Reply], seen: _Seen | None, plan: _Plan) -> dict[str, Any]:
+        """The model's lineage, and all that decided this answer."""
+        is_video = seen is not None and seen.view.media.kind == "video"
+        request = {
+            **asdict(plan.options),
+            "policy": plan.policy if is_video else None,
+            "frames": plan.frames if is_video else None,
             "frames_shown": list(seen.view.plan) if seen is not None and is_video else None,
-            "prompts": questions,
+            "prompts": [self._collapsed(reply.example.ids[: reply.example.answer_start].tolist()) for reply in replies],
         }
+        not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
+        return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
 
     def _collapsed(self, ids: Sequence[int]) -> str:
         """A prompt for people: each run of visual tokens as its length."""
-        text = self.processor.tokenizer.decode(list(ids), skip_special_tokens=False)
-        token = self.processor.visual_token
-        pieces, run = [], 0
-        for piece in text.replace(token, f"\0{token}\0").split("\0"):
-            if piece == token:
-                run += 1
-            elif piece:
-                pieces += [f"{token}*{run}"] * bool(run) + [piece]
-                run = 0
+        pieces = []
+        for is_visual, run in groupby(ids, lambda token: token == self.processor.visual_id):
+            part = list(run)
+            text = self.processor.tokenizer.decode(part, skip_special_tokens=False)
+            pieces.append(f"{self.processor.visual_token}*{len(part)}" if is_visual else text)
         return "".join(pieces)
+
+
+def _spoken(replies: Sequence[_Reply], raw: Sequence[str]) -> tuple[str, tuple[Region, ...]]:
+    """The clean text of all replies, a line each, and one region per segmentation token with its span in that text."""
+    texts: list[str] = []
+    regions: list[Region] = []
+    offset = 0
+    for reply, spoken in zip(replies, raw, strict=True):
+        text, found = parse_grounded(spoken)
+        if len(found) != len(reply.generation.seg_hidden):
+            # the letters "[SEG]" spelled out of ordinary tokens ask for nothing
+            found = tuple(Region() for _ in reply.generation.seg_hidden)
+        for region in found:
+            span = None if region.span is None else (region.span[0] + offset, region.span[1] + offset)
+            regions.append(replace(region, phrase=region.phrase or reply.phrase, span=span))
+        texts.append(text)
+        offset += len(text) + 1
+    return "\n".join(texts), tuple(regions)
 
 
 def _last(events: Iterator[Event]) -> Answer:
@@ -462,24 +410,21 @@ def _last(events: Iterator[Event]) -> Answer:
 
 def _image(example: Example) -> UInt8[np.ndarray, "h w 3"]:
     if example.view is None:
-        raise DataError("the answer points at objects, and the dialogue has no image")
-    return example.view.shown.pixels[0]
+        raise DataError("an answer of the batch points at objects, and its dialogue has no image")
+    image: UInt8[np.ndarray, "h w 3"] = example.view.shown.pixels[0]
+    return image
 
 
-def _by_number(shown: Frames) -> dict[int, UInt8[np.ndarray, "h w 3"]]:
-    return {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
-
-
-def _reason(asked: Sequence[tuple[Example, Generation, str]]) -> StopReason:
-    reasons = [generation.stop_reason for _, generation, _ in asked]
+def _reason(replies: Sequence[_Reply]) -> StopReason:
+    reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
     return "length" if "length" in reasons else reasons[0]
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Engine:
     """A model from a folder in the official Sa2VA or our own layout, or from the hub by its id.
 
-    `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there is, and
-    bfloat16 on a GPU that has it, float32 elsewhere. Nothing that the folder brings is executed.
+    `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there
+    is, and bfloat16 on a GPU that has it, float32 elsewhere. Nothing that the folder brings is executed.
 
     Raises: CheckpointError, if the weights do not fit; ConfigError, if nothing here knows the model or the device.
     """
@@ -510,7 +455,9 @@ def resolve(model: str | Path) -> Path:
         return folder
     parts = str(model).split("/")
     if len(parts) != 2 or not all(parts) or folder.is_absolute() or parts[0] in (".", ".."):
-        raise CheckpointError(f"there is no folder {str(model)!r}; expected a model folder or a hub id such as ByteDance/Sa2VA-4B")
+        raise CheckpointError(
+            f"there is no folder {str(model)!r}; expected a model folder or a hub id such as ByteDance/Sa2VA-4B"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -1,7 +1,7 @@
 """Messages to model-ready rows: the one path for training and inference.
 
-A prompt is built in one place, here, from the turns of a dialogue and a family's processor, so that what a model was trained on
-and what it is asked are the same tokens.
+A prompt is built in one place, here, from the turns of a dialogue and a family's processor, so that what a model was
+trained on and what it is asked are the same tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A medium as the language model is shown it: its visual tokens, the decoded frames behind them, and the frame plan.
+    """A medium as the language model is shown it: its visual tokens, the frames behind them, and the frame plan.
 
     `plan` are the frame numbers that were asked for, repeats included; `shown` has each of them once.
     """
@@ -78,7 +78,7 @@ def prepare(
     """A dialogue as one row. At most one of its messages holds a medium.
 
     Answers among the messages are labelled for learning, their terminator included. `prefill` is a reply that the
-    caller gives in the model's stead; it is left open at its end. `view` is used instead of looking at the medium again.
+    caller gives in the model's stead; it is left open at its end. `view` is used instead of looking at a medium again.
 
     Raises: DataError, for a dialogue that no model here can be asked.
     """

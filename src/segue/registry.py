@@ -27,7 +27,7 @@ class Table(Mapping[str, Any]):
         """
         if name not in self._entries:
             near = get_close_matches(name, self._entries, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ConfigError(f"unknown {self.kind} {name!r}{hint} Known: {', '.join(self._entries)}")
         module, attribute = self._entries[name].split(":")
         return getattr(import_module(module), attribute)

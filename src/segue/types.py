@@ -76,7 +76,8 @@ class MaskTrack:
         from pycocotools import mask as coco
 
         encoded = {"size": list(self.size), "counts": self.rles[position].encode("ascii")}
-        return coco.decode(encoded).astype(bool)
+        mask: Bool[np.ndarray, "h w"] = coco.decode(encoded).astype(bool)
+        return mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ class Message:
         if media is None:
             return cls("user", (*regions, text))
         before, after = text.split("<image>") if places else ("", "\n" + text)
-        return cls("user", tuple(part for part in (before, media, *regions, after) if part != ""))
+        parts: tuple[Part, ...] = (before, media, *regions, after)
+        return cls("user", tuple(part for part in parts if not isinstance(part, str) or part))
 
     @property
     def text(self) -> str:
@@ -157,13 +159,14 @@ class Answer:
     """What a model said and what it pointed at.
 
     `text` is clean; `raw_text` is what was generated, special tokens and terminator included. `regions` stand in
-    reading order, one per `[SEG]`. `lineage` names model, code version, precision and every choice that decided the
-    result (policy, frames, threshold, prompt ...).
+    reading order, one per `[SEG]`, and lie on `media`. `lineage` names model, code version, precision and every choice
+    that decided the result (policy, frames, threshold, prompt ...).
     """
 
     text: str
     regions: tuple[Region, ...] = ()
     raw_text: str = ""
+    media: Media | None = None
     usage: Usage = field(default_factory=Usage)
     stop_reason: StopReason = "stop"
     lineage: dict[str, Any] = field(default_factory=dict)
@@ -178,7 +181,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ObjectsFound:
-    """The language side is done: these regions will be followed on `media`. They carry phrases and spans, no masks yet."""
+    """The language side is done: these regions will be followed on `media`. They carry phrases and spans, no masks."""
 
     media: Media
     regions: tuple[Region, ...]

@@ -5,8 +5,9 @@ import sys
 
 import fake_engine
 import pytest
-import segue
 from typer.testing import CliRunner
+
+import segue
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An engine that tells the truth without a model: an object is where pixels have the brightness that its phrase asks for.
+"""An engine that tells the truth without a model: an object is where pixels have the brightness its phrase asks for.
 
 It keeps the contract of segue.engine and can stand in its place in `sys.modules`.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from segue.errors import CheckpointError, DataError
 from segue.geometry import masks
 from segue.media import iter_frames
@@ -67,18 +68,20 @@ class Engine:
             regions.append(Region(phrase, (len(text), len(text) + len(phrase))))
             text += f"{phrase} [SEG] "
             yield TextDelta(f"{phrase} [SEG] ")
-        yield ObjectsFound(media, tuple(regions))
         frames = []
-        for index, seconds, pixels in iter_frames(media):
+        if regions:
+            yield ObjectsFound(media, tuple(regions))
+        for index, seconds, pixels in iter_frames(media) if regions else ():
             grey = pixels.mean(axis=2)
             found = [(grey >= low) & (grey <= high) for low, high in map(BRIGHTNESS.__getitem__, phrases)]
-            dense = np.array(found).reshape(len(phrases), *media.size)
-            scores = dense.mean(axis=(1, 2)) if phrases else np.zeros(0)
+            dense = np.array(found)
+            scores = dense.mean(axis=(1, 2))
             event = FrameMasks(index, seconds, pixels, dense, scores, dense.any(axis=(1, 2)).astype(float))
             frames.append((index, [masks.encode(mask) for mask in dense], event.scores, event.presence))
             yield event
         done = tuple(_region(region, number, media, frames, options) for number, region in enumerate(regions))
-        yield Finished(Answer(text, done, text + "<|im_end|>", Usage(encoded_frames=len(frames)), lineage=self.lineage))
+        usage = Usage(encoded_frames=len(frames))
+        yield Finished(Answer(text, done, text + "<|im_end|>", media, usage, lineage=self.lineage))
 
 
 def _region(region: Region, number: int, media: Media, frames: list, options: Options) -> Region:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from pictures import make_frames, make_image
+
 from segue.cli import inputs
 from segue.errors import DataError, MediaError
 

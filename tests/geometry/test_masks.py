@@ -173,7 +173,7 @@ def test_the_pixel_limit_is_the_caller_s():
 @pytest.mark.parametrize("size", [(1, 1), (37, 64), (90, 40)])
 def test_upscale_takes_the_two_bilinear_steps(size):
     logits = np.random.default_rng(9).normal(size=(2, 16, 16)).astype(np.float32)
-    result = masks.upscale(torch.tensor(logits), size, side=64)
+    result = masks.upscale(torch.tensor(logits), size)
     assert result.shape == (2, *size)
     assert torch.equal(result, torch.stack([upscaled(frame, size, 64) for frame in logits]))
 
@@ -181,34 +181,39 @@ def test_upscale_takes_the_two_bilinear_steps(size):
 def test_upscale_in_two_steps_differs_from_one_step():
     logits = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
     direct = torch.nn.functional.interpolate(logits[None], (20, 30), mode="bilinear")[0]
-    assert not torch.equal(masks.upscale(logits, (20, 30), side=64) > 0, direct > 0)
+    assert not torch.equal(masks.upscale(logits, (20, 30)) > 0, direct > 0)
 
 
 def test_upscale_answers_in_float32_and_for_no_objects():
-    assert masks.upscale(torch.zeros(1, 4, 4, dtype=torch.bfloat16), (5, 6), side=8).dtype == torch.float32
-    assert masks.upscale(torch.zeros(0, 4, 4), (5, 6), side=8).shape == (0, 5, 6)
+    assert masks.upscale(torch.zeros(1, 4, 4, dtype=torch.bfloat16), (5, 6)).dtype == torch.float32
+    assert masks.upscale(torch.zeros(0, 4, 4), (5, 6)).shape == (0, 5, 6)
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.8])
 def test_a_moved_threshold_gives_the_pixels_above_that_probability(threshold):
     track = track_with_logits()
-    moved = masks.at_threshold(track, threshold, side=64)
+    moved = masks.at_threshold(track, threshold)
     for position, logits in enumerate(track.logits):
         probability = upscaled(logits, (30, 50), 64).double().sigmoid().numpy()
         is_clear = np.abs(probability - threshold) > 1e-6
         np.testing.assert_array_equal(moved.dense(position)[is_clear], (probability > threshold)[is_clear])
 
 
-def test_the_threshold_one_half_is_the_logit_zero_exactly():
-    logits = np.array([[[0.0, -1e-30], [1e-30, 1.0]]], dtype=np.float32)
-    track = MaskTrack((2, 2), np.array([0]), ("",), logits)
-    assert masks.at_threshold(track, 0.5, side=2).dense().tolist() == [[False, False], [True, True]]
+@pytest.mark.parametrize(("value", "is_in"), [(0.0, False), (-1e-30, False), (1e-30, True)])
+def test_the_threshold_one_half_is_the_logit_zero_exactly(value, is_in):
+    track = MaskTrack((2, 2), np.array([0]), ("",), np.full((1, 2, 2), value, np.float32))
+    assert (masks.at_threshold(track, 0.5).dense() == is_in).all()
+
+
+def test_full_logits_are_those_the_masks_are_cut_from():
+    track = track_with_logits()
+    np.testing.assert_array_equal(masks.full_logits(track, 2) > 0, masks.at_threshold(track, 0.5).dense(2))
 
 
 def test_a_moved_threshold_keeps_frames_and_logits_so_that_it_can_move_back():
     track = track_with_logits()
-    half = masks.at_threshold(track, 0.5, side=64)
-    there_and_back = masks.at_threshold(masks.at_threshold(half, 0.9, side=64), 0.5, side=64)
+    half = masks.at_threshold(track, 0.5)
+    there_and_back = masks.at_threshold(masks.at_threshold(half, 0.9), 0.5)
     assert there_and_back.rles == half.rles
     assert there_and_back.index is track.index
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -20,8 +20,8 @@ from segue.cli.console import STDERR, Bar, error, say
 from segue.errors import ConfigError, SegueError
 from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, TextDelta
 
-Stream = Callable[[Sequence[Message]], Generator[Event, None, None]]
-"""Answers the last of some messages; closing it stops the model."""
+Stream = Callable[[Sequence[Message]], Iterator[Event]]
+"""Answers the last of some messages. What it returns is a generator; closing it stops the model."""
 
 HELP = """\
 /open FILE   talk about another image, video or frame folder, from the beginning
@@ -30,7 +30,8 @@ HELP = """\
 /quit        leave (so does Ctrl-D); Ctrl-C stops an answer
 Anything else is said to the model."""
 
-_TERMINATOR = re.compile(r"(\s*(<\|[^<>|]+\|>|</s>))+\s*$")
+_SPECIAL = re.compile(r"<\|[^<>|]+\|>|</s>")
+_TERMINATOR = re.compile(rf"(\s*({_SPECIAL.pattern}))+\s*$")
 
 
 def command(
@@ -47,8 +48,10 @@ def command(
     threshold: options.Threshold = 0.5,
     max_new_tokens: options.MaxNewTokens = 2048,
     max_tiles: options.MaxTiles = 12,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest word.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Share of likely words to draw from.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest word.")
+    ] = 0.0,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Share of likely words to draw.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws, where the temperature is above 0.")] = 0,
     formats: Annotated[str, typer.Option("--formats", help="What to keep, of png, coco, overlay and logits.")] = (
         "png,coco,overlay"
@@ -103,7 +106,7 @@ class Session:
         self._stream = stream
         self._out = out
         self._formats = formats
-        self._last: tuple[Media | None, Answer] | None = None
+        self._last: Answer | None = None
         self._folder: Path | None = None
 
     def ask(self, text: str, *, quiet: bool = False) -> Answer | None:
@@ -118,13 +121,14 @@ class Session:
         question = Message.user(text, None if self.messages else self.media)
         self._folder = None
         try:
-            with disk_errors(self._out or Path()), closing(self._stream([*self.messages, question])) as events:
+            events = cast("Generator[Event]", self._stream([*self.messages, question]))
+            with disk_errors(self._out or Path()), closing(events):
                 answer = self._follow(events, quiet=quiet)
         except KeyboardInterrupt:
             say("\nstopped; the question is forgotten")
             return None
         self.messages += [question, Message("assistant", (spoken(answer),))]
-        self._last = (self.media, answer)
+        self._last = answer
         if not quiet:
             show_regions(answer)
             if self._folder is not None:
@@ -137,7 +141,7 @@ class Session:
 
         if self._last is None:
             raise ConfigError("there is no answer yet; ask something first")
-        return {**describe(self._last[1]), "folder": None if self._folder is None else str(self._folder)}
+        return {**describe(self._last), "folder": None if self._folder is None else str(self._folder)}
 
     def open(self, path: str) -> None:
         """Talk about another medium, from the beginning.
@@ -164,14 +168,14 @@ class Session:
         from segue.cli.manifest import disk_errors
         from segue.cli.results import RESULT, ResultWriter, replay
 
-        if self._last is None or self._last[0] is None:
+        answer = self._last
+        if answer is None or answer.media is None:
             raise ConfigError("there is no answer about an image or video to save yet; ask something first")
-        media, answer = self._last[0], self._last[1]
         folder = Path(path).expanduser()
         if folder.exists() and not (folder / RESULT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} holds something else; give a new folder")
-        with disk_errors(folder), ResultWriter(folder, media, self._formats) as writer:
-            for event in replay(media, answer):
+        with disk_errors(folder), ResultWriter(folder, answer.media, self._formats) as writer:
+            for event in replay(answer):
                 writer.write(event)
             writer.finish(answer)
         say(f"written to {folder}")
@@ -186,7 +190,7 @@ class Session:
             bar = stack.enter_context(Bar(1, hidden=quiet))
             for event in events:
                 _show(event, bar, quiet=quiet)
-                if isinstance(event, ObjectsFound) and event.regions and self._out is not None:
+                if isinstance(event, ObjectsFound) and self._out is not None:
                     self._folder = _next_folder(self._out)
                     writer = stack.enter_context(ResultWriter(self._folder, event.media, self._formats))
                 if writer is not None:
@@ -206,7 +210,9 @@ def talk(session: Session) -> None:
     if prompt:
         import readline  # noqa: F401 - importing it is what gives `input` a history
 
-        say("/help lists the commands" if session.media is None else f"{session.media.name}: {describe_media(session.media)}")
+        if session.media is not None:
+            say(f"{session.media.name}: {describe_media(session.media)}")
+        say("/help lists the commands")
     while True:
         try:
             line = input(prompt).strip()
@@ -286,14 +292,15 @@ def _act(session: Session, line: str) -> None:
 
 
 def _show(event: Event, bar: Bar, *, quiet: bool) -> None:
-    is_text_over = isinstance(event, ObjectsFound) and event.regions or isinstance(event, Finished) and not event.answer.regions
-    if isinstance(event, TextDelta) and not quiet:
-        print(event.text, end="", flush=True)
-    elif isinstance(event, ObjectsFound) and event.regions:
-        bar.start(event.media.name, event.media.count)
-    elif isinstance(event, FrameMasks):
+    if isinstance(event, FrameMasks):
         bar.step()
-    if is_text_over and not quiet:
+    if isinstance(event, ObjectsFound):
+        bar.start(event.media.name, event.media.count)
+    if quiet:
+        return
+    if isinstance(event, TextDelta):
+        print(_SPECIAL.sub("", event.text), end="", flush=True)
+    elif isinstance(event, ObjectsFound) or (isinstance(event, Finished) and not event.answer.regions):
         print(flush=True)
 
 

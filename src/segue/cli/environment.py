@@ -57,14 +57,14 @@ def packages() -> Iterator[Finding]:
         wanted = [need for need in needs if need.marker and need.marker.evaluate({"extra": extra})]
         faults = [fault for need in wanted if (fault := _fault(need))]
         yield Finding(f"extra {extra}", "note" if faults else "ok", "; ".join(faults) or "installed")
-    yield Finding("torchvision", "ok", f"not needed{'' if _fault(Requirement('torchvision')) else ', though installed'}")
+    yield Finding("torchvision", "ok", "not needed")
 
 
 def devices() -> Iterator[Finding]:
     """The processors that torch can compute on, and whether they know bf16."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     knows_bf16 = any(known is True for name, known in capabilities.items() if "bf16" in name)
     bf16 = "bf16 in hardware" if knows_bf16 else "no bf16 in hardware, so fp32 is quicker"
     instructions = torch.backends.cpu.get_cpu_capability()

@@ -79,8 +79,8 @@ def digest(*lines: str) -> str:
 def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: Iterable[str] = ()) -> dict[Path, str]:
     """A result folder's name for each source: its stem, with a short hash of its path where that is not its alone.
 
-    `known` maps sources that have a folder already (as text) to its name, which they keep; `taken` names can be nobody's.
-    Names that differ only in case count as one, since some file systems think so.
+    `known` maps sources that have a folder already (as text) to its name, which they keep; `taken` names can be
+    nobody's. Names that differ only in case count as one, since some file systems think so.
     """
     claims = Counter(_stem(source).casefold() for source in sources)
     refused = {name.casefold() for name in (*known.values(), *taken)}

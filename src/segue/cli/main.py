@@ -58,10 +58,11 @@ class _Group(TyperGroup):
             raise typer.Exit(INTERRUPTED) from error
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         print(f"segue {version('segue')}")
         raise typer.Exit
+    return wanted
 
 
 def _common(
@@ -71,7 +72,9 @@ def _common(
     ] = False,
 ) -> None:
     """Ask about images and videos in words; get words back, and the pixels they speak of."""
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[console.LogHandler()], force=True)
+    log = logging.getLogger("segue")
+    log.handlers = [console.LogHandler()]
+    log.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def _listed() -> None:

@@ -71,7 +71,7 @@ def record_of(result: dict[str, Any], folder: str) -> Record:
 
 
 def failure(source: Path, error: SegueError, *, folder: Path, settings: str, seconds: float) -> Record:
-    """The manifest's line for an input that gave no result, and why; it names the folder if an older result is there."""
+    """The manifest's line for an input that gave no result, and why; names the folder if an older result is there."""
     return {
         "source": str(source),
         "status": "failed",
@@ -110,7 +110,7 @@ class Manifest:
     def tidy(self) -> None:
         """Rewrite the file with one line per source, in the order in which they first came."""
         text = "".join(map(_line, self.records.values()))
-        if self._path.exists() and self._path.read_bytes() == text.encode():
+        if (self._path.read_bytes() if self._path.exists() else b"") == text.encode():
             return
         draft = self.out / f"{PART}{NAME}"
         draft.write_text(text, encoding="utf-8")

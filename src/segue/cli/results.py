@@ -14,11 +14,12 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco
 
-from segue.media import iter_frames, render
-from segue.types import Answer, Event, Finished, FrameMasks, Media, ObjectsFound, Region
+from segue.media import iter_frames
+from segue.media.export import OverlayWriter, write_mask_png, write_png
+from segue.media.render import overlay
+from segue.types import Answer, Event, FrameMasks, Media, ObjectsFound, Region
 
 RESULT = "result.json"
 FORMAT = 1
@@ -51,7 +52,7 @@ class ResultWriter:
         self._labels: list[str] = []
         self._seconds: dict[int, float | None] = {}
         self._open = ExitStack()
-        self._overlay: Any = None
+        self._overlay: OverlayWriter | None = None
 
     def __enter__(self) -> ResultWriter:
         if self._part.exists():
@@ -98,24 +99,24 @@ class ResultWriter:
     def _write_masks(self, frame: FrameMasks) -> None:
         path = self._part / "masks" / f"{frame.index:05d}.png"
         path.parent.mkdir(exist_ok=True)
-        render.write_mask_png(path, frame.masks)
+        write_mask_png(path, frame.masks)
 
     def _write_overlay(self, frame: FrameMasks) -> None:
-        drawn = render.overlay(frame.image, frame.masks, self._labels)
+        drawn = overlay(frame.image, frame.masks, self._labels)
         if self._media.kind == "image":
-            Image.fromarray(drawn).save(self._part / "overlay.png")
+            write_png(self._part / "overlay.png", drawn)
             return
         if self._overlay is None:
-            writer = render.OverlayWriter(self._part / "overlay.mp4", self._media.fps or FRAME_RATE, self._media.size)
+            writer = OverlayWriter(self._part / "overlay.mp4", self._media.fps or FRAME_RATE, self._media.size)
             self._overlay = self._open.enter_context(writer)
         self._overlay.write(drawn)
 
 
-def replay(media: Media, answer: Answer) -> Iterator[Event]:
+def replay(answer: Answer) -> Iterator[Event]:
     """The events of a finished answer once more, with its frames decoded anew; none if it has no masks."""
     regions = [region for region in answer.regions if region.masks is not None]
     tracks = [region.masks for region in regions if region.masks is not None]
-    if not tracks:
+    if not tracks or (media := answer.media) is None:
         return
     yield ObjectsFound(media, tuple(regions))
     positions = {int(index): position for position, index in enumerate(tracks[0].index)}
@@ -182,8 +183,9 @@ def write_coco(path: Path, media: Media, regions: Sequence[Region], seconds: Map
 def _annotations(regions: Sequence[Region], phrases: list[str]) -> Iterator[dict[str, Any]]:
     identity = 0
     for number, region in enumerate(regions, start=1):
-        track = region.masks
-        for position in range(0 if track is None else len(track)):
+        if (track := region.masks) is None:
+            continue
+        for position in range(len(track)):
             rle = track.rle(position)
             if not (area := int(coco.area(rle))):
                 continue
@@ -230,6 +232,7 @@ def _number(value: float) -> float | None:
 
 def _readable(result: dict[str, Any]) -> str:
     """JSON for people: indented, with lists of numbers on one line (no string holds a line break in JSON)."""
-    number = r"-?[0-9][0-9.e+-]*"
+    number = r"(null|-?[0-9][0-9.e+-]*)"
+    numbers = re.compile(rf"\[\n\s+{number}(,\n\s+{number})*\n\s+\]")
     indented = json.dumps(result, ensure_ascii=False, indent=2)
-    return re.sub(rf"\[\n\s+{number}(,\n\s+{number})*\n\s+\]", lambda match: re.sub(r"\n\s*", " ", match[0]), indented) + "\n"
+    return numbers.sub(lambda match: "[" + " ".join(match[0][1:-1].split()) + "]", indented) + "\n"

@@ -98,7 +98,7 @@ def command(
     _check_phrases(phrases)
     wanted = options.parse_formats(formats)
     options.check_frames(frames)
-    answering = {
+    answering: dict[str, Any] = {
         "frames": frames,
         "policy": policy,
         "threshold": threshold,
@@ -153,9 +153,8 @@ def _finished(source: Path, manifest: Manifest, job: Job) -> Record | None:
     """The record of a source whose result still holds: same settings, same content, folder in place."""
 
     def holds(record: Record) -> bool:
-        if record["settings"] != job.fingerprint:
-            return False
-        return inputs.stamp(source) == record["stamp"] or inputs.content_hash(source) == record["sha256"]
+        is_same = bool(record["settings"] == job.fingerprint)
+        return is_same and (inputs.stamp(source) == record["stamp"] or inputs.content_hash(source) == record["sha256"])
 
     try:
         return manifest.finished(source, holds)
@@ -258,8 +257,8 @@ def _identity(model: str) -> dict[str, str]:
     folder = Path(model)
     if not folder.is_dir():
         return {"name": model}
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {"name": str(folder.resolve()), "files": inputs.digest(*(f"{file.name} {inputs.stamp(file)}" for file in files))}
+    files = (f"{path.name} {inputs.stamp(path)}" for path in sorted(folder.iterdir()) if path.is_file())
+    return {"name": str(folder.resolve()), "files": inputs.digest(*files)}
 
 
 def _since(started: float) -> float:

@@ -105,42 +105,54 @@ def validate_rle(rle: object, *, max_pixels: int = MAX_PIXELS) -> tuple[tuple[in
     return size, compressed.decode("ascii")
 
 
-def upscale(logits: Float[Tensor, "n s s"], size: tuple[int, int], *, side: int) -> Float[Tensor, "n h w"]:
+def upscale(logits: Float[Tensor, "n s s"], size: tuple[int, int]) -> Float[Tensor, "n h w"]:
     """Low-resolution mask logits brought to the original `size` (height, width), in float32; n may be 0.
 
-    They go through the square of `side` pixels that SAM 2 sees, as released Sa2VA does: going straight to the
-    original gives other pixels along the edges. A pixel belongs to the mask where its logit is above 0.
+    They go through the square that SAM 2 sees, four times their side: going straight to the original gives other pixels
+    along the edges. A pixel belongs to the mask where its logit is above 0.
 
     Source: Sa2VA's inference code, which inherits both steps from SAM 2's video predictor.
     """
     from torch.nn.functional import interpolate
 
+    # PARITY(two_step_resize): released Sa2VA never resizes masks of its answers in one step
+    side = 4 * logits.shape[-1]
     square = interpolate(logits.float().unsqueeze(1), (side, side), mode="bilinear", align_corners=False)
     return interpolate(square, size, mode="bilinear", align_corners=False).squeeze(1)
 
 
-def at_threshold(track: MaskTrack, threshold: float, *, side: int = 1024) -> MaskTrack:
-    """The track with its masks drawn anew from the kept logits: a pixel is in where its probability > `threshold`.
+def full_logits(track: MaskTrack, position: int = 0) -> Float[np.ndarray, "h w"]:
+    """The mask logits at a position of the track (not a frame number) in the medium's own pixels.
 
-    `threshold` lies strictly between 0 and 1; 0.5 gives the masks of the run itself. `side` is the one `upscale`
-    was called with in that run. One frame is dense at a time.
-
-    Raises: ConfigError, if the threshold is out of range; DataError, if the track was made without logits.
+    Raises: DataError, if the track was made without logits.
     """
     import torch
 
+    if track.logits is None:
+        raise DataError("this track was made without its logits; ask with Options(keep_logits=True) and use that answer")
+    whole: Float[np.ndarray, "h w"] = upscale(torch.from_numpy(track.logits[position][None]), track.size)[0].numpy()
+    return whole
+
+
+def at_threshold(track: MaskTrack, threshold: float) -> MaskTrack:
+    """The track with its masks drawn anew from the kept logits: a pixel is in where its probability > `threshold`.
+
+    `threshold` lies strictly between 0 and 1; 0.5 gives the masks of the run itself. One frame is dense at a time.
+
+    Raises: ConfigError, if the threshold is out of range; DataError, if the track was made without logits.
+    """
+    cut = logit(threshold)
+    return replace(track, rles=tuple(encode(full_logits(track, position) > cut) for position in range(len(track))))
+
+
+def logit(threshold: float) -> float:
+    """The logit of a probability strictly between 0 and 1; 0.5 is 0.
+
+    Raises: ConfigError, if it is not in that range.
+    """
     if not 0 < threshold < 1:
         raise ConfigError(f"the mask threshold is {threshold}; it is a probability strictly between 0 and 1")
-    if track.logits is None:
-        raise DataError(
-            "this track was made without its logits; ask for logits when running the model, then move the threshold"
-        )
-    cut = math.log(threshold / (1 - threshold))
-    rles = []
-    for frame in track.logits:
-        dense = upscale(torch.tensor(frame[None]), track.size, side=side)[0]
-        rles.append(encode((dense > cut).numpy()))
-    return replace(track, rles=tuple(rles))
+    return math.log(threshold / (1 - threshold))
 
 
 def _checked_size(size: object, max_pixels: int) -> tuple[int, int]:

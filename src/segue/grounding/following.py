@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from segue.geometry.masks import upscale
+from segue.geometry.masks import box_of, logit, upscale
+from segue.geometry.masks import encode as encode_mask
 from segue.grounding.sam2 import Decoded, Encoded, LanguageSam2, frame_pixels
 from segue.grounding.tracking import OBJECTS_AT_ONCE, Memory, VideoMemory, conditioning, step
-from segue.types import FrameMasks
+from segue.types import FrameMasks, MaskTrack, Region
 
 Policy = Literal["upstream", "consistent"]
 
@@ -46,9 +46,9 @@ def follow(
 ) -> Iterator[tuple[Shot, Decoded]]:
     """The objects on each shot of a video, in order; every frame is encoded once, and forgotten once it is yielded.
 
-    `shown` are the frames that the language model saw: there each object is found by its prompt. On all others
-    it is followed. `upstream` does as Sa2VA; `consistent` as Sa2VA-i: what was found becomes a mask prompt for the original
-    SAM 2 decoder, which was trained to follow.
+    `shown` are the frames that the language model saw: there each object is found by its prompt. On all others it is
+    followed. `upstream` does as Sa2VA; `consistent` as Sa2VA-i: what was found becomes a mask prompt for the
+    original SAM 2 decoder, which was trained to follow.
 
     Source: Sa2VA (arXiv 2501.04001), Sa2VA-i (arXiv 2509.19082).
     """
@@ -63,10 +63,11 @@ def follow(
         remembered.append(conditioning(grounder, frame, encoded, decoded))
     memory = VideoMemory(tuple(remembered))
     for shot in shots:
-        decoded = found.pop(shot.frame, None)
-        if decoded is None:
-            encoded = encode(grounder, [shot.image])
-            decoded, memory = step(grounder, shot.frame, encoded, memory, consistent=policy == "consistent")
+        if shot.frame in found:
+            yield shot, found.pop(shot.frame)
+            continue
+        encoded = encode(grounder, [shot.image])
+        decoded, memory = step(grounder, shot.frame, encoded, memory, consistent=policy == "consistent")
         yield shot, decoded
 
 
@@ -93,12 +94,12 @@ def _as_given(grounder: LanguageSam2, encoded: Encoded, decoded: Decoded, size: 
     )
 
 
-def frame_masks(shot: Shot, decoded: Decoded, *, side: int, threshold: float) -> FrameMasks:
+def frame_masks(shot: Shot, decoded: Decoded, *, threshold: float) -> FrameMasks:
     """What a frame's logits mean in its own pixels: masks where the probability is above `threshold`, in (0, 1)."""
     size = shot.image.shape[:2]
-    cut = math.log(threshold / (1 - threshold))
+    cut = logit(threshold)
     masks: list[Bool[np.ndarray, "h w"]] = [
-        (upscale(one[None], (size[0], size[1]), side=side)[0] > cut).cpu().numpy() for one in decoded.logits
+        (upscale(one[None], (size[0], size[1]))[0] > cut).cpu().numpy() for one in decoded.logits
     ]
     return FrameMasks(
         shot.frame,
@@ -108,3 +109,39 @@ def frame_masks(shot: Shot, decoded: Decoded, *, side: int, threshold: float) ->
         decoded.iou.clamp(0, 1).cpu().numpy(),
         decoded.presence.sigmoid().cpu().numpy(),
     )
+
+
+@dataclass(slots=True)
+class Track:
+    """One object's masks as they come in, coded at once so that a long video stays small."""
+
+    index: list[int] = field(default_factory=list)
+    rles: list[str] = field(default_factory=list)
+    logits: list[Float[np.ndarray, "s s"]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    presence: list[float] = field(default_factory=list)
+    box: Float[np.ndarray, " 4"] | None = None
+
+    def add(self, frame: FrameMasks, number: int, logits: Float[Tensor, "n s s"] | None) -> None:
+        """Take in object `number` of the next frame, with its low-resolution logits if they are to be kept."""
+        mask = frame.masks[number]
+        self.index.append(frame.index)
+        self.rles.append(encode_mask(mask))
+        self.scores.append(float(frame.scores[number]))
+        self.presence.append(float(frame.presence[number]))
+        if logits is not None:
+            self.logits.append(logits[number].cpu().numpy())
+        if self.box is None:
+            self.box = box_of(mask)
+
+    def region(self, region: Region, size: tuple[int, int]) -> Region:
+        """The region with all that came in; `size` is (height, width) of the medium."""
+        logits = np.stack(self.logits) if self.logits else None
+        return replace(
+            region,
+            box=self.box,
+            masks=MaskTrack(size, np.array(self.index), tuple(self.rles), logits),
+            score=float(np.mean(self.scores)),
+            scores=np.array(self.scores),
+            presence=np.array(self.presence),
+        )

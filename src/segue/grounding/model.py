@@ -7,10 +7,11 @@ load into it through key tables.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Sam2VideoConfig
 from transformers.initialization import no_init_weights
 
 from segue import weights
-from segue.errors import ConfigError
+from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
 from segue.models import FAMILIES
 from segue.models.base import Family
@@ -51,12 +52,12 @@ class GroundedConfig(PreTrainedConfig):
         **kwargs: Any,
     ):
         self.family = family
+        self.mllm_config: Any = mllm_config
+        self.sam2_config: Any = sam2_config
         if not isinstance(mllm_config, PreTrainedConfig):
-            mllm_config = FAMILIES[family].config(**_without_type(mllm_config))
+            self.mllm_config = FAMILIES[family].config(**_without_type(mllm_config))
         if not isinstance(sam2_config, PreTrainedConfig):
-            sam2_config = Sam2VideoConfig(**_without_type(sam2_config)) if sam2_config else sam2.architecture()
-        self.mllm_config = mllm_config
-        self.sam2_config = sam2_config
+            self.sam2_config = Sam2VideoConfig(**_without_type(sam2_config)) if sam2_config else sam2.architecture()
         self.template = template
         self.two_decoders = two_decoders
         kwargs["tie_word_embeddings"] = False
@@ -64,7 +65,8 @@ class GroundedConfig(PreTrainedConfig):
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The language model's configuration."""
-        return self.mllm_config.text_config
+        text: PreTrainedConfig = self.mllm_config.text_config
+        return text
 
 
 def _without_type(config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -99,7 +101,8 @@ class GroundedModel(PreTrainedModel):
 
     def prompts(self, seg_hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         """Mask prompts from the states on segmentation tokens; n may be 0."""
-        return self.seg_projector(seg_hidden.to(self.seg_projector[0].weight))
+        projected: Float[Tensor, "n e"] = self.seg_projector(seg_hidden.to(self.dtype))
+        return projected
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +159,7 @@ def key_table(config: GroundedConfig) -> KeyTable:
     return [
         Rule(r"text_hidden_fcs\.([02])\.(weight|bias)", (r"seg_projector.\1.\2",)),
         *sam2.key_table(SAM2_UPSTREAM, "grounder.sam2.", "grounder.language_decoder."),
-        *(
-            Rule(rule.upstream, tuple("mllm." + native for native in rule.native), rule.split, rule.join, rule.row)
-            for rule in FAMILIES[config.family].key_table(config.mllm_config)
-        ),
+        *(rule.below("", "mllm.") for rule in FAMILIES[config.family].key_table(config.mllm_config)),
     ]
 
 
@@ -198,3 +198,24 @@ def expected(config: GroundedConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a model, computed without memory for any."""
     with torch.device("meta"):
         return {name: tuple(tensor.shape) for name, tensor in GroundedModel(config).state_dict().items()}
+
+
+def save(model: GroundedModel, folder: Path, *, dtype: torch.dtype | None = None, also: Callable[[Path], None]) -> None:
+    """Write configuration and tensors in our own layout; `also` adds what else belongs into the folder.
+
+    Everything is written under another name beside it, and the folder appears when all is there.
+
+    Raises: CheckpointError, if it cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:
+            part = Path(scratch) / folder.name
+            part.mkdir()
+            model.config.save_pretrained(part)
+            weights.save(model, part, dtype=dtype)
+            also(part)
+            part.replace(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"cannot write {folder}: {reason}; free space or choose another folder") from error

@@ -71,8 +71,10 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Objects on one frame: mask logits, the estimated IoU of each mask in [0, 1], the logit that the object is visible,
-    and the pointer by which later frames find the object again.
+    """Objects on one frame.
+
+    Mask logits, the estimated IoU of each mask in [0, 1], the logit that the object is visible, and the pointer by
+    which later frames find the object again.
     """
 
     logits: Float[Tensor, "n s s"]
@@ -178,6 +180,7 @@ class LanguageSam2(nn.Module):
     ) -> Decoded:
         masks, ious, tokens, presence = self._run(decoder, top, encoded, sparse, dense=None, several=True)
         masks, ious, tokens, presence = masks.flatten(0, 1), ious.flatten(0, 1), tokens.flatten(0, 1), presence.view(-1)
+        # PARITY(best_of_three): also without points, and while tracking; the single-mask token is never asked
         best = ious.argmax(-1)
         row = torch.arange(len(best), device=best.device)
         logits = masks[row, best].float()
@@ -301,13 +304,7 @@ def key_table(upstream: str, sam2: str, language_decoder: str) -> KeyTable:
     ]
     modified = _renames("sam_mask_decoder_modified.", "", _MASK_DECODER)
     prefix = upstream.replace(".", r"\.")
-    return [
-        *(
-            Rule(prefix + rule.upstream, tuple(sam2 + native for native in rule.native), rule.split, rule.join, rule.row)
-            for rule in rules
-        ),
-        *(Rule(prefix + rule.upstream, tuple(language_decoder + native for native in rule.native)) for rule in modified),
-    ]
+    return [*(rule.below(prefix, sam2) for rule in rules), *(rule.below(prefix, language_decoder) for rule in modified)]
 
 
 _LAST = r"(weight|bias)"
@@ -391,7 +388,13 @@ def _prompt_encoder() -> Sequence[Rule]:
             theirs + r"pe_layer\.positional_encoding_gaussian_matrix",
             (ours + "shared_embedding.positional_embedding", "shared_image_embedding.positional_embedding"),
         ),
-        *(Rule(rf"{theirs}point_embeddings\.{row}\.weight", (ours + "point_embed.weight",), row=row) for row in range(4)),
-        *(Rule(rf"{theirs}mask_downscaling\.{old}\.{_LAST}", (rf"{ours}mask_embed.{new}.\1",)) for old, new in masks.items()),
+        *(
+            Rule(rf"{theirs}point_embeddings\.{row}\.weight", (ours + "point_embed.weight",), row=row)
+            for row in range(4)
+        ),
+        *(
+            Rule(rf"{theirs}mask_downscaling\.{old}\.{_LAST}", (rf"{ours}mask_embed.{new}.\1",))
+            for old, new in masks.items()
+        ),
         Rule(theirs + r"((?:no_mask_embed|not_a_point_embed)\.weight)", (ours + r"\1",)),
     ]

@@ -1,7 +1,7 @@
 """Following objects through a video: memory goes in and comes out, nothing stays behind on a module.
 
-A video is followed in frame order. Conditioning frames have masks of their own and stay in memory for ever; of the frames in
-between, the last few maps and a few more pointers are kept, so memory does not grow with the video.
+A video is followed in frame order. Conditioning frames have masks of their own and stay in memory for ever; of the
+frames between, the last few maps and a few more pointers are kept, so memory does not grow with the video.
 
 Letters in shapes: n objects, d prompt width, m width of a memory map, k keys.
 
@@ -10,7 +10,6 @@ Source: SAM 2 (arXiv 2408.00714), with Sa2VA's several conditioning frames and u
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,8 +119,8 @@ def _keys(
     return torch.cat([*keys, tokens.to(keys[0])]), torch.cat([*places, torch.zeros_like(tokens)]), len(tokens)
 
 
-def _pointers(frame: int, memory: VideoMemory, objects: slice) -> Sequence[Float[Tensor, "n d"]]:
-    # PARITY(pointers_from_past): pointers of conditioning frames that are still to come are left out, their maps are not
+def _pointers(frame: int, memory: VideoMemory, objects: slice) -> list[Float[Tensor, "n d"]]:
+    # PARITY(pointers_from_past): of conditioning frames that are still to come only the maps are read
     found = [past.pointers[objects] for past in memory.conditioning if past.frame <= frame]
     recent = [past.pointers[objects] for past in reversed(memory.recent) if 0 < frame - past.frame < MAX_POINTERS]
     return [*found, *recent]

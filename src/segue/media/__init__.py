@@ -98,7 +98,8 @@ def iter_frames(media: Media, start: int = 0, *, stop: int | None = None, step: 
 def _open_array(pixels: np.ndarray, limits: Limits) -> Media:
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3 or not pixels.size:
         raise MediaError(
-            f"cannot take an array of {pixels.dtype} {pixels.shape} as pixels; expected uint8 RGB, (h, w, 3) or (t, h, w, 3)"
+            f"cannot take an array of {pixels.dtype} {pixels.shape} as pixels; "
+            "expected uint8 RGB, (h, w, 3) for an image or (t, h, w, 3) for a video"
         )
     *times, height, width, _ = pixels.shape
     limits.check_size("the array", (height, width))

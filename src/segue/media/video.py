@@ -15,10 +15,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
+from av.container import Container, InputContainer
 from av.packet import Packet
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -122,8 +123,9 @@ class _FrameReader:
 
     def seconds(self, frame: VideoFrame) -> float:
         """Seconds from frame 0 to the frame read last."""
-        if _has_clock(self._container) and frame.pts is not None and self._start is not None:
-            return float((frame.pts - self._start) * self._stream.time_base)
+        unit = self._stream.time_base
+        if _has_clock(self._container) and frame.pts is not None and self._start is not None and unit is not None:
+            return float((frame.pts - self._start) * unit)
         rate = self._stream.average_rate
         return float((self._next - 1) / rate) if rate else float("nan")
 
@@ -185,7 +187,7 @@ def _opened(source: Path | bytes, name: str) -> Iterator[tuple[InputContainer, V
 
 def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
     """The first video stream that is no cover picture."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & stream.disposition.attached_pic]
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not streams:
         raise MediaError(f"{name} has no video in it; expected at least one video stream")
     if streams[0].codec_context is None:
@@ -246,7 +248,7 @@ def _is_left_out(packet: Packet[VideoStream]) -> bool:
     return packet.size == 0 and packet.dts is not None
 
 
-def _has_clock(container: InputContainer) -> bool:
+def _has_clock(container: Container) -> bool:
     """Whether the container knows when each frame is shown; AVI knows only the order of decoding."""
     return container.format.name != "avi"
 
@@ -264,8 +266,9 @@ def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
     Source: FFmpeg, libavutil/display.h: (x, y) is shown at (a x + c y, b x + d y) of the matrix a b u, c d v, ...
     """
     try:
-        # Not `frame.side_data`: it ties a knot of references that keeps the frame alive until the garbage collector runs.
-        matrices = [bytes(data) for data in SideDataContainer(frame) if data.type == SideDataType.DISPLAYMATRIX]
+        # Not `frame.side_data`: that refers back to the frame and keeps it alive until the garbage collector runs.
+        kinds = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub leaves out the constructor
+        matrices = [bytes(data) for data in kinds if data.type == SideDataType.DISPLAYMATRIX]
     except ValueError:  # PyAV has no name for every kind of side data; the angle can be had without.
         return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
     if not matrices:

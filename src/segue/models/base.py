@@ -6,9 +6,9 @@ Letters in shapes: b rows, s tokens, d width, p tiles, v visual tokens, n object
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +40,11 @@ class Batch:
     visual_places: Bool[Tensor, "b s"] | None = None
     visual_rows: Int[Tensor, " v"] | None = None
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -67,8 +72,10 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Visual:
-    """A medium as a family's language model sees it: normalised tiles, the prompt text that holds their place, and the
-    rows of encoded features that its visual tokens stand for, in reading order.
+    """A medium as a family's language model sees it.
+
+    Normalised tiles, the prompt text that holds their place, and the rows of encoded features that its visual tokens
+    stand for, in reading order.
     """
 
     pixels: Float[Tensor, "p 3 h w"]
@@ -76,6 +83,7 @@ class Visual:
     rows: Int[Tensor, " v"]
 
 
+@runtime_checkable
 class Processor(Protocol):
     """A family's preprocessing: media to tiles and placeholder text. It holds the tokenizer and no weights."""
 
@@ -105,6 +113,7 @@ class Processor(Protocol):
         ...
 
 
+@runtime_checkable
 class MLLM(Protocol):
     """A language model that sees. `encode` stands apart from `forward`: that is where features can be kept."""
 
@@ -125,9 +134,7 @@ class MLLM(Protocol):
         """Loss over the labels, if there are any, and the state that a segmentation token is read from."""
         ...
 
-    def generate(
-        self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding
-    ) -> Steps:
+    def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
         """Token ids step by step, one per row; returns the rows' `Generation`s."""
         ...
 
@@ -136,9 +143,9 @@ class MLLM(Protocol):
 class Family:
     """All that is known about one family of models; the only place a dispatcher looks.
 
-    `claims` judges an official or own config.json by its content, never by a name. `architecture` reads the
-    family's own configuration out of an official one. `groups` maps what a recipe may train to prefixes of native names.
-    `prompts` are the questions per task, `{phrase}` filled in.
+    `claims` judges an official config.json by its content, never by a name. `architecture` reads the family's own
+    configuration out of an official one. `video_frames` is the plan of frames that it was published with. `prompts` are
+    the questions per task, with `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names.
     """
 
     name: str
@@ -153,9 +160,7 @@ class Family:
     groups: Mapping[str, tuple[str, ...]]
 
 
-def seg_states(
-    hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int
-) -> Float[Tensor, "n d"]:
+def seg_states(hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int) -> Float[Tensor, "n d"]:
     """States that stand on segmentation tokens, row by row in reading order; n may be 0.
 
     Source: Sa2VA (arXiv 2501.04001): each such token asks the mask decoder for one object.
@@ -186,11 +191,15 @@ def decode(
     found: list[list[Tensor]] = [[] for _ in rows]
     reasons: list[StopReason] = ["length" for _ in rows]
     alive = [decoding.max_new_tokens > 0] * len(rows)
-    cache, step, owed = DynamicCache(), {"inputs_embeds": embeddings}, [False] * len(rows)
+    owed = [False] * len(rows)
+    cache, step = DynamicCache(), embeddings
     while any(alive) or any(owed):
         hidden = language_model.model(
-            **step, attention_mask=attention, position_ids=positions(attention)[:, -next(iter(step.values())).shape[1] :],
-            past_key_values=cache, use_cache=True,
+            inputs_embeds=step,
+            attention_mask=attention,
+            position_ids=positions(attention)[:, -step.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state[:, -1]
         # PARITY(seg_state_at_token): the state is read where [SEG] is consumed, one step after it was chosen
         for row in (row for row, is_owed in enumerate(owed) if is_owed):
@@ -209,13 +218,23 @@ def decode(
             elif len(rows[row]) >= decoding.max_new_tokens:
                 alive[row] = False
         yield tokens
-        step = {"input_ids": chosen[:, None]}
+        step = language_model.get_input_embeddings()(chosen[:, None])
         attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
     width = embeddings.shape[-1]
     return [
         Generation(ids, torch.stack(states) if states else embeddings.new_empty(0, width), reason)
         for ids, states, reason in zip(rows, found, reasons, strict=True)
     ]
+
+
+def finished(steps: Steps) -> list[Generation]:
+    """Run decoding to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            generations: list[Generation] = done.value
+            return generations
 
 
 def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor, " b"]]:

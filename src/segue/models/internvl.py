@@ -39,6 +39,26 @@ MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 LANGUAGE_CLASSES = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3", "InternLM2ForCausalLM": "llama"}
 
+LANGUAGE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "hidden_act",
+    "head_dim",
+    "attention_bias",
+    "use_sliding_window",
+    "sliding_window",
+    "max_window_layers",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+
 
 class InternVLMLLMConfig(PreTrainedConfig):
     """Sizes of an InternVL: tower, language model, and how tiles become visual tokens.
@@ -60,13 +80,13 @@ class InternVLMLLMConfig(PreTrainedConfig):
         tile_side: int = 448,
         **kwargs: Any,
     ):
+        self.vision_config: Any = vision_config
+        self.text_config: Any = text_config
         if not isinstance(vision_config, PreTrainedConfig):
-            vision_config = InternVLVisionConfig(**(vision_config or {}))
+            self.vision_config = InternVLVisionConfig(**(vision_config or {}))
         if not isinstance(text_config, PreTrainedConfig):
-            text_config = dict(text_config or {})
-            text_config = AutoConfig.for_model(text_config.pop("model_type", "qwen2"), **text_config)
-        self.vision_config = vision_config
-        self.text_config = text_config
+            sizes = {"model_type": "qwen2", **(text_config or {})}
+            self.text_config = AutoConfig.for_model(sizes.pop("model_type"), **sizes)
         self.select_layer = select_layer
         self.downsample_ratio = downsample_ratio
         self.shuffle_version = shuffle_version
@@ -113,7 +133,7 @@ class InternVLMLLM(PreTrainedModel):
 
     def encode(self, pixels: Float[Tensor, "p 3 h w"]) -> Float[Tensor, "v d"]:
         """Visual features of tiles: tower, pixel shuffle, projector; a tile's tokens stand row by row."""
-        pixels = pixels.to(self.projector[1].weight)
+        pixels = pixels.to(self.dtype)
         last = self.config.select_layer == -1
         output = self.vision_tower(pixels, output_hidden_states=not last)
         hidden = output.last_hidden_state if last else output.hidden_states[self.config.select_layer]
@@ -129,11 +149,12 @@ class InternVLMLLM(PreTrainedModel):
         if batch.visual_rows is None or batch.visual_places is None:
             return embeddings
         if features is None:
-            raise DataError(f"the batch has {len(batch.visual_rows)} visual tokens and no features; encode the pixels first")
+            raise DataError(f"{len(batch.visual_rows)} visual tokens have no features; encode the pixels first")
         places = batch.visual_places
         if int(places.sum()) != len(batch.visual_rows):
             raise DataError(
-                f"the prompt has {int(places.sum())} visual tokens and {len(batch.visual_rows)} features; they must be equal"
+                f"the prompt has {int(places.sum())} visual tokens for {len(batch.visual_rows)} features; "
+                "prepare and collate must agree"
             )
         return embeddings.masked_scatter(places[..., None], features[batch.visual_rows].to(embeddings))
 
@@ -179,7 +200,7 @@ def pixel_shuffle(patches: Float[Tensor, "p n d"], ratio: float, version: str) -
     return grid.reshape(count, folded * folded, -1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class InternVLProcessor:
     """Media to tiles and placeholder text, for one tokenizer."""
 
@@ -187,16 +208,12 @@ class InternVLProcessor:
     template: Template
     tile_side: int
     grid: int
+    tile_tokens: int
     seg_id: int
     visual_id: int
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
     visual_token: str = "<IMG_CONTEXT>"
-
-    @property
-    def tile_tokens(self) -> int:
-        """Visual tokens per tile."""
-        return self.grid**2
 
     @classmethod
     def load(cls, folder: Path, config: InternVLMLLMConfig, chat: str) -> InternVLProcessor:
@@ -207,11 +224,19 @@ class InternVLProcessor:
         tokenizer = load_tokenizer(folder)
         rows = config.text_config.vocab_size
         ids = {token: single_id(tokenizer, token, rows) for token in ("[SEG]", "<IMG_CONTEXT>", "<img>", "</img>")}
-        # InternLM2 was trained with a leading begin-of-text token, the Qwen models without
+        # PARITY(no_system_message): a prompt is turns alone; InternLM2 has a begin-of-text token first
         bos = (tokenizer.bos_token_id,) if config.text_config.model_type == "llama" else ()
         eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         return cls(
-            tokenizer, template(chat), config.tile_side, config.grid, ids["[SEG]"], ids["<IMG_CONTEXT>"], bos, eos
+            tokenizer=tokenizer,
+            template=template(chat),
+            tile_side=config.tile_side,
+            grid=config.grid,
+            tile_tokens=config.tile_tokens,
+            seg_id=ids["[SEG]"],
+            visual_id=ids["<IMG_CONTEXT>"],
+            bos_ids=bos,
+            eos_ids=eos,
         )
 
     def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
@@ -225,6 +250,7 @@ class InternVLProcessor:
         return self._visual(tiles, "\n".join(self._block(1) for _ in tiles))
 
     def _block(self, tiles: int) -> str:
+        # PARITY(image_blocks): tiles of one image share a pair, frames have one each; nothing is added after it
         return f"<img>{self.visual_token * (tiles * self.tile_tokens)}</img>"
 
     def _visual(self, tiles: Sequence[Image.Image], text: str) -> Visual:
@@ -233,9 +259,9 @@ class InternVLProcessor:
         return Visual((pixels / 255 - mean) / deviation, text, torch.arange(len(tiles) * self.tile_tokens))
 
     def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
-        """The medium with its sentence about marked regions: each repeats the visual tokens that it covers.
+        """The medium with its sentence about marked regions; each repeats the visual tokens it covers.
 
-        Masks are as large as the medium. A region too small for the token grid keeps the cell that holds most of it.
+        Masks are as large as the medium. A region too small for the grid keeps the cell that holds most of it.
 
         Raises: DataError, for an empty mask.
         """
@@ -246,7 +272,9 @@ class InternVLProcessor:
             f"region{number}<vp>{self.visual_token * len(covered)}</vp>" for number, covered in enumerate(cells, 1)
         )
         sentence = f"\nThere are {len(cells)} part regions in the picture: {marks}.\n"
-        return Visual(visual.pixels, visual.text + sentence, torch.cat([visual.rows, *(first + cell for cell in cells)]))
+        return Visual(
+            visual.pixels, visual.text + sentence, torch.cat([visual.rows, *(first + cell for cell in cells)])
+        )
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files."""
@@ -311,12 +339,7 @@ def _language(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(
             f"config.json names the language model {named!r}; this family knows {', '.join(LANGUAGE_CLASSES)}"
         )
-    kept = (
-        "hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size vocab_size "
-        "max_position_embeddings rms_norm_eps hidden_act head_dim attention_bias use_sliding_window sliding_window "
-        "max_window_layers bos_token_id eos_token_id pad_token_id"
-    ).split()
-    fields = {name: config[name] for name in kept if config.get(name) is not None}
+    fields = {name: config[name] for name in LANGUAGE_FIELDS if config.get(name) is not None}
     rope: dict[str, Any] = {"rope_theta": config.get("rope_theta", 10000.0), "rope_type": "default"}
     scaling = config.get("rope_scaling") or config.get("rope_parameters")
     if scaling:
@@ -343,7 +366,7 @@ def key_table(config: InternVLMLLMConfig) -> KeyTable:
             upstream + r"attn\.qkv\.(weight|bias)",
             tuple(layer + rf"attention.{part}_proj.\2" for part in "qkv"),
             split=lambda fused: fused.chunk(3),
-            join=torch.cat,
+            join=lambda parts: torch.cat(list(parts)),
         ),
         Rule(upstream + r"attn\.([qk])_norm\.weight", (layer + r"attention.\2_norm.weight",)),
         Rule(upstream + r"attn\.proj\.(weight|bias)", (layer + r"attention.projection_layer.\2",)),
@@ -401,6 +424,7 @@ FAMILY = Family(
     build=InternVLMLLM,
     processor=InternVLProcessor.load,
     key_table=key_table,
+    # PARITY(video_first_five): the frames that are shown are also the only ones that are asked for objects
     video_frames="first:5",
     prompts={
         "segment_image": "Please segment {phrase} in this image.",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from segue.errors import ConfigError
 
 
+@runtime_checkable
 class TextTokenizer(Protocol):
     """What Segue asks of a tokenizer: text to ids and back, special tokens included, nothing added."""
 
@@ -33,8 +34,8 @@ class TextTokenizer(Protocol):
 class Template:
     """The strings around a turn.
 
-    `user` holds `{text}`; `answer_end` closes an answer, in training as in a dialogue's history; `stops` are the strings
-    that end generation; `separator` stands between turns.
+    `user` holds `{text}`; `answer_end` closes an answer, in training as in a dialogue's history; `stops` are the
+    strings that end generation; `separator` stands between turns.
     """
 
     system: str

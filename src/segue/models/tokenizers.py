@@ -38,7 +38,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise
     except Exception as error:  # noqa: BLE001  the tokenizers library raises plain Exception for a bad file
         raise CheckpointError(f"the tokenizer files of {folder} cannot be read ({error})") from error
-    raise CheckpointError(f"{folder} has no tokenizer; expected tokenizer.json, vocab.json with merges.txt, or tokenizer.model")
+    raise CheckpointError(
+        f"{folder} has no tokenizer; expected tokenizer.json, vocab.json with merges.txt, or tokenizer.model"
+    )
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -58,14 +60,18 @@ def single_id(tokenizer: PreTrainedTokenizerFast, token: str, rows: int) -> int:
             "Take the tokenizer files (added_tokens.json too) that belong to the checkpoint"
         )
     if ids[0] >= rows:
-        raise CheckpointError(f"token {token!r} has id {ids[0]}, the model has {rows} embedding rows; tokenizer and weights differ")
+        raise CheckpointError(
+            f"token {token!r} has id {ids[0]} and the model {rows} embedding rows; take the tokenizer of these weights"
+        )
     return ids[0]
 
 
 def _settings(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     named = {key: config.get(f"{key}_token") for key in ("bos", "eos", "pad", "unk")}
-    tokens = {f"{key}_token": value["content"] if isinstance(value, dict) else value for key, value in named.items() if value}
+    tokens = {
+        f"{key}_token": value["content"] if isinstance(value, dict) else value for key, value in named.items() if value
+    }
     return {**tokens, "clean_up_tokenization_spaces": False}
 
 
@@ -77,8 +83,8 @@ def _added_tokens(folder: Path) -> dict[str, int]:
 def from_sentencepiece(model: Path, added: dict[str, int]) -> Tokenizer:
     """A byte-fallback BPE with the pieces of a SentencePiece file and further special tokens at given ids.
 
-    Every way to put a piece together from two others becomes a merge, in order of the pieces' ids: the ids are SentencePiece's
-    own scores in rank order.
+    Every way to put a piece together from two others becomes a merge, in order of the pieces' ids: those are
+    SentencePiece's own scores in rank order.
 
     Raises: CheckpointError, if the file is not such a model, or an added id is not the next free one.
 
@@ -110,6 +116,8 @@ def from_sentencepiece(model: Path, added: dict[str, int]) -> Tokenizer:
     extra = [token for token, number in sorted(added.items(), key=lambda item: item[1]) if number >= len(ids)]
     numbers = sorted(number for number in added.values() if number >= len(ids))
     if numbers and (numbers[0] != len(ids) or any(after - before != 1 for before, after in pairwise(numbers))):
-        raise CheckpointError(f"added_tokens.json beside {model} has ids {numbers}; expected {len(ids)} and on without gaps")
+        raise CheckpointError(
+            f"added_tokens.json beside {model} has ids {numbers}; expected {len(ids)} and on without gaps"
+        )
     backend.add_special_tokens([AddedToken(token, normalized=False) for token in [unknown, *special, *extra]])
     return backend

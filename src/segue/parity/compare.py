@@ -1,0 +1,219 @@
+"""What we compute beside what was recorded: the one place that says how near is near enough."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from segue.geometry.masks import iou
+from segue.grounding.sam2 import ABSENT
+from segue.parity.recording import Recording, seam_of
+
+TOLERANCE = 1e-4
+"""Largest difference allowed, relative to the largest recorded value; for float32."""
+
+FEW = 64
+"""Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own."""
+
+_PART = re.compile(r"_(every|tail|first|cls_and_first)(\d+)$")
+_STEPS = re.compile(r"\b(\d+),\s*(\d+),\s*(\d+)\b")
+
+Verdict = Literal["pass", "fail", "skipped", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was recorded and how ours compares. `skipped` and `unknown` were not compared; `note` says why.
+
+    `difference` is the largest absolute one, `relative` the same over the largest recorded value, `iou` the least
+    mask IoU over frames, `identical` is for ids, hashes and text.
+    """
+
+    name: str
+    verdict: Verdict
+    difference: float | None = None
+    relative: float | None = None
+    cosine: float | None = None
+    iou: float | None = None
+    identical: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """A value of ours, whole: strides are taken off where the recording has them.
+
+    `where` marks the positions that mean anything. `logits` are what a mask was cut from, of the mask's own shape.
+    """
+
+    value: Tensor
+    where: Bool[Tensor, "..."] | None = None
+    logits: Float[Tensor, "..."] | None = None
+
+
+@dataclass(slots=True)
+class Found:
+    """What replaying a seam brings: values by recorded name without stride, facts already judged, reasons why some
+    recorded tensors have no counterpart, and what a reader should know of how it was done.
+    """
+
+    values: dict[str, Ours | Tensor] = field(default_factory=dict)
+    facts: list[Check] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def fact(name: str, ours: object, recorded: object) -> Check:
+    """The check of something that must be equal: ids, hashes, sizes, text."""
+    same = ours == recorded
+    note = "" if same else f"ours is {_short(ours)}, recorded is {_short(recorded)}"
+    return Check(name=name, verdict="pass" if same else "fail", identical=same, note=note)
+
+
+def judge(recording: Recording, seam: str, found: Found) -> list[Check]:
+    """A check for every tensor recorded of a seam, and the facts about it."""
+    names = [name for name in recording.outputs if seam_of(name) == seam]
+    largest = max((_largest(recording.outputs[name]) for name in names), default=0.0)
+    checks = [fact for fact in found.facts if seam_of(fact.name) == seam]
+    for name in names:
+        ours = found.values.get(name, found.values.get(_PART.sub("", name)))
+        if ours is not None:
+            checks.append(_compare(recording, name, ours if isinstance(ours, Ours) else Ours(ours), largest))
+        elif reason := found.skipped.get(name):
+            checks.append(Check(name=name, verdict="skipped", note=reason))
+        else:
+            checks.append(Check(name=name, verdict="unknown", note="nothing here computes this"))
+    return checks
+
+
+def _compare(recording: Recording, name: str, ours: Ours, largest: float) -> Check:
+    recorded, what = recording.outputs[name], recording.what(name)
+    ours = Ours(*(None if part is None else part.detach().cpu() for part in (ours.value, ours.where, ours.logits)))
+    value = like_recorded(ours.value, recorded.shape, name, what)
+    if value is None:
+        return Check(name=name, verdict="fail", note=f"ours is {list(ours.value.shape)}, recorded is {list(recorded.shape)}")
+    if is_mask(name, recorded):
+        return compare_masks(name, value.bool(), recorded.bool(), ours.logits)
+    if not recorded.is_floating_point() and recorded.dtype != torch.uint8:
+        return fact(name, value.flatten().tolist(), recorded.flatten().tolist())
+    if ours.where is not None:
+        value, recorded = value[ours.where], recorded[ours.where]
+    return compare_numbers(name, value, recorded, largest)
+
+
+def is_mask(name: str, recorded: Tensor) -> bool:
+    """Whether a recorded tensor holds masks of yes and no, as opposed to their logits or the pixels of an image."""
+    return recorded.dtype in (torch.uint8, torch.bool) and _PART.sub("", name).endswith("masks")
+
+
+def compare_numbers(name: str, ours: Tensor, recorded: Tensor, largest: float = math.inf) -> Check:
+    """Numbers of one shape. `largest` is the largest value of the seam, for tensors too small to have a scale."""
+    first, second = ours.double().flatten(), recorded.double().flatten()
+    scale = largest if len(second) < FEW else _largest(recorded)
+    difference = float((first - second).abs().max()) if len(first) else 0.0
+    relative = difference / scale if scale else math.inf if difference else 0.0
+    # written so that a NaN fails
+    verdict: Verdict = "pass" if relative <= TOLERANCE else "fail"
+    return Check(name=name, verdict=verdict, difference=difference, relative=relative, cosine=_cosine(first, second))
+
+
+def compare_masks(
+    name: str, ours: Bool[Tensor, "t h w"], recorded: Bool[Tensor, "t h w"], logits: Float[Tensor, "t h w"] | None = None
+) -> Check:
+    """Masks frame by frame: every pixel must agree. Where one does not, the note says how near to 0 its logit was."""
+    least = min((iou(a.numpy(), b.numpy()) for a, b in zip(ours, recorded, strict=True)), default=1.0)
+    differing = ours != recorded
+    count = int(differing.sum())
+    note = f"{count} of {differing.numel()} pixels differ" if count else ""
+    if count and logits is not None:
+        note += f", at logits up to {float(logits[differing].abs().max()):.1e}"
+    return Check(name=name, verdict="fail" if count else "pass", iou=least, note=note)
+
+
+def like_recorded(ours: Tensor, shape: torch.Size, name: str, what: str) -> Tensor | None:
+    """The part of a value that was recorded; `None` if no such part has the recorded shape.
+
+    The name's ending says which part (`_every4`, `_tail16`, `_first8`), the recorded shape which axes it is taken of,
+    and the manifest's words where a stride does not begin at 0 ("rows 3,59,115,...").
+    """
+    if ours.ndim != len(shape):
+        return None
+    found = _PART.search(name)
+    kind, number = (found[1], int(found[2])) if found else ("every", 0)
+    for axis, (have, want) in enumerate(zip(ours.shape, shape, strict=True)):
+        if have != want:
+            ours = ours.index_select(axis, _positions(kind, number, have, want, what))
+    return ours if ours.shape == shape else None
+
+
+def _positions(kind: str, number: int, have: int, want: int, what: str) -> Tensor:
+    if kind == "tail":
+        return torch.arange(max(have - number, 0), have)
+    if kind == "first":
+        return torch.arange(min(number, have))
+    if kind == "cls_and_first":
+        return torch.arange(min(number + 1, have))
+    step = number or max(math.ceil(have / max(want, 1)), 1)
+    steps = _STEPS.search(what)
+    offset = int(steps[1]) if steps and int(steps[2]) - int(steps[1]) == step else 0
+    return torch.arange(offset, have, step)
+
+
+def _largest(recorded: Tensor) -> float:
+    # "nowhere" is a mark, not a size: it would hide any difference beside it
+    values = recorded.double().abs().flatten()
+    values = values[(values != -ABSENT) & values.isfinite()]
+    return float(values.max()) if len(values) else 0.0
+
+
+def _cosine(first: Tensor, second: Tensor) -> float:
+    if torch.equal(first, second):
+        return 1.0
+    return float(first @ second / (first.norm() * second.norm()))
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:60]} ... {text[-40:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Seam:
+    """All checks of one seam."""
+
+    name: str
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """`fail` if any check fails; `pass` if something was compared and all of it agrees."""
+        verdicts = {check.verdict for check in self.checks}
+        order: tuple[Verdict, ...] = ("fail", "pass", "unknown")
+        return next((verdict for verdict in order if verdict in verdicts), "skipped")
+
+    def count(self, *verdicts: Verdict) -> int:
+        """How many of its checks ended so."""
+        return sum(check.verdict in verdicts for check in self.checks)
+
+    def worst(self) -> Mapping[str, float | bool | None]:
+        """The largest differences, the least cosine and IoU, and whether all that must be identical is."""
+        return {
+            "difference": self._extreme("difference", max),
+            "relative": self._extreme("relative", max),
+            "cosine": self._extreme("cosine", min),
+            "iou": self._extreme("iou", min),
+            "identical": self._extreme("identical", min),
+        }
+
+    def _extreme(self, field_name: str, choose: object) -> float | None:
+        values = [value for check in self.checks if (value := getattr(check, field_name)) is not None]
+        if any(isinstance(value, float) and math.isnan(value) for value in values):
+            return math.nan
+        return choose(values) if values else None  # type: ignore[operator]

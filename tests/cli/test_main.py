@@ -1,0 +1,95 @@
+import logging
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from segue.cli import main
+from segue.errors import DataError
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(main.application(), list(arguments), catch_exceptions=False)
+
+
+@pytest.fixture
+def doing(monkeypatch):
+    """A command line whose `demo` does what it is told."""
+
+    def install(action):
+        def command(as_json: bool = typer.Option(False, "--json")) -> None:
+            action()
+
+        monkeypatch.setattr(main, "COMMANDS", {"demo": command})
+
+    return install
+
+
+def fail(error: BaseException):
+    def action() -> None:
+        raise error
+
+    return action
+
+
+def test_help_names_every_command_with_what_it_is_for():
+    text = run("--help").output
+    for name, _, summary in main._ROWS:
+        assert name in text and summary[:30] in text
+
+
+@pytest.mark.parametrize("arguments", [("segmnt", "a.jpg"), ("segment",), ("segment", "--colour"), ("--nothing",)])
+def test_a_typing_mistake_is_a_usage_error(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2 and "Usage" in result.stderr
+
+
+def test_a_mistyped_command_brings_the_nearest_name():
+    assert "Did you mean 'segment'" in run("segmnt").stderr
+
+
+def test_version_is_printed_and_nothing_else_done():
+    result = run("--version")
+    assert result.exit_code == 0 and result.stdout.startswith("segue 0.")
+
+
+def test_a_user_error_is_one_line_and_exit_2(doing):
+    doing(fail(DataError("the label [bold] is unknown; expected one of a, b " + "and so on " * 20)))
+    result = run("demo")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: the label [bold] is unknown") and result.stderr.count("\n") == 1
+
+
+def test_a_user_error_is_json_too_where_json_was_asked_for(doing):
+    doing(fail(DataError("no such thing")))
+    assert run("demo", "--json").stdout == '{"error": "no such thing", "kind": "DataError"}\n'
+
+
+def test_ctrl_c_is_one_line_and_exit_130(doing):
+    doing(fail(KeyboardInterrupt()))
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+
+
+def test_a_bug_is_a_traceback_and_exit_1():
+    code = "import segue.cli.main as m; m.COMMANDS = {'demo': lambda: 1 / 0}; m.main(['demo'])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and "ZeroDivisionError" in result.stderr
+
+
+def test_the_commands_own_exit_code_stands(doing):
+    doing(fail(typer.Exit(2)))
+    assert run("demo").exit_code == 2
+
+
+def test_logs_are_plain_lines_on_stderr_and_shown_when_asked_for(doing):
+    def action() -> None:
+        logging.getLogger("segue.test").info("weights are in")
+        logging.getLogger("segue.test").warning("seed is ignored")
+
+    doing(action)
+    assert run("demo").stderr == "warning: seed is ignored\n"
+    assert run("--verbose", "demo").stderr == "info: weights are in\nwarning: seed is ignored\n"

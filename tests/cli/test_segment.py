@@ -1,0 +1,345 @@
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pictures import BLOCK_AREA, BLOCK_HEIGHT, BLOCK_WIDTH, HEIGHT, WIDTH, make_frames, make_image
+from pycocotools.coco import COCO
+
+from segue.cli import results
+from segue.media import open_media
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    return make_image(tmp_path / "street.png", shift=5)
+
+
+@pytest.fixture
+def walk(tmp_path) -> Path:
+    return make_frames(tmp_path / "walk", 4)
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A folder in which the second of three inputs is no picture."""
+    folder = tmp_path / "mixed"
+    make_image(folder / "a.png")
+    (folder / "b.jpg").write_text("I am a letter, not a picture.")
+    make_image(folder / "c.png", shift=9)
+    return folder
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def read_result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_an_image_gives_masks_overlay_scores_and_a_line(run_segue, photo, out, json_lines):
+    run = run_segue("segment", photo, "bright", "dark", "-o", out)
+    assert (run.exit_code, run.stdout) == (0, "")
+    files = ["masks.json", "masks/00000.png", "overlay.png", "result.json"]
+    assert tree(out) == ["manifest.jsonl", *(f"street/{name}" for name in files)]
+    mask = Image.open(out / "street" / "masks" / "00000.png")
+    assert mask.mode == "P"
+    assert np.bincount(np.asarray(mask).ravel()).tolist() == [0, BLOCK_AREA, HEIGHT * WIDTH - BLOCK_AREA]
+    assert open_media(out / "street" / "overlay.png").size == (HEIGHT, WIDTH)
+    (record,) = json_lines((out / "manifest.jsonl").read_text())
+    assert (record["source"], record["status"], record["folder"]) == (str(photo.resolve()), "ok", "street")
+
+
+def test_result_json_says_what_was_found_where_and_how(run_segue, photo, out):
+    run_segue("segment", photo, "bright", "purple", "-o", out, "--threshold", 0.4)
+    found = read_result(out / "street")
+    source = found["source"]
+    assert (source["kind"], source["height"], source["width"], source["frames"]) == ("image", HEIGHT, WIDTH, 1)
+    assert len(source["sha256"]) == 64
+    (region,) = found["regions"]
+    assert region["phrase"] == "bright" and found["text"][slice(*region["span"])] == "bright"
+    assert region["box"] == [5.0, 4.0, 5.0 + BLOCK_WIDTH, 4.0 + BLOCK_HEIGHT]
+    assert region["scores"] == [BLOCK_AREA / HEIGHT / WIDTH] and region["presence"] == [1.0]
+    assert found["frames"] == [0]
+    assert found["lineage"] == {"model": "fake", "dtype": "float32"}
+    assert found["settings"]["threshold"] == 0.4 and found["settings"]["phrases"] == ["bright", "purple"]
+
+
+def test_a_frame_folder_is_one_video(run_segue, walk, out, capsys):
+    assert run_segue("segment", walk, "bright", "-o", out).exit_code == 0
+    masks = [f"walk/masks/0000{number}.png" for number in range(4)]
+    assert tree(out) == ["manifest.jsonl", "walk/masks.json", *masks, "walk/overlay.mp4", "walk/result.json"]
+    overlay = open_media(out / "walk" / "overlay.mp4")
+    assert (overlay.count, overlay.size) == (4, (HEIGHT, WIDTH))
+    assert len(read_result(out / "walk")["regions"][0]["scores"]) == 4
+
+
+def test_masks_json_is_read_by_the_official_reader(run_segue, walk, out, capsys):
+    run_segue("segment", walk, "bright", "white", "-o", out)
+    found = COCO(str(out / "walk" / "masks.json"))
+    capsys.readouterr()
+    assert [category["name"] for category in found.loadCats(found.getCatIds())] == ["bright", "white"]
+    assert found.getImgIds() == [0, 1, 2, 3]
+    for annotation in found.loadAnns(found.getAnnIds(imgIds=[2], catIds=[2])):
+        assert annotation["bbox"] == [6.0, 4.0, BLOCK_WIDTH, BLOCK_HEIGHT] and annotation["area"] == BLOCK_AREA
+        assert found.annToMask(annotation)[4, 6:9].tolist() == [1, 1, 1]
+        assert (annotation["object_id"], annotation["presence"]) == (2, 1.0)
+
+
+def test_an_object_that_is_not_there_is_no_annotation(run_segue, tmp_path, out):
+    frames = make_frames(tmp_path / "walk", 3)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(frames / "00001.png")
+    run_segue("segment", frames, "bright", "-o", out)
+    annotations = json.loads((out / "walk" / "masks.json").read_text())["annotations"]
+    assert [annotation["image_id"] for annotation in annotations] == [0, 2]
+    assert read_result(out / "walk")["regions"][0]["presence"] == [1.0, 0.0, 1.0]
+
+
+def test_only_the_formats_asked_for_are_written(run_segue, walk, out):
+    run_segue("segment", walk, "bright", "dark", "-o", out, "--formats", "logits")
+    assert tree(out) == ["manifest.jsonl", "walk/logits.npz", "walk/result.json"]
+    with np.load(out / "walk" / "logits.npz") as arrays:
+        assert sorted(arrays) == ["index_1", "index_2", "logits_1", "logits_2"]
+        assert arrays["logits_2"].shape == (4, 4, 4) and arrays["index_2"].tolist() == [0, 1, 2, 3]
+
+
+def test_nothing_found_is_an_answer_too(run_segue, photo, out):
+    run = run_segue("segment", photo, "purple", "-o", out)
+    assert run.exit_code == 0 and "0 objects" in run.stderr
+    assert read_result(out / "street")["regions"] == []
+
+
+def test_a_single_pixel_is_an_image(run_segue, tmp_path, out):
+    Image.new("RGB", (1, 1), "white").save(tmp_path / "dot.png")
+    assert run_segue("segment", tmp_path / "dot.png", "bright", "-o", out).exit_code == 0
+    assert read_result(out / "dot")["regions"][0]["box"] == [0, 0, 1, 1]
+
+
+def test_one_bad_input_is_reported_and_the_rest_is_done(run_segue, mixed, out, json_lines):
+    run = run_segue("segment", mixed, "bright", "-o", out)
+    assert run.exit_code == 2
+    assert run.stderr.count("failed b.jpg: ") == 1 and "2 done, 0 done before, 1 failed" in run.stderr
+    records = json_lines((out / "manifest.jsonl").read_text())
+    assert [(Path(record["source"]).name, record["status"], record["folder"]) for record in records] == [
+        ("a.png", "ok", "a"),
+        ("b.jpg", "failed", None),
+        ("c.png", "ok", "c"),
+    ]
+    assert "b.jpg" in records[1]["error"]
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "a", "c"}
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "letter.mp4", "gone.mp4", "folder.mp4"])
+def test_a_bad_video_fails_alone_and_without_loading_a_model(run_segue, fake, tmp_path, out, name):
+    (tmp_path / "letter.mp4").write_text("Dear reader")
+    (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp42\0\0\xff\xffmoov")
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "list.txt").write_text(f"{name}\n")
+    run = run_segue("segment", tmp_path / "list.txt", "bright", "-o", out)
+    assert run.exit_code == 2 and fake.Engine.loads == 0
+    assert tree(out) in (["manifest.jsonl"], [])
+
+
+def test_a_frame_that_breaks_midway_leaves_nothing_half_written(run_segue, walk, out):
+    (walk / "00002.png").write_bytes((walk / "00002.png").read_bytes()[:60])
+    run = run_segue("segment", walk, "bright", "-o", out)
+    assert run.exit_code == 2 and "00002.png" in run.stderr
+    assert tree(out) == ["manifest.jsonl"]
+
+
+def test_what_the_engine_refuses_is_this_inputs_failure(run_segue, photo, out):
+    run = run_segue("segment", photo, "impossible", "-o", out)
+    assert run.exit_code == 2 and "cannot be asked" in run.stderr
+
+
+def test_a_model_that_does_not_load_ends_the_run(run_segue, mixed, out):
+    run = run_segue("segment", mixed, "bright", "-o", out, "--model", "broken")
+    assert run.exit_code == 2 and run.stderr.startswith("error: broken lacks the tensor")
+    assert tree(out) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("gone.png", "bright"), "gone.png does not exist"),
+        (("street.png", "other.png", "bright"), "the phrase 'other.png' is a file"),
+        (("street.png", " "), "a phrase is empty"),
+        (("street.png", "bright", "--formats", "png,gif"), "unknown output format gif"),
+        (("street.png", "bright", "--frames", "every:2"), "unknown frame plan"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_written(run_segue, photo, out, monkeypatch, arguments, text):
+    make_image(photo.parent / "other.png")
+    monkeypatch.chdir(photo.parent)
+    run = run_segue("segment", *arguments, "-o", out)
+    assert run.exit_code == 2 and run.stderr.startswith("error: ") and text in run.stderr
+    assert not out.exists()
+
+
+def test_finished_inputs_are_left_alone_and_cost_no_model(run_segue, fake, mixed, out, json_lines):
+    (mixed / "b.jpg").unlink()
+    run_segue("segment", mixed, "bright", "-o", out)
+    before = {path: path.stat().st_ino for path in out.rglob("*")}
+    run = run_segue("segment", mixed, "bright", "-o", out, "--json")
+    assert [record["skipped"] for record in json_lines(run.stdout)] == [True, True]
+    assert {path: path.stat().st_ino for path in out.rglob("*")} == before
+    assert fake.Engine.loads == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "done_again"),
+    [
+        ("nothing", False),
+        ("touched", False),
+        ("limit", False),
+        ("device", False),
+        ("other content", True),
+        ("other phrase", True),
+        ("other option", True),
+        ("other format", True),
+        ("other dtype", True),
+        ("overwrite", True),
+        ("result gone", True),
+    ],
+)
+def test_an_input_is_done_again_only_where_its_result_no_longer_holds(run_segue, photo, out, change, done_again):
+    run_segue("segment", photo, "bright", "-o", out)
+    phrase, options = "bright", []
+    match change:
+        case "touched":
+            photo.touch()
+        case "limit":
+            options = ["--limit", 5]
+        case "device":
+            options = ["--device", "cpu"]
+        case "other content":
+            make_image(photo, shift=20)
+        case "other phrase":
+            phrase = "dark"
+        case "other option":
+            options = ["--max-tiles", 3]
+        case "other format":
+            options = ["--formats", "png"]
+        case "other dtype":
+            options = ["--dtype", "fp32"]
+        case "overwrite":
+            options = ["--overwrite"]
+        case "result gone":
+            (out / "street" / "result.json").unlink()
+            (out / "street" / "masks.json").unlink()
+    run = run_segue("segment", photo, phrase, "-o", out, *options)
+    assert run.exit_code == 0
+    assert ("1 done, 0 done before" in run.stderr) is done_again
+    assert [region["phrase"] for region in read_result(out / "street")["regions"]] == [phrase]
+
+
+def test_a_model_folder_whose_files_changed_is_another_model(run_segue, photo, out, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    arguments = ("segment", photo, "bright", "-o", out, "--model", model)
+    assert "1 done, 0 done before" in run_segue(*arguments).stderr
+    assert "0 done, 1 done before" in run_segue(*arguments).stderr
+    (model / "config.json").write_text('{"changed": true}')
+    assert "1 done, 0 done before" in run_segue(*arguments).stderr
+
+
+def test_a_failed_input_is_tried_again(run_segue, mixed, out, json_lines):
+    run_segue("segment", mixed, "bright", "-o", out)
+    make_image(mixed / "b.jpg")
+    run = run_segue("segment", mixed, "bright", "-o", out)
+    assert run.exit_code == 0 and "1 done, 2 done before, 0 failed" in run.stderr
+    records = json_lines((out / "manifest.jsonl").read_text())
+    assert [Path(record["source"]).name for record in records] == ["a.png", "b.jpg", "c.png"]
+
+
+def test_a_failure_keeps_the_older_result_and_it_can_be_used_again(run_segue, photo, out, json_lines):
+    run_segue("segment", photo, "bright", "-o", out)
+    run_segue("segment", photo, "impossible", "-o", out)
+    (record,) = json_lines((out / "manifest.jsonl").read_text())
+    assert (record["status"], record["folder"]) == ("failed", "street")
+    assert "0 done, 1 done before" in run_segue("segment", photo, "bright", "-o", out).stderr
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(run_segue, photo, out):
+    (out / "street").mkdir(parents=True)
+    (out / "street" / "diary.txt").write_text("mine")
+    run_segue("segment", photo, "bright", "-o", out)
+    assert (out / "street" / "diary.txt").read_text() == "mine"
+    assert sum(path.name.startswith("street-") for path in out.iterdir()) == 1
+
+
+def test_json_is_one_object_per_input_on_stdout(run_segue, mixed, out, json_lines):
+    run = run_segue("segment", mixed, "bright", "-o", out, "--json", "--limit", 2)
+    done, failed = json_lines(run.stdout)
+    assert (done["status"], done["folder"], done["skipped"]) == ("ok", "a", False)
+    assert done["regions"] == [{"phrase": "bright", "score": BLOCK_AREA / HEIGHT / WIDTH, "box": [0, 4, 12, 12]}]
+    assert failed["status"] == "failed" and "b.jpg" in failed["error"]
+
+
+def test_ctrl_c_keeps_what_is_finished(run_segue, fake, mixed, out, monkeypatch):
+    calls = iter([None, KeyboardInterrupt()])
+    original = fake.Engine.segment
+
+    def interrupted(self, *arguments):
+        if (error := next(calls)) is not None:
+            raise error
+        return original(self, *arguments)
+
+    monkeypatch.setattr(fake.Engine, "segment", interrupted)
+    run = run_segue("segment", mixed, "bright", "-o", out)
+    assert run.exit_code == 130 and run.stderr.endswith("interrupted\n") and "Traceback" not in run.stderr
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "a"}
+    monkeypatch.undo()
+
+
+def test_a_bug_stops_the_run_and_leaves_nothing_half_written(run_segue, fake, photo, out, monkeypatch):
+    monkeypatch.setattr(fake.Engine, "_answer", lambda *arguments: iter([1 / 0]))
+    with pytest.raises(ZeroDivisionError):
+        run_segue("segment", photo, "bright", "-o", out)
+    assert tree(out) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(run_segue, mixed, out, monkeypatch):
+    written = iter(range(100))
+
+    def full(path: Path, *arguments: object) -> None:
+        path.write_bytes(b"half")
+        if next(written) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(results, "write_mask_png", full)
+    run = run_segue("segment", mixed, "bright", "-o", out)
+    assert run.exit_code == 2 and "the disk is full" in run.stderr.splitlines()[-1]
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "a"}
+
+
+def killed_runs(tmp_path: Path, first: int, step: int) -> str:
+    """What the script prints; see there."""
+    source = tmp_path / "mixed"
+    make_frames(source / "walk", 3)
+    script = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), source, tmp_path, str(first), str(step)]
+    run = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(mixed, tmp_path):
+    last, kills = killed_runs(tmp_path, 5, 23).split()
+    assert int(last) > 20 and int(kills) > 1
+
+
+@pytest.mark.slow
+def test_a_run_may_be_killed_at_any_step(mixed, tmp_path):
+    last, kills = killed_runs(tmp_path, 1, 1).split()
+    assert int(last) > 20 and int(kills) > 20
