@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from segue import weights
@@ -54,7 +54,7 @@ class Options:
     `segue.grounding.following.follow`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
     the probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
     the masks. `prefill` is the reply up to and including its `[SEG]`s, given by the caller, so that one forward pass
-    replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds the tiles of an image; fewer are faster and coarser.
+    replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's tiles; fewer are faster and coarser.
     """
 
     frames: str = "auto"
@@ -156,7 +156,7 @@ class Engine:
     def stream(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
 
-        Close the iterator to cancel.
+        Close the iterator to cancel. In a dialogue without an image or video, regions have no masks.
         """
         timer, plan = _Timer(), self._plan(options)
         media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
@@ -202,12 +202,16 @@ class Engine:
         timer.lap("vision")
         generations = self._generate(batch, features, examples, options)
         timer.lap("language")
-        pointing = [row for row, generation in enumerate(generations) if len(generation.seg_hidden)]
-        images = [_image(examples[row]) for row in pointing]
-        encoded = encode(self.model.grounder, images) if images else None
+        views = [example.view for example in examples]
+        images = {
+            row: view.shown.pixels[0]
+            for row, (view, generation) in enumerate(zip(views, generations, strict=True))
+            if view is not None and len(generation.seg_hidden)
+        }
+        encoded = encode(self.model.grounder, images.values()) if images else None
         answers = []
         for row, (example, generation) in enumerate(zip(examples, generations, strict=True)):
-            frame = encoded.frame(pointing.index(row)) if encoded is not None and row in pointing else None
+            frame = encoded.frame(list(images).index(row)) if encoded is not None and row in images else None
             seen = None if example.view is None else _Seen(("", 0), example.view, torch.empty(0, 0), frame)
             answers.append(_last(self._point([_Reply(example, generation)], seen, plan, timer)))
         return answers
@@ -313,9 +317,7 @@ class Engine:
         raw = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
         text, regions = _spoken(replies, raw)
         frames = 0
-        if regions:
-            if seen is None:
-                raise DataError(f"the answer points at {len(regions)} objects; give an image or video to find them in")
+        if regions and seen is not None:
             media = seen.view.media
             yield ObjectsFound(media, regions)
             tracks = [Track() for _ in regions]
@@ -406,13 +408,6 @@ def _last(events: Iterator[Event]) -> Answer:
         if isinstance(event, Finished):
             return event.answer
     raise RuntimeError("a stream ended without its answer")
-
-
-def _image(example: Example) -> UInt8[np.ndarray, "h w 3"]:
-    if example.view is None:
-        raise DataError("an answer of the batch points at objects, and its dialogue has no image")
-    image: UInt8[np.ndarray, "h w 3"] = example.view.shown.pixels[0]
-    return image
 
 
 def _reason(replies: Sequence[_Reply]) -> StopReason:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 MediaKind = Literal["image", "video"]
 Role = Literal["system", "user", "assistant"]
 StopReason = Literal["stop", "length", "prefilled", "cancelled"]
+Task = Literal["segment", "chat", "caption", "region"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,25 @@ class Message:
     def text(self) -> str:
         """The text parts joined, without media and regions."""
         return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One thing to learn from or to be measured on: a dialogue and the regions that its answers point at.
+
+    `id` is unique within its dataset, `source` names the dataset. `regions` stand in the order of the `[SEG]`s in the
+    answers, all on the one medium of the dialogue, with masks at `frames`: the frame numbers that are shown, (0,)
+    for an image and () for text alone. `group` is what must not be parted between training and test, such as a
+    patient or a video; `task` the kind of question.
+    """
+
+    id: str
+    task: Task
+    messages: tuple[Message, ...]
+    regions: tuple[Region, ...] = ()
+    frames: tuple[int, ...] = ()
+    source: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

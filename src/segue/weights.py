@@ -89,6 +89,7 @@ class Rule:
 
 
 KeyTable = Sequence[Rule]
+Shapes = dict[str, tuple[int, ...]]
 _Rules = Sequence[tuple[re.Pattern[str], Rule]]
 _Backwards = Sequence[tuple[re.Pattern[str], Sequence[tuple[int, str]]]]
 
@@ -323,7 +324,8 @@ def check(
     from_tie = tuple(name for name in missing if tied and tied.get(name) in expected and tied[name] not in missing)
     left_fresh = tuple(name for name in missing if any(re.fullmatch(pattern, name) for pattern in fresh))
     lost = [name for name in missing if name not in {*from_tie, *left_fresh}]
-    problems += _missing_lines(lost, expected, filled, rules or ())
+    absent = _upstream_shapes(lost, expected, filled, rules or ())
+    problems += [f"missing: {name} {list(shape)}" for name, shape in absent.items()]
     if problems:
         raise CheckpointError(_problem_text(problems, headers, contrast))
     renamed = sum(write.places != (write.upstream,) for write in writes)
@@ -334,11 +336,11 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     folder = next((stored.file.parent for stored in headers.values()), "the checkpoint")
     kinds = Counter(problem.split(":")[0] for problem in problems)
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-    what = contrast or f"the weights in {folder} do not fit the architecture that its config.json describes"
+    what = contrast or "the weights do not fit the architecture that config.json describes"
     is_cut = set(kinds) == {"missing"}
     cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"
     lines = "".join(f"\n  {problem}" for problem in _gathered(sorted(problems, key=_by_number)))
-    return f"{what}: tensors {counts}; nothing was loaded, {cure}.{lines}"
+    return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{lines}"
 
 
 def _by_number(text: str) -> list[str]:
@@ -398,11 +400,11 @@ def _shape_problems(write: _Write, stored: Stored, expected: Mapping[str, tuple[
         pieces = []
     if pieces == wanted:
         return []
-    needs = list(_upstream_shape(write, expected))
+    needs = list(_shape_upstream(write, expected))
     return [f"misshapen: {write.upstream} is {list(stored.shape)} in the file, the architecture needs {needs}"]
 
 
-def _upstream_shape(write: _Write, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+def _shape_upstream(write: _Write, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     """The shape that an upstream tensor must have to fill its places."""
     shapes = [expected[place] for place in write.places]
     if write.rule is not None and write.rule.row is not None:
@@ -423,15 +425,20 @@ def _missing(expected: Mapping[str, tuple[int, ...]], filled: Mapping[tuple[str,
     ]
 
 
-def _missing_lines(
-    places: Sequence[str],
+def upstream_shapes(expected: Mapping[str, tuple[int, ...]], table: KeyTable) -> Shapes:
+    """Names and shapes of the tensors of an upstream checkpoint that fills these places: the key table read backwards."""
+    return _upstream_shapes(expected, expected, {}, _compiled(table))
+
+
+def _upstream_shapes(
+    places: Iterable[str],
     expected: Mapping[str, tuple[int, ...]],
     filled: Mapping[tuple[str, int | None], str],
     rules: _Rules,
-) -> list[str]:
-    """One line per tensor that the checkpoint lacks, under the name and with the shape that it would have there."""
+) -> Shapes:
+    """Upstream tensors that fill these places, but for rows that are filled already."""
     backwards = _backwards(rules)
-    lines: dict[str, None] = {}
+    found: Shapes = {}
     for place in places:
         sources = [
             write
@@ -441,8 +448,8 @@ def _missing_lines(
         # of several spellings that are understood the first is the usual one; of a table kept in rows all are needed
         is_in_rows = any(write.rule and write.rule.row is not None for write in sources)
         for write in sources if is_in_rows else sources[:1] or [_Write(place, None, (place,))]:
-            lines[f"missing: {write.upstream} {list(_upstream_shape(write, expected))}"] = None
-    return list(lines)
+            found[write.upstream] = _shape_upstream(write, expected)
+    return found
 
 
 def _backwards(rules: _Rules) -> _Backwards:

@@ -50,9 +50,9 @@ class Engine:
     lineage: dict[str, Any] = {"model": "fake", "dtype": "float32"}
 
     def stream(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
-        """Find the words of BRIGHTNESS that the last message names; say how many turns there were."""
-        media = next(part for message in messages for part in message.parts if isinstance(part, Media))
-        asked = [word for word in BRIGHTNESS if word in messages[-1].text]
+        """Say which turn it is and find the words of BRIGHTNESS that the last message names, if there is a medium."""
+        media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
+        asked = [word for word in BRIGHTNESS if media is not None and word in messages[-1].text]
         yield from self._answer(media, asked, options, f"Turn {len(messages) // 2 + 1}: ")
 
     def segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
@@ -60,7 +60,7 @@ class Engine:
             raise DataError("the phrase 'impossible' cannot be asked; ask for something else")
         yield from self._answer(media, [phrase for phrase in phrases if phrase in BRIGHTNESS], options, "")
 
-    def _answer(self, media: Media, phrases: list[str], options: Options, opening: str) -> Iterator[Event]:
+    def _answer(self, media: Media | None, phrases: list[str], options: Options, opening: str) -> Iterator[Event]:
         text = opening
         yield TextDelta(opening)
         regions = []
@@ -68,6 +68,7 @@ class Engine:
             regions.append(Region(phrase, (len(text), len(text) + len(phrase))))
             text += f"{phrase} [SEG] "
             yield TextDelta(f"{phrase} [SEG] ")
+        yield TextDelta("<|im_end|>")
         frames = []
         if regions:
             yield ObjectsFound(media, tuple(regions))

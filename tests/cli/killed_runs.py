@@ -1,9 +1,9 @@
 """Kills `segue segment` at every step it takes on the disk, lets it go on, and compares with a run left in peace.
 
-python killed_runs.py INPUT ROOT FIRST STEP: kills at the FIRST touch of the output folder, then at FIRST + STEP and so
-on, each time into a fresh folder under ROOT, until a run ends before it is killed; then kills runs into one folder over and
-over. Exits with a message if anything was lost, done twice or left lying about. Children are forked, because starting
-Python takes longer than the runs do.
+python killed_runs.py INPUT ROOT FIRST STEP: kills at the FIRST touch of the output folder, then at FIRST + STEP and
+so on, each time into a fresh folder under ROOT, until a run ends before it is killed; then kills runs into one folder
+over and over. Prints how often it killed; exits with a message if anything was lost, done twice or left lying about.
+Children are forked, because starting Python takes longer than the runs do.
 """
 
 import os
@@ -82,15 +82,16 @@ if __name__ == "__main__":
     if run(source, root / "whole") != 2:
         sys.exit("the run left in peace does not end with exit code 2")
     expected = content(root / "whole")
+    kills = again = 0
     for touch in count(first, step):
         out = root / f"killed-{touch}"
         if run_child(source, out, touch) is not None:
             break
         check(source, out, expected, touch)
-    kills = 0
+        kills += 1
     for touch in count(first, step):
         if run_child(source, root / "often", touch) is not None:
             break
-        kills += 1
+        again += 1
     check(source, root / "often", expected, touch)
-    print(f"{touch} {kills}")
+    sys.stdout.write(f"{kills} {again}\n")

@@ -95,7 +95,8 @@ def test_a_result_holds_by_its_line_or_by_its_own_word(tmp_path):
         opened.add(record("/a", settings="old"))
         opened.add(record("/gone", "gone"))
         held = {
-            (source, settings): opened.finished(Path(source), lambda made, s=settings: made["settings"] == s) is not None
+            (source, settings): opened.finished(Path(source), lambda made, s=settings: made["settings"] == s)
+            is not None
             for source in ("/a", "/gone", "/never")
             for settings in ("old", "new", "other")
         }

@@ -292,16 +292,15 @@ def _act(session: Session, line: str) -> None:
 
 
 def _show(event: Event, bar: Bar, *, quiet: bool) -> None:
-    if isinstance(event, FrameMasks):
-        bar.step()
+    if isinstance(event, TextDelta) and not quiet:
+        print(_SPECIAL.sub("", event.text), end="", flush=True)
+    has_said_all = isinstance(event, ObjectsFound) or (isinstance(event, Finished) and not event.answer.regions)
+    if has_said_all and not quiet:
+        print(flush=True)
     if isinstance(event, ObjectsFound):
         bar.start(event.media.name, event.media.count)
-    if quiet:
-        return
-    if isinstance(event, TextDelta):
-        print(_SPECIAL.sub("", event.text), end="", flush=True)
-    elif isinstance(event, ObjectsFound) or (isinstance(event, Finished) and not event.answer.regions):
-        print(flush=True)
+    if isinstance(event, FrameMasks):
+        bar.step()
 
 
 def _next_folder(out: Path) -> Path:

@@ -36,7 +36,8 @@ class LogHandler(logging.Handler):
 class Bar:
     """Progress over inputs, and over the frames of the one at work, each with the time left; a context manager.
 
-    Shows only where stderr is a terminal, and not where `hidden`. Failures are counted beside the inputs.
+    Shows from the first `start` on, only where stderr is a terminal, and not where `hidden`. Failures are counted
+    beside the inputs.
     """
 
     def __init__(self, inputs: int, *, hidden: bool = False):
@@ -55,7 +56,6 @@ class Bar:
         self._frames = self._progress.add_task("frames", total=None, visible=False)
 
     def __enter__(self) -> Bar:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -65,6 +65,7 @@ class Bar:
 
     def start(self, name: str, frames: int) -> None:
         """An input of that many frames is at work."""
+        self._progress.start()
         self._progress.reset(self._frames, total=frames, description=name, visible=True)
 
     def step(self) -> None:

@@ -121,7 +121,11 @@ def command(
         overwrite=overwrite,
         settings={"phrases": phrases, "model": _identity(model), "dtype": dtype, "formats": wanted, **answering},
     )
-    tally = run(sources, job, load, as_json=as_json)
+    try:
+        tally = run(sources, job, load, as_json=as_json)
+    except KeyboardInterrupt:
+        say("what is finished is kept; the same command goes on from there")
+        raise
     say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {output / 'manifest.jsonl'}")
     raise typer.Exit(2 if tally.failed else 0)
 

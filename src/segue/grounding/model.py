@@ -55,9 +55,10 @@ class GroundedConfig(PreTrainedConfig):
         self.mllm_config: Any = mllm_config
         self.sam2_config: Any = sam2_config
         if not isinstance(mllm_config, PreTrainedConfig):
-            self.mllm_config = FAMILIES[family].config(**_without_type(mllm_config))
+            fields = {name: value for name, value in (mllm_config or {}).items() if name != "model_type"}
+            self.mllm_config = FAMILIES[family].config(**fields)
         if not isinstance(sam2_config, PreTrainedConfig):
-            self.sam2_config = Sam2VideoConfig(**_without_type(sam2_config)) if sam2_config else sam2.architecture()
+            self.sam2_config = sam2.whole_config(**sam2_config) if sam2_config else sam2.architecture()
         self.template = template
         self.two_decoders = two_decoders
         kwargs["tie_word_embeddings"] = False
@@ -67,10 +68,6 @@ class GroundedConfig(PreTrainedConfig):
         """The language model's configuration."""
         text: PreTrainedConfig = self.mllm_config.text_config
         return text
-
-
-def _without_type(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (config or {}).items() if name != "model_type"}
 
 
 class GroundedModel(PreTrainedModel):

@@ -20,7 +20,13 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Sam2VideoConfig, Sam2VideoModel
+from transformers import (
+    PreTrainedConfig,
+    Sam2VideoConfig,
+    Sam2VideoMaskDecoderConfig,
+    Sam2VideoModel,
+    Sam2VideoPromptEncoderConfig,
+)
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
 from segue.models.tiling import squeeze
@@ -243,7 +249,7 @@ def architecture(sizes: Mapping[str, Any] | None = None) -> Sam2VideoConfig:
     side, width, stages = sizes["image_size"], sizes["d_model"], len(sizes["stages"])
     embed = [sizes["embed_dim"] * 2**stage for stage in range(stages)]
     levels = [[side // stride] * 2 for stride in (4, 8, 16)]
-    return Sam2VideoConfig(
+    return whole_config(
         vision_config={
             "model_type": "sam2_vision_model",
             "backbone_config": {
@@ -285,6 +291,17 @@ def architecture(sizes: Mapping[str, Any] | None = None) -> Sam2VideoConfig:
         enable_temporal_pos_encoding_for_object_pointers=False,
         enable_occlusion_spatial_embedding=False,
     )
+
+
+def whole_config(**fields: Any) -> Sam2VideoConfig:
+    """The library's configuration from plain values, as `config.json` holds them."""
+    parts: dict[str, type[PreTrainedConfig]] = {
+        "prompt_encoder_config": Sam2VideoPromptEncoderConfig,
+        "mask_decoder_config": Sam2VideoMaskDecoderConfig,
+    }
+    # transformers 5.17 takes a mask decoder given as plain values for a prompt encoder
+    built = {name: kind(**fields[name]) for name, kind in parts.items() if isinstance(fields.get(name), dict)}
+    return Sam2VideoConfig(**{name: value for name, value in fields.items() if name != "model_type"} | built)
 
 
 def key_table(upstream: str, sam2: str, language_decoder: str) -> KeyTable:

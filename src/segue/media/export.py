@@ -73,7 +73,7 @@ class OverlayWriter:
     Raises: ConfigError for an impossible frame rate; MediaError, if no frame was written or writing fails.
     """
 
-    def __init__(self, path: Path, fps: float, size: tuple[int, int]):
+    def __init__(self, path: Path, fps: int | float, size: tuple[int, int]):
         if not _SLOWEST <= fps <= _FASTEST:
             raise ConfigError(f"cannot write a video of {fps} frames per second; expected {_SLOWEST} to {_FASTEST}")
         self._path = path

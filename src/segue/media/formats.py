@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import BinaryIO
 
 from segue.errors import MediaError
 
+Readable = io.BufferedReader | io.BytesIO
 IMAGE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"})
 CONTAINER_FORMATS = frozenset({"mov", "matroska", "avi"})
 EXPECTED = "JPEG, PNG, WebP, BMP, TIFF, GIF, or video as MP4, MOV, MKV, WebM, AVI"
@@ -29,7 +29,7 @@ _MOV_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"ski
 _PHOTO_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"})
 
 
-def reader(source: Path | bytes) -> BinaryIO:
+def reader(source: Path | bytes) -> Readable:
     """The bytes of a file or of encoded data, open for reading. The caller closes it."""
     return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
 
@@ -55,7 +55,7 @@ def identify(head: bytes, name: str) -> str:
     return found
 
 
-def check_complete(file: BinaryIO, container: str, name: str) -> None:
+def check_complete(file: Readable, container: str, name: str) -> None:
     """Compare the length that a video container states about itself with the bytes that are there.
 
     Demuxers end a cut file as if it were whole, so that the cut is otherwise met late or, in Matroska, never.
@@ -69,7 +69,7 @@ def check_complete(file: BinaryIO, container: str, name: str) -> None:
         raise MediaError(f"{name} is cut off: it has {length:,} of the {stated:,} bytes it should have; copy it again")
 
 
-def _stated_by_mov(file: BinaryIO) -> int:
+def _stated_by_mov(file: Readable) -> int:
     """Where the last box with media in it ends; other boxes may be a camera's trailing notes of any shape."""
     stated = position = 0
     while len(header := _at(file, position, 16)) >= 8:
@@ -84,7 +84,7 @@ def _stated_by_mov(file: BinaryIO) -> int:
     return stated
 
 
-def _stated_by_matroska(file: BinaryIO) -> int:
+def _stated_by_matroska(file: Readable) -> int:
     """Where the segment ends: after the EBML header, or 0 if it was streamed with its size left open."""
     position = 0
     for _ in range(8):  # the EBML header, the segment, and at most some padding between them
@@ -103,7 +103,7 @@ def _stated_by_matroska(file: BinaryIO) -> int:
     return 0
 
 
-def _stated_by_avi(file: BinaryIO) -> int:
+def _stated_by_avi(file: Readable) -> int:
     """Where the last RIFF chunk ends; files over 1 GB have several."""
     position = 0
     while (header := _at(file, position, 8))[:4] == b"RIFF" and len(header) == 8:
@@ -111,6 +111,6 @@ def _stated_by_avi(file: BinaryIO) -> int:
     return position
 
 
-def _at(file: BinaryIO, position: int, length: int) -> bytes:
+def _at(file: Readable, position: int, length: int) -> bytes:
     file.seek(position)
     return file.read(length)

@@ -31,7 +31,7 @@ COLOURS: tuple[Colour, ...] = (
 deuteranopia or tritanopia see them."""
 _FILL = 0.45
 """How much of a pixel is colour where there is an object."""
-_ON_TOP = 180
+_ON_TOP = 215
 """How much of that colour, of 255, is the smaller object's where two overlap."""
 _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -120,7 +120,7 @@ def _fill(picture: Image.Image, masks: Bool[np.ndarray, "n h w"], shown: Sequenc
 
 def _outline(picture: Image.Image, mask: Bool[np.ndarray, "h w"], box: Rectangle, colour: Colour) -> None:
     """A smooth line along the edge of a mask, with a dark one under it so that it shows on any background."""
-    width = max(1.0, 0.003 * min(picture.size))
+    width = max(2.0, 0.003 * min(picture.size))
     margin = int(3 * width) + 2
     left, top = max(0, box[0] - margin), max(0, box[1] - margin)
     crop = np.ascontiguousarray(mask[top : box[3] + margin, left : box[2] + margin])

@@ -137,18 +137,18 @@ class _FrameReader:
         ticks, keys = self._timetable.ticks, self._timetable.keys
         if not self._timetable.is_reliable or index >= len(ticks):
             return
-        key = keys[np.searchsorted(keys, ticks[index], side="right") - 1]
+        key = int(keys[np.searchsorted(keys, ticks[index], side="right") - 1])
         if np.searchsorted(ticks, key) - self._next <= NEAR:
             return
         self._start = int(ticks[0])
         # Some demuxers land behind the key frame they were sent to; the first one can always be reached.
         if not (self._landed(ticks, key) and self._next <= index):
-            self._landed(ticks, keys[0])
+            self._landed(ticks, int(keys[0]))
 
     def _landed(self, ticks: Int[np.ndarray, " t"], key: int) -> bool:
         """Go to a key frame; whether the frame that follows there is one of the timetable."""
         with _reporting(f"{self._name} cannot be searched, or is damaged between frame {self._next} and {self._count}"):
-            self._container.seek(int(key), stream=self._stream)
+            self._container.seek(key, stream=self._stream)
             frames = _decoded(self._container, self._stream)
             first = next(frames, None)
         self._frames = frames if first is None else chain([first], frames)
@@ -218,21 +218,24 @@ def _read_timetable(
     """The timetable of a stream from all its packets, without decoding them."""
     ticks: list[int | None] = []
     keys: list[int] = []
+    has_started = False
     with _reporting(f"{name} is damaged"):
         for packet in packets:
             if packet.is_corrupt:
                 raise MediaError(f"{name} is damaged or cut off at frame {len(ticks)}; copy it again")
+            has_started = has_started or packet.is_keyframe
             if packet.is_keyframe and packet.pts is not None:
                 keys.append(packet.pts)
-            if keys and _is_shown(packet, stream):
+            if has_started and _is_shown(packet, stream):
                 ticks.append(packet.pts)
             if limits is not None:
                 limits.check_frames(name, len(ticks))
-    keys.sort()
-    known = np.array(sorted(tick for tick in ticks if tick is not None and tick >= keys[0]), dtype=np.int64)
-    if None in ticks or not _has_clock(stream.container) or not (np.diff(known) > 0).all():
-        return _Timetable(np.arange(len(ticks)), np.array(keys), is_reliable=False)
-    return _Timetable(known, np.array(keys), is_reliable=True)
+    if keys and None not in ticks and _has_clock(stream.container):
+        start = min(keys)
+        known = np.array(sorted(tick for tick in ticks if tick is not None and tick >= start), dtype=np.int64)
+        if (np.diff(known) > 0).all():
+            return _Timetable(known, np.array(sorted(keys)), is_reliable=True)
+    return _Timetable(np.arange(len(ticks)), np.array(keys, dtype=np.int64), is_reliable=False)
 
 
 def _is_shown(packet: Packet[VideoStream], stream: VideoStream) -> bool:

@@ -5,6 +5,7 @@ Letters in shapes: b rows, s tokens, d width, p tiles, v visual tokens, n object
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -238,14 +239,14 @@ def finished(steps: Steps) -> list[Generation]:
 
 
 def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor, " b"]]:
-    if decoding.temperature < 0 or not 0 < decoding.top_p <= 1:
+    if not 0 <= decoding.temperature < math.inf or not 0 < decoding.top_p <= 1:
         raise ConfigError(
             f"temperature {decoding.temperature} and top_p {decoding.top_p} are out of range; "
             "expected temperature >= 0 and 0 < top_p <= 1"
         )
     if decoding.temperature == 0:
         return lambda logits: logits.argmax(-1)
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(decoding.temperature), TopPLogitsWarper(decoding.top_p)])
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(decoding.temperature)), TopPLogitsWarper(decoding.top_p)])
     generator: torch.Generator | None = None
 
     def sample(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from segue import engine as engines
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.errors import ConfigError
 from segue.grounding.model import claiming
 from segue.models.base import Processor
@@ -66,7 +66,9 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> S
 
 def subject(engine: Engine) -> Subject:
     """A loaded model to replay a recording on."""
-    return Subject(engine.processor, engine, engine._plan(Options())[1])
+    # the original's two flavours choose their frames by different rules, and each was recorded with its own
+    plan = "uniform:5" if engine.model.config.two_decoders else engine.model.family.video_frames
+    return Subject(engine.processor, engine, plan)
 
 
 def wanted_seams(recording: Recording, only: Sequence[str] = ()) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ def _replay_seam(recording: Recording, seam: str, model: Subject, frames: Frames
         "vision": partial(replay_vision, recording, whole.mllm),
         "llm": partial(replay_language, recording, whole.mllm),
         "sam2": partial(replay_image, recording, whole.grounder),
-        "sam2.single": partial(replay_single, recording, whole.grounder),
+        "sam2.single": partial(replay_single, recording, whole.grounder, frames),
         "sam2.video": partial(replay_frames, recording, whole.grounder, frames),
     }
     return replays[seam]() if seam in replays else Found()

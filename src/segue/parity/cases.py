@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 from segue.engine import Engine, Options
 from segue.geometry.masks import upscale
 from segue.grounding.following import find
-from segue.models.base import Batch, Decoding, seg_states
+from segue.models.base import Batch, Decoding, finished, seg_states
 from segue.models.internvl import covered_cells
 from segue.models.templates import stop_check
 from segue.parity.compare import Found, Ours, fact
@@ -32,7 +32,7 @@ def replay_case(recording: Recording, case: str, engine: Engine, plan: str, fram
     States are computed with the recorded answer in place; the ids are what ours decodes by itself.
     """
     example = example_of(recording, case, engine.processor, plan)
-    batch = _on_device(collate([example], engine.processor), engine.device)
+    batch = collate([example], engine.processor).to(engine.model.device)
     features = None if batch.pixels is None else engine.model.mllm.encode(batch.pixels)
     found = Found()
     if example.view is not None:
@@ -85,7 +85,7 @@ def _replay_answer(
         found.facts.append(fact(f"{name}.prediction", *("".join(text.split()) for text in texts)))
     consumed = torch.cat([example.ids, recorded[:-1]])
     whole = replace(example, ids=consumed, labels=torch.full_like(consumed, -100))
-    _, hidden = engine.model.mllm.forward(_on_device(collate([whole], engine.processor), engine.device), features)
+    _, hidden = engine.model.mllm.forward(collate([whole], engine.processor).to(engine.model.device), features)
     found.values[f"{name}.prompt_last_hidden"] = hidden[0, : len(example.ids)]
     found.values[f"{name}.generated_last_hidden"] = hidden[0, len(example.ids) :]
     reply = recorded[None, :-1].to(hidden.device)
@@ -101,7 +101,7 @@ def _generated(engine: Engine, batch: Batch, features: Tensor | None, longest: i
         seg_id=processor.seg_id,
         max_new_tokens=longest,
     )
-    return [token for (token,) in engine.model.mllm.generate(batch, features, decoding) if token is not None]
+    return finished(engine.model.mllm.generate(batch, features, decoding))[0].ids
 
 
 def _replay_masks(recording: Recording, case: str, engine: Engine, found: Found) -> None:
@@ -110,15 +110,15 @@ def _replay_masks(recording: Recording, case: str, engine: Engine, found: Found)
     count = recording.cases[case].get("n_masks")
     found.facts.append(fact(f"e2e.{case}.n_masks", len(answer.regions), count))
     for number, region in enumerate(answer.regions):
-        found.values |= _region_values(region, f"e2e.{case}.obj{number}", engine.model.grounder.side)
+        found.values |= _region_values(region, f"e2e.{case}.obj{number}")
 
 
-def _region_values(region: Region, name: str, side: int) -> dict[str, Tensor | Ours]:
+def _region_values(region: Region, name: str) -> dict[str, Tensor | Ours]:
     track = region.masks
     assert track is not None and track.logits is not None
     masks = torch.from_numpy(np.stack([track.dense(position) for position in range(len(track))]))
     low = torch.from_numpy(track.logits)
-    return {f"{name}.low_res_masks": low[:, None], f"{name}.masks": Ours(masks, logits=upscale(low, track.size, side=side))}
+    return {f"{name}.low_res_masks": low[:, None], f"{name}.masks": Ours(masks, logits=upscale(low, track.size))}
 
 
 def _replay_consistent(
@@ -143,8 +143,3 @@ def _replay_consistent(
         # the engine's own masks are the ones compared
         found.values |= {key: value for key, value in tracked.items() if key not in found.values}
         found.values |= {f"{name}.first_low_res_masks": low[:, None], f"{name}.first_masks": Ours(cut > 0, logits=cut)}
-
-
-def _on_device(batch: Batch, device: torch.device) -> Batch:
-    moved = {name: getattr(batch, name) for name in Batch.__slots__}
-    return Batch(**{name: None if tensor is None else tensor.to(device) for name, tensor in moved.items()})

@@ -23,7 +23,7 @@ FEW = 64
 """Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own."""
 
 _PART = re.compile(r"_(every|tail|first|cls_and_first)(\d+)$")
-_STEPS = re.compile(r"\b(\d+),\s*(\d+),\s*(\d+)\b")
+_PLACES = re.compile(r"(?:rows|columns|tokens|positions|frames) (\d+),\s*(\d+),")
 
 Verdict = Literal["pass", "fail", "skipped", "unknown"]
 
@@ -161,8 +161,8 @@ def _positions(kind: str, number: int, have: int, want: int, what: str) -> Tenso
     if kind == "cls_and_first":
         return torch.arange(min(number + 1, have))
     step = number or max(math.ceil(have / max(want, 1)), 1)
-    steps = _STEPS.search(what)
-    offset = int(steps[1]) if steps and int(steps[2]) - int(steps[1]) == step else 0
+    places = _PLACES.search(what)
+    offset = int(places[1]) if places and int(places[2]) - int(places[1]) == step else 0
     return torch.arange(offset, have, step)
 
 

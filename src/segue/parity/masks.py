@@ -101,9 +101,9 @@ def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
     return Found(values=values)
 
 
-def replay_single(recording: Recording, grounder: LanguageSam2) -> Found:
+def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Found:
     """One object on one image: the four masks of the decoder, their scores and tokens, and the one that is taken."""
-    encoded = encode(grounder, [recording.inputs["sam2.image_source"].numpy()])
+    encoded = frames(recording.inputs["sam2.image_source"].numpy())
     prompts, recorded = _prompts(recording, grounder), _first_masks(recording, "sam2.single.best_low_res_mask")
     row = nearest_row(grounder.prompted(encoded, prompts).logits, recorded)
     decoder = grounder.sam2.mask_decoder
@@ -119,7 +119,7 @@ def replay_single(recording: Recording, grounder: LanguageSam2) -> Found:
         "decoder_mask_tokens_out": torch.cat([first[2][0], tokens], dim=1),
         "object_score_logits": presence.view(1, 1),
         "best_low_res_mask": decoded.logits[None],
-        "mask_1024": upscale(decoded.logits, (grounder.side, grounder.side), side=grounder.side)[None],
+        "mask_1024": upscale(decoded.logits, (grounder.side, grounder.side))[None],
         "obj_ptr": decoded.pointer,
     }
     notes = [f"sam2.single was recorded with row {row} of sam2.language_embd"]
@@ -161,7 +161,7 @@ def replay_video(recording: Recording, seam: str, grounder: LanguageSam2, frames
     values[f"{seam}.ious"] = torch.cat([call.output[1].flatten(0, 1) for call in calls])
     values[f"{seam}.pix_feat_with_mem"] = torch.cat([call.given["image_embeddings"] for call in calls[prompted:]])
     logits = values[f"{seam}.low_res_masks"][:, 0]
-    values[f"{seam}.masks_1024"] = upscale(logits, (grounder.side, grounder.side), side=grounder.side)[:, None]
+    values[f"{seam}.masks_1024"] = upscale(logits, (grounder.side, grounder.side))[:, None]
     return Found(values, notes=[f"{seam} was recorded with row {row} of sam2.language_embd"])
 
 

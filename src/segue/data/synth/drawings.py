@@ -107,12 +107,12 @@ def _ring() -> Sequence[Part]:
 def _moon() -> Sequence[Part]:
     outer = np.linspace(np.pi / 3, 5 * np.pi / 3, 48)
     back = np.stack([np.cos(outer), np.sin(outer)], axis=1)
-    tip = float(np.sqrt(3) / 2)
-    # the inner edge is an arc through both tips, around a centre to the right of the outer one
-    reach = float(np.hypot(0.35, tip))
-    inner = np.linspace(-np.arcsin(tip / reach), -2 * np.pi + np.arcsin(tip / reach), 48)[1:-1]
-    front = np.stack([0.85 + reach * np.cos(inner), reach * np.sin(inner)], axis=1)
-    return [Part(np.concatenate([back, front[np.argsort(front[:, 1])]]), "body")]
+    # the inner edge is an arc from tip to tip, around a centre to the right of the outer one's
+    centre, tip = 0.85, back[0]
+    reach, half = float(np.hypot(centre - tip[0], tip[1])), float(np.arctan2(tip[1], centre - tip[0]))
+    inner = np.linspace(np.pi + half, np.pi - half, 48)[1:-1]
+    front = np.stack([centre + reach * np.cos(inner), reach * np.sin(inner)], axis=1)
+    return [Part(np.concatenate([back, front]), "body")]
 
 
 def _house() -> Sequence[Part]:
@@ -165,10 +165,10 @@ def _fish() -> Sequence[Part]:
 
 def _boat() -> Sequence[Part]:
     return [
-        Part(_rectangle(-0.07, -1.05, 0.05, 0.4), _WOOD),
-        Part(_polygon((0.14, -0.95), (0.95, 0.18), (0.14, 0.18)), "second"),
-        Part(_polygon((-0.16, -0.7), (-0.16, 0.18), (-0.75, 0.18)), "second"),
-        Part(_polygon((-1.1, 0.32), (1.1, 0.32), (0.72, 0.98), (-0.72, 0.98)), "body"),
+        Part(_rectangle(-0.06, -1.0, 0.06, 0.4), _WOOD),
+        Part(_polygon((0.14, -0.95), (0.82, 0.02), (0.14, 0.02)), _CREAM),
+        Part(_polygon((-0.14, -0.65), (-0.14, 0.02), (-0.62, 0.02)), _CREAM),
+        Part(_polygon((-1.1, 0.14), (1.1, 0.14), (0.74, 0.95), (-0.74, 0.95)), "body"),
     ]
 
 

@@ -1,0 +1,310 @@
+"""What things cost: the stages of one model on one machine, measured side by side in one run.
+
+On a machine that others share, absolute times say little. Ratios of work done in turns within one run say more, and
+counts of work say most. On a CPU the clock is the processor time of this process; elsewhere it is wall time between
+points at which the device has nothing left to do.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from segue.engine import Engine, Options
+from segue.errors import ConfigError
+from segue.grounding.following import encode, find
+from segue.grounding.sam2 import Encoded, LanguageSam2
+from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, step
+from segue.media import open_media
+from segue.media.sampling import choose
+from segue.models.base import Decoding
+from segue.prepare import collate, look, prepare
+from segue.types import Message
+
+IMAGE_SIZE = (800, 800)
+CLIP_SIZE = (360, 640)
+NEW_TOKENS = 16
+PHRASE = "the object"
+LONG = 1000  # frames of a video long enough that its memory has stopped growing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure: for which numbers of objects, on a clip of how many frames, everything else how often.
+
+    Ratios are against the first of `objects`. The clip is answered once for each of them.
+    """
+
+    objects: tuple[int, ...] = (1, 5)
+    frames: int = 6
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.objects or min(self.objects) < 1 or len(set(self.objects)) < len(self.objects):
+            raise ConfigError(f"objects {self.objects} cannot be measured; give different numbers from 1, such as 1,5")
+        if self.frames < 1 or self.repeats < 1:
+            raise ConfigError(f"{self.frames} frames and {self.repeats} repeats given; expected at least one of each")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """`count` units of work, and the seconds it took each time; `objects` is `None` where their number plays no part."""
+
+    name: str
+    objects: int | None
+    count: int
+    unit: str
+    seconds: tuple[float, ...]
+
+    @property
+    def least(self) -> float:
+        """The seconds of the quickest time, which others on the machine disturbed least."""
+        return min(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times as much a stage costs for `objects` objects as for `base` of them, quickest against quickest.
+
+    `lowest` and `highest` are over the repeats, in each of which one was measured right after the other.
+    """
+
+    name: str
+    objects: int
+    base: int
+    value: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True, slots=True)
+class Encodes:
+    """How many frames went through SAM 2's image encoder while one question about a medium was answered."""
+
+    medium: str
+    objects: int
+    frames: int
+    encoded: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """All that one run found. `clock` says what a second is.
+
+    `peak_bytes` is the peak of the GPU's memory, else of this whole process; `None` where the system does not tell.
+    """
+
+    model: Mapping[str, Any]
+    machine: Mapping[str, Any]
+    plan: Plan
+    clock: str
+    stages: tuple[Stage, ...]
+    encodes: tuple[Encodes, ...]
+    weight_bytes: int
+    peak_bytes: int | None
+
+    @property
+    def ratios(self) -> tuple[Ratio, ...]:
+        """What more objects cost, stage by stage."""
+        return tuple(
+            _ratio(base, other)
+            for base in self.stages
+            for other in self.stages
+            if base.name == other.name and base.objects == self.plan.objects[0] and other.objects != base.objects
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return {**asdict(self), "ratios": [asdict(ratio) for ratio in self.ratios]}
+
+
+def _ratio(base: Stage, other: Stage) -> Ratio:
+    if base.objects is None or other.objects is None:
+        raise ValueError(f"the number of objects plays no part in {base.name}")
+    pairs = [more / one for one, more in zip(base.seconds, other.seconds, strict=True)]
+    return Ratio(base.name, other.objects, base.objects, other.least / base.least, min(pairs), max(pairs))
+
+
+@torch.no_grad()
+def measure(engine: Engine, plan: Plan, tell: Callable[[str], None]) -> Report:
+    """Measure a loaded model. What it answers does not matter, so random weights will do. `tell` gets a line per stage."""
+    device = engine.model.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    encodes: list[Encodes] = []
+    stages: list[Stage] = []
+    for stage in _stages(engine, plan, encodes):
+        stages.append(stage)
+        tell(f"{stage.name}{'' if stage.objects is None else f', objects: {stage.objects}'}: {stage.least:.3g} s")
+    return Report(
+        model=engine.lineage,
+        machine=_machine(device),
+        plan=plan,
+        clock="CPU seconds" if device.type == "cpu" else "wall seconds, the device idle at both ends",
+        stages=tuple(stages),
+        encodes=tuple(dict.fromkeys(encodes)),
+        weight_bytes=sum(tensor.nbytes for tensor in engine.model.state_dict().values()),
+        peak_bytes=peak_bytes(device),
+    )
+
+
+def _stages(engine: Engine, plan: Plan, encodes: list[Encodes]) -> Iterator[Stage]:
+    yield from _language_stages(engine, plan.repeats)
+    yield from _mask_stages(engine, plan)
+    for name, pixels, repeats in (
+        ("image, start to end", blocks(1, IMAGE_SIZE)[0], plan.repeats),
+        ("clip, start to end", blocks(plan.frames, CLIP_SIZE), 1),
+    ):
+        jobs = {objects: partial(_ask, engine, pixels, objects, encodes) for objects in plan.objects}
+        for objects, seconds in _in_turns(jobs, repeats, engine.model.device).items():
+            count, unit = (1, "image") if pixels.ndim == 3 else (len(pixels), "frame")
+            yield Stage(name, objects, count, unit, seconds)
+
+
+def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
+    """Tiles to features, prompt to first token, and the tokens after it."""
+    mllm, device = engine.model.mllm, engine.model.device
+    media = open_media(blocks(1, IMAGE_SIZE)[0])
+    view = look(media, engine.processor, frames="first:1")
+    question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
+    example = prepare([Message.user(question, media)], engine.processor, view=view)
+    batch = collate([example], engine.processor).to(device)
+    pixels = view.visual.pixels.to(device)
+    seconds = _in_turns({0: partial(mllm.encode, pixels)}, repeats, device)[0]
+    yield Stage("vision encode", None, len(pixels), "tile", seconds)
+    features = mllm.encode(pixels)
+    decoding = Decoding(is_over=lambda ids: False, seg_id=engine.processor.seg_id, max_new_tokens=NEW_TOKENS)
+    prefill: tuple[float, ...] = ()
+    decode: tuple[float, ...] = ()
+    for _ in range(repeats):
+        steps = mllm.generate(batch, features, decoding)
+        prefill += (_seconds(partial(next, steps), device),)
+        decode += (_seconds(lambda tokens=steps: [next(tokens) for _ in range(NEW_TOKENS - 1)], device),)
+        steps.close()
+    yield Stage("prefill", None, batch.input_ids.shape[1], "token", prefill)
+    yield Stage("decode", None, NEW_TOKENS - 1, "token", decode)
+
+
+def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
+    """SAM 2 on one frame: its encoder, masks by prompt, and masks by memory as late in a video."""
+    grounder, device = engine.model.grounder, engine.model.device
+    images = blocks(1, IMAGE_SIZE)
+    seconds = _in_turns({0: partial(encode, grounder, images)}, plan.repeats, device)[0]
+    yield Stage("SAM 2 encode", None, 1, "frame", seconds)
+    encoded = encode(grounder, images)
+    prompts = {objects: _prompts(engine, objects) for objects in plan.objects}
+    finding = {objects: partial(find, grounder, encoded, prompt) for objects, prompt in prompts.items()}
+    for objects, seconds in _in_turns(finding, plan.repeats, device).items():
+        yield Stage("mask decode", objects, 1, "frame", seconds)
+    shown, consistent = len(choose(engine.model.family.video_frames, LONG)), engine.model.config.two_decoders
+    following: dict[int, Callable[[], object]] = {}
+    for objects, prompt in prompts.items():
+        memory = late_memory(grounder, encoded, prompt, shown=shown)
+        following[objects] = partial(step, grounder, LONG, encoded, memory, consistent=consistent)
+    for objects, seconds in _in_turns(following, plan.repeats, device).items():
+        yield Stage("follow, late in a video", objects, 1, "frame", seconds)
+
+
+def late_memory(
+    grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"], *, shown: int
+) -> VideoMemory:
+    """The memory before frame `LONG` of a video whose first `shown` frames were prompted: as full as it gets.
+
+    All frames are the same one, which costs as much as different ones.
+    """
+    one = conditioning(grounder, 0, encoded, find(grounder, encoded, prompts))
+    memory = VideoMemory(tuple(replace(one, frame=frame) for frame in range(shown)))
+    for frame in range(LONG - MAX_POINTERS, LONG):
+        memory = memory.after(replace(one, frame=frame), keep_maps=grounder.config.num_maskmem - 1)
+    return memory
+
+
+def _prompts(engine: Engine, objects: int) -> Float[Tensor, "n d"]:
+    states = torch.randn(objects, engine.model.mllm.width, generator=torch.Generator().manual_seed(0))
+    return engine.model.prompts(states.to(engine.model.device))
+
+
+def _ask(engine: Engine, pixels: UInt8[np.ndarray, "..."], objects: int, encodes: list[Encodes]) -> None:
+    # opened anew each time: the engine knows the medium asked about last by identity and would not look again
+    media = open_media(pixels)
+    question = engine.model.family.prompts[f"segment_{media.kind}"].replace("{phrase}", PHRASE)
+    with counting(engine.model.grounder.sam2.vision_encoder) as rows:
+        engine.ask(media, question, options=Options(prefill=" ".join(["[SEG]"] * objects)))
+    encodes.append(Encodes(media.kind, objects, media.count, sum(rows)))
+
+
+@contextmanager
+def counting(module: nn.Module) -> Iterator[list[int]]:
+    """While the block lasts, a list that grows by the number of rows of every batch that goes through the module."""
+    rows: list[int] = []
+    hook = module.register_forward_hook(lambda _, arguments, __: rows.append(len(arguments[0])))
+    try:
+        yield rows
+    finally:
+        hook.remove()
+
+
+def blocks(frames: int, size: tuple[int, int]) -> UInt8[np.ndarray, "t h w 3"]:
+    """Frames of random colours in squares of 40 pixels; the same ones every time."""
+    height, width = size
+    small = np.random.default_rng(0).integers(0, 256, (frames, height // 40, width // 40, 3), dtype=np.uint8)
+    return small.repeat(40, axis=1).repeat(40, axis=2)
+
+
+def _in_turns(
+    jobs: Mapping[int, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[int, tuple[float, ...]]:
+    """Seconds of each job, every repeat of one beside the same repeat of the others."""
+    seconds: dict[int, tuple[float, ...]] = dict.fromkeys(jobs, ())
+    for _ in range(repeats):
+        for name, job in jobs.items():
+            seconds[name] += (_seconds(job, device),)
+    return seconds
+
+
+def _seconds(job: Callable[[], object], device: torch.device) -> float:
+    started = _now(device)
+    job()
+    return _now(device) - started
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cpu":
+        return process_time()
+    torch.accelerator.synchronize()
+    return perf_counter()
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """The most memory there was in use: on a GPU that PyTorch holds, else of this process; `None` if nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    names = ("segue", "torch", "transformers")
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+    }

@@ -1,0 +1,303 @@
+"""The released Sa2VA checkpoints of the InternVL family as data, and which of them a configuration or weights are.
+
+Source: Sa2VA's training configurations and exports (bytedance/Sa2VA, kumuji/Sa2VA-i).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from segue.errors import ConfigError
+from segue.weights import Stored
+
+HIERA_L_WIDTH = 144
+TINY_SAM2: Mapping[str, Any] = {
+    "embed_dim": 16,
+    "num_heads": 1,
+    "stages": [1, 2, 2, 1],
+    "global_att_blocks": [4],
+    "d_model": 32,
+    "mem_dim": 8,
+    "mem_attn_layers": 2,
+    "mem_attn_ffn": 64,
+    "image_size": 256,
+    "mask_decoder_mlp_dim": 64,
+    "iou_head_hidden_dim": 32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """An InternViT: width, layers, heads, width inside its MLPs; in the 6B style norms are RMS norms, q and k have one
+    too, and the fused q, k, v has no bias.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp: int
+    is_6b_style: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A language model: kind, width, layers, query heads, key-value heads, width inside its MLPs, embedding rows."""
+
+    kind: str
+    width: int
+    layers: int
+    heads: int
+    groups: int
+    mlp: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A released model. `billions` is its published number of parameters; `tile` the side of a tile in pixels.
+
+    `repository` is its id on the hub, `template` the chat template it was trained with. With `two_decoders` the mask
+    decoder that learned language stands beside the original one. `sam2` are the fields of its sam2_config.json; a
+    model without any has SAM 2 Hiera-L.
+    """
+
+    repository: str
+    tower: Tower
+    language: Language
+    template: str
+    billions: float
+    two_decoders: bool = False
+    sam2: Mapping[str, Any] = field(default_factory=dict)
+    tile: int = 448
+
+
+_300M, _6B = Tower(1024, 24, 16, 4096), Tower(3200, 45, 25, 12800, is_6b_style=True)
+_QWEN_ROWS, _INTERNLM_ROWS = 151679, 92558
+_0_5B = Language("Qwen2", 896, 24, 14, 2, 4864, _QWEN_ROWS)
+_1_5B = Language("Qwen2", 1536, 28, 12, 2, 8960, _QWEN_ROWS)
+_3B = Language("Qwen2", 2048, 36, 16, 2, 11008, _QWEN_ROWS)
+_7B = Language("Qwen2", 3584, 28, 28, 4, 18944, _QWEN_ROWS)
+_14B = Language("Qwen2", 5120, 48, 40, 8, 13824, _QWEN_ROWS)
+_LM_7B = Language("InternLM2", 4096, 32, 32, 8, 14336, _INTERNLM_ROWS)
+_LM_20B = Language("InternLM2", 6144, 48, 48, 8, 16384, _INTERNLM_ROWS)
+_TINY = Language("Qwen2", 128, 2, 8, 2, 192, 273)
+
+ZOO: Mapping[str, Architecture] = {
+    # the 4B models speak Phi-3's template over Qwen's vocabulary
+    "Sa2VA-1B": Architecture("ByteDance/Sa2VA-1B", _300M, _0_5B, "qwen_chat", 1.164),
+    "Sa2VA-4B": Architecture("ByteDance/Sa2VA-4B", _300M, _3B, "phi3_chat", 3.942),
+    "Sa2VA-8B": Architecture("ByteDance/Sa2VA-8B", _300M, _LM_7B, "internlm2_chat", 8.318),
+    "Sa2VA-26B": Architecture("ByteDance/Sa2VA-26B", _6B, _LM_20B, "internlm2_chat", 25.778),
+    "Sa2VA-InternVL3-2B": Architecture("ByteDance/Sa2VA-InternVL3-2B", _300M, _1_5B, "qwen_chat", 2.316),
+    "Sa2VA-InternVL3-8B": Architecture("ByteDance/Sa2VA-InternVL3-8B", _300M, _7B, "qwen_chat", 8.183),
+    "Sa2VA-InternVL3-14B": Architecture("ByteDance/Sa2VA-InternVL3-14B", _300M, _14B, "qwen_chat", 15.369),
+    "Sa2VA-i-1B": Architecture("kumuji/Sa2VA-i-1B", _300M, _0_5B, "qwen_chat", 1.168, two_decoders=True),
+    "Sa2VA-i-4B": Architecture("kumuji/Sa2VA-i-4B", _300M, _3B, "phi3_chat", 3.946, two_decoders=True),
+    "Sa2VA-i-8B": Architecture("kumuji/Sa2VA-i-8B", _300M, _LM_7B, "internlm2_chat", 8.322, two_decoders=True),
+    "Sa2VA-i-26B": Architecture("kumuji/Sa2VA-i-26B", _6B, _LM_20B, "internlm2_chat", 25.782, two_decoders=True),
+    "tiny": Architecture("", Tower(64, 3, 4, 128), _TINY, "qwen_chat", 0.001, sam2=TINY_SAM2, tile=112),
+}
+"""Names to architectures; `tiny` is none of the released ones, but small enough for tests."""
+
+
+def find(name: str) -> Architecture:
+    """The architecture of that name.
+
+    Raises: ConfigError, naming those there are.
+    """
+    if name not in ZOO:
+        raise ConfigError(f"unknown architecture {name!r}; known: {', '.join(ZOO)}")
+    return ZOO[name]
+
+
+def official_config(name: str) -> dict[str, Any]:
+    """The fields of the official config.json of an architecture that its weights depend on.
+
+    Raises: ConfigError, for an unknown name.
+    """
+    model = find(name)
+    tower, language = model.tower, model.language
+    return {
+        "architectures": ["Sa2VAChatModel"],
+        "model_type": "sa2va_chat",
+        "template": model.template,
+        "select_layer": -1,
+        "force_image_size": model.tile,
+        "downsample_ratio": 0.5,
+        "ps_version": "v2",
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "vision_config": {
+            "architectures": ["InternVisionModel"],
+            "hidden_size": tower.width,
+            "num_hidden_layers": tower.layers,
+            "num_attention_heads": tower.heads,
+            "intermediate_size": tower.mlp,
+            "image_size": model.tile,
+            "patch_size": 14,
+            "qkv_bias": not tower.is_6b_style,
+            "qk_normalization": tower.is_6b_style,
+            "norm_type": "rms_norm" if tower.is_6b_style else "layer_norm",
+            "layer_norm_eps": 1e-6,
+            "hidden_act": "gelu",
+            "initializer_factor": 0.1,
+        },
+        "llm_config": {
+            "architectures": [f"{language.kind}ForCausalLM"],
+            "hidden_size": language.width,
+            "num_hidden_layers": language.layers,
+            "num_attention_heads": language.heads,
+            "num_key_value_heads": language.groups,
+            "intermediate_size": language.mlp,
+            "vocab_size": language.rows,
+            "max_position_embeddings": 32768,
+            "rms_norm_eps": 1e-5 if language.kind == "InternLM2" else 1e-6,
+            "rope_theta": 1000000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": False,
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What tells one architecture from another; `None` where a source does not say.
+
+    `mlp` is the width inside the language model's MLPs, `sam2` the width of SAM 2's first stage.
+    """
+
+    tower: int | None = None
+    tower_layers: int | None = None
+    language: str | None = None
+    width: int | None = None
+    layers: int | None = None
+    mlp: int | None = None
+    rows: int | None = None
+    sam2: int | None = None
+    two_decoders: bool | None = None
+
+    @classmethod
+    def of(cls, model: Architecture) -> Sizes:
+        """The sizes of a known architecture."""
+        tower, language = model.tower, model.language
+        widths = (language.kind, language.width, language.layers, language.mlp, language.rows)
+        return cls(tower.width, tower.layers, *widths, model.sam2.get("embed_dim", HIERA_L_WIDTH), model.two_decoders)
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Sizes:
+        """The sizes that a config.json states, in the official or our own layout; what makes no sense is left out."""
+        inner = _part(config, "mllm_config") or config
+        vision, language = _part(inner, "vision_config"), _part(inner, "llm_config") or _part(inner, "text_config")
+        named = str(language.get("architectures") or language.get("model_type")).lower()
+        sizes = {
+            "tower": vision.get("hidden_size"),
+            "tower_layers": vision.get("num_hidden_layers"),
+            "width": language.get("hidden_size"),
+            "layers": language.get("num_hidden_layers"),
+            "mlp": language.get("intermediate_size"),
+            "rows": language.get("vocab_size"),
+        }
+        numbers = {name: value for name, value in sizes.items() if type(value) is int}
+        return cls(language=next((kind for word, kind in _KINDS.items() if word in named), None), **numbers)
+
+    @classmethod
+    def of_headers(cls, headers: Mapping[str, Stored]) -> Sizes:
+        """The sizes that tensor names and shapes betray, in the official or our own layout."""
+        embeddings = _first(headers, r"(mllm\.)?language_model\.model\.(tok_embeddings|embed_tokens)\.weight")
+        trunk = r".+\.trunk\.patch_embed\.proj\.weight|.+\.backbone\.patch_embed\.projection\.weight"
+        second = r".+\.sam_mask_decoder_modified\.iou_token\.weight|grounder\.language_decoder\.iou_token\.weight"
+        styles = [kind for kind, pattern in _STYLES.items() if _first(headers, pattern)]
+        return cls(
+            tower=_last(_first(headers, r"vision_model\.embeddings\.class_embedding|.+\.embeddings\.cls_token")),
+            tower_layers=_count(headers, r"(?:mllm\.)?vision_(?:model|tower)\.encoder\.layers?\.(\d+)\."),
+            language=[*styles, "InternLM2"][0] if embeddings else None,
+            width=_last(embeddings),
+            layers=_count(headers, r"(?:mllm\.)?language_model\.model\.layers\.(\d+)\."),
+            mlp=_last(
+                _first(headers, r".*language_model\.model\.layers\.0\.(feed_forward\.w2|mlp\.down_proj)\.weight")
+            ),
+            rows=embeddings[0] if embeddings else None,
+            sam2=(_first(headers, trunk) or (None,))[0],
+            two_decoders=bool(_first(headers, second)) if _first(headers, trunk) else None,
+        )
+
+    def __str__(self) -> str:
+        parts = []
+        if self.tower is not None:
+            parts.append(f"InternViT {self.tower} wide, {self.tower_layers} deep")
+        if self.width is not None:
+            parts.append(f"{self.language or 'language model'} {self.width} wide, {self.layers} deep")
+        if self.sam2 is not None:
+            parts.append("SAM 2 Hiera-L" if self.sam2 == HIERA_L_WIDTH else f"SAM 2 {self.sam2} wide")
+        return "; ".join(parts) or "no part of a Sa2VA-InternVL"
+
+
+_KINDS = {"qwen2": "Qwen2", "qwen3": "Qwen3", "internlm2": "InternLM2", "llama": "InternLM2"}
+_STYLES = {
+    "Qwen3": r".*language_model\.model\.layers\.0\.self_attn\.q_norm\.weight",
+    "Qwen2": r".*language_model\.model\.layers\.0\.self_attn\.q_proj\.bias",
+}
+
+
+def nearest(sizes: Sizes) -> str | None:
+    """The name of the architecture in `ZOO` that is most like these sizes; `None` if they say nothing."""
+    distances = {name: _distance(sizes, Sizes.of(model)) for name, model in ZOO.items()}
+    name = min(distances, key=lambda known: distances[known])
+    return name if math.isfinite(distances[name]) else None
+
+
+def describe(sizes: Sizes) -> str:
+    """Sizes in words, with the known architecture that has them, or that is nearest to them."""
+    name = nearest(sizes)
+    if name is None:
+        return str(sizes)
+    is_known = not differing(sizes, Sizes.of(ZOO[name]))
+    return f"{name} ({sizes})" if is_known else f"no known model, nearest to {name} ({sizes})"
+
+
+def differing(one: Sizes, other: Sizes) -> tuple[str, ...]:
+    """The fields in which two architectures differ, as far as both say; the length of a vocabulary does not count."""
+    pairs = {entry.name: (getattr(one, entry.name), getattr(other, entry.name)) for entry in fields(Sizes)}
+    return tuple(name for name, (a, b) in pairs.items() if name != "rows" and None not in (a, b) and a != b)
+
+
+def contrast(config: Mapping[str, Any], headers: Mapping[str, Stored]) -> str:
+    """What a config.json describes and what weights are, where these are two architectures; empty where they are one."""
+    described, found = Sizes.of_config(config), Sizes.of_headers(headers)
+    if not differing(described, found):
+        return ""
+    return f"config.json describes {describe(described)}, but the weights are {describe(found)}"
+
+
+def _distance(one: Sizes, other: Sizes) -> float:
+    total, is_told = 0.0, False
+    for entry in fields(Sizes):
+        a, b = getattr(one, entry.name), getattr(other, entry.name)
+        if a is None or b is None:
+            continue
+        is_told = True
+        is_size = type(a) is int and type(b) is int and a > 0
+        total += abs(math.log(a / b)) if is_size else float(a != b)
+    return total if is_told else math.inf
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config.get(name)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _first(headers: Mapping[str, Stored], pattern: str) -> tuple[int, ...] | None:
+    return next((stored.shape for name, stored in headers.items() if re.fullmatch(pattern, name)), None)
+
+
+def _last(shape: tuple[int, ...] | None) -> int | None:
+    return shape[-1] if shape else None
+
+
+def _count(headers: Mapping[str, Stored], pattern: str) -> int | None:
+    numbers = [int(found[1]) for name in headers if (found := re.match(pattern, name))]
+    return max(numbers) + 1 if numbers else None
