@@ -18,7 +18,7 @@ class DataError(SegueError):
 
 
 class MediaError(SegueError):
-    """An image or video cannot be found, opened or decoded."""
+    """A file cannot be found, opened, decoded or written."""
 
 
 class CheckpointError(SegueError):

@@ -191,5 +191,5 @@ def collate(examples: Sequence[Example], processor: Processor) -> Batch:
     return Batch(ids, attention, labels, torch.cat(pixels), places, torch.cat(rows))
 
 
-def _pad_left(rows: Sequence[Int[Tensor, " s"]], value: int) -> Int[Tensor, "b s"]:
+def _pad_left(rows: Sequence[Int[Tensor, " _"]], value: int) -> Int[Tensor, "b s"]:
     return pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side="left")

@@ -201,25 +201,24 @@ class Sizes:
             "mlp": language.get("intermediate_size"),
             "rows": language.get("vocab_size"),
         }
-        numbers = {name: value for name, value in sizes.items() if type(value) is int}
-        return cls(language=next((kind for word, kind in _KINDS.items() if word in named), None), **numbers)
+        known: dict[str, Any] = {name: value for name, value in sizes.items() if type(value) is int}
+        return cls(language=next((kind for word, kind in _KINDS.items() if word in named), None), **known)
 
     @classmethod
     def of_headers(cls, headers: Mapping[str, Stored]) -> Sizes:
         """The sizes that tensor names and shapes betray, in the official or our own layout."""
         embeddings = _first(headers, r"(mllm\.)?language_model\.model\.(tok_embeddings|embed_tokens)\.weight")
+        down = r".*language_model\.model\.layers\.0\.(feed_forward\.w2|mlp\.down_proj)\.weight"
         trunk = r".+\.trunk\.patch_embed\.proj\.weight|.+\.backbone\.patch_embed\.projection\.weight"
         second = r".+\.sam_mask_decoder_modified\.iou_token\.weight|grounder\.language_decoder\.iou_token\.weight"
         styles = [kind for kind, pattern in _STYLES.items() if _first(headers, pattern)]
         return cls(
             tower=_last(_first(headers, r"vision_model\.embeddings\.class_embedding|.+\.embeddings\.cls_token")),
-            tower_layers=_count(headers, r"(?:mllm\.)?vision_(?:model|tower)\.encoder\.layers?\.(\d+)\."),
+            tower_layers=_count(headers, r"(?:mllm\.)?vision_(?:model|tower)\.encoder\.layers?\.(\d{1,6})\."),
             language=[*styles, "InternLM2"][0] if embeddings else None,
             width=_last(embeddings),
-            layers=_count(headers, r"(?:mllm\.)?language_model\.model\.layers\.(\d+)\."),
-            mlp=_last(
-                _first(headers, r".*language_model\.model\.layers\.0\.(feed_forward\.w2|mlp\.down_proj)\.weight")
-            ),
+            layers=_count(headers, r"(?:mllm\.)?language_model\.model\.layers\.(\d{1,6})\."),
+            mlp=_last(_first(headers, down)),
             rows=embeddings[0] if embeddings else None,
             sam2=(_first(headers, trunk) or (None,))[0],
             two_decoders=bool(_first(headers, second)) if _first(headers, trunk) else None,
@@ -266,7 +265,7 @@ def differing(one: Sizes, other: Sizes) -> tuple[str, ...]:
 
 
 def contrast(config: Mapping[str, Any], headers: Mapping[str, Stored]) -> str:
-    """What a config.json describes and what weights are, where these are two architectures; empty where they are one."""
+    """What a config.json describes and what weights are, where these are two architectures; else empty."""
     described, found = Sizes.of_config(config), Sizes.of_headers(headers)
     if not differing(described, found):
         return ""

@@ -19,7 +19,6 @@ from segue.data.synth.meaning import Facts, Thing
 from segue.data.synth.painting import TEXTURES, Look, Picture, Pose, paint, reach
 from segue.data.synth.phrases import Caption, Phrase, Question, caption, phrases, questions
 from segue.errors import ConfigError
-from segue.geometry.masks import box_of
 from segue.media import open_media
 from segue.types import Media
 
@@ -42,7 +41,7 @@ class Scene:
     `things` are in order of depth, the furthest back first; that order is the n of every array. `visible` and `whole`
     are the masks without and with what is hidden behind nearer things (`segue.data.synth.painting` says what a pixel must
     have to belong). `boxes` are tight around visible masks, x0 y0 x1 y1 in pixels, right and bottom exclusive,
-    and NaN where nothing is seen; `whole_boxes` are of whole things and may reach out of the frame.
+    and NaN where nothing is seen; `whole_boxes` and `areas` are of whole things and count what lies beyond the frame.
 
     `group` names the scene; whatever is made of it belongs into one split. Phrases, questions and the caption are in
     every language, worded by chance.
@@ -57,6 +56,7 @@ class Scene:
     whole: Bool[np.ndarray, "n t h w"]
     boxes: Float[np.ndarray, "n t 4"]
     whole_boxes: Float[np.ndarray, "n t 4"]
+    areas: Int[np.ndarray, "n t"]
     phrases: tuple[Phrase, ...]
     questions: tuple[Question, ...]
     caption: Caption
@@ -196,7 +196,8 @@ def assemble(
     visible = np.stack([picture.visible for picture in pictures], axis=1)
     whole = np.stack([picture.whole for picture in pictures], axis=1)
     whole_boxes = np.stack([picture.boxes for picture in pictures], axis=1)
-    facts = Facts.of(tuple(things), poses, visible, whole, whole_boxes)
+    areas = np.stack([picture.areas for picture in pictures], axis=1)
+    facts = Facts.of(tuple(things), poses, visible, whole, whole_boxes, areas)
     return Scene(
         group=group,
         background=background.kind,
@@ -207,6 +208,7 @@ def assemble(
         whole=whole,
         boxes=facts.boxes,
         whole_boxes=whole_boxes,
+        areas=areas,
         phrases=phrases(facts, rng),
         questions=questions(facts, rng),
         caption=caption(facts, background.kind, rng),

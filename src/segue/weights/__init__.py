@@ -1,0 +1,204 @@
+"""Tensors in and out of files: safetensors only, renamed by a key table, loaded loudly.
+
+The only place that fills a module from a checkpoint. A checkpoint is judged from its headers first: every tensor in it
+must have a place, every place must be filled, every shape must agree. Otherwise nothing is loaded and one
+`CheckpointError` lists all that is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+
+from segue.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+LINEAGE = "lineage.json"
+MAX_LINES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What a load did: tensors read, how many were renamed, and places filled from a tied tensor or left fresh."""
+
+    total: int
+    renamed: int
+    tied: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def load(
+    module: nn.Module,
+    folder: Path,
+    table: KeyTable | None = None,
+    *,
+    tied: Mapping[str, str] | None = None,
+    fresh: Sequence[str] = (),
+) -> LoadReport:
+    """Fill a module from a folder's safetensors files, casting each tensor to the place's own dtype and device.
+
+    `table` renames upstream names; without one the names are the module's own. `tied` maps places that the
+    checkpoint may leave out to the place whose value they repeat. `fresh` are whole-name patterns of places that may
+    stay as they are. Nothing is written unless every tensor and every place is accounted for. Tensors are held one at a
+    time.
+
+    Raises: CheckpointError, naming every tensor missing, unexpected or misshapen, with both shapes.
+    """
+    headers = read_headers(folder)
+    places = module.state_dict()
+    writes, report = check(headers, {name: tuple(t.shape) for name, t in places.items()}, table, tied=tied, fresh=fresh)
+    by_file: dict[Path, list[_Write]] = defaultdict(list)
+    for write in writes:
+        by_file[headers[write.upstream].file].append(write)
+    for file, file_writes in by_file.items():
+        for write, tensor in zip(file_writes, read_tensors(file, [w.upstream for w in file_writes]), strict=True):
+            _fill(places, write, tensor)
+    with torch.no_grad():
+        for name in report.tied:
+            places[name].copy_(places[(tied or {})[name]])
+    log.info("%d tensors, %d renamed, tied: %s, fresh: %s", report.total, report.renamed, report.tied, report.fresh)
+    return report
+
+
+def check(
+    headers: Mapping[str, Stored],
+    expected: Mapping[str, tuple[int, ...]],
+    table: KeyTable | None = None,
+    *,
+    tied: Mapping[str, str] | None = None,
+    fresh: Sequence[str] = (),
+    contrast: str = "",
+) -> tuple[list[_Write], LoadReport]:
+    """Match a checkpoint's headers against the places of a module, touching no data.
+
+    `contrast` is what the error begins with: what the configuration describes and what the weights are, where that is
+    known to differ.
+
+    Raises: CheckpointError, listing every problem at once; its first line counts them and says what to do.
+    """
+    rules = None if table is None else _compiled(table)
+    writes, problems = [], []
+    filled: dict[tuple[str, int | None], str] = {}
+    for name, stored in headers.items():
+        write = _match(name, rules)
+        if write is None or any(place not in expected for place in write.places):
+            problems.append(f"unexpected: {name} {list(stored.shape)}")
+            continue
+        problems += _shape_problems(write, stored, expected)
+        row = write.rule.row if write.rule else None
+        for place in write.places:
+            if (place, row) in filled:
+                problems.append(f"twice: {name} and {filled[place, row]} both fill {place}")
+            filled[place, row] = name
+        writes.append(write)
+    missing = _missing(expected, filled)
+    from_tie = tuple(name for name in missing if tied and tied.get(name) in expected and tied[name] not in missing)
+    left_fresh = tuple(name for name in missing if any(re.fullmatch(pattern, name) for pattern in fresh))
+    lost = [name for name in missing if name not in {*from_tie, *left_fresh}]
+    absent = _upstream_shapes(lost, expected, filled, rules or ())
+    problems += [f"missing: {name} {list(shape)}" for name, shape in absent.items()]
+    if problems:
+        raise CheckpointError(_problem_text(problems, headers, contrast))
+    renamed = sum(write.places != (write.upstream,) for write in writes)
+    return writes, LoadReport(len(headers), renamed, from_tie, left_fresh)
+
+
+def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contrast: str) -> str:
+    folder = next((stored.file.parent for stored in headers.values()), "the checkpoint")
+    kinds = Counter(problem.split(":")[0] for problem in problems)
+    counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+    what = contrast or "the weights do not fit the architecture that config.json describes"
+    is_cut = set(kinds) == {"missing"}
+    cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"
+    lines = "".join(f"\n  {problem}" for problem in _gathered(sorted(problems, key=_by_number)))
+    return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{lines}"
+
+
+def _by_number(text: str) -> list[str]:
+    """Sorts layer 10 behind layer 9."""
+    return [part.zfill(6) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+
+
+def _gathered(problems: Sequence[str]) -> list[str]:
+    """Many problems on fewer lines: those that differ in the first number of a name alone stand together."""
+    if len(problems) <= MAX_LINES:
+        return list(problems)
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for problem in problems:
+        before, number, after = ([*re.split(r"(?<=\.)(\d+)(?=\.)", problem, maxsplit=1), "", ""])[:3]
+        found[before, after].append(int(number or 0))
+    return [before + (_runs(numbers) if after else "") + after for (before, after), numbers in found.items()]
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    """0, 1, 2 and 5 as {0-2,5}; a single number as it is."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return text if len(numbers) == 1 else f"{{{text}}}"
+
+
+def _fill(places: Mapping[str, Tensor], write: _Write, tensor: Tensor) -> None:
+    with torch.no_grad():
+        for place, piece in zip(write.places, _pieces(write, tensor), strict=True):
+            target = places[place]
+            if write.rule is not None and write.rule.row is not None:
+                target = target[write.rule.row : write.rule.row + 1]
+            target.copy_(piece)
+
+
+def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, shard: str = "4GB") -> None:
+    """Write a module's tensors as sharded safetensors under its own names, floating ones cast to `dtype` if given."""
+    state = {
+        name: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+    save_torch_state_dict(state, folder, max_shard_size=shard)
+
+
+def file_hash(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def lineage(folder: Path, report: LoadReport) -> dict[str, Any]:
+    """Where a loaded model's numbers come from: every weight file with its hash, and what was tied or left fresh.
+
+    `model_hash` is one hash over the files' hashes: two models with the same value hold the same weights.
+    """
+    return {
+        **_hashes(folder),
+        "tensors": report.total,
+        "renamed": report.renamed,
+        "tied": list(report.tied),
+        "fresh": list(report.fresh),
+    }
+
+
+def write_lineage(folder: Path, made_from: Mapping[str, Any]) -> None:
+    """Write `lineage.json` into a model folder: the hashes of its own weight files, and what they were made from."""
+    content = {**_hashes(folder), "made_from": made_from}
+    (folder / LINEAGE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _hashes(folder: Path) -> dict[str, Any]:
+    files = {file.name: file_hash(file) for file in checkpoint_files(folder)}
+    whole = hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(files.items())).encode())
+    return {"files": files, "model_hash": whole.hexdigest()[:16]}
