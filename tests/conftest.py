@@ -19,7 +19,7 @@ SAM2_SIZES = {
     "global_att_blocks": [],
     "d_model": 32,
     "mem_dim": 8,
-    "mem_attn_layers": 2,
+    "mem_attn_layers": 1,
     "mem_attn_ffn": 48,
     "fuser_layers": 1,
     "image_size": 256,
@@ -66,7 +66,7 @@ def tiny_config(byte_tokenizer):
 
 @pytest.fixture(scope="session")
 def randomise():
-    """Fills all parameters of a module so that nothing is zero, one or equal to its neighbour."""
+    """Fills a module, its random encoding of places too, so that nothing is zero, one or equal to its neighbour."""
     import torch
 
     def fill(module, seed=0):
@@ -76,6 +76,9 @@ def randomise():
                 wide = parameter.ndim > 1
                 noise = torch.randn(parameter.shape, generator=draws) * (1.5 * parameter[0].numel() ** -0.5 if wide else 0.1)
                 parameter.copy_(noise if wide else parameter + noise)
+            places = [buffer for name, buffer in module.named_buffers() if name.endswith("positional_embedding")]
+            for buffer in places:
+                buffer.copy_(torch.randn(buffer.shape, generator=draws.manual_seed(seed)))
         return module
 
     return fill
@@ -110,6 +113,14 @@ def engine(make_engine):
 def engine_i(make_engine):
     """Sa2VA-i's layout: a language decoder beside the original one."""
     return make_engine(two_decoders=True)
+
+
+@pytest.fixture(scope="session")
+def official_folder(tmp_path_factory):
+    """A checkpoint in the official layout with random weights, which answers every question with one object."""
+    from segue.grounding.official import random_checkpoint
+
+    return random_checkpoint(tmp_path_factory.mktemp("official") / "tiny")
 
 
 @pytest.fixture
@@ -161,3 +172,21 @@ def picture():
 def clip(picture):
     """Draws a video of some frames in which the square moves."""
     return lambda count=8, height=60, width=80: np.stack([picture(height, width, seed) for seed in range(count)])
+
+
+@pytest.fixture
+def force_presence():
+    """Makes a mask decoder judge every object visible or not, by a logit; as before when the test is over."""
+    import torch
+
+    before = []
+
+    def force(decoder, value):
+        for parameter in decoder.pred_obj_score_head.proj_out.parameters():
+            before.append((parameter, parameter.detach().clone()))
+            parameter.fill_(0.0 if parameter.ndim > 1 else value)
+
+    with torch.no_grad():
+        yield force
+        for parameter, value in reversed(before):
+            parameter.copy_(value)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 from typing import Any
 
@@ -22,9 +25,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from segue.engine import Engine, Options
+from segue.engine import Engine, Options, _device, _dtype
 from segue.errors import ConfigError
+from segue.grounding import model as grounded
 from segue.grounding.following import encode, find
+from segue.grounding.official import config_of, random_checkpoint
 from segue.grounding.sam2 import Encoded, LanguageSam2
 from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, step
 from segue.media import open_media
@@ -60,7 +65,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`count` units of work, and the seconds it took each time; `objects` is `None` where their number plays no part."""
+    """`count` units of work, and the seconds they took each time; `objects` is `None` where their number is no matter."""
 
     name: str
     objects: int | None
@@ -137,9 +142,30 @@ def _ratio(base: Stage, other: Stage) -> Ratio:
     return Ratio(base.name, other.objects, base.objects, other.least / base.least, min(pairs), max(pairs))
 
 
+def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto") -> Engine:
+    """A model of a known architecture in its real size, with random weights that are written nowhere.
+
+    Its tokenizer knows single bytes only, which changes no cost but that of a longer prompt. `device` and `dtype` are
+    `segue.engine.load`'s.
+
+    Raises: ConfigError, for an unknown architecture, device or dtype.
+    """
+    config, place = config_of(architecture), _device(device)
+    precision = _dtype(dtype, place)
+    model = grounded.build(config, dtype=precision, device=place, fill=True)
+    with TemporaryDirectory() as name:
+        folder = random_checkpoint(Path(name), "tiny")
+        processor = model.family.processor(folder, config.mllm_config, config.template)
+    lineage = {"model": architecture, "random": True, "dtype": str(precision).removeprefix("torch."), "device": place}
+    return Engine(model, processor, lineage)
+
+
 @torch.no_grad()
 def measure(engine: Engine, plan: Plan, tell: Callable[[str], None]) -> Report:
-    """Measure a loaded model. What it answers does not matter, so random weights will do. `tell` gets a line per stage."""
+    """Measure a loaded model; `tell` gets a line per stage.
+
+    What the model answers does not matter, so random weights will do.
+    """
     device = engine.model.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -191,7 +217,7 @@ def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
     for _ in range(repeats):
         steps = mllm.generate(batch, features, decoding)
         prefill += (_seconds(partial(next, steps), device),)
-        decode += (_seconds(lambda tokens=steps: [next(tokens) for _ in range(NEW_TOKENS - 1)], device),)
+        decode += (_seconds(partial(list, islice(steps, NEW_TOKENS - 1)), device),)
         steps.close()
     yield Stage("prefill", None, batch.input_ids.shape[1], "token", prefill)
     yield Stage("decode", None, NEW_TOKENS - 1, "token", decode)
@@ -201,8 +227,8 @@ def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
     """SAM 2 on one frame: its encoder, masks by prompt, and masks by memory as late in a video."""
     grounder, device = engine.model.grounder, engine.model.device
     images = blocks(1, IMAGE_SIZE)
-    seconds = _in_turns({0: partial(encode, grounder, images)}, plan.repeats, device)[0]
-    yield Stage("SAM 2 encode", None, 1, "frame", seconds)
+    encoding = _in_turns({0: partial(encode, grounder, images)}, plan.repeats, device)[0]
+    yield Stage("SAM 2 encode", None, 1, "frame", encoding)
     encoded = encode(grounder, images)
     prompts = {objects: _prompts(engine, objects) for objects in plan.objects}
     finding = {objects: partial(find, grounder, encoded, prompt) for objects, prompt in prompts.items()}
@@ -213,13 +239,15 @@ def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
     for objects, prompt in prompts.items():
         memory = late_memory(grounder, encoded, prompt, shown=shown)
         following[objects] = partial(step, grounder, LONG, encoded, memory, consistent=consistent)
-    for objects, seconds in _in_turns(following, plan.repeats, device).items():
+    followed = _in_turns(following, plan.repeats, device)
+    for objects, seconds in followed.items():
         yield Stage("follow, late in a video", objects, 1, "frame", seconds)
+    for objects, seconds in followed.items():
+        both = tuple(first + second for first, second in zip(encoding, seconds, strict=True))
+        yield Stage("encode and follow", objects, 1, "frame", both)
 
 
-def late_memory(
-    grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"], *, shown: int
-) -> VideoMemory:
+def late_memory(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"], *, shown: int) -> VideoMemory:
     """The memory before frame `LONG` of a video whose first `shown` frames were prompted: as full as it gets.
 
     All frames are the same one, which costs as much as different ones.
@@ -236,7 +264,7 @@ def _prompts(engine: Engine, objects: int) -> Float[Tensor, "n d"]:
     return engine.model.prompts(states.to(engine.model.device))
 
 
-def _ask(engine: Engine, pixels: UInt8[np.ndarray, "..."], objects: int, encodes: list[Encodes]) -> None:
+def _ask(engine: Engine, pixels: UInt8[np.ndarray, "*t h w 3"], objects: int, encodes: list[Encodes]) -> None:
     # opened anew each time: the engine knows the medium asked about last by identity and would not look again
     media = open_media(pixels)
     question = engine.model.family.prompts[f"segment_{media.kind}"].replace("{phrase}", PHRASE)

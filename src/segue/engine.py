@@ -16,19 +16,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segue import weights
+from segue import types, weights
 from segue.errors import CheckpointError, ConfigError, DataError
-from segue.geometry.masks import logit
+from segue.geometry.masks import at_threshold, box_of, logit
 from segue.geometry.notation import parse_grounded
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
-from segue.media import iter_frames, open_media
+from segue.media import iter_frames, open_media, results
 from segue.models.base import Batch, Decoding, Generation, Processor, finished, seg_states
 from segue.models.templates import stop_check
 from segue.prepare import Example, View, collate, look, prepare
 from segue.types import (
-    Answer,
     Event,
     Finished,
     FrameMasks,
@@ -119,6 +118,27 @@ class _Timer:
         now = perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.mark
         self.mark = now
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(types.Answer):
+    """An answer that can write itself down, and draw its masks anew."""
+
+    def save(self, folder: str | Path, formats: Sequence[str] = ("png", "coco", "overlay")) -> None:
+        """Write masks, overlay, scores and text to a new folder; `formats` as `segue segment --formats`.
+
+        Raises: ConfigError, as `segue.media.results.save` does.
+        """
+        results.save(self, Path(folder), formats)
+
+    def at_threshold(self, threshold: float) -> Answer:
+        """The same answer with a pixel in a mask where its probability is above `threshold`; boxes follow.
+
+        Needs `Options(keep_logits=True)`. Nothing is computed but the masks.
+
+        Raises: ConfigError, if the threshold is not in (0, 1); DataError, if the logits were not kept.
+        """
+        return replace(self, regions=tuple(_at_threshold(region, threshold) for region in self.regions))
 
 
 class Engine:
@@ -403,9 +423,17 @@ def _spoken(replies: Sequence[_Reply], raw: Sequence[str]) -> tuple[str, tuple[R
     return "\n".join(texts), tuple(regions)
 
 
+def _at_threshold(region: Region, threshold: float) -> Region:
+    if region.masks is None:
+        return region
+    masks = at_threshold(region.masks, threshold)
+    boxes = (box_of(masks.dense(position)) for position in range(len(masks)))
+    return replace(region, masks=masks, box=next((box for box in boxes if box is not None), None))
+
+
 def _last(events: Iterator[Event]) -> Answer:
     for event in events:
-        if isinstance(event, Finished):
+        if isinstance(event, Finished) and isinstance(event.answer, Answer):
             return event.answer
     raise RuntimeError("a stream ended without its answer")
 

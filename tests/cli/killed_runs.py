@@ -2,8 +2,8 @@
 
 python killed_runs.py INPUT ROOT FIRST STEP: kills at the FIRST touch of the output folder, then at FIRST + STEP and
 so on, each time into a fresh folder under ROOT, until a run ends before it is killed; then kills runs into one folder
-over and over. Prints how often it killed; exits with a message if anything was lost, done twice or left lying about.
-Children are forked, because starting Python takes longer than the runs do.
+over and over, which holds results of other settings. Prints how often it killed; exits with a message if anything was
+lost, done twice or left lying about. Children are forked, because starting Python takes longer than the runs do.
 """
 
 import os
@@ -34,10 +34,20 @@ def kill_at(touch: int, out: Path) -> None:
     sys.addaudithook(hook)
 
 
-def run(source: str, out: Path) -> int:
+def run(source: str, out: Path, *phrases: str) -> int:
     """The exit code of a run in this process."""
     try:
-        main(["segment", source, "bright", "dark", "-o", str(out), "--formats", "png,coco,overlay,logits"])
+        main(
+            [
+                "segment",
+                source,
+                *(phrases or ("bright", "dark")),
+                "-o",
+                str(out),
+                "--formats",
+                "png,coco,overlay,logits",
+            ]
+        )
     except SystemExit as leaving:
         return int(leaving.code or 0)
 
@@ -89,6 +99,7 @@ if __name__ == "__main__":
             break
         check(source, out, expected, touch)
         kills += 1
+    run(source, root / "often", "white")  # so that there are results to replace
     for touch in count(first, step):
         if run_child(source, root / "often", touch) is not None:
             break

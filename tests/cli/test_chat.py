@@ -105,14 +105,15 @@ def test_quit_leaves_and_help_tells_how(talk):
         ("/open", "/open needs a path"),
         ("/save", "/save needs a path"),
         ("/save out", "no answer"),
+        ("dark?\n/save {photo}/deeper", "a file is in the way"),
         ("/jump", "unknown command /jump"),
         ("<image> and <image>", "placeholders"),
     ],
 )
-def test_a_mistake_is_told_and_the_session_goes_on(talk, line, text):
-    stdout, stderr = talk(line, "dark?")
+def test_a_mistake_is_told_and_the_session_goes_on(talk, photo, line, text):
+    stdout, stderr = talk(line.replace("{photo}", str(photo)), "bright?")
     assert text in stderr and stderr.count("error: ") == 1
-    assert stdout == "Turn 1: dark [SEG] \n"
+    assert stdout.endswith("bright [SEG] \n")
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_session(talk, interrupted):
@@ -131,6 +132,11 @@ def test_answers_that_point_at_something_are_kept_one_by_one(talk, tmp_path):
     talk("dark?", "Thanks", "bright?", options=("-o", out, "--formats", "png"))
     assert sorted(path.name for path in out.iterdir()) == ["answer-007", "answer-008", "answer-009"]
     assert sorted(path.name for path in (out / "answer-009").iterdir()) == ["masks", "result.json"]
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_a_user_error(run_segue, photo):
+    run = run_segue("chat", photo, "--ask", "dark?", "-o", photo)
+    assert run.exit_code == 2 and "a file is in the way" in run.stderr
 
 
 def test_an_interrupted_answer_leaves_no_files(talk, fake, monkeypatch, tmp_path):

@@ -143,6 +143,11 @@ def test_sources_of_one_name_each_get_a_lasting_one(other):
     assert folders(other, "/photos/dog.jpg") == [second, first]
 
 
+def test_a_long_name_is_cut_to_fit_a_file_name():
+    (name,) = folders(f"/photos/{'x' * 250}.jpg")
+    assert name.startswith("x" * 60 + "-") and len(name) == 69
+
+
 def test_a_source_keeps_the_folder_it_has_and_others_stay_out_of_it():
     known = {"/photos/dog.jpg": "dog"}
     assert folders("/photos/dog.jpg", known=known) == ["dog"]

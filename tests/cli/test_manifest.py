@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segue.cli import manifest
-from segue.errors import ConfigError, DataError, SegueError
+from segue.errors import ConfigError, DataError, MediaError, SegueError
 
 
 def record(source: str, folder: str | None = "a", status: str = "ok", settings: str = "s") -> dict:
@@ -67,6 +67,21 @@ def test_what_was_finished_but_not_listed_is_listed(tmp_path):
     with manifest.opened(tmp_path) as opened:
         assert [made["folder"] for made in opened.records.values()] == ["a", "b"]
     assert sources(tmp_path) == ["/a", "/b"]
+
+
+def test_a_copy_that_somebody_made_of_a_result_does_not_take_its_place(tmp_path):
+    finish(tmp_path / "a", "/a")
+    with manifest.opened(tmp_path):
+        finish(tmp_path / "a copy", "/a")
+    with manifest.opened(tmp_path) as again:
+        assert [made["folder"] for made in again.records.values()] == ["a"]
+
+
+def test_a_source_that_had_failed_and_was_then_finished_unlisted_is_listed(tmp_path):
+    finish(tmp_path / "a", "/a")
+    (tmp_path / manifest.NAME).write_text(json.dumps(record("/a", None, "failed")) + "\n")
+    with manifest.opened(tmp_path) as opened:
+        assert opened.records["/a"]["status"] == "ok"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "fingerprint": "s"}'])
@@ -149,7 +164,9 @@ def test_half_a_line_that_the_disk_refused_is_taken_back(tmp_path, monkeypatch):
     [
         (OSError(errno.ENOSPC, "x"), "the disk is full"),
         (OSError(errno.EROFS, "x"), "read-only"),
-        (PermissionError(errno.EACCES, "x"), "permission denied"),
+        (PermissionError(errno.EACCES, "x", "out/a/result.json"), "permission denied"),
+        (PermissionError(errno.EACCES, "x", "model/config.json"), None),
+        (NotADirectoryError(errno.ENOTDIR, "x", "out/a"), "a file is in the way"),
         (ConnectionError("x"), None),
         (DataError("x"), None),
     ],
@@ -161,4 +178,4 @@ def test_a_disk_that_takes_no_more_is_told_from_other_errors(raised, text):
 
 def test_an_error_caused_by_a_full_disk_tells_of_the_disk():
     with pytest.raises(SegueError, match="cannot write to out: the disk is full"), manifest.disk_errors(Path("out")):
-        raise DataError("cannot write x.png") from OSError(errno.ENOSPC, "x")
+        raise MediaError("cannot write x.png") from OSError(errno.ENOSPC, "x")

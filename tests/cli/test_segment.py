@@ -11,7 +11,7 @@ from pictures import BLOCK_AREA, BLOCK_HEIGHT, BLOCK_WIDTH, HEIGHT, WIDTH, make_
 from PIL import Image
 from pycocotools.coco import COCO
 
-from segue.cli import results
+from segue.media import results
 from segue.media import open_media
 
 
@@ -129,7 +129,7 @@ def test_a_single_pixel_is_an_image(run_segue, tmp_path, out):
 def test_one_bad_input_is_reported_and_the_rest_is_done(run_segue, mixed, out, json_lines):
     run = run_segue("segment", mixed, "bright", "-o", out)
     assert run.exit_code == 2
-    assert run.stderr.count("failed b.jpg: ") == 1 and "2 done, 0 done before, 1 failed" in run.stderr
+    assert run.stderr.count("error: ") == 1 and "2 done, 0 done before, 1 failed" in run.stderr
     records = json_lines((out / "manifest.jsonl").read_text())
     assert [(Path(record["source"]).name, record["status"], record["folder"]) for record in records] == [
         ("a.png", "ok", "a"),
@@ -140,15 +140,15 @@ def test_one_bad_input_is_reported_and_the_rest_is_done(run_segue, mixed, out, j
     assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "a", "c"}
 
 
-@pytest.mark.parametrize("name", ["cut.mp4", "letter.mp4", "gone.mp4", "folder.mp4"])
+@pytest.mark.parametrize("name", ["cut.mp4", "letter.mp4", "gone.mp4"])
 def test_a_bad_video_fails_alone_and_without_loading_a_model(run_segue, fake, tmp_path, out, name):
     (tmp_path / "letter.mp4").write_text("Dear reader")
     (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x18ftypisom\0\0\0\0isommp42\0\0\xff\xffmoov")
-    (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "list.txt").write_text(f"{name}\n")
     run = run_segue("segment", tmp_path / "list.txt", "bright", "-o", out)
     assert run.exit_code == 2 and fake.Engine.loads == 0
-    assert tree(out) in (["manifest.jsonl"], [])
+    assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1 and name in run.stderr
+    assert tree(out) == ["manifest.jsonl"]
 
 
 def test_a_frame_that_breaks_midway_leaves_nothing_half_written(run_segue, walk, out):
@@ -160,7 +160,8 @@ def test_a_frame_that_breaks_midway_leaves_nothing_half_written(run_segue, walk,
 
 def test_what_the_engine_refuses_is_this_inputs_failure(run_segue, photo, out):
     run = run_segue("segment", photo, "impossible", "-o", out)
-    assert run.exit_code == 2 and "cannot be asked" in run.stderr
+    assert run.exit_code == 2
+    assert run.stderr == "error: street.png: the phrase 'impossible' cannot be asked; ask for something else\n"
 
 
 def test_a_model_that_does_not_load_ends_the_run(run_segue, mixed, out):
@@ -212,8 +213,8 @@ def test_finished_inputs_are_left_alone_and_cost_no_model(run_segue, fake, mixed
 )
 def test_an_input_is_done_again_where_the_settings_are_others(run_segue, photo, out, arguments, done_again):
     run_segue("segment", photo, "bright", "-o", out)
-    run = run_segue("segment", photo, *arguments, "-o", out)
-    assert run.exit_code == 0 and ("1 done, 0 done before" in run.stderr) is done_again
+    run = run_segue("segment", photo, *arguments, "-o", out, "--json")
+    assert run.exit_code == 0 and json.loads(run.stdout)["skipped"] is not done_again
     assert [region["phrase"] for region in read_result(out / "street")["regions"]] == [arguments[0]]
 
 
@@ -229,7 +230,8 @@ def test_an_input_is_done_again_where_the_settings_are_others(run_segue, photo, 
 def test_an_input_is_done_again_where_content_or_result_changed(run_segue, photo, out, change, done_again):
     run_segue("segment", photo, "bright", "-o", out)
     change(photo, out / "street")
-    assert ("1 done, 0 done before" in run_segue("segment", photo, "bright", "-o", out).stderr) is done_again
+    run = run_segue("segment", photo, "bright", "-o", out, "--json")
+    assert json.loads(run.stdout)["skipped"] is not done_again
     assert len(list(out.iterdir())) == 2
 
 
@@ -237,11 +239,10 @@ def test_a_model_folder_whose_files_changed_is_another_model(run_segue, photo, o
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text("{}")
-    arguments = ("segment", photo, "bright", "-o", out, "--model", model)
-    assert "1 done, 0 done before" in run_segue(*arguments).stderr
-    assert "0 done, 1 done before" in run_segue(*arguments).stderr
+    arguments = ("segment", photo, "bright", "-o", out, "--model", model, "--json")
+    skipped = [json.loads(run_segue(*arguments).stdout)["skipped"] for _ in range(2)]
     (model / "config.json").write_text('{"changed": true}')
-    assert "1 done, 0 done before" in run_segue(*arguments).stderr
+    assert [*skipped, json.loads(run_segue(*arguments).stdout)["skipped"]] == [False, True, False]
 
 
 def test_a_failed_input_is_tried_again(run_segue, mixed, out, json_lines):
@@ -267,6 +268,15 @@ def test_a_folder_that_is_not_ours_is_never_replaced(run_segue, photo, out):
     run_segue("segment", photo, "bright", "-o", out)
     assert (out / "street" / "diary.txt").read_text() == "mine"
     assert sum(path.name.startswith("street-") for path in out.iterdir()) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux alone")
+def test_a_file_name_that_is_no_text_comes_back_from_the_manifest(run_segue, photo, out, json_lines):
+    odd = photo.rename(os.fsdecode(os.fsencode(photo.parent) + b"/caf\xe9.png"))
+    for skipped in (False, True):
+        run = run_segue("segment", odd, "bright", "-o", out, "--json")
+        (record,) = json_lines(run.stdout)
+        assert (record["source"], record["skipped"]) == (str(odd), skipped)
 
 
 def test_json_is_one_object_per_input_on_stdout(run_segue, mixed, out, json_lines):

@@ -137,7 +137,7 @@ class Session:
 
     def result(self) -> dict[str, Any]:
         """The last answer as JSON, with the folder it was written to, if it was."""
-        from segue.cli.results import describe
+        from segue.media.results import describe
 
         if self._last is None:
             raise ConfigError("there is no answer yet; ask something first")
@@ -166,23 +166,19 @@ class Session:
         take it.
         """
         from segue.cli.manifest import disk_errors
-        from segue.cli.results import RESULT, ResultWriter, replay
+        from segue.media.results import save
 
         answer = self._last
         if answer is None or answer.media is None:
             raise ConfigError("there is no answer about an image or video to save yet; ask something first")
         folder = Path(path).expanduser()
-        if folder.exists() and not (folder / RESULT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} holds something else; give a new folder")
-        with disk_errors(folder), ResultWriter(folder, answer.media, self._formats) as writer:
-            for event in replay(answer):
-                writer.write(event)
-            writer.finish(answer)
+        with disk_errors(folder.parent):
+            save(answer, folder, self._formats)
         say(f"written to {folder}")
 
     def _follow(self, events: Iterator[Event], *, quiet: bool) -> Answer:
         """Take in an answer's events: show them, and write them down where the answer points at something."""
-        from segue.cli.results import ResultWriter
+        from segue.media.results import ResultWriter
 
         answer: Answer | None = None
         writer: ResultWriter | None = None

@@ -18,6 +18,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 SUFFIXES = IMAGE_SUFFIXES | {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 """Endings by which a folder's images and videos are known; a file that is named outright may have any."""
 
+_LONGEST = 60  # characters of a stem: with four bytes each they still fit a file name
 _FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
 
 
@@ -73,11 +74,11 @@ def content_hash(source: Path) -> str:
 
 def digest(*lines: str) -> str:
     """SHA-256 of some lines of text, in hex."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: Iterable[str] = ()) -> dict[Path, str]:
-    """A result folder's name for each source: its stem, with a short hash of its path where that is not its alone.
+    """A result folder's name for each source: its stem, with a short hash of its path where others share it.
 
     `known` maps sources that have a folder already (as text) to its name, which they keep; `taken` names can be
     nobody's. Names that differ only in case count as one, since some file systems think so.
@@ -87,8 +88,8 @@ def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: It
     names = {}
     for source in sources:
         stem = _stem(source)
-        is_free = claims[stem.casefold()] == 1 and stem.casefold() not in refused
-        own = stem if is_free else f"{stem}-{digest(str(source))[:8]}"
+        is_fit = claims[stem.casefold()] == 1 and stem.casefold() not in refused and len(stem) <= _LONGEST
+        own = stem if is_fit else f"{stem[:_LONGEST]}-{digest(str(source))[:8]}"
         names[source] = known.get(str(source), own)
     return names
 

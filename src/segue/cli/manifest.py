@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from segue.cli.inputs import folder_names
-from segue.cli.results import FORMAT, OLD, PART, RESULT
-from segue.errors import ConfigError, DataError, SegueError
+from segue.errors import ConfigError, DataError, MediaError, SegueError
+from segue.media.results import FORMAT, OLD, PART, RESULT, encode_json
 
 NAME = "manifest.jsonl"
 
@@ -30,6 +30,13 @@ _DISK_ERRORS = {
     errno.EFBIG: "a file grew too large for the disk",
 }
 
+_REFUSALS = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a file is in the way",
+    errno.EEXIST: "a file is in the way",
+}
+
 
 @contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
@@ -39,11 +46,11 @@ def disk_errors(out: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SegueError) as error:
+    except (OSError, MediaError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        if not is_disk_error(cause) and not isinstance(error, PermissionError):
+        if not is_disk_error(cause) and not _is_refused(error, out):
             raise
-        reason = _DISK_ERRORS.get(getattr(cause, "errno", 0), "permission denied")
+        reason = (_DISK_ERRORS | _REFUSALS)[getattr(cause, "errno", 0)]
         raise SegueError(
             f"cannot write to {out}: {reason}; "
             "what was finished is kept: make room or give another -o, and run the same command again"
@@ -53,6 +60,14 @@ def disk_errors(out: Path) -> Iterator[None]:
 def is_disk_error(cause: BaseException | None) -> bool:
     """Whether an error's cause is a disk that takes no more, and so no fault of the input at work."""
     return isinstance(cause, OSError) and cause.errno in _DISK_ERRORS
+
+
+def _is_refused(error: Exception, out: Path) -> bool:
+    """Whether a place in, or on the way to, the output folder cannot be had."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS or not error.filename:
+        return False
+    place = Path(error.filename)
+    return place.is_relative_to(out) or out.is_relative_to(place)
 
 
 def record_of(result: dict[str, Any], folder: str) -> Record:
@@ -95,7 +110,7 @@ class Manifest:
 
     def add(self, record: Record) -> None:
         """Append a record, so that it is on the disk when this returns; half a line is taken back if it cannot be."""
-        rest = memoryview(_line(record).encode())
+        rest = memoryview(_line(record))
         with self._path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             try:
@@ -109,11 +124,11 @@ class Manifest:
 
     def tidy(self) -> None:
         """Rewrite the file with one line per source, in the order in which they first came."""
-        text = "".join(map(_line, self.records.values()))
-        if (self._path.read_bytes() if self._path.exists() else b"") == text.encode():
+        lines = b"".join(map(_line, self.records.values()))
+        if (self._path.read_bytes() if self._path.exists() else b"") == lines:
             return
         draft = self.out / f"{PART}{NAME}"
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(lines)
         draft.replace(self._path)
 
     def finished(self, source: Path, holds: Callable[[Record], bool]) -> Record | None:
@@ -145,7 +160,8 @@ class Manifest:
         listed = {record["folder"] for record in self.records.values()}
         for folder in sorted(self.out.iterdir()):
             result = None if folder.name in listed else read_result(folder)
-            if result is not None:
+            known = self.records.get(result["source"]["path"]) if result else None
+            if result and not (known and known["folder"]):
                 self.add(record_of(result, folder.name))
 
 
@@ -184,8 +200,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return result if is_ours else None
 
 
-def _line(record: Record) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
+def _line(record: Record) -> bytes:
+    return encode_json(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def _read(path: Path) -> dict[str, Record]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import inputs, options
-from segue.cli.console import Bar, say
+from segue.cli.console import Bar, error, say
 from segue.errors import ConfigError, MediaError, SegueError
 from segue.types import Answer, Event, Finished, FrameMasks, Media
 
@@ -126,7 +126,8 @@ def command(
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
-    say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {output / 'manifest.jsonl'}")
+    if len(sources) > 1 or tally.skipped:
+        say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {output / 'manifest.jsonl'}")
     raise typer.Exit(2 if tally.failed else 0)
 
 
@@ -157,13 +158,14 @@ def _finished(source: Path, manifest: Manifest, job: Job) -> Record | None:
     """The record of a source whose result still holds: same settings, same content, folder in place."""
 
     def holds(record: Record) -> bool:
-        is_same = bool(record["settings"] == job.fingerprint)
-        return is_same and (inputs.stamp(source) == record["stamp"] or inputs.content_hash(source) == record["sha256"])
+        if record["settings"] != job.fingerprint:
+            return False
+        try:
+            return bool(inputs.stamp(source) == record["stamp"] or inputs.content_hash(source) == record["sha256"])
+        except OSError:
+            return False  # it is gone or closed to us, which opening it will say
 
-    try:
-        return manifest.finished(source, holds)
-    except FileNotFoundError:
-        return None  # opening it will say so
+    return manifest.finished(source, holds)
 
 
 def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], bar: Bar) -> Record:
@@ -175,21 +177,21 @@ def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], 
     failure = partial(manifests.failure, source, folder=folder, settings=job.fingerprint)
     try:
         media = open_media(source)
-    except SegueError as error:
-        return failure(error, seconds=_since(started))
+    except SegueError as problem:
+        return failure(problem, seconds=_since(started))
     segment = load()
     bar.start(source.name, media.count)
     try:
         return _write(segment(media), media, folder, job, bar)
-    except SegueError as error:
-        if manifests.is_disk_error(error.__cause__):
+    except SegueError as problem:
+        if manifests.is_disk_error(problem.__cause__):
             raise
-        return failure(error, seconds=_since(started))
+        return failure(problem, seconds=_since(started))
 
 
 def _write(events: Iterator[Event], media: Media, folder: Path, job: Job, bar: Bar) -> Record:
     from segue.cli.manifest import record_of
-    from segue.cli.results import ResultWriter
+    from segue.media.results import ResultWriter
 
     started = perf_counter()
     source = _describe_source(media)
@@ -214,7 +216,7 @@ def _report(record: Record, tally: Tally, out: Path, *, is_old: bool, as_json: b
     name = Path(record["source"]).name
     if record["status"] == "failed":
         tally.failed += 1
-        say(f"failed {name}: {record['error']}", style="red")
+        error(record["error"] if name in record["error"] else f"{name}: {record['error']}")
     elif is_old:
         tally.skipped += 1
     else:
@@ -222,7 +224,7 @@ def _report(record: Record, tally: Tally, out: Path, *, is_old: bool, as_json: b
         count = len(record["regions"])
         say(f"{name}: {count} object{'' if count == 1 else 's'} in {record['seconds']:.1f} s, {out / record['folder']}")
     if as_json:
-        print(json.dumps({**record, "skipped": is_old}, ensure_ascii=False), flush=True)
+        print(json.dumps({**record, "skipped": is_old}), flush=True)
 
 
 def _describe_source(media: Media) -> dict[str, Any]:
@@ -235,8 +237,8 @@ def _describe_source(media: Media) -> dict[str, Any]:
         raise TypeError(f"only media opened from a path have a place in a manifest, not {type(path).__name__}")
     try:
         key = {"sha256": inputs.content_hash(path), "stamp": inputs.stamp(path)}
-    except OSError as error:
-        raise MediaError(f"cannot read {path}: {error.strerror}; check that it is still there") from error
+    except OSError as problem:
+        raise MediaError(f"cannot read {path}: {problem.strerror}; check that it is still there") from problem
     height, width = media.size
     shape = {"kind": media.kind, "height": height, "width": width, "frames": media.count, "fps": media.fps}
     return {"path": str(path), **key, **shape}

@@ -23,7 +23,7 @@ from transformers.initialization import no_init_weights
 from segue import weights
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
-from segue.models import FAMILIES
+from segue.models import FAMILIES, zoo
 from segue.models.base import Family
 from segue.weights import KeyTable, LoadReport, Rule, read_json
 
@@ -185,8 +185,9 @@ def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedMode
 
     Raises: ConfigError and CheckpointError, as `read_layout` and `segue.weights.check` do.
     """
-    layout = read_layout(folder)
-    weights.check(weights.read_headers(folder), expected(layout.config), layout.table, tied=layout.tied)
+    layout, headers = read_layout(folder), weights.read_headers(folder)
+    contrast = zoo.contrast(read_json(folder / "config.json"), headers)
+    weights.check(headers, expected(layout.config), layout.table, tied=layout.tied, contrast=contrast)
     model = build(layout.config, dtype=dtype, device=device)
     return model, weights.load(model, folder, layout.table, tied=layout.tied)
 

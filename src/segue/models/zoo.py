@@ -255,7 +255,7 @@ def describe(sizes: Sizes) -> str:
     if name is None:
         return str(sizes)
     is_known = not differing(sizes, Sizes.of(ZOO[name]))
-    return f"{name} ({sizes})" if is_known else f"no known model, nearest to {name} ({sizes})"
+    return f"{name} ({sizes})" if is_known else f"a model like {name} ({sizes})"
 
 
 def differing(one: Sizes, other: Sizes) -> tuple[str, ...]:
@@ -269,7 +269,7 @@ def contrast(config: Mapping[str, Any], headers: Mapping[str, Stored]) -> str:
     described, found = Sizes.of_config(config), Sizes.of_headers(headers)
     if not differing(described, found):
         return ""
-    return f"config.json describes {describe(described)}, but the weights are {describe(found)}"
+    return f"config.json describes {describe(described)}, but the weights are those of {describe(found)}"
 
 
 def _distance(one: Sizes, other: Sizes) -> float:

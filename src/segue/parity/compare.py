@@ -20,8 +20,17 @@ TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest recorded value; for float32."""
 
 FEW = 64
-"""Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own."""
+"""Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own, and so is
+what is read from memory maps: those are rounded to bfloat16, which makes 1e-7 into 1e-2 now and then."""
 
+UNDECIDED = 0.0
+"""Pixels whose logit is at most this far from 0, relative to the mask's largest, may differ: 0 lets none."""
+
+FLIPPED = 0.01
+"""Largest share of memory values that may fall to the other side of a bfloat16 rounding."""
+
+_ROUNDED, _FROM_ROUNDED = "maskmem_features", "pix_feat_with_mem"
+_BFLOAT16_BITS = 8
 _PART = re.compile(r"_(every|tail|first|cls_and_first)(\d+)$")
 _PLACES = re.compile(r"(?:rows|columns|tokens|positions|frames) (\d+),\s*(\d+),")
 
@@ -105,7 +114,10 @@ def _compare(recording: Recording, name: str, ours: Ours, largest: float) -> Che
         return fact(name, value.flatten().tolist(), recorded.flatten().tolist())
     if ours.where is not None:
         value, recorded = value[ours.where], recorded[ours.where]
-    return compare_numbers(name, value, recorded, largest)
+    if _ROUNDED in name:
+        return compare_rounded(name, value, recorded)
+    is_few = recorded.numel() < FEW or _FROM_ROUNDED in name
+    return compare_numbers(name, value, recorded, largest if is_few else _largest(recorded))
 
 
 def is_mask(name: str, recorded: Tensor) -> bool:
@@ -113,15 +125,31 @@ def is_mask(name: str, recorded: Tensor) -> bool:
     return recorded.dtype in (torch.uint8, torch.bool) and _PART.sub("", name).endswith("masks")
 
 
-def compare_numbers(name: str, ours: Tensor, recorded: Tensor, largest: float = math.inf) -> Check:
-    """Numbers of one shape. `largest` is the largest value of the seam, for tensors too small to have a scale."""
+def compare_numbers(name: str, ours: Tensor, recorded: Tensor, scale: float) -> Check:
+    """Numbers of one shape; `scale` is the value that their differences are measured against."""
     first, second = ours.double().flatten(), recorded.double().flatten()
-    scale = largest if len(second) < FEW else _largest(recorded)
     difference = float((first - second).abs().max()) if len(first) else 0.0
     relative = difference / scale if scale else math.inf if difference else 0.0
     # written so that a NaN fails
     verdict: Verdict = "pass" if relative <= TOLERANCE else "fail"
     return Check(name=name, verdict=verdict, difference=difference, relative=relative, cosine=_cosine(first, second))
+
+
+def compare_rounded(name: str, ours: Tensor, recorded: Tensor) -> Check:
+    """Numbers that both sides round to bfloat16: some few fall to the other side and are then one step apart.
+
+    `difference` counts these too, `relative` only what goes beyond a step.
+    """
+    first, second = ours.double().flatten(), recorded.double().flatten()
+    _, exponent = torch.maximum(first.abs(), second.abs()).frexp()
+    step = torch.ldexp(torch.ones_like(first), exponent - _BFLOAT16_BITS)
+    apart = (first - second).abs()
+    check = compare_numbers(name, torch.where(apart <= step, second, first), second, _largest(recorded))
+    flipped = int((apart > 0).sum())
+    note = f"{flipped} of {len(first)} bfloat16 values rounded the other way" if flipped else ""
+    verdict: Verdict = check.verdict if flipped <= FLIPPED * len(first) else "fail"
+    difference = float(apart.max()) if len(first) else 0.0
+    return replace(check, verdict=verdict, difference=difference, cosine=_cosine(first, second), note=note)
 
 
 def compare_masks(
@@ -130,11 +158,13 @@ def compare_masks(
     """Masks frame by frame: every pixel must agree. Where one does not, the note says how near to 0 its logit was."""
     least = min((iou(a.numpy(), b.numpy()) for a, b in zip(ours, recorded, strict=True)), default=1.0)
     differing = ours != recorded
-    count = int(differing.sum())
+    count, nearness = int(differing.sum()), math.inf
     note = f"{count} of {differing.numel()} pixels differ" if count else ""
     if count and logits is not None:
-        note += f", at logits up to {float(logits[differing].abs().max()):.1e}"
-    return Check(name=name, verdict="fail" if count else "pass", iou=least, note=note)
+        nearness = float(logits[differing].abs().max())
+        note += f", at logits of at most {nearness:.1e} where the largest is {_largest(logits):.1e}"
+    agrees = not count or (logits is not None and nearness <= UNDECIDED * _largest(logits))
+    return Check(name=name, verdict="pass" if agrees else "fail", iou=least, note=note)
 
 
 def like_recorded(ours: Tensor, shape: torch.Size, name: str, what: str) -> Tensor | None:

@@ -16,7 +16,7 @@ from segue.parity.recording import Recording
 
 def replay_vision(recording: Recording, mllm: MLLM) -> Found:
     """The tower's embeddings and last states, and the visual features, also under the other layouts of the pixel shuffle."""
-    pixels = recording.inputs["vision.pixel_values"].float().to(_device(mllm))
+    pixels = recording.given("vision.pixel_values").float().to(_device(mllm))
     tower, found = mllm.vision_tower, Found()
     weight = mllm.projector[1].weight
     hidden = tower(pixels.to(weight)).last_hidden_state
@@ -53,7 +53,7 @@ def replay_language(recording: Recording, mllm: MLLM) -> Found:
         found.values["llm.embeds_last_hidden"] = hidden = decoder(inputs_embeds=embeddings).last_hidden_state
         found.values["llm.embeds_logits"] = head(hidden)
     if "llm.padded_input_ids" in recording.inputs:
-        attention = recording.inputs["llm.padded_attention_mask"].bool()
+        attention = recording.given("llm.padded_attention_mask").bool()
         logits = _padded_logits(mllm, recording.inputs["llm.padded_input_ids"].to(device), attention.to(device))
         found.values["llm.padded_logits"] = Ours(logits, where=attention)
     return found

@@ -77,7 +77,7 @@ class Tracks:
 
 def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
     """One image: pixels, trunk, feature levels and position codes, and all that the decoder gives back."""
-    source = recording.inputs["sam2.image_source"].numpy()
+    source = recording.given("sam2.image_source").numpy()
     prompts = _prompts(recording, grounder)
     eyes, decoder = grounder.sam2.vision_encoder, grounder.sam2.mask_decoder
     with overheard(eyes.backbone) as trunks, overheard(eyes) as encodings:
@@ -103,7 +103,7 @@ def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
 
 def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Found:
     """One object on one image: the four masks of the decoder, their scores and tokens, and the one that is taken."""
-    encoded = frames(recording.inputs["sam2.image_source"].numpy())
+    encoded = frames(recording.given("sam2.image_source").numpy())
     prompts, recorded = _prompts(recording, grounder), _first_masks(recording, "sam2.single.best_low_res_mask")
     row = nearest_row(grounder.prompted(encoded, prompts).logits, recorded)
     decoder = grounder.sam2.mask_decoder
@@ -207,7 +207,7 @@ def replay_tracker(recording: Recording, seam: str, grounder: LanguageSam2, fram
     words = " ".join(recording.what(name) for name in recording.names(f"{seam}."))
     shift = re.search(r"pred_obj_score_head last bias shifted by (-?\d+(?:\.\d+)?)", words)
     places = [frame for frame, score in enumerate(scores.tolist()) if abs(score) == 10.0]
-    masks = recording.inputs["tracker.masks"].bool().to(grounder.sam2.no_memory_embedding.device)
+    masks = recording.given("tracker.masks").bool().to(grounder.sam2.no_memory_embedding.device)
     given = dict(zip(places, masks[:, None], strict=True))
     with _shifted(grounder.sam2.mask_decoder.pred_obj_score_head.proj_out.bias, float(shift[1]) if shift else 0.0):
         return Found(given_masks(frames, recording.clip(len(scores)), given).values(seam))
@@ -240,4 +240,4 @@ def _first_masks(recording: Recording, name: str) -> Float[Tensor, "t 1 u u"]:
 
 
 def _prompts(recording: Recording, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
-    return recording.inputs["sam2.language_embd"].to(grounder.sam2.no_memory_embedding)
+    return recording.given("sam2.language_embd").to(grounder.sam2.no_memory_embedding)

@@ -71,6 +71,7 @@ def _replay_picture(
     visual, image = processor.image(pixels, max_tiles=most), Image.fromarray(pixels)
     found.values[f"{name}.tiles"] = visual.pixels
     found.facts.append(fact(f"{name}.size", [image.width, image.height], row["size"]))
+    found.facts.append(fact(f"{name}.source_sha256", _sha256(pixels), row["source_sha256"]))
     if "tile_sha256" in row:
         tiles = tile(image, max_tiles=most, side=visual.pixels.shape[-1])
         hashes = [_sha256(np.asarray(square)) for square in tiles]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segue.errors import DataError
 from segue.media import open_media, read_image
-from segue.weights import INDEX, SINGLE_FILES, read_json
+from segue.weights import read_json
 
 _FRAME = re.compile(r"video_(\d+)\.png")
 _ONE_SEAM = ("pre", "vision", "llm")
@@ -50,7 +50,7 @@ class Recording:
     @property
     def has_weights(self) -> bool:
         """Whether the model that was recorded lies in the folder; small recordings come without."""
-        return any((self.folder / name).is_file() for name in (INDEX, *SINGLE_FILES))
+        return (self.folder / "weights.safetensors").is_file()
 
     @property
     def cases(self) -> Mapping[str, Mapping[str, Any]]:
@@ -65,6 +65,15 @@ class Recording:
         order = ("pre", "prompt", "vision", "llm", "sam2", "tracker", "e2e")
         first = {name: place for place, name in enumerate(order)}
         return tuple(sorted(found, key=lambda seam: (first.get(seam.split(".")[0], len(order)), seam)))
+
+    def given(self, name: str) -> Tensor:
+        """A recorded input, without which its seam cannot be replayed.
+
+        Raises: DataError, if the recording has none of that name.
+        """
+        if name not in self.inputs:
+            raise DataError(f"{self.folder} has outputs of a seam and not its input {name}; copy the whole recording")
+        return self.inputs[name]
 
     def names(self, prefix: str) -> list[str]:
         """Names of recorded outputs that begin so."""

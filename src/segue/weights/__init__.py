@@ -22,6 +22,39 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from segue.errors import CheckpointError
+from segue.weights.headers import (
+    DTYPES,
+    Stored,
+    checkpoint_files,
+    pickled,
+    read_header,
+    read_headers,
+    read_json,
+    read_tensors,
+)
+from segue.weights.keys import KeyTable, Rule, Write, compiled, match, sources, to_upstream, upstream_shapes
+
+__all__ = [
+    "DTYPES",
+    "KeyTable",
+    "LoadReport",
+    "Rule",
+    "Stored",
+    "check",
+    "checkpoint_files",
+    "file_hash",
+    "lineage",
+    "load",
+    "pickled",
+    "read_header",
+    "read_headers",
+    "read_json",
+    "read_tensors",
+    "save",
+    "to_upstream",
+    "upstream_shapes",
+    "write_lineage",
+]
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +92,7 @@ def load(
     headers = read_headers(folder)
     places = module.state_dict()
     writes, report = check(headers, {name: tuple(t.shape) for name, t in places.items()}, table, tied=tied, fresh=fresh)
-    by_file: dict[Path, list[_Write]] = defaultdict(list)
+    by_file: dict[Path, list[Write]] = defaultdict(list)
     for write in writes:
         by_file[headers[write.upstream].file].append(write)
     for file, file_writes in by_file.items():
@@ -80,7 +113,7 @@ def check(
     tied: Mapping[str, str] | None = None,
     fresh: Sequence[str] = (),
     contrast: str = "",
-) -> tuple[list[_Write], LoadReport]:
+) -> tuple[list[Write], LoadReport]:
     """Match a checkpoint's headers against the places of a module, touching no data.
 
     `contrast` is what the error begins with: what the configuration describes and what the weights are, where that is
@@ -88,31 +121,54 @@ def check(
 
     Raises: CheckpointError, listing every problem at once; its first line counts them and says what to do.
     """
-    rules = None if table is None else _compiled(table)
+    rules = None if table is None else compiled(table)
     writes, problems = [], []
     filled: dict[tuple[str, int | None], str] = {}
     for name, stored in headers.items():
-        write = _match(name, rules)
+        write = match(name, rules)
         if write is None or any(place not in expected for place in write.places):
             problems.append(f"unexpected: {name} {list(stored.shape)}")
             continue
         problems += _shape_problems(write, stored, expected)
-        row = write.rule.row if write.rule else None
         for place in write.places:
-            if (place, row) in filled:
-                problems.append(f"twice: {name} and {filled[place, row]} both fill {place}")
-            filled[place, row] = name
+            if (place, write.row) in filled:
+                problems.append(f"twice: {name} and {filled[place, write.row]} both fill {place}")
+            filled[place, write.row] = name
         writes.append(write)
-    missing = _missing(expected, filled)
+    missing = _unfilled(expected, filled)
     from_tie = tuple(name for name in missing if tied and tied.get(name) in expected and tied[name] not in missing)
     left_fresh = tuple(name for name in missing if any(re.fullmatch(pattern, name) for pattern in fresh))
     lost = [name for name in missing if name not in {*from_tie, *left_fresh}]
-    absent = _upstream_shapes(lost, expected, filled, rules or ())
-    problems += [f"missing: {name} {list(shape)}" for name, shape in absent.items()]
+    problems += [
+        f"missing: {name} {list(shape)}" for name, shape in sources(lost, expected, filled, rules or ()).items()
+    ]
     if problems:
         raise CheckpointError(_problem_text(problems, headers, contrast))
     renamed = sum(write.places != (write.upstream,) for write in writes)
     return writes, LoadReport(len(headers), renamed, from_tie, left_fresh)
+
+
+def _shape_problems(write: Write, stored: Stored, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+    wanted = [expected[place] if write.row is None else (1, *expected[place][1:]) for place in write.places]
+    try:
+        pieces = [tuple(piece.shape) for piece in write.cut(torch.empty(stored.shape, device="meta"))]
+    except (RuntimeError, ValueError, IndexError):
+        pieces = []
+    if pieces == wanted:
+        return []
+    needs = list(write.shape(expected))
+    return [f"misshapen: {write.upstream} is {list(stored.shape)} in the file, the architecture needs {needs}"]
+
+
+def _unfilled(expected: Mapping[str, tuple[int, ...]], filled: Mapping[tuple[str, int | None], str]) -> list[str]:
+    rows: dict[str, set[int | None]] = defaultdict(set)
+    for place, row in filled:
+        rows[place].add(row)
+    return [
+        name
+        for name, shape in expected.items()
+        if None not in rows[name] and (not rows[name] or rows[name] != set(range(shape[0])))
+    ]
 
 
 def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contrast: str) -> str:
@@ -154,12 +210,10 @@ def _runs(numbers: Sequence[int]) -> str:
     return text if len(numbers) == 1 else f"{{{text}}}"
 
 
-def _fill(places: Mapping[str, Tensor], write: _Write, tensor: Tensor) -> None:
+def _fill(places: Mapping[str, Tensor], write: Write, tensor: Tensor) -> None:
     with torch.no_grad():
-        for place, piece in zip(write.places, _pieces(write, tensor), strict=True):
-            target = places[place]
-            if write.rule is not None and write.rule.row is not None:
-                target = target[write.rule.row : write.rule.row + 1]
+        for place, piece in zip(write.places, write.cut(tensor), strict=True):
+            target = places[place] if write.row is None else places[place][write.row : write.row + 1]
             target.copy_(piece)
 
 

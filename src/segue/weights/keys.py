@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor
 
 from segue.errors import CheckpointError
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,101 +33,107 @@ class Rule:
 
 
 KeyTable = Sequence[Rule]
-Shapes = Mapping[str, tuple[int, ...]]
 Rules = Sequence[tuple[re.Pattern[str], Rule]]
-Filled = Mapping[tuple[str, int | None], str]
 _Backwards = Sequence[tuple[re.Pattern[str], Sequence[tuple[int, str]]]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Write:
+class Write:
+    """An upstream tensor on its way to the places it fills, by the rule that says so; no rule if names are ours."""
+
     upstream: str
     rule: Rule | None
     places: tuple[str, ...]
 
+    @property
+    def row(self) -> int | None:
+        """The row of its place that it fills, if it fills no more."""
+        return self.rule.row if self.rule else None
 
-def _compiled(table: KeyTable) -> _Rules:
+    def cut(self, tensor: Tensor) -> Sequence[Tensor]:
+        """What each place receives of the upstream tensor."""
+        if self.rule is None or self.rule.split is None:
+            return [tensor] * len(self.places)
+        return self.rule.split(tensor)
+
+    def joined(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The upstream tensor put together from its places."""
+        pieces = [state[place] for place in self.places]
+        if self.row is not None:
+            # a copy, because files cannot hold tensors that share memory
+            pieces = [piece[self.row : self.row + 1].clone() for piece in pieces]
+        return self.rule.join(pieces) if self.rule and self.rule.join else pieces[0]
+
+    def shape(self, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """The shape that the upstream tensor must have to fill its places."""
+        return tuple(self.joined({place: torch.empty(expected[place], device="meta") for place in self.places}).shape)
+
+
+def compiled(table: KeyTable) -> Rules:
+    """The rules of a table beside their patterns, ready for `match`."""
     return [(re.compile(rule.upstream), rule) for rule in table]
 
 
-def _match(name: str, rules: _Rules | None) -> _Write | None:
+def match(name: str, rules: Rules | None) -> Write | None:
+    """Where an upstream tensor goes by the first rule that knows its name; `None` if none does.
+
+    Without rules every name is its own place.
+    """
     if rules is None:
-        return _Write(name, None, (name,))
+        return Write(name, None, (name,))
     for pattern, rule in rules:
         found = pattern.fullmatch(name)
         if found:
-            return _Write(name, rule, tuple(found.expand(native) for native in rule.native))
+            return Write(name, rule, tuple(found.expand(native) for native in rule.native))
     return None
 
 
-def _pieces(write: _Write, tensor: Tensor) -> Sequence[Tensor]:
-    if write.rule is None or write.rule.split is None:
-        return [tensor] * len(write.places)
-    return write.rule.split(tensor)
+def to_upstream(state: Mapping[str, Tensor], table: KeyTable, names: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of a module under upstream names, for every name in `names`; the inverse of loading with `table`.
 
-
-def _shape_problems(write: _Write, stored: Stored, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-    row = write.rule.row if write.rule else None
-    wanted = [expected[place] if row is None else (1, *expected[place][1:]) for place in write.places]
-    try:
-        pieces = [tuple(piece.shape) for piece in _pieces(write, torch.empty(stored.shape, device="meta"))]
-    except (RuntimeError, ValueError, IndexError):
-        pieces = []
-    if pieces == wanted:
-        return []
-    needs = list(_shape_upstream(write, expected))
-    return [f"misshapen: {write.upstream} is {list(stored.shape)} in the file, the architecture needs {needs}"]
-
-
-def _shape_upstream(write: _Write, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape that an upstream tensor must have to fill its places."""
-    shapes = [expected[place] for place in write.places]
-    if write.rule is not None and write.rule.row is not None:
-        return (1, *shapes[0][1:])
-    if write.rule is None or write.rule.join is None:
-        return shapes[0]
-    return tuple(write.rule.join([torch.empty(shape, device="meta") for shape in shapes]).shape)
-
-
-def _missing(expected: Mapping[str, tuple[int, ...]], filled: Mapping[tuple[str, int | None], str]) -> list[str]:
-    rows: dict[str, set[int | None]] = defaultdict(set)
-    for place, row in filled:
-        rows[place].add(row)
-    return [
-        name
-        for name, shape in expected.items()
-        if None not in rows[name] and (not rows[name] or rows[name] != set(range(shape[0])))
-    ]
-
-
-def upstream_shapes(expected: Mapping[str, tuple[int, ...]], table: KeyTable) -> Shapes:
-    """Names and shapes of the tensors of an upstream checkpoint that fills these places: the key table read backwards."""
-    return _upstream_shapes(expected, expected, {}, _compiled(table))
-
-
-def _upstream_shapes(
-    places: Iterable[str],
-    expected: Mapping[str, tuple[int, ...]],
-    filled: Mapping[tuple[str, int | None], str],
-    rules: _Rules,
-) -> Shapes:
-    """Upstream tensors that fill these places, but for rows that are filled already."""
-    backwards = _backwards(rules)
-    found: Shapes = {}
-    for place in places:
-        sources = [
-            write
-            for write in _sources(place, backwards, rules)
-            if (place, write.rule.row if write.rule else None) not in filled and set(write.places) <= expected.keys()
-        ]
-        # of several spellings that are understood the first is the usual one; of a table kept in rows all are needed
-        is_in_rows = any(write.rule and write.rule.row is not None for write in sources)
-        for write in sources if is_in_rows else sources[:1] or [_Write(place, None, (place,))]:
-            found[write.upstream] = _shape_upstream(write, expected)
+    Raises: CheckpointError, for a name that no rule of the table covers.
+    """
+    rules = compiled(table)
+    found: dict[str, Tensor] = {}
+    for name in names:
+        write = match(name, rules)
+        if write is None:
+            raise CheckpointError(f"no rule of the key table covers the upstream name {name}")
+        found[name] = write.joined(state)
     return found
 
 
-def _backwards(rules: _Rules) -> _Backwards:
+def upstream_shapes(expected: Mapping[str, tuple[int, ...]], table: KeyTable) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of an upstream checkpoint that fills these places: the table read backwards."""
+    return sources(expected, expected, {}, compiled(table))
+
+
+def sources(
+    places: Iterable[str],
+    expected: Mapping[str, tuple[int, ...]],
+    filled: Mapping[tuple[str, int | None], str],
+    rules: Rules,
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the upstream tensors that would fill these places, but for rows that are `filled` already.
+
+    A place whose rule cannot be read backwards stands under its own name.
+    """
+    backwards = _backwards(rules)
+    found: dict[str, tuple[int, ...]] = {}
+    for place in places:
+        writes = [
+            write
+            for write in _sources(place, backwards, rules)
+            if (place, write.row) not in filled and set(write.places) <= expected.keys()
+        ]
+        # of several spellings that are understood the first is the usual one; of a table kept in rows all are needed
+        is_in_rows = any(write.row is not None for write in writes)
+        for write in writes if is_in_rows else writes[:1] or [Write(place, None, (place,))]:
+            found[write.upstream] = write.shape(expected)
+    return found
+
+
+def _backwards(rules: Rules) -> _Backwards:
     """For every place that a table fills: a pattern of native names, and the pieces of a match's upstream name.
 
     A piece is (0, text) or (number of a group, ...). Places whose rule cannot be read backwards are left out.
@@ -176,30 +180,12 @@ def _outermost(pattern: str) -> list[tuple[int, str]]:
     return [*pieces, (0, pattern[start:].replace("\\", ""))]
 
 
-def _sources(place: str, backwards: _Backwards, rules: _Rules) -> Iterator[_Write]:
+def _sources(place: str, backwards: _Backwards, rules: Rules) -> Iterator[Write]:
     """The upstream tensors that could fill a place."""
     for pattern, pieces in backwards:
         found = pattern.fullmatch(place)
         if found is None:
             continue
-        write = _match("".join(found[f"g{number}"] if number else text for number, text in pieces), rules)
+        write = match("".join(found[f"g{number}"] if number else text for number, text in pieces), rules)
         if write is not None and place in write.places:
             yield write
-
-
-def to_upstream(state: Mapping[str, Tensor], table: KeyTable, names: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of a module under upstream names, for every name in `names`; the inverse of loading with `table`.
-
-    Raises: CheckpointError, for a name that no rule of the table covers.
-    """
-    rules = _compiled(table)
-    found: dict[str, Tensor] = {}
-    for name in names:
-        write = _match(name, rules)
-        if write is None or write.rule is None:
-            raise CheckpointError(f"no rule of the key table covers the upstream name {name}")
-        pieces = [state[place] for place in write.places]
-        if write.rule.row is not None:
-            pieces = [piece[write.rule.row : write.rule.row + 1] for piece in pieces]
-        found[name] = write.rule.join(pieces) if write.rule.join else pieces[0]
-    return found

@@ -13,7 +13,7 @@ from segue.data.synth.painting import COLOURS, Colour, contrast
 
 BACKGROUNDS = ("plain", "gradient", "noise")
 
-LEAST_CONTRAST = 0.17
+LEAST_CONTRAST = 0.2
 """Between a thing's colour and every tone of the background, in OKLab."""
 
 
@@ -49,14 +49,15 @@ def paint_background(
     """Its pixels at a size of (height, width)."""
     tones = np.array(background.tones, dtype=np.float64)
     if background.kind == "plain":
-        picture = np.broadcast_to(tones[0], (*size, 3)).copy()
+        picture = np.tile(tones[0], (*size, 1))
     elif background.kind == "gradient":
         picture = _mixed(tones, _ramp(size, rng))
     else:
         picture = _mixed(tones, _fractal(size, rng))
     strength = rng.uniform(2, 7) if background.kind == "noise" else rng.uniform(0, 1.5)
     picture += rng.normal(0, strength, size)[..., None]
-    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _tones(rng: np.random.Generator, count: int) -> tuple[Colour, ...]:

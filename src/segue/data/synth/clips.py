@@ -89,7 +89,8 @@ def clip(
         backdrop = paint_background(background, frame, rng)
         pictures = [paint(backdrop, looks, [path[number] for path in poses]) for number in range(frames)]
         if _is_watchable(pictures) and (not hides or _is_hidden_once(pictures)):
-            return assemble(f"synth-{split}-{seed}-{index}-clip", background, named, poses, pictures, rng=rng)
+            group = f"synth-{split}-{seed}-{index}-clip"
+            return assemble(group, background, named, poses=poses, pictures=pictures, rng=rng)
     raise RuntimeError(f"no clip of {things} things in {frame} pixels after {_ATTEMPTS} attempts")
 
 
@@ -107,7 +108,7 @@ def _cast(
 def _routes(
     looks: Sequence[Look], sizes: Sequence[float], frame: tuple[int, int], rng: np.random.Generator, *, hides: bool
 ) -> list[_Path]:
-    """A path for every thing; with `hides` the first goes behind the last. Of some chances the least crowded is taken."""
+    """A path for every thing; with `hides` the first goes behind the last. The least crowded of some is taken."""
     paths: dict[int, _Path] = {}
     taken: list[list[Box]] = []
     if hides:
@@ -203,7 +204,7 @@ def _boxes(look: Look, path: _Path) -> list[Box]:
 
 
 def _crowding(boxes: Sequence[Box], taken: Sequence[Sequence[Box]]) -> float:
-    return sum(shared(one, other) for there in taken for one, other in zip(boxes, there, strict=True))
+    return sum((shared(one, other) for there in taken for one, other in zip(boxes, there, strict=True)), 0.0)
 
 
 def _is_watchable(pictures: Sequence[Picture]) -> bool:

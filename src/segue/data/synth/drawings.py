@@ -48,6 +48,12 @@ def drawing(kind: str) -> tuple[Part, ...]:
     return tuple(Part((part.outline - (low + high) / 2) * scale, part.paint) for part in parts)
 
 
+@cache
+def all_corners(kind: str) -> Outline:
+    """The corners of all parts of a kind of thing."""
+    return np.concatenate([part.outline for part in drawing(kind)])
+
+
 def _polygon(*corners: tuple[float, float]) -> Outline:
     return np.array(corners, dtype=np.float64)
 
@@ -66,15 +72,15 @@ def _rectangle(left: float, top: float, right: float, bottom: float) -> Outline:
 
 
 def _circle() -> Sequence[Part]:
-    return [Part(_ellipse(0, 0, 1, 1), "body")]
+    return [Part(_ellipse(0.0, 0.0, 1.0, 1.0), "body")]
 
 
 def _square() -> Sequence[Part]:
-    return [Part(_rectangle(-1, -1, 1, 1), "body")]
+    return [Part(_rectangle(-1.0, -1.0, 1.0, 1.0), "body")]
 
 
 def _triangle() -> Sequence[Part]:
-    return [Part(_polygon((0, -0.95), (1.05, 0.9), (-1.05, 0.9)), "body")]
+    return [Part(_polygon((0.0, -0.95), (1.05, 0.9), (-1.05, 0.9)), "body")]
 
 
 def _star() -> Sequence[Part]:
@@ -101,7 +107,7 @@ def _cross() -> Sequence[Part]:
 
 
 def _ring() -> Sequence[Part]:
-    return [Part(_ellipse(0, 0, 1, 1), "body"), Part(_ellipse(0, 0, 0.54, 0.54), "hole")]
+    return [Part(_ellipse(0.0, 0.0, 1.0, 1.0), "body"), Part(_ellipse(0.0, 0.0, 0.54, 0.54), "hole")]
 
 
 def _moon() -> Sequence[Part]:
@@ -119,7 +125,7 @@ def _house() -> Sequence[Part]:
     return [
         Part(_rectangle(0.42, -0.92, 0.64, -0.3), "shade"),
         Part(_rectangle(-0.82, -0.15, 0.82, 1.0), "body"),
-        Part(_polygon((0, -1.0), (1.05, -0.1), (-1.05, -0.1)), "shade"),
+        Part(_polygon((0.0, -1.0), (1.05, -0.1), (-1.05, -0.1)), "shade"),
         Part(_rectangle(-0.2, 0.36, 0.2, 1.0), _WOOD),
         Part(_rectangle(-0.66, 0.12, -0.34, 0.46), _GLASS),
         Part(_rectangle(0.34, 0.12, 0.66, 0.46), _GLASS),
@@ -131,7 +137,7 @@ def _tree() -> Sequence[Part]:
         Part(_polygon((-0.15, 0.1), (0.15, 0.1), (0.22, 1.05), (-0.22, 1.05)), _WOOD),
         Part(_ellipse(-0.42, 0.02, 0.48, 0.44), "body"),
         Part(_ellipse(0.42, 0.02, 0.48, 0.44), "body"),
-        Part(_ellipse(0, -0.42, 0.62, 0.62), "body"),
+        Part(_ellipse(0.0, -0.42, 0.62, 0.62), "body"),
     ]
 
 
@@ -155,9 +161,9 @@ def _car() -> Sequence[Part]:
 
 def _fish() -> Sequence[Part]:
     return [
-        Part(_polygon((-0.5, 0), (-1.15, -0.5), (-0.98, 0), (-1.15, 0.5)), "second"),
+        Part(_polygon((-0.5, 0.0), (-1.15, -0.5), (-0.98, 0.0), (-1.15, 0.5)), "second"),
         Part(_polygon((-0.25, -0.45), (0.1, -0.85), (0.4, -0.42)), "second"),
-        Part(_ellipse(0.12, 0, 0.88, 0.58), "body"),
+        Part(_ellipse(0.12, 0.0, 0.88, 0.58), "body"),
         Part(_ellipse(0.6, -0.14, 0.13, 0.13), _CREAM),
         Part(_ellipse(0.63, -0.14, 0.06, 0.06), _DARK),
     ]
@@ -181,7 +187,7 @@ def _flower() -> Sequence[Part]:
         Part(_rectangle(-0.07, 0.2, 0.07, 1.25), _LEAF),
         Part(_ellipse(0.28, 0.92, 0.3, 0.13, tilt=-0.6), _LEAF),
         *petals,
-        Part(_ellipse(0, -0.3, 0.27, 0.27), "second"),
+        Part(_ellipse(0.0, -0.3, 0.27, 0.27), "second"),
     ]
 
 
@@ -201,8 +207,7 @@ def _butterfly() -> Sequence[Part]:
         for side in (-1, 1)
         for x, y, across, down, tilt in ((0.58, -0.36, 0.58, 0.4, -0.5), (0.46, 0.42, 0.44, 0.34, 0.6))
     ]
-    spots = [Part(_ellipse(side * 0.62, -0.38, 0.17, 0.14, tilt=side * -0.5), "second") for side in (-1, 1)]
-    return [*wings, *spots, Part(_ellipse(0, 0.02, 0.12, 0.78), _DARK)]
+    return [*wings, Part(_ellipse(0.0, 0.02, 0.12, 0.78), _DARK)]
 
 
 _DRAWINGS = {

@@ -56,8 +56,8 @@ class Facts:
     """All that judgements are made from.
 
     `boxes` of what is seen (NaN if nothing is) and `whole_boxes` in pixels, `areas` of whole things in pixels, wherever
-    they are; `inside` and `seen` count the pixels within the frame, hidden ones in and out; `under[i, j]` counts those of
-    thing i that the nearer thing j covers. `angles` in radians.
+    they are; `inside` and `seen` count the pixels within the frame, with and without hidden ones; `under[i, j]` counts
+    those of thing i that the nearer thing j covers. `angles` in radians.
     """
 
     things: tuple[Thing, ...]
@@ -75,6 +75,7 @@ class Facts:
         cls,
         things: tuple[Thing, ...],
         poses: Sequence[Sequence[Pose]],
+        *,
         visible: Bool[np.ndarray, "n t h w"],
         whole: Bool[np.ndarray, "n t h w"],
         whole_boxes: Float[np.ndarray, "n t 4"],
@@ -105,7 +106,7 @@ class Facts:
     @property
     def is_clip(self) -> bool:
         """Whether there are several frames: then motion can be spoken of, and places cannot."""
-        return self.boxes.shape[1] > 1
+        return len(self.boxes[0]) > 1
 
     def place(self, number: int) -> tuple[float, float]:
         """The centre of what is seen of a thing in the first frame, x and y as shares of width and height."""
@@ -131,43 +132,59 @@ class Facts:
         return 0.9 < self.growth(number) < 1.1
 
 
+def left_to_right(boxes: Float[np.ndarray, "n t 4"]) -> list[int]:
+    """The numbers of things, the leftmost first, by the centre of the box in the first frame that shows each."""
+    shown = np.argmin(np.isnan(boxes[:, :, 0]), axis=1)
+    centres = boxes[np.arange(len(boxes)), shown][:, [0, 2]].sum(axis=1)
+    return [int(number) for number in np.argsort(centres, kind="stable")]
+
+
 def denote(query: Query, facts: Facts) -> tuple[int, ...] | None:
     """The things that a query is true of, in order of depth; empty if none is; `None` if that is not clear."""
-    if query.test is None or query.test in EXTREMES:
-        found = _judged([is_a(query.noun, facts, number) for number in range(len(facts.things))])
-        return found if query.test is None or found is None else _extreme(query.test, facts, found)
-    anchor: int | None = None
-    if query.anchor is not None:
-        anchors = denote(Query(query.anchor), facts)
+    truths = are(query.noun, facts)
+    if query.test in EXTREMES:
+        found = _judged(truths)
+        return None if found is None else _extreme(query.test, facts, found)
+    if query.test is not None and query.anchor is None:
+        test = TESTS[query.test]
+        truths = _narrowed(truths, lambda number: test(facts, number))
+    elif query.test is not None and query.anchor is not None:
+        anchors = _judged(are(query.anchor, facts))
         if anchors is None or len(anchors) != 1:
             return None
-        anchor = anchors[0]
-    return _judged([_holds(query, facts, number, anchor) for number in range(len(facts.things))])
+        relation, anchor = RELATIONS[query.test], anchors[0]
+        truths = _narrowed(truths, lambda number: number != anchor and relation(facts, number, anchor))
+    return _judged(truths)
 
 
-def is_a(noun: Noun, facts: Facts, number: int) -> Truth:
-    """Whether a thing is what a noun says. Size words are unclear for medium things and such as change their size."""
-    thing = facts.things[number]
-    asked = (noun.kind, noun.colour, noun.texture)
-    has = (thing.kind, thing.colour, thing.texture)
-    if any(want not in (None, is_) for want, is_ in zip(asked, has, strict=True)):
-        return False
-    if noun.size is None:
-        return True
-    if thing.size == "medium" or not facts.keeps_size(number):
-        return None
-    return thing.size == noun.size
+def are(noun: Noun, facts: Facts) -> list[Truth]:
+    """Whether each thing is what a noun says.
+
+    Size words are unclear for medium things and for such as change their size.
+    """
+    truths: list[Truth] = []
+    for number, thing in enumerate(facts.things):
+        is_named = (
+            noun.kind in (None, thing.kind)
+            and noun.colour in (None, thing.colour)
+            and noun.texture in (None, thing.texture)
+        )
+        if not is_named or noun.size is None:
+            truths.append(is_named)
+        elif thing.size == "medium" or not facts.keeps_size(number):
+            truths.append(None)
+        else:
+            truths.append(thing.size == noun.size)
+    return truths
 
 
-def _holds(query: Query, facts: Facts, number: int, anchor: int | None) -> Truth:
-    """Whether a thing is what the noun says and passes the test; false as soon as one of them is."""
-    if number == anchor:
-        return False
-    named = is_a(query.noun, facts, number)
-    if named is False or query.test is None:
-        return named
-    passed = TESTS[query.test](facts, number) if anchor is None else RELATIONS[query.test](facts, number, anchor)
-    return False if passed is False else None if named is None else passed
+def _narrowed(truths: Sequence[Truth], passes: Callable[[int], Truth]) -> list[Truth]:
+    """Both: false where either is, else unclear where either is. What fails already is not asked again."""
+    narrowed: list[Truth] = []
+    for number, truth in enumerate(truths):
+        passed = False if truth is False else passes(number)
+        narrowed.append(False if passed is False else None if truth is None else passed)
+    return narrowed
 
 
 def _judged(truths: Sequence[Truth]) -> tuple[int, ...] | None:
@@ -266,7 +283,7 @@ def _is_hidden(facts: Facts, number: int) -> Truth:
     gone = np.flatnonzero(within & (facts.seen[number] == 0))
     if len(gone):
         return True if facts.seen[number, : gone[0]].any() and facts.seen[number, gone[-1] :].any() else None
-    return False if (facts.seen[number][within] >= 0.5 * facts.inside[number][within]).all() else None
+    return False if bool((facts.seen[number][within] >= 0.5 * facts.inside[number][within]).all()) else None
 
 
 def _is_towards(x: int, y: int) -> Callable[[Facts, int, int], Truth]:
@@ -298,7 +315,9 @@ def _passes_behind(facts: Facts, number: int, anchor: int) -> Truth:
     if number > anchor:
         return False
     most = float((facts.under[number, anchor] / facts.areas[number]).max())
-    return True if most >= 0.5 and facts.seen[number, [0, -1]].any() else False if most == 0 else None
+    if most == 0:
+        return False
+    return True if most >= 0.5 and _moves(facts, number) else None
 
 
 def _edge(axis: int, sign: int) -> Callable[[Facts, int], tuple[float, ...] | None]:
@@ -318,7 +337,7 @@ def _bulk(sign: int) -> Callable[[Facts, int], tuple[float, ...] | None]:
 
 
 def _speed(facts: Facts, number: int) -> tuple[float, ...] | None:
-    """How far a thing goes, on a scale where a difference is a ratio; what hardly moves counts as a tenth of a frame."""
+    """How far a thing goes, on a scale where a difference is a ratio; less than a tenth of the frame counts as that."""
     return (float(np.log(max(0.1, np.hypot(*facts.way(number))))),)
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw
 
-from segue.data.synth.drawings import Paint, Part, drawing
+from segue.data.synth.drawings import Paint, Part, all_corners, drawing
 from segue.geometry.masks import box_of
 
 SAMPLES = 4
@@ -110,7 +111,7 @@ def paint(background: UInt8[np.ndarray, "h w 3"], looks: Sequence[Look], poses: 
 
 def reach(look: Look, pose: Pose) -> tuple[float, float, float, float]:
     """The box that a thing takes in this pose, x0 y0 x1 y1 in pixels, from its outlines alone."""
-    corners = np.concatenate([_placed(part.outline, pose) for part in drawing(look.kind)])
+    corners = _placed(all_corners(look.kind), pose)
     (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
     return float(left), float(top), float(right), float(bottom)
 
@@ -285,6 +286,7 @@ def _scaled(colour: Colour, factor: float) -> Colour:
     return red, green, blue
 
 
+@lru_cache(maxsize=4096)
 def _oklab(colour: Colour) -> Float[np.ndarray, " 3"]:
     """A colour in OKLab. Source: B. Ottosson, "A perceptual color space for image processing" (2020)."""
     channels = np.array(colour) / 255

@@ -39,8 +39,8 @@ class Scene:
     """A still (one frame) or a clip (several) and the whole truth about it.
 
     `things` are in order of depth, the furthest back first; that order is the n of every array. `visible` and `whole`
-    are the masks without and with what is hidden behind nearer things (`segue.data.synth.painting` says what a pixel must
-    have to belong). `boxes` are tight around visible masks, x0 y0 x1 y1 in pixels, right and bottom exclusive,
+    are the masks without and with what is hidden behind nearer things (`segue.data.synth.painting` says which
+    pixels belong). `boxes` are tight around visible masks, x0 y0 x1 y1 in pixels, right and bottom exclusive,
     and NaN where nothing is seen; `whole_boxes` and `areas` are of whole things and count what lies beyond the frame.
 
     `group` names the scene; whatever is made of it belongs into one split. Phrases, questions and the caption are in
@@ -67,9 +67,14 @@ class Scene:
         return self.frames.shape[1], self.frames.shape[2]
 
     @property
+    def is_clip(self) -> bool:
+        """Whether there are several frames."""
+        return len(self.frames) > 1
+
+    @property
     def media(self) -> Media:
         """The pixels as an image or a video."""
-        return open_media(self.frames if len(self.frames) > 1 else self.frames[0])
+        return open_media(self.frames if self.is_clip else self.frames[0])
 
 
 def scene(
@@ -102,20 +107,21 @@ def scene(
         shown = picture.visible.sum(axis=(1, 2)) / picture.areas
         if (shown >= _LEAST_VISIBLE).all():
             group = f"synth-{split}-{seed}-{index}-still"
-            return assemble(group, background, named, [[pose] for pose in poses], [picture], rng=rng)
+            return assemble(group, background, named, poses=[[pose] for pose in poses], pictures=[picture], rng=rng)
     raise RuntimeError(f"no room for {things} things in {frame} pixels after {_ATTEMPTS} attempts")
 
 
 def generator(purpose: str, split: Split, seed: int, index: int) -> np.random.Generator:
     """The source of chance for one scene, for nothing else and never met again under other names or numbers.
 
-    Raises: ConfigError, for a negative number or an unknown split.
+    Raises: ConfigError, for a number outside 0 to 2^32 - 1 or an unknown split.
     """
-    if seed < 0 or index < 0:
-        raise ConfigError(f"seed {seed} and index {index} must not be negative")
+    # one word each: numpy spreads larger numbers over several, and then different numbers could meet
+    if not all(0 <= number < 2**32 for number in (seed, index)):
+        raise ConfigError(f"seed {seed} and index {index} must each lie between 0 and 2^32 - 1")
     if split not in ("train", "validation", "test"):
         raise ConfigError(f"unknown split {split!r}; expected train, validation or test")
-    name = int.from_bytes(hashlib.sha256(f"segue/synth/{purpose}/{split}".encode()).digest()[:8])
+    name = int.from_bytes(hashlib.sha256(f"segue/synth/{purpose}/{split}".encode()).digest()[:4])
     return np.random.default_rng([name, seed, index])
 
 
@@ -125,7 +131,9 @@ def checked_size(size: tuple[int, int]) -> tuple[int, int]:
     Raises: ConfigError, if not.
     """
     if min(size) < 64 or max(size) > 4096 or max(size) > 4 * min(size):
-        raise ConfigError(f"a scene of {size} pixels (height, width) cannot be drawn; expected sides of 64 to 4096, at most 1:4")
+        raise ConfigError(
+            f"a scene of {size} pixels (height, width) cannot be drawn; expected sides of 64 to 4096, at most 1:4"
+        )
     return size
 
 
@@ -167,7 +175,7 @@ def rest(size: float, rng: np.random.Generator) -> Pose:
 
 
 def somewhere(look: Look, pose: Pose, frame: tuple[int, int], rng: np.random.Generator) -> Pose:
-    """The pose moved to a place where all of the thing is inside the frame; in its middle if it is too large for that."""
+    """The pose moved to a place where all of the thing is inside the frame; in its middle if it is too large."""
     left, top, right, bottom = reach(look, replace(pose, x=0.0, y=0.0))
     place = []
     for low, high, room in ((left, right, frame[1]), (top, bottom, frame[0])):
@@ -187,9 +195,9 @@ def assemble(
     group: str,
     background: Background,
     things: Sequence[Thing],
+    *,
     poses: Sequence[Sequence[Pose]],
     pictures: Sequence[Picture],
-    *,
     rng: np.random.Generator,
 ) -> Scene:
     """The scene of some pictures, one per frame, with words for what is true of it."""
@@ -197,7 +205,7 @@ def assemble(
     whole = np.stack([picture.whole for picture in pictures], axis=1)
     whole_boxes = np.stack([picture.boxes for picture in pictures], axis=1)
     areas = np.stack([picture.areas for picture in pictures], axis=1)
-    facts = Facts.of(tuple(things), poses, visible, whole, whole_boxes, areas)
+    facts = Facts.of(tuple(things), poses, visible=visible, whole=whole, whole_boxes=whole_boxes, areas=areas)
     return Scene(
         group=group,
         background=background.kind,
@@ -218,7 +226,7 @@ def assemble(
 def _arrange(
     looks: Sequence[Look], sizes: Sequence[float], frame: tuple[int, int], rng: np.random.Generator
 ) -> list[Pose] | None:
-    """Places for all things, apart from one another but for one pair, perhaps, that overlaps; `None` if there is no room."""
+    """Places for all things, apart from one another but for, perhaps, one pair; `None` if there is no room."""
     poses: dict[int, Pose] = {}
     boxes: dict[int, Box] = {}
     partner = int(rng.integers(1, len(looks))) if len(looks) > 1 and rng.uniform() < 0.5 else 0

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
+from segue.errors import ConfigError
 from segue.media import iter_frames
 from segue.media.export import OverlayWriter, write_mask_png, write_png
 from segue.media.render import overlay
@@ -92,7 +93,7 @@ class ResultWriter:
         if "logits" in self._formats:
             _write_logits(self._part / "logits.npz", answer.regions)
         result = {"format": FORMAT, **more, **describe(answer), "frames": list(self._seconds)}
-        (self._part / RESULT).write_text(_readable(result), encoding="utf-8")
+        (self._part / RESULT).write_bytes(encode_json(_readable(result)))
         publish(self._part, self.folder)
         return result
 
@@ -110,6 +111,25 @@ class ResultWriter:
             writer = OverlayWriter(self._part / "overlay.mp4", self._media.fps or FRAME_RATE, self._media.size)
             self._overlay = self._open.enter_context(writer)
         self._overlay.write(drawn)
+
+
+def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
+    """Write an answer to a folder, which must be new, empty, or hold such a result already.
+
+    Frames are decoded anew for the overlay.
+
+    Raises: ConfigError, if the answer has no medium, a format is unknown, or the folder holds something else.
+    """
+    if answer.media is None:
+        raise ConfigError("the answer is not about an image or video; there is nothing to write but its text")
+    if unknown := set(formats) - set(FORMATS):
+        raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
+    if folder.exists() and not (folder / RESULT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} holds something else; give a new folder")
+    with ResultWriter(folder, answer.media, formats) as writer:
+        for event in replay(answer):
+            writer.write(event)
+        writer.finish(answer)
 
 
 def replay(answer: Answer) -> Iterator[Event]:
@@ -142,6 +162,11 @@ def describe(answer: Answer) -> dict[str, Any]:
     }
 
 
+def encode_json(text: str) -> bytes:
+    """JSON text as UTF-8; bytes of a file name that are no UTF-8 become escapes, from which they can be read again."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def publish(part: Path, folder: Path) -> None:
     """Give a finished folder its name; an older one of that name goes away, and only after."""
     old = folder.with_name(OLD + folder.name)
@@ -167,17 +192,17 @@ def write_coco(path: Path, media: Media, regions: Sequence[Region], seconds: Map
         for index, time in seconds.items()
     )
     categories = ({"id": number, "name": phrase} for number, phrase in enumerate(phrases, start=1))
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         for opening, rows in (
-            ('{"images": [', images),
-            ('],\n"categories": [', categories),
-            ('],\n"annotations": [', _annotations(regions, phrases)),
+            (b'{"images": [', images),
+            (b'],\n"categories": [', categories),
+            (b'],\n"annotations": [', _annotations(regions, phrases)),
         ):
             file.write(opening)
             for number, row in enumerate(rows):
-                file.write(",\n" if number else "\n")
-                file.write(json.dumps(row, ensure_ascii=False))
-        file.write("]}\n")
+                file.write(b",\n" if number else b"\n")
+                file.write(encode_json(json.dumps(row, ensure_ascii=False)))
+        file.write(b"]}\n")
 
 
 def _annotations(regions: Sequence[Region], phrases: list[str]) -> Iterator[dict[str, Any]]:

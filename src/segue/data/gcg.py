@@ -1,0 +1,164 @@
+"""Grounded captions: an image described in words, with a mask behind every phrase that names a thing.
+
+Below the data root, as `SOURCES` lists: an annotation file in `glamm_data/annotations/` and images in `glamm_data/images/`.
+The four parts have three forms:
+
+    grandf, openpsg   [{"file_name", "height", "width", "caption",
+                        "groundings": {phrase: {"token_positives": [start, end], "rle_masks": [RLE, ...]} or null}}]
+    refcocog          [{image id: {"img_file_name", "caption", "refs": [{"sentence", "segmentation": polygons}]}}]
+    flickr            COCO's, whose images have a "caption" and whose annotations have "tokens_positive": [[start, end], ...],
+                      "sam_mask": RLE, "bbox", "area" and perhaps "ignore"
+
+Positions are characters of the caption, the end exclusive. A sample's answer is the caption with each such phrase written
+as `<p> phrase </p> [SEG]`.
+
+Source: Rasheed et al. 2024 (GLaMM, GranD-f); Sa2VA's `Sa2VA05GCG`. Its overlapping phrases garble the text; here the longer
+one stays. Its rule for Flickr is kept: captions of three words or more, images of at least 32 pixels, no annotation that is
+ignored, without area, thinner than a pixel, or wholly outside the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segue.data import shapes
+from segue.data.base import Rows, within
+from segue.data.dialogue import dialogue
+from segue.data.prompts import say
+from segue.data.sources import chosen, entry, field, found, open_sized, read_annotations, require, stated_size
+from segue.errors import DataError
+from segue.geometry.notation import parse_grounded
+from segue.types import Sample
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A stretch [start, stop) of a caption, and the segmentations whose union it names."""
+
+    start: int
+    stop: int
+    segmentations: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One row: an image, the size it was annotated at, its caption, and what the caption names."""
+
+    image: str
+    size: Size | None
+    text: str
+    things: tuple[Thing, ...]
+
+
+def load(root: Path, split: str, *, variant: str) -> Rows:
+    """A row per caption that names at least one thing with a mask.
+
+    `variant` is one of the four parts; the split is train. Only the wording of the question is left to chance.
+
+    Raises: ConfigError, DataError.
+    """
+    read, annotations, images = chosen(SOURCES, variant, "variant of gcg")
+    chosen({"train": None}, split, "split of gcg")
+    annotations, images = f"glamm_data/annotations/{annotations}", f"glamm_data/images/{images}"
+    require(root, [annotations, images], "the annotations and images of GranD-f there")
+    with within(annotations):
+        captions = [_in_order(caption) for caption in read(read_annotations(root / annotations))]
+    rows = [row for row in enumerate(captions) if row[1].things]
+    name = f"gcg_{variant}/{split}"
+    return Rows(name, rows, partial(_sample, source=name, images=root / images))
+
+
+def _grandf(records: Any) -> Iterator[Caption]:
+    for number, record in enumerate(records):
+        where = f"caption {number}"
+        text = field(record, "caption", str, where).strip('" ')
+        things = []
+        for phrase, grounding in field(record, "groundings", dict, where).items():
+            if not grounding:
+                continue
+            start, stop = field(grounding, "token_positives", list, f"{where}, {phrase!r}")
+            if text[start:stop] != phrase and phrase in text:
+                # positions may count in the caption before the quotation marks around it were taken off
+                start = text.index(phrase)
+                stop = start + len(phrase)
+            things.append(Thing(start, stop, tuple(field(grounding, "rle_masks", list, f"{where}, {phrase!r}"))))
+        yield Caption(field(record, "file_name", str, where), stated_size(record), text, tuple(things))
+
+
+def _refcocog(records: Any) -> Iterator[Caption]:
+    for number, record in enumerate(record for group in records for record in group.values()):
+        where = f"caption {number}"
+        text = field(record, "caption", str, where).strip('" ').lower()
+        things = []
+        for ref in field(record, "refs", list, where):
+            phrase = field(ref, "sentence", str, where).strip().lower()
+            start = text.find(phrase)
+            if phrase and start >= 0:
+                things.append(Thing(start, start + len(phrase), (ref["segmentation"],)))
+        yield Caption(field(record, "img_file_name", str, where), None, text, tuple(things))
+
+
+def _flickr(coco: Any) -> Iterator[Caption]:
+    things: dict[Any, list[Thing]] = {}
+    images = {image["id"]: image for image in field(coco, "images", list, "the file")}
+    for annotation in field(coco, "annotations", list, "the file"):
+        image = entry(images, annotation["image_id"], "image")
+        if _counts(annotation, image) and annotation.get("tokens_positive"):
+            start, stop = annotation["tokens_positive"][0]
+            things.setdefault(image["id"], []).append(Thing(start, stop, (annotation["sam_mask"],)))
+    for number, image in images.items():
+        text = field(image, "caption", str, f"image {number}").strip('" ')
+        if len(text.split()) >= 3 and min(image["width"], image["height"]) >= 32:
+            yield Caption(field(image, "file_name", str, f"image {number}"), stated_size(image), text, tuple(things.get(number, ())))
+
+
+def _counts(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    left, top, width, height = annotation["bbox"]
+    is_inside = left < image["width"] and top < image["height"] and left + width > 0 and top + height > 0
+    return not annotation.get("ignore") and annotation["area"] > 0 and min(width, height) >= 1 and is_inside
+
+
+SOURCES: dict[str, tuple[Callable[[Any], Iterator[Caption]], str, str]] = {
+    "refcocog": (_refcocog, "RefCOCOg_GCG_train.json", "coco2014/train2014"),
+    "grandf": (_grandf, "GranDf_HA_GCG_train.json", "grandf/train"),
+    "flickr": (_flickr, "flickr_mergedGT_GCG_train.json", "flickr30k/Flickr30K"),
+    "openpsg": (_grandf, "OpenPsgGCG_train.json", "coco2017"),
+}
+
+
+def _in_order(caption: Caption) -> Caption:
+    """The caption with its things in reading order; of two that overlap the longer stays."""
+    kept: list[Thing] = []
+    for thing in sorted(caption.things, key=lambda thing: thing.start - thing.stop):
+        is_clear = all(thing.stop <= other.start or other.stop <= thing.start for other in kept)
+        if is_clear and thing.segmentations and caption.text[max(thing.start, 0) : thing.stop].strip():
+            kept.append(thing)
+    return Caption(caption.image, caption.size, caption.text, tuple(sorted(kept, key=lambda thing: thing.start)))
+
+
+def _sample(row: tuple[int, Caption], rng: np.random.Generator, *, source: str, images: Path) -> Sample:
+    number, caption = row
+    media = open_sized(found([images], caption.image), caption.size)
+    pieces, tracks, done = [], [], 0
+    for thing in caption.things:
+        phrase = caption.text[thing.start : thing.stop]
+        if thing.stop > len(caption.text):
+            raise DataError(f"a phrase ends at {thing.stop}, behind the caption's {len(caption.text)} characters")
+        pieces += [caption.text[done : thing.start], f"<p> {phrase.strip()} </p> [SEG]"]
+        done = thing.stop
+        with within(f"the thing called {phrase!r}"):
+            parts = [shapes.segmentation_mask(part, media.size) for part in thing.segmentations]
+        tracks.append(shapes.track([shapes.united(parts, media.size)], (0,), media.size))
+    answer = "".join([*pieces, caption.text[done:]])
+    named = zip(parse_grounded(answer)[1], tracks, strict=True)
+    regions = tuple(shapes.region(region.phrase, masks, region.span) for region, masks in named)
+    messages = dialogue([(say("caption_questions", rng), answer)], media)
+    return Sample(f"{number}-{caption.image}", "caption", messages, regions, (0,), source, group=caption.image)

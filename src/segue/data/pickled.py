@@ -1,0 +1,110 @@
+"""Pickled annotation files read as plain data, without unpickling them.
+
+A pickle is a small program, and running a stranger's is running a stranger's code. Here its instructions are listed by
+the standard library's disassembler, which executes nothing, and only those that build lists, dicts, tuples, text, bytes
+and numbers are followed. Any other is an error, so a file that holds objects of some class, numpy arrays included, is
+refused. Whoever trusts such a file can convert it once:
+
+    python -c "import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], 'rb')), open(sys.argv[2], 'w'))" \\
+        mask_dict.pkl mask_dict.json
+"""
+
+from __future__ import annotations
+
+import pickletools
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from segue.errors import DataError
+
+_NOTHING = frozenset({"PROTO", "FRAME"})
+_FIXED: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
+    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()
+)
+_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_KEEP = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_RECALL = frozenset({"GET", "BINGET", "LONG_BINGET"})
+
+
+def read_pickled(path: Path) -> Any:
+    """The lists, dicts, tuples, text, bytes and numbers of a pickled file, of any protocol.
+
+    Raises: DataError, if the file holds anything else or is damaged.
+    """
+    reader = _Reader()
+    try:
+        with path.open("rb") as file:
+            return reader.read(file)
+    # What the disassembler and the stack raise on bytes that are no pickle.
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path} is no readable pickle file: {error}; copy it again") from error
+    except DataError as error:
+        raise DataError(f"{path} {error}") from error
+
+
+class _Reader:
+    """The stack machine that a pickle is written for, less every instruction that could call anything."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: dict[int, Any] = {}
+
+    def read(self, file: BinaryIO) -> Any:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "STOP":
+                break
+            self._follow(opcode.name, argument)
+        return self._stack.pop()
+
+    def _follow(self, name: str, argument: Any) -> None:
+        if name in _VALUES:
+            self._stack.append(argument)
+        elif name in _FIXED:
+            self._stack.append(_FIXED[name])
+        elif name in _KEEP:
+            self._memo[argument] = self._stack[-1]
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = self._stack[-1]
+        elif name in _RECALL:
+            self._stack.append(self._memo[argument])
+        elif name not in _NOTHING:
+            self._build(name)
+
+    def _build(self, name: str) -> None:
+        stack = self._stack
+        if name == "MARK":
+            self._marks.append(len(stack))
+        elif name in ("EMPTY_LIST", "EMPTY_DICT"):
+            stack.append([] if name == "EMPTY_LIST" else {})
+        elif name in _TUPLES:
+            stack.append(tuple(self._taken(len(stack) - _TUPLES[name])))
+        elif name in ("LIST", "TUPLE"):
+            stack.append((list if name == "LIST" else tuple)(self._taken(self._marks.pop())))
+        elif name == "DICT":
+            stack.append(_pairs(self._taken(self._marks.pop())))
+        elif name in ("APPEND", "APPENDS"):
+            items = self._taken(len(stack) - 1 if name == "APPEND" else self._marks.pop())
+            stack[-1].extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = self._taken(len(stack) - 2 if name == "SETITEM" else self._marks.pop())
+            stack[-1].update(_pairs(items))
+        else:
+            raise DataError(
+                f"holds more than lists, dicts, text and numbers (instruction {name}), and following it could run "
+                "code; convert the file to JSON, as the documentation of segue.data.pickled shows, if you trust it"
+            )
+
+    def _taken(self, start: int) -> list[Any]:
+        """What lies on the stack from a height on, taken off it."""
+        if start < 0:
+            raise IndexError("it takes more from its stack than is there")
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+
+def _pairs(items: list[Any]) -> dict[Any, Any]:
+    return dict(zip(items[::2], items[1::2], strict=True))

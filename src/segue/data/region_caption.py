@@ -1,0 +1,100 @@
+"""Questions about marked regions of an image, in the form of Osprey-724K.
+
+Below the data root:
+
+    osprey-724k/Osprey-724K/osprey_*.json     one file for each variant, as `VARIANTS` lists
+    osprey-724k/coco/                         train2014/, val2014/, train2017/ and val2017/, in which images are looked for
+
+A file is a list of {"file_name", "height", "width", "annotation": [{"segmentation": polygons or RLE}, ...]} with either
+"conversations" in LLaVA's form or "description", a list of one text per region, which may begin with its name
+("<region1>: ..."). Regions are called region1, region2 ... in the order of "annotation"; angle brackets are taken out.
+
+Source: Yuan et al. 2024 (Osprey); Sa2VA's `Sa2VA06VP`. It leaves out rows with a region that covers fewer than four of
+the 16 x 16 cells that its model sees; which cells are seen is for a model to say, so no row is left out here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segue.data import shapes
+from segue.data.base import Rows, within
+from segue.data.dialogue import dialogue, recorded_turns
+from segue.data.prompts import say
+from segue.data.sources import chosen, field, found, open_sized, read_annotations, require, stated_size
+from segue.errors import DataError
+from segue.types import Region, Sample
+
+VARIANTS = {
+    "conversation": "osprey_conversation.json",
+    "description": "osprey_detail_description.json",
+    "short": "osprey_short_form.json",
+    "part": "osprey_part_level.json",
+    "positive_negative": "osprey_lvis_positive_negative.json",
+}
+IMAGES = ("train2014", "val2014", "train2017", "val2017")
+
+_NAMED = re.compile(r"\s*<?region\s*(\d+)>?\s*:\s*", re.IGNORECASE)
+
+
+def load(root: Path, split: str, *, variant: str) -> Rows:
+    """A row per image with its regions; the split is train.
+
+    Descriptions become one turn for each region, with the wording of the question left to chance. The questions of the
+    short form end with a request for a word or a short phrase.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen({"train": None}, split, "split of region_caption")
+    annotations = f"osprey-724k/Osprey-724K/{chosen(VARIANTS, variant, 'variant of region_caption')}"
+    require(root, [annotations, "osprey-724k/coco"], "Osprey-724K and COCO's images there")
+    folders = [root / "osprey-724k/coco" / name for name in IMAGES]
+    rows = list(enumerate(read_annotations(root / annotations)))
+    name = f"region_{variant}/{split}"
+    return Rows(name, rows, partial(_sample, source=name, folders=folders, is_short=variant == "short"))
+
+
+def _sample(
+    row: tuple[int, Mapping[str, Any]], rng: np.random.Generator, *, source: str, folders: list[Path], is_short: bool
+) -> Sample:
+    number, record = row
+    image = field(record, "file_name", str, "the row")
+    media = open_sized(found(folders, image), stated_size(record))
+    regions = []
+    for place, annotation in enumerate(field(record, "annotation", list, "the row"), start=1):
+        with within(f"region{place}"):
+            mask = shapes.segmentation_mask(field(annotation, "segmentation", list | dict, "it"), media.size)
+        regions.append(shapes.region("", shapes.track([mask], (0,), media.size)))
+    turns = _described(record, regions, rng) if "conversations" not in record else _told(record, is_short, rng)
+    messages = dialogue(turns, media, tuple(regions))
+    return Sample(f"{number}-{image}", "region", messages, (), (0,), source, group=image)
+
+
+def _told(record: Mapping[str, Any], is_short: bool, rng: np.random.Generator) -> list[tuple[str, str]]:
+    turns = recorded_turns(record["conversations"], _plain)
+    return [(f"{question} {say('short_requests', rng)}", answer) if is_short else (question, answer) for question, answer in turns]
+
+
+def _described(
+    record: Mapping[str, Any], regions: list[Region], rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    texts = field(record, "description" if "description" in record else "descriptions", list, "the row")
+    turns = []
+    for place, text in enumerate(texts, start=1):
+        named = _NAMED.match(text)
+        number = int(named[1]) if named else place
+        if not 1 <= number <= len(regions):
+            raise DataError(f"region{number} is described, but {len(regions)} regions are marked")
+        answer = _plain(text[named.end() :] if named else text).strip()
+        turns.append((say("region_questions", rng, region=f"region{number}"), answer))
+    return turns
+
+
+def _plain(text: str) -> str:
+    return text.replace("<image>", "").replace("<", "").replace(">", "")

@@ -1,0 +1,197 @@
+"""Shapes of annotation files (polygons, run lengths, pictures) as masks of a medium.
+
+Masks are COCO run-length strings (`segue.geometry.masks`). What belongs to one object is united: a pixel that two of
+its polygons cover is in its mask once. Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int
+from PIL import Image
+from pycocotools import mask as coco
+
+from segue.errors import DataError, MediaError
+from segue.geometry import masks
+from segue.geometry.boxes import from_xywh
+from segue.types import MaskTrack, Region
+
+Size = tuple[int, int]
+
+TOLERANCE = 1.0
+"""Pixels by which a polygon may leave its image; annotation tools round outwards. What is beyond is cut off."""
+
+
+def polygons_mask(polygons: Sequence[Any], size: Size, *, drawn_on: Size | None = None) -> str:
+    """The union of polygons, each a flat list x0 y0 x1 y1 ... in pixels, as a mask of `size`.
+
+    `drawn_on` is the size of the image that they were drawn on, where that is another: they are scaled.
+
+    Raises: DataError, for a polygon of fewer than three points, with an odd count or a coordinate that is no number,
+        or that leaves its image; for polygons that cover no pixel; and if the two sizes are of another shape.
+    """
+    across, down = _scale(drawn_on or size, size)
+    outlines = [_outline(polygon, size, across=across, down=down) for polygon in polygons]
+    if not outlines:
+        raise DataError("an object has no polygon; give at least one, or take the object out")
+    counts = united([_counts(rle) for rle in coco.frPyObjects(outlines, *size)], size)
+    if is_empty(counts, size):
+        raise DataError(f"{len(outlines)} polygons of an object cover no pixel; draw them again or take the object out")
+    return counts
+
+
+def rle_mask(rle: Any, size: Size) -> str:
+    """A COCO run-length object, its counts compressed (text or bytes) or a list, as a mask of `size`.
+
+    Raises: DataError, if it is damaged or of another size; LimitError, if it is too large.
+    """
+    if isinstance(rle, Mapping) and isinstance(rle.get("counts"), bytes):
+        rle = {**rle, "counts": rle["counts"].decode("ascii", "replace")}
+    if isinstance(rle, Mapping) and isinstance(rle.get("size"), tuple):
+        rle = {**rle, "size": list(rle["size"])}
+    stated, counts = masks.validate_rle(rle)
+    if stated != size:
+        raise DataError(f"a mask is {stated[1]}x{stated[0]} pixels on an image of {size[1]}x{size[0]}")
+    return counts
+
+
+def segmentation_mask(segmentation: Any, size: Size) -> str:
+    """COCO's `segmentation`, polygons or a run-length object, as a mask of `size`.
+
+    Raises: DataError, as `polygons_mask` and `rle_mask` do, and if it covers no pixel.
+    """
+    if isinstance(segmentation, list):
+        return polygons_mask(segmentation, size)
+    counts = rle_mask(segmentation, size)
+    if is_empty(counts, size):
+        raise DataError("the mask of an object is empty; take the object out, or mark it")
+    return counts
+
+
+def rows_mask(runs: Sequence[int], box: tuple[int, int, int, int], size: Size) -> str:
+    """Run lengths that go along the rows of a box (left, top, width, height), background first, as a mask of `size`.
+
+    Raises: DataError, if the runs do not fill the box, or it does not lie in the image.
+    """
+    left, top, width, height = box
+    if min(left, top) < 0 or min(width, height) < 1 or left + width > size[1] or top + height > size[0]:
+        raise DataError(f"a mask lies at {box} (left, top, width, height), outside its image of {size[1]}x{size[0]}")
+    if any(run < 0 for run in runs) or sum(runs) != width * height:
+        raise DataError(f"the runs of a mask cover {sum(runs)} pixels where its box {box} has {width * height}")
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = inside.reshape(height, width)
+    return masks.encode(mask)
+
+
+def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
+    """The values of a mask picture as they are stored: grey levels, or places in the palette.
+
+    Raises: MediaError, if it cannot be read; DataError, if it is of another size than its image or has colours.
+    """
+    try:
+        with Image.open(path) as image:
+            if (image.height, image.width) != size:
+                raise DataError(
+                    f"the mask {path.name} is {image.width}x{image.height} pixels, its image {size[1]}x{size[0]}; "
+                    "export it at the image's size"
+                )
+            values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"the mask {path} cannot be read: {error}; save or copy it again") from error
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if values.ndim != 2 or values.dtype.kind not in "bui":
+        raise DataError(
+            f"the mask {path.name} is a colour picture; save it in grey (0 for nothing, another value for each object) "
+            "or with a palette"
+        )
+    return values.astype(np.int64)
+
+
+def united(counts: Iterable[str], size: Size) -> str:
+    """The union of masks of one size; an empty mask if there are none."""
+    given = list(counts)
+    if len(given) == 1:
+        return given[0]
+    if not given:
+        return empty(size)
+    return _counts(coco.merge([_object(one, size) for one in given], intersect=False))
+
+
+def empty(size: Size) -> str:
+    """The mask of no pixel."""
+    return _counts(coco.frPyObjects({"size": list(size), "counts": [math.prod(size)]}, *size))
+
+
+def is_empty(counts: str, size: Size) -> bool:
+    """Whether a mask has no pixel."""
+    return not coco.area(_object(counts, size))
+
+
+def track(counts: Sequence[str], frames: Sequence[int], size: Size) -> MaskTrack:
+    """An object's masks at these frame numbers."""
+    return MaskTrack(size, np.asarray(frames, dtype=np.int64), tuple(counts))
+
+
+def region(phrase: str, masks: MaskTrack, span: tuple[int, int] | None = None) -> Region:
+    """A region with the tight box of the first frame in which it is seen; none is seen, no box."""
+    for position in range(len(masks)):
+        rle = _object(masks.rles[position], masks.size)
+        if coco.area(rle):
+            box = from_xywh(np.asarray(coco.toBbox(rle), dtype=np.float64))
+            return Region(phrase=phrase, span=span, box=box, masks=masks)
+    return Region(phrase=phrase, span=span, masks=masks)
+
+
+def _scale(drawn_on: Size, size: Size) -> tuple[float, float]:
+    """Factors across and down from one size to another of the same shape, to within a pixel."""
+    down, across = size[0] / drawn_on[0], size[1] / drawn_on[1]
+    if abs(drawn_on[0] * across - size[0]) > 1 and abs(drawn_on[1] * down - size[1]) > 1:
+        raise DataError(
+            f"the polygons were drawn on {drawn_on[1]}x{drawn_on[0]} pixels and the image is {size[1]}x{size[0]}, of "
+            "another shape, so they cannot be scaled; state the size they were drawn on, or draw them again"
+        )
+    return across, down
+
+
+def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[float]:
+    """A polygon in pixels of the medium, checked."""
+    if not isinstance(polygon, list) or any(isinstance(number, list | tuple) for number in polygon):
+        raise DataError(f"a polygon is {str(polygon)[:60]}; expected a flat list x0, y0, x1, y1, ...")
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in polygon):
+        raise DataError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
+    if len(polygon) < 6 or len(polygon) % 2:
+        raise DataError(
+            f"a polygon has {len(polygon)} numbers; expected an even count of 6 or more, for at least three points"
+        )
+    points = np.asarray(polygon, np.float64).reshape(-1, 2) * (across, down)
+    limit = np.array([size[1], size[0]], np.float64)
+    if (points < -TOLERANCE).any() or (points > limit + TOLERANCE).any():
+        low, high = points.min(axis=0).round(1).tolist(), points.max(axis=0).round(1).tolist()
+        raise DataError(
+            f"a polygon reaches from {low} to {high} (x, y), outside its image of {size[1]}x{size[0]} pixels; if it was "
+            "drawn on an image of another size, state that size"
+        )
+    clipped: list[float] = np.clip(points, 0, limit).ravel().tolist()
+    return clipped
+
+
+def _object(counts: str, size: Size) -> dict[str, Any]:
+    return {"size": list(size), "counts": counts.encode("ascii")}
+
+
+def _counts(rle: Mapping[str, Any]) -> str:
+    counts: bytes = rle["counts"]
+    return counts.decode("ascii")
+
+
+def value_mask(values: Int[np.ndarray, "h w"], chosen: Iterable[int] | None) -> str:
+    """The pixels of a mask picture that have one of the values, or with None any value but 0."""
+    mask: Bool[np.ndarray, "h w"] = values != 0 if chosen is None else np.isin(values, list(chosen))
+    return masks.encode(mask)

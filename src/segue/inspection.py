@@ -1,0 +1,314 @@
+"""What a model folder is and whether it can be used: from file headers alone, or by reading every tensor once.
+
+Nothing here builds a model with memory, runs one, or executes or unpickles what a folder brings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from torch import Tensor
+
+from segue import weights
+from segue.errors import CheckpointError, ConfigError, SegueError
+from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, claiming, expected, read_layout
+from segue.models import FAMILIES, zoo
+from segue.models.templates import template
+from segue.models.tokenizers import single_id
+from segue.weights import Stored
+from segue.weights.keys import compiled, match
+
+PRECISIONS = {"fp32": 4, "bf16": 2, "fp16": 2}
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+# what an estimate of working memory is made for: one image in its most tiles, and a page of text
+TILES, TEXT_TOKENS = 13, 1024
+_TITLES = {
+    "vision": "vision tower",
+    "connector": "projector",
+    "language": "language model",
+    "embeddings": "embeddings and head",
+    "seg_projector": "segmentation projector",
+}
+_SAM2_PARTS = {
+    "SAM 2 image encoder": ("grounder.sam2.vision_encoder.",),
+    "SAM 2 prompt encoder": ("grounder.sam2.prompt_encoder.", "grounder.sam2.shared_image_embedding."),
+    "SAM 2 mask decoder": ("grounder.sam2.mask_decoder.",),
+    "SAM 2 memory": ("grounder.sam2.",),
+    "language mask decoder": ("grounder.language_decoder.",),
+}
+_HEAD = r"\b(lm_head|language_model\.output)\.weight$"
+_CHUNK = 2**24
+_Found = TypeVar("_Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of a model as its files hold it; `dtypes` are the headers' own words, the commonest first."""
+
+    name: str
+    tensors: int
+    parameters: int
+    nbytes: int
+    dtypes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a folder is. Everything is as far as it can be told; sizes are in bytes.
+
+    `architecture` is the known architecture that the weights have, or with `is_exact` false the one nearest to them;
+    `described` and `found` are what config.json and the weights say, in words. `rows` is the length of the embedding
+    table. `policy` is how videos are followed unless asked otherwise. `is_tied` says that the output head repeats the
+    embeddings. `memory` is what the weights need in each precision (the mask decoder stays in fp32), `working_memory`
+    about what one image of 13 tiles needs besides. `code` and `pickles` are files that are never executed or read.
+    `problems` are why the folder cannot be used: first lines are summaries, indented lines belong to the one above.
+    """
+
+    folder: Path
+    family: str | None
+    layout: Literal["official", "segue"] | None
+    architecture: str | None
+    is_exact: bool
+    described: str
+    found: str
+    template: str | None
+    rows: int | None
+    policy: Literal["upstream", "consistent"]
+    is_tied: bool
+    components: tuple[Component, ...]
+    files: tuple[str, ...]
+    weight_bytes: int
+    folder_bytes: int
+    memory: Mapping[str, int]
+    working_memory: Mapping[str, int]
+    code: tuple[str, ...]
+    pickles: tuple[str, ...]
+    lineage: Mapping[str, Any] | None
+    problems: tuple[str, ...]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the model would load."""
+        return not self.problems
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weight files hold."""
+        return sum(part.parameters for part in self.components)
+
+
+def report(folder: Path) -> Report:
+    """What a folder is, from its small files and the headers of the large ones; also of folders that do not fit.
+
+    Raises: CheckpointError, if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; expected a model folder with config.json and *.safetensors")
+    problems: list[str] = []
+    raw = _attempt(problems, weights.read_json, folder / "config.json") or {}
+    files = _attempt(problems, weights.checkpoint_files, folder) or ()
+    headers: dict[str, Stored] = {}
+    for file in files:
+        headers |= _attempt(problems, weights.read_header, file) or {}
+    plan = None if problems else _attempt(problems, _plan, folder)
+    layout, places = plan or (None, {})
+    if layout is not None:
+        contrast = zoo.contrast(raw, headers)
+        _attempt(problems, lambda: weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast))
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        problems.append(f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+    sizes = zoo.Sizes.of_headers(headers)
+    nearest = zoo.nearest(sizes)
+    config = layout.config if layout else None
+    has_both = config.two_decoders if config else bool(sizes.two_decoders)
+    return Report(
+        folder=folder,
+        family=config.family if config else _family_name(raw),
+        layout=None if layout is None else "official" if layout.table is not None else "segue",
+        architecture=nearest,
+        is_exact=nearest is not None and not zoo.differing(sizes, zoo.Sizes.of(zoo.ZOO[nearest])),
+        described=str(zoo.Sizes.of_config(raw)),
+        found=str(sizes),
+        template=config.template if config else None,
+        rows=sizes.rows,
+        policy="consistent" if has_both else "upstream",
+        is_tied=layout is not None and bool(layout.tied) and not any(re.search(_HEAD, name) for name in headers),
+        components=components(headers, layout),
+        files=tuple(file.name for file in files),
+        weight_bytes=sum(file.stat().st_size for file in files),
+        folder_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        memory={name: weight_memory(places, size) for name, size in PRECISIONS.items()} if config else {},
+        working_memory={name: working_memory(config, size) for name, size in PRECISIONS.items()} if config else {},
+        code=_code(folder, raw),
+        pickles=weights.pickled(folder),
+        lineage=_lineage(folder),
+        problems=tuple(problems),
+    )
+
+
+def _attempt(problems: list[str], function: Callable[..., _Found], *arguments: Any) -> _Found | None:
+    """What the function returns, or its error among the problems."""
+    try:
+        return function(*arguments)
+    except SegueError as error:
+        problems.extend(str(error).splitlines())
+        return None
+
+
+def _plan(folder: Path) -> tuple[Layout, dict[str, tuple[int, ...]]]:
+    try:
+        layout = read_layout(folder)
+        template(layout.config.template)
+        return layout, expected(layout.config)
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {error})"
+        raise ConfigError(f"{folder}: {text}; take the one that belongs to the weights") from error
+
+
+def _family_name(raw: Mapping[str, Any]) -> str | None:
+    if raw.get("model_type") == MODEL_TYPE:
+        return str(raw.get("family"))
+    return next((name for name in FAMILIES if FAMILIES[name].claims(raw)), None)
+
+
+def components(headers: Mapping[str, Stored], layout: Layout | None) -> tuple[Component, ...]:
+    """The parts of a model and what the files hold of each; without a layout, by the first word of the names."""
+    found: dict[str, list[Stored]] = {}
+    if layout is None:
+        for name, stored in headers.items():
+            found.setdefault(name.split(".")[0], []).append(stored)
+        return tuple(_component(title, tensors) for title, tensors in found.items())
+    groups = FAMILIES[layout.config.family].groups
+    parts = {title: groups[name] for name, title in _TITLES.items()} | _SAM2_PARTS
+    rules = None if layout.table is None else compiled(layout.table)
+    for name, stored in headers.items():
+        write = match(name, rules)
+        place = write.places[0] if write else ""
+        part = next((title for title, prefixes in parts.items() if place.startswith(prefixes)), "of no known part")
+        found.setdefault(part, []).append(stored)
+    return tuple(_component(title, found[title]) for title in (*parts, "of no known part") if title in found)
+
+
+def _component(name: str, tensors: list[Stored]) -> Component:
+    dtypes: Counter[str] = Counter()
+    for stored in tensors:
+        dtypes[stored.dtype] += stored.numel
+    words = tuple(word for word, _ in dtypes.most_common())
+    return Component(name, len(tensors), dtypes.total(), sum(stored.nbytes for stored in tensors), words)
+
+
+def weight_memory(places: Mapping[str, tuple[int, ...]], itemsize: int) -> int:
+    """Bytes that weights need at so many bytes per number; mask decoders stay in float32."""
+    return sum(
+        math.prod(shape) * (4 if re.search(r"\b(mask_decoder|language_decoder)\.", name) else itemsize)
+        for name, shape in places.items()
+    )
+
+
+def working_memory(config: GroundedConfig, itemsize: int) -> int:
+    """About how many bytes an image of 13 tiles and 1024 tokens of text need besides the weights.
+
+    The largest of three stages, and the keys and values that language keeps. Counted per stage: what its widest layer
+    holds at once, which in float32 on a CPU came within a fifth of the measured peak for Sa2VA-1B.
+    """
+    vision, language = config.mllm_config.vision_config, config.mllm_config.text_config
+    patches = TILES * ((vision.image_size[0] // vision.patch_size[0]) ** 2 + 1)
+    tower = patches * (2 * vision.intermediate_size + 6 * vision.hidden_size)
+    tokens = TILES * config.mllm_config.tile_tokens + TEXT_TOKENS
+    layer = tokens * (3 * language.intermediate_size + 6 * language.hidden_size)
+    head = getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
+    kept = 2 * tokens * language.num_hidden_layers * language.num_key_value_heads * head
+    first_stage = config.sam2_config.vision_config.backbone_config.hidden_size
+    frame = 12 * (config.sam2_config.image_size // 4) ** 2 * first_stage
+    return itemsize * (max(tower, layer, frame) + kept)
+
+
+def _code(folder: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:
+    files = sorted(path.name for path in folder.glob("*.py"))
+    return (*files, *(["auto_map in config.json"] if raw.get("auto_map") else []))
+
+
+def _lineage(folder: Path) -> Mapping[str, Any] | None:
+    path = folder / weights.LINEAGE
+    try:
+        return weights.read_json(path) if path.is_file() else None
+    except CheckpointError as error:
+        return {"unreadable": str(error)}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing found out about a folder's contents: fine, a note that stops nothing, or a problem."""
+
+    name: str
+    status: Literal["ok", "note", "problem"]
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """One tensor that has been read: its bytes on disk, and what is wrong with its numbers, if anything is."""
+
+    name: str
+    nbytes: int
+    fault: str
+
+
+def scan(folder: Path) -> Iterator[Scanned]:
+    """Read every tensor of a folder once, one at a time, and judge its numbers.
+
+    Raises: CheckpointError, if a file cannot be read.
+    """
+    headers = weights.read_headers(folder)
+    for file in weights.checkpoint_files(folder):
+        names = [name for name, stored in headers.items() if stored.file == file]
+        for name, tensor in zip(names, weights.read_tensors(file, names), strict=True):
+            yield Scanned(name, headers[name].nbytes, fault(tensor))
+
+
+def fault(tensor: Tensor) -> str:
+    """What is wrong with a tensor's numbers: not a number, infinite, or a whole matrix of zeros; empty if nothing is."""
+    if not tensor.is_floating_point():
+        return ""
+    bad, is_zero = 0, tensor.ndim > 1 and tensor.numel() > 1
+    for part in tensor.flatten().split(_CHUNK):
+        numbers = part.float() if part.element_size() == 1 else part
+        bad += int((~numbers.isfinite()).sum())
+        is_zero = is_zero and not bool(numbers.any())
+    if bad:
+        return f"{bad} of {tensor.numel()} numbers are NaN or infinite"
+    return "all zeros" if is_zero else ""
+
+
+def check_tokenizer(folder: Path, config: GroundedConfig, rows: int) -> list[Check]:
+    """Whether the tokenizer loads, knows the tokens that the model speaks in, and agrees with its embedding rows."""
+    try:
+        processor = FAMILIES[config.family].processor(folder, config.mllm_config, config.template)
+    except SegueError as error:
+        return [Check("tokenizer", "problem", str(error))]
+    tokenizer: Any = processor.tokenizer
+    checks = [_check_length(len(tokenizer), rows), Check("[SEG]", "ok", f"one token, id {processor.seg_id}")]
+    for token in ("<p>", "</p>", "<vp>", "</vp>"):
+        try:
+            checks.append(Check(token, "ok", f"one token, id {single_id(tokenizer, token, rows)}"))
+        except SegueError as error:
+            checks.append(Check(token, "problem", str(error)))
+    stops = {stop: tokenizer.encode(stop, add_special_tokens=False) for stop in processor.template.stops}
+    words = [
+        f"{stop} is {'one token' if len(ids) == 1 else f'{len(ids)} tokens of text'}" for stop, ids in stops.items()
+    ]
+    return [*checks, Check("template", "ok", f"{config.template}; to stop, {', '.join(words)}")]
+
+
+def _check_length(tokens: int, rows: int) -> Check:
+    if tokens > rows:
+        return Check("tokenizer", "problem", f"{tokens} tokens for {rows} embedding rows; it belongs to another model")
+    if tokens < rows:
+        return Check("tokenizer", "note", f"{tokens} tokens, {rows - tokens} embedding rows are never used")
+    return Check("tokenizer", "ok", f"{tokens} tokens, as many as embedding rows")

@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from segue import bench
+from segue.bench import Encodes, Plan, Ratio, Report, Stage, counting, late_memory, measure, random_engine
+from segue.errors import ConfigError
+from segue.grounding.following import encode, find
+from segue.grounding.tracking import VideoMemory, conditioning, step
+
+ONCE = ("vision encode", "prefill", "decode", "SAM 2 encode")
+FOR_EACH = ("mask decode", "follow, late in a video", "encode and follow", "image, start to end", "clip, start to end")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """Shape checks hide from torch which functions are generators, and `no_grad` leaves those alone."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def report():
+    """Of stages of one and of five objects; everything else stands for something."""
+
+    def make(*stages: Stage, plan: Plan = Plan(objects=(1, 5))) -> Report:  # noqa: B008  frozen
+        kept = {"clock": "CPU seconds", "encodes": (), "weight_bytes": 8, "peak_bytes": None}
+        return Report(model={"model": "x"}, machine={"threads": 1}, plan=plan, stages=stages, **kept)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"objects": ()}, {"objects": (0, 5)}, {"objects": (5, 5)}, {"frames": 0}, {"repeats": 0}]
+)
+def test_a_plan_that_measures_nothing_is_refused(wrong):
+    with pytest.raises(ConfigError, match="cannot be measured|at least one of each"):
+        Plan(**wrong)
+
+
+def test_a_ratio_compares_the_quickest_times_and_tells_the_spread_of_neighbours(report):
+    one, five = Stage("x", 1, 1, "frame", (2.0, 4.0)), Stage("x", 5, 1, "frame", (6.0, 3.0))
+    other = Stage("encode", None, 1, "frame", (1.0, 1.0))
+    assert report(other, one, five).ratios == (Ratio("x", 5, 1, value=1.5, lowest=0.75, highest=3.0),)
+
+
+def test_ratios_are_against_the_first_number_of_objects(report):
+    stages = [Stage("x", objects, 1, "frame", (float(objects),)) for objects in (16, 4, 1)]
+    ratios = report(*stages, plan=Plan(objects=(16, 4, 1))).ratios
+    assert [(ratio.objects, ratio.base, ratio.value) for ratio in ratios] == [(4, 16, 0.25), (1, 16, 0.0625)]
+
+
+def test_a_report_is_json(report):
+    found = report(Stage("x", 1, 2, "tile", (1.0,)), Stage("x", 5, 2, "tile", (2.0,)))
+    written = json.loads(json.dumps(found.as_json()))
+    assert written["stages"][0] == {"name": "x", "objects": 1, "count": 2, "unit": "tile", "seconds": [1.0]}
+    assert [ratio["value"] for ratio in written["ratios"]] == [2.0]
+
+
+def test_counting_counts_rows_and_only_inside_the_block():
+    module = torch.nn.Identity()
+    with counting(module) as rows:
+        module(torch.zeros(3, 2))
+        module(torch.zeros(1, 2))
+    module(torch.zeros(7, 2))
+    assert rows == [3, 1]
+
+
+@pytest.mark.parametrize("name", ["engine", "engine_i"])
+def test_a_measured_model_gives_every_stage_and_encodes_each_frame_once(request, monkeypatch, name):
+    monkeypatch.setattr(bench, "IMAGE_SIZE", (80, 80))
+    told = []
+    found = measure(request.getfixturevalue(name), Plan(objects=(1, 2), frames=2, repeats=2), told.append)
+    assert [stage.name for stage in found.stages] == [*ONCE, *(name for name in FOR_EACH for _ in range(2))]
+    assert len(told) == len(found.stages)
+    assert {len(stage.seconds) for stage in found.stages if stage.name != "clip, start to end"} == {2}
+    media = (("image", 1), ("video", 2))
+    assert found.encodes == tuple(Encodes(kind, objects, count, count) for kind, count in media for objects in (1, 2))
+
+
+def test_the_memory_measured_late_in_a_video_is_as_full_as_one_that_has_grown(engine, picture):
+    grounder = engine.model.grounder
+    encoded, prompts = encode(grounder, [picture()]), torch.ones(1, 32)
+    first = conditioning(grounder, 0, encoded, find(grounder, encoded, prompts))
+    memory = VideoMemory((first,))
+    for frame in range(1, 17):
+        _, memory = step(grounder, frame, encoded, memory, consistent=False)
+    late = late_memory(grounder, encoded, prompts, shown=1)
+    assert len(late.conditioning) == len(memory.conditioning)
+    assert [past.maps is None for past in late.recent] == [past.maps is None for past in memory.recent]
+    assert [bench.LONG - past.frame for past in late.recent] == [17 - past.frame for past in memory.recent]
+
+
+def test_an_architecture_is_built_with_random_weights_and_answers():
+    engine = random_engine("tiny", device="cpu", dtype="fp32")
+    answer = engine.ask(None, "Hello?", options=bench.Options(prefill="Hello."))
+    assert (answer.text, engine.lineage["random"]) == ("Hello.", True)
+    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
+
+
+@pytest.fixture
+def run_bench():
+    """Runs `segue bench ...` in this process."""
+    from segue.cli.main import application
+
+    return lambda *arguments: CliRunner().invoke(application(), ["bench", *arguments], catch_exceptions=False)
+
+
+def test_the_command_prints_ratios_and_counts(run_bench):
+    run = run_bench("--frames", "1", "--repeats", "1", "--objects", "1,2", "--device", "cpu")
+    assert run.exit_code == 0
+    assert "image, start to end: 2 objects / 1 object = " in run.stdout
+    assert "SAM 2 encoder, video of 1 frame, 2 objects: ran on 1 frame\n" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--model", "a", "--architecture", "tiny"), "both given"),
+        (("--objects", "1,many"), "expected one such as 1,5"),
+        (("--objects", "0"), "cannot be measured"),
+        (("--architecture", "Sa2VA-1X"), "unknown architecture 'Sa2VA-1X'"),
+    ],
+)
+def test_what_cannot_be_measured_gets_one_line(run_bench, arguments, text):
+    run = run_bench(*arguments, "--json")
+    assert run.exit_code == 2
+    assert text in json.loads(run.stdout)["error"]

@@ -1,0 +1,663 @@
+import json
+import shutil
+import sys
+import weakref
+from dataclasses import replace
+from itertools import zip_longest
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segue import engine as engine_module
+from segue.engine import Options, load
+from segue.errors import CheckpointError, ConfigError, DataError
+from segue.geometry.masks import at_threshold
+from segue.grounding.following import encode, find
+from segue.media import open_media
+from segue.types import Finished, FrameMasks, Message, ObjectsFound, Region, TextDelta
+
+ONE = Options(prefill="It is [SEG].", keep_logits=True)
+TWO = replace(ONE, prefill="It is [SEG] and [SEG].")
+FIVE = replace(ONE, prefill="Here: " + ", ".join(["[SEG]"] * 5) + ".")
+END = "<|im_end|>"
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    # the type checks of these tests hide from torch.no_grad() that the engine's methods are generators
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture
+def image(picture):
+    return open_media(picture())
+
+
+@pytest.fixture
+def count_calls():
+    """Counts what goes through a module: one entry per call, the length of its first argument."""
+    hooks = []
+
+    def watch(module):
+        calls = []
+        hooks.append(module.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0]))))
+        return calls
+
+    yield watch
+    for hook in hooks:
+        hook.remove()
+
+
+def rles(answer):
+    return [region.masks.rles for region in answer.regions]
+
+
+def same(one, other):
+    """Whether two answers say the same and point at the same pixels."""
+    return (one.text, one.raw_text, rles(one)) == (other.text, other.raw_text, rles(other))
+
+
+class TestImage:
+    @pytest.mark.parametrize(
+        ("reply", "text", "objects"),
+        [
+            ("Nothing is there.", "Nothing is there.", 0),
+            ("Sure, it is [SEG].", "Sure, it is.", 1),
+            ("[SEG], [SEG] [SEG]", "", 3),
+        ],
+    )
+    def test_an_answer_has_a_mask_for_every_object_it_points_at(self, engine, teach, image, reply, text, objects):
+        messages = [Message.user("Please segment the cat.", image)]
+        teach(engine, [messages], [reply + END])
+        answer = engine.answer(messages)
+        assert (answer.text, answer.raw_text, answer.stop_reason) == (text, reply + END, "stop")
+        assert len(answer.regions) == objects
+        for region in answer.regions:
+            assert region.masks.dense(0).shape == (90, 120)
+            assert region.masks.dense(0).dtype == bool
+            assert 0 <= region.score == region.scores[0] <= 1
+            assert 0 <= region.presence[0] <= 1
+        assert answer.media is image
+
+    def test_a_mask_is_what_sam2_finds_for_the_state_on_its_own_seg_token(self, engine, image):
+        answer = engine.ask(image, "Where?", options=TWO)
+        example = engine_module.prepare([Message.user("Where?", image)], engine.processor, prefill=TWO.prefill)
+        with torch.no_grad():
+            batch = engine_module.collate([example], engine.processor)
+            _, hidden = engine.model.mllm.forward(batch, engine.model.mllm.encode(batch.pixels))
+            prompts = engine.model.prompts(hidden[0, example.ids == engine.processor.seg_id])
+            grounder = engine.model.grounder
+            found = find(grounder, encode(grounder, [image.source]), prompts)
+        for number, region in enumerate(answer.regions):
+            assert np.allclose(region.masks.logits[0], found.logits[number], atol=1e-3)
+            assert region.score == pytest.approx(float(found.iou[number]), abs=1e-4)
+        assert rles(answer)[0] != rles(answer)[1]
+
+    def test_an_answer_given_by_the_caller_has_the_masks_that_decoding_it_would_have(self, engine, teach, image):
+        messages, reply = [Message.user("Please segment the cat.", image)], "Sure, [SEG] and [SEG]." + END
+        teach(engine, [messages], [reply])
+        decoded = engine.answer(messages, Options(keep_logits=True))
+        given = engine.answer(messages, replace(ONE, prefill=reply))
+        assert (given.text, given.raw_text, given.stop_reason) == (decoded.text, reply, "prefilled")
+        for one, other in zip(decoded.regions, given.regions, strict=True):
+            assert np.allclose(one.masks.logits, other.masks.logits, atol=1e-3)
+            assert (one.masks.dense() == other.masks.dense()).mean() > 0.999
+
+    def test_an_object_named_by_the_last_token_under_the_length_limit_is_found(self, engine, teach, image):
+        messages = [Message.user("Please segment the cat.", image)]
+        teach(engine, [messages], ["It is [SEG]." + END])
+        whole = engine.answer(messages)
+        cut = engine.answer(messages, Options(max_new_tokens=len("It is ") + 1))
+        assert (cut.raw_text, cut.stop_reason) == ("It is [SEG]", "length")
+        assert rles(cut) == rles(whole)
+
+    def test_phrases_and_their_places_in_the_text_belong_to_their_masks(self, engine, image):
+        options = replace(ONE, prefill="<p> A dog </p> [SEG] sees <p> the cat </p> [SEG], then [SEG].")
+        answer = engine.ask(image, "Describe.", options=options)
+        assert [region.phrase for region in answer.regions] == ["A dog", "the cat", ""]
+        spans = [region.span for region in answer.regions[:2]]
+        assert [answer.text[start:stop] for start, stop in spans] == ["A dog", "the cat"]
+        assert len(set(rles(answer))) == 3
+
+    @pytest.mark.parametrize("prefill", ["", "Nothing."])
+    def test_a_given_answer_that_points_at_nothing_has_no_regions(self, engine, image, prefill):
+        answer = engine.ask(image, "Where?", options=Options(prefill=prefill))
+        assert (answer.text, answer.regions, answer.stop_reason) == (prefill, (), "prefilled")
+
+    def test_without_objects_nothing_goes_through_sam2(self, engine, image, count_calls):
+        seen = count_calls(engine.model.grounder.sam2.vision_encoder)
+        engine.ask(image, "Where?", options=Options(prefill="Nowhere."))
+        assert seen == []
+
+    @pytest.mark.parametrize("options", [ONE, FIVE])
+    def test_an_image_goes_through_tower_and_sam2_once_however_many_objects_there_are(
+        self, engine, image, count_calls, options
+    ):
+        tower, sam2 = count_calls(engine.model.mllm.vision_tower), count_calls(engine.model.grounder.sam2.vision_encoder)
+        engine.ask(image, "Where?", options=options)
+        assert (len(tower), sam2) == (1, [1])
+
+    def test_a_second_question_about_an_image_reuses_what_was_computed_from_it_alone(self, engine, image, count_calls):
+        tower, sam2 = count_calls(engine.model.mllm.vision_tower), count_calls(engine.model.grounder.sam2.vision_encoder)
+        first = engine.ask(image, "Where is the cat?", options=ONE)
+        second = engine.ask(image, "And the dog?", options=ONE)
+        assert (len(tower), sam2) == (1, [1])
+        assert rles(first) != rles(second)
+
+    def test_what_was_asked_before_changes_nothing(self, engine, picture):
+        images = [open_media(picture(seed=seed)) for seed in (1, 2)]
+        questions = [(0, "a"), (1, "a"), (0, "b"), (0, "a"), (1, "b")]
+        mixed = [engine.ask(images[number], text, options=ONE) for number, text in questions]
+        for answer, (number, text) in zip(mixed, questions, strict=True):
+            assert same(answer, engine.ask(picture(seed=number + 1), text, options=ONE))
+        assert not same(mixed[0], mixed[1])
+
+    def test_fewer_tiles_are_another_question(self, engine, image):
+        tokens = [engine.ask(image, "a", options=replace(ONE, max_tiles=count)).usage.visual_tokens for count in (12, 1, 12)]
+        assert tokens == [13 * 16, 16, 13 * 16]
+
+    def test_an_image_may_be_a_file_an_array_or_a_medium(self, engine, picture, tmp_path):
+        Image.fromarray(picture()).save(tmp_path / "a.png")
+        sources = [tmp_path / "a.png", str(tmp_path / "a.png"), picture(), open_media(picture())]
+        answers = [engine.ask(source, "Where?", options=ONE) for source in sources]
+        assert all(same(answer, answers[0]) for answer in answers)
+
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (200, 3)])
+    def test_images_of_extreme_shapes_have_masks_of_their_size(self, engine, shape):
+        answer = engine.ask(np.full((*shape, 3), 90, np.uint8), "Where?", options=ONE)
+        assert answer.regions[0].masks.dense().shape == shape
+
+    def test_regions_that_are_marked_are_spoken_of(self, engine, image):
+        region = Region(box=np.array([0.0, 0.0, 60.0, 45.0]))
+        answer = engine.ask(image, "What is region1?", regions=(region,), options=Options(prefill="A cat."))
+        (prompt,) = answer.lineage["request"]["prompts"]
+        assert "region1<vp><IMG_CONTEXT>*4</vp>.\n\nWhat is region1?" in prompt
+        assert answer.usage.visual_tokens == 13 * 16 + 4
+        assert answer.text == "A cat."
+
+    def test_usage_counts_tokens_and_frames(self, engine, teach, image):
+        messages = [Message.user("Hi", image)]
+        teach(engine, [messages], ["A [SEG]" + END])
+        usage = engine.answer(messages).usage
+        prompt = len("<|im_start|>") // 12 + len("user\n") + 13 * 16 + 2 + len("\nHi") + 1 + 1 + 1 + len("assistant\n")
+        assert (usage.prompt_tokens, usage.visual_tokens, usage.answer_tokens) == (prompt, 13 * 16, 4)
+        assert usage.encoded_frames == 1
+        assert set(usage.seconds) == {"vision", "language", "masks"}
+
+    def test_a_dialogue_goes_on_about_its_image(self, engine, teach, image):
+        first = Message.user("Where is the cat?", image)
+        dialogue = [first, Message("assistant", ("It is [SEG].",)), Message.user("And the dog?")]
+        teach(engine, [dialogue], ["There: [SEG]." + END])
+        answer = engine.answer(dialogue)
+        assert (answer.text, len(answer.regions)) == ("There:.", 1) or len(answer.regions) == 1
+        (prompt,) = answer.lineage["request"]["prompts"]
+        assert prompt.endswith("It is [SEG].<|im_end|>\n<|im_start|>user\nAnd the dog?<|im_end|>\n<|im_start|>assistant\n")
+
+
+class TestText:
+    def test_a_dialogue_without_an_image_is_answered_in_words(self, engine, teach):
+        messages = [Message.user("Hello?")]
+        teach(engine, [messages], ["Hi there." + END])
+        answer = engine.answer(messages)
+        assert (answer.text, answer.regions, answer.media) == ("Hi there.", (), None)
+        assert answer.usage.visual_tokens == answer.usage.encoded_frames == 0
+
+    def test_an_answer_that_points_without_an_image_is_still_an_answer(self, engine, teach):
+        messages = [Message.user("Hello?")]
+        teach(engine, [messages], ["It is [SEG]." + END])
+        answer = engine.answer(messages)
+        assert answer.raw_text == "It is [SEG]." + END
+        assert all(region.masks is None for region in answer.regions)
+
+    def test_a_stop_text_of_several_tokens_ends_the_answer_and_is_not_shown(self, make_engine, teach, image):
+        phi = make_engine(template="phi3_chat")
+        messages = [Message.user("Where?", image)]
+        teach(phi, [messages], ["It is [SEG].<|end|> and more"])
+        answer = phi.answer(messages)
+        assert (answer.text, answer.raw_text, answer.stop_reason) == ("It is.", "It is [SEG].<|end|>", "stop")
+        assert len(answer.regions) == 1
+
+    def test_sampling_follows_the_seed_and_leaves_the_global_random_state_alone(self, engine, image):
+        hot = Options(temperature=3.0, max_new_tokens=12)
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        said = [engine.ask(image, "Where?", options=replace(hot, seed=seed)).raw_text for seed in (5, 5, 6)]
+        assert said[0] == said[1] != said[2]
+        assert torch.equal(torch.get_rng_state(), before)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"threshold": 0.0},
+            {"threshold": 1.0},
+            {"threshold": float("nan")},
+            {"max_new_tokens": 0},
+            {"max_tiles": 0},
+            {"max_tiles": 65},
+            {"temperature": -1.0},
+            {"top_p": 0.0},
+            {"top_p": 1.1},
+            {"frames": "every second one"},
+            {"frames": "first:0"},
+        ],
+    )
+    def test_options_out_of_range_are_refused(self, engine, clip, change):
+        with pytest.raises(ConfigError):
+            engine.ask(clip(2), "Where?", options=Options(**change))
+
+
+class TestStream:
+    def test_text_comes_first_then_objects_then_masks_then_the_answer(self, engine, teach, image):
+        messages = [Message.user("Where?", image)]
+        teach(engine, [messages], ["Voilà, 日本 😀 [SEG]." + END])
+        events = list(engine.stream(messages))
+        texts = [event.text for event in events if isinstance(event, TextDelta)]
+        objects, masks, finished = events[len(texts) :]
+        assert "".join(texts) == finished.answer.raw_text == "Voilà, 日本 😀 [SEG]." + END
+        assert "\ufffd" not in "".join(texts)
+        assert (objects.media, len(objects.regions), objects.regions[0].masks) == (image, 1, None)
+        assert np.array_equal(masks.masks[0], finished.answer.regions[0].masks.dense())
+        assert np.array_equal(masks.image, image.source)
+
+    def test_a_text_cut_inside_a_character_is_streamed_to_its_end(self, engine, teach, image):
+        messages = [Message.user("Where?", image)]
+        teach(engine, [messages], ["A 日" + END])
+        events = list(engine.stream(messages, Options(max_new_tokens=4)))
+        texts = [event.text for event in events if isinstance(event, TextDelta)]
+        assert "".join(texts) == events[-1].answer.raw_text
+
+    def test_an_answer_without_objects_has_no_other_events(self, engine, image):
+        kinds = [type(event) for event in engine.stream([Message.user("Where?", image)], Options(prefill="Nowhere."))]
+        assert kinds == [TextDelta, Finished]
+
+    def test_a_videos_masks_come_frame_by_frame_and_are_those_of_the_answer(self, engine, clip):
+        frames = clip(7)
+        media = open_media(frames)
+        events = list(engine.stream([Message.user("Where?", media)], TWO))
+        kinds = [type(event) for event in events]
+        assert kinds == [TextDelta, ObjectsFound, *[FrameMasks] * 7, Finished]
+        answer = events[-1].answer
+        for number, event in enumerate(events[2:-1]):
+            assert event.index == number
+            assert np.array_equal(event.image, frames[number])
+            for masks, region in zip(event.masks, answer.regions, strict=True):
+                assert np.array_equal(masks, region.masks.dense(number))
+        assert same(answer, engine.ask(media, "Where?", options=TWO))
+
+    def test_a_stream_that_is_closed_does_no_more_work(self, engine, clip, count_calls):
+        sam2, language = count_calls(engine.model.grounder.sam2.vision_encoder), []
+        events = engine.stream([Message.user("Where?", open_media(clip(9)))], ONE)
+        while not isinstance(next(events), FrameMasks):
+            pass
+        done = len(sam2)
+        events.close()
+        assert done == len(sam2) == 5  # the frames that were shown
+        assert list(events) == language == []
+
+    def test_a_stream_that_is_closed_while_it_speaks_says_no_more(self, engine, teach, image):
+        messages = [Message.user("Where?", image)]
+        teach(engine, [messages], ["It is far away." + END])
+        passes = []
+        hook = engine.model.mllm.language_model.model.register_forward_hook(lambda *_: passes.append(1))
+        events = engine.stream(messages)
+        next(events), next(events)
+        events.close()
+        hook.remove()
+        assert len(passes) == 2
+        assert engine.answer(messages).text == "It is far away."
+
+    def test_streams_of_two_engines_do_not_disturb_each_other(self, engine, engine_i, clip):
+        media, messages = open_media(clip(7)), []
+        messages = [Message.user("Where?", media)]
+        alone = [list(each.stream(messages, TWO))[-1].answer for each in (engine, engine_i)]
+        pairs = list(zip_longest(engine.stream(messages, TWO), engine_i.stream(messages, TWO)))
+        assert [same(one.answer, other) for one, other in zip(pairs[-1], alone, strict=True)] == [True, True]
+        assert not same(*alone)
+
+    def test_two_streams_of_one_engine_do_not_disturb_each_other(self, engine, clip, picture):
+        dialogues = [[Message.user("a", open_media(clip(6)))], [Message.user("b", open_media(clip(6)[::-1].copy()))]]
+        alone = [engine.answer(messages, ONE) for messages in dialogues]
+        pairs = list(zip_longest(*(engine.stream(messages, ONE) for messages in dialogues)))
+        assert [same(one.answer, other) for one, other in zip(pairs[-1], alone, strict=True)] == [True, True]
+
+    def test_a_stream_forgets_a_frame_before_it_reads_the_next(self, engine, clip, monkeypatch):
+        grounder, frames = engine.model.grounder, []
+        encode_frame = grounder.encode
+
+        def watched(pixels):
+            encoded = encode_frame(pixels)
+            frames.append(weakref.ref(encoded.top))
+            return encoded
+
+        monkeypatch.setattr(grounder, "encode", watched)
+        alive = []
+        for event in engine.stream([Message.user("a", open_media(clip(6)))], Options(prefill="[SEG]", frames="first:1")):
+            if isinstance(event, FrameMasks):
+                alive.append(sum(frame() is not None for frame in frames))
+        assert len(frames) == 6
+        assert max(alive) <= 1
+
+
+class TestVideo:
+    @pytest.mark.parametrize(
+        ("name", "policy", "resolved", "shown"),
+        [
+            ("engine", "auto", "upstream", [0, 1, 2, 3, 4]),
+            ("engine", "upstream", "upstream", [0, 1, 2, 3, 4]),
+            ("engine_i", "auto", "consistent", [0, 2, 4, 6, 8]),
+            ("engine_i", "consistent", "consistent", [0, 2, 4, 6, 8]),
+            ("engine_i", "upstream", "upstream", [0, 1, 2, 3, 4]),
+        ],
+    )
+    def test_auto_takes_the_policy_of_the_checkpoint_with_its_own_frames(self, request, clip, name, policy, resolved, shown):
+        asked = request.getfixturevalue(name)
+        answer = asked.ask(clip(9), "Where?", options=replace(ONE, policy=policy))
+        request = answer.lineage["request"]
+        assert (request["policy"], request["frames_shown"]) == (resolved, shown)
+        assert len(answer.regions[0].masks) == 9
+
+    def test_the_two_policies_differ_where_both_can_be_had(self, engine_i, clip):
+        media = open_media(clip(6))
+        one, other = (engine_i.ask(media, "a", options=replace(ONE, policy=p, frames="0,2")) for p in ("upstream", "consistent"))
+        assert rles(one) != rles(other)
+
+    def test_the_consistent_policy_without_its_decoders_is_refused_before_any_work(self, engine, image, count_calls):
+        tower = count_calls(engine.model.mllm.vision_tower)
+        with pytest.raises(ConfigError, match="needs a checkpoint with both mask decoders"):
+            engine.ask(image, "Where?", options=replace(ONE, policy="consistent"))
+        assert tower == []
+
+    @pytest.mark.parametrize(
+        ("plan", "count", "shown"),
+        [
+            ("first:2", 6, [0, 1]),
+            ("first:5", 3, [0, 1, 2]),
+            ("uniform:3", 6, [0, 2, 5]),
+            ("uniform:5", 3, [0, 0, 1, 1, 2]),
+            ("0,4", 6, [0, 4]),
+            ("3,5", 6, [3, 5]),
+            ("5", 6, [5]),
+            ("auto", 1, [0]),
+            ("uniform:5", 1, [0, 0, 0, 0, 0]),
+        ],
+    )
+    @pytest.mark.parametrize("policy", ["upstream", "consistent"])
+    def test_every_frame_has_a_mask_whichever_were_shown(self, engine_i, clip, count_calls, plan, count, shown, policy):
+        tower, sam2 = (
+            count_calls(engine_i.model.mllm.vision_tower),
+            count_calls(engine_i.model.grounder.sam2.vision_encoder),
+        )
+        answer = engine_i.ask(clip(count), "Where?", options=replace(ONE, frames=plan, policy=policy))
+        if plan != "auto":
+            assert answer.lineage["request"]["frames_shown"] == shown
+        assert answer.regions[0].masks.index.tolist() == list(range(count))
+        assert answer.regions[0].masks.logits.shape == (count, 64, 64)
+        assert np.isfinite(answer.regions[0].masks.logits).all()
+        assert tower == [len(set(shown))]
+        assert sum(sam2) == count
+
+    @pytest.mark.parametrize("options", [ONE, FIVE])
+    def test_a_videos_frames_go_through_sam2_once_however_many_objects_there_are(self, engine, clip, count_calls, options):
+        sam2 = count_calls(engine.model.grounder.sam2.vision_encoder)
+        answer = engine.ask(clip(7), "Where?", options=options)
+        assert (sum(sam2), answer.usage.encoded_frames) == (7, 7)
+
+    def test_a_video_of_one_frame_has_the_mask_of_the_image_for_the_same_prompt(self, engine, clip):
+        answer = engine.ask(clip(1), "Where?", options=ONE)
+        as_image = engine.ask(clip(1)[0], "Where?", options=replace(ONE, max_tiles=1))
+        assert np.allclose(answer.regions[0].masks.logits, as_image.regions[0].masks.logits, atol=1e-3)
+
+    def test_objects_followed_together_are_those_followed_alone(self, engine, clip):
+        media = open_media(clip(6))
+        both = engine.ask(media, "Where?", options=TWO)
+        first = engine.ask(media, "Where?", options=replace(ONE, prefill="It is [SEG]"))
+        together, alone = both.regions[0].masks.logits, first.regions[0].masks.logits
+        assert np.abs(together - alone).max() < 2e-3 * np.abs(alone).max()
+
+    def test_more_objects_than_are_followed_at_once_are_all_followed(self, engine, clip):
+        answer = engine.ask(clip(3), "Where?", options=replace(ONE, prefill="[SEG] " * 9, frames="first:1"))
+        assert [len(region.masks) for region in answer.regions] == [3] * 9
+        assert len({region.masks.logits[2].tobytes() for region in answer.regions}) == 9
+
+    def test_a_decoded_answer_about_a_video_has_the_masks_of_the_same_answer_given(self, engine, teach, clip):
+        messages, reply = [Message.user("Please segment it.", open_media(clip(6)))], "It is [SEG]." + END
+        teach(engine, [messages], [reply])
+        decoded, given = engine.answer(messages, Options(keep_logits=True)), engine.answer(messages, replace(ONE, prefill=reply))
+        assert decoded.raw_text == reply
+        one, other = decoded.regions[0].masks.logits, given.regions[0].masks.logits
+        assert np.abs(one - other).max() < 2e-3 * np.abs(one).max()
+
+    def test_a_frame_folder_is_a_video(self, engine, clip, tmp_path):
+        for number, frame in enumerate(clip(3)):
+            Image.fromarray(frame).save(tmp_path / f"{number:05d}.png")
+        assert same(engine.ask(tmp_path, "a", options=ONE), engine.ask(clip(3), "a", options=ONE))
+
+
+class TestThreshold:
+    @pytest.mark.parametrize("threshold", [0.05, 0.5, 0.8])
+    @pytest.mark.parametrize("kind", ["image", "video"])
+    def test_a_threshold_moved_afterwards_gives_the_masks_of_a_run_with_it(self, engine, image, clip, threshold, kind):
+        media = image if kind == "image" else open_media(clip(6))
+        kept = engine.ask(media, "Where?", options=TWO)
+        run = engine.ask(media, "Where?", options=replace(TWO, threshold=threshold))
+        assert [at_threshold(region.masks, threshold).rles for region in kept.regions] == rles(run)
+        assert (rles(run) == rles(kept)) == (threshold == 0.5)
+
+    def test_logits_are_kept_on_request_only(self, engine, image, clip):
+        assert engine.ask(image, "a", options=replace(ONE, keep_logits=False)).regions[0].masks.logits is None
+        kept = engine.ask(image, "a", options=ONE).regions[0].masks.logits
+        assert (kept.shape, kept.dtype) == ((1, 64, 64), np.float32)
+
+
+class TestSegment:
+    def test_phrases_are_asked_for_one_by_one_and_followed_together(self, engine, teach, clip, count_calls):
+        media = open_media(clip(6))
+        questions = [[Message.user(f"Please segment {phrase}.", media)] for phrase in ("the cat", "a ghost", "the dogs")]
+        teach(engine, questions, ["It is [SEG]." + END, "No." + END, "Here: [SEG] and [SEG]." + END])
+        tower, sam2 = count_calls(engine.model.mllm.vision_tower), count_calls(engine.model.grounder.sam2.vision_encoder)
+        answer = list(engine.segment(media, ["the cat", "a ghost", "the dogs"]))[-1].answer
+        assert [region.phrase for region in answer.regions] == ["the cat", "the dogs", "the dogs"]
+        assert answer.lineage["not_found"] == ["a ghost"]
+        assert answer.text.split("\n")[1] == "No."
+        assert (tower, sum(sam2)) == ([5], 6)
+        alone = [engine.answer(messages).regions for messages in questions]
+        assert [r.masks.rles for regions in alone for r in regions] == rles(answer)
+
+    def test_a_phrase_that_the_model_wrote_itself_wins_and_its_place_counts_over_all_answers(self, engine, image):
+        options = replace(ONE, prefill="See <p> it </p> [SEG].")
+        answer = list(engine.segment(image, ["x", "y"], options))[-1].answer
+        assert [region.phrase for region in answer.regions] == ["it", "it"]
+        assert [answer.text[slice(*region.span)] for region in answer.regions] == ["it", "it"]
+        assert answer.regions[0].span != answer.regions[1].span
+
+    @pytest.mark.parametrize(("kind", "ending"), [("image", "Please segment a {b}\\ in this image."), ("video", "Please segment a {b}\\.")])
+    def test_the_question_is_the_familys_for_the_medium(self, engine, image, clip, kind, ending):
+        media = image if kind == "image" else open_media(clip(2))
+        answer = list(engine.segment(media, ["a {b}\\"], ONE))[-1].answer
+        (prompt,) = answer.lineage["request"]["prompts"]
+        assert prompt.endswith(f"\n{ending}<|im_end|>\n<|im_start|>assistant\n")
+
+    def test_everything_found_leaves_nothing_to_report(self, engine, image):
+        assert "not_found" not in list(engine.segment(image, ["x"], ONE))[-1].answer.lineage
+
+    def test_nothing_to_segment_is_refused(self, engine, image):
+        with pytest.raises(DataError, match="no phrase to segment"):
+            list(engine.segment(image, []))
+
+
+class TestBatch:
+    @pytest.fixture
+    def dialogues(self, picture):
+        images = [open_media(picture(60, 60)), open_media(picture(50, 100, seed=3)), open_media(picture(100, 50, seed=5))]
+        texts = ["What?", "Please segment the cat and the rest.", "Where is everything?"]
+        rows = [[Message.user(text, image)] for text, image in zip(texts, images, strict=True)]
+        return [*rows, [Message.user("No image here.")], [Message.user("Again?", images[1])]]
+
+    def test_answers_computed_together_are_those_asked_one_by_one(self, engine, teach, dialogues):
+        replies = ["Nothing.", "The cat is [SEG].", "Here: [SEG], [SEG] and [SEG].", "Hi.", "[SEG]"]
+        teach(engine, dialogues, [reply + END for reply in replies])
+        options = Options(keep_logits=True)
+        together = engine.answer_all(dialogues, options)
+        alone = [engine.answer(messages, options) for messages in dialogues]
+        assert [answer.raw_text for answer in together] == [reply + END for reply in replies]
+        for one, other in zip(together, alone, strict=True):
+            assert (one.text, one.stop_reason, len(one.regions)) == (other.text, other.stop_reason, len(other.regions))
+            for a, b in zip(one.regions, other.regions, strict=True):
+                assert np.allclose(a.masks.logits, b.masks.logits, atol=1e-2)
+                assert (a.masks.dense() == b.masks.dense()).mean() > 0.999
+            assert one.lineage == other.lineage
+            assert one.media is other.media
+
+    def test_given_answers_computed_together_are_those_given_one_by_one(self, engine, dialogues):
+        rows = dialogues[:3]
+        together = engine.answer_all(rows, TWO)
+        for one, other in zip(together, [engine.answer(messages, TWO) for messages in rows], strict=True):
+            assert one.text == other.text
+            for a, b in zip(one.regions, other.regions, strict=True):
+                assert np.allclose(a.masks.logits, b.masks.logits, atol=1e-2)
+
+    def test_only_images_with_objects_go_through_sam2(self, engine, teach, dialogues, count_calls):
+        teach(engine, dialogues[:3], [reply + END for reply in ("Nothing.", "[SEG]", "[SEG] [SEG]")])
+        sam2 = count_calls(engine.model.grounder.sam2.vision_encoder)
+        engine.answer_all(dialogues[:3])
+        assert sum(sam2) == 2
+
+    def test_a_video_in_a_batch_is_refused(self, engine, dialogues, clip):
+        with pytest.raises(DataError, match="a batch holds a video"):
+            engine.answer_all([*dialogues, [Message.user("a", open_media(clip(2)))]])
+
+    def test_a_batch_of_nothing_has_no_answers(self, engine):
+        assert engine.answer_all([]) == []
+
+
+class TestLoadAndSave:
+    def test_an_official_folder_is_loaded_and_answers(self, official_folder, image):
+        loaded = load(official_folder, device="cpu", dtype="fp32")
+        answer = loaded.ask(image, "Where?")
+        assert (answer.text, len(answer.regions)) == ("Sure.", 1)
+        lineage = answer.lineage
+        assert lineage["model"] == str(official_folder)
+        assert len(lineage["model_hash"]) == 16
+        assert list(lineage["files"]) == [path.name for path in official_folder.glob("*.safetensors")]
+        assert (lineage["dtype"], lineage["device"], lineage["family"]) == ("float32", "cpu", "internvl")
+        assert set(lineage["versions"]) == {"segue", "torch", "transformers"}
+        json.dumps(lineage)
+
+    def test_a_saved_model_answers_the_same(self, engine_i, clip, tmp_path):
+        engine_i.save(tmp_path / "model")
+        loaded = load(tmp_path / "model", device="cpu", dtype="fp32")
+        media = open_media(clip(4))
+        assert same(engine_i.ask(media, "Where?", options=TWO), loaded.ask(media, "Where?", options=TWO))
+
+    def test_an_official_model_saved_in_our_layout_answers_the_same(self, official_folder, image, tmp_path):
+        official = load(official_folder, device="cpu", dtype="fp32")
+        official.save(tmp_path / "model")
+        ours = load(tmp_path / "model", device="cpu", dtype="fp32")
+        assert same(official.ask(image, "Where?"), ours.ask(image, "Where?"))
+        written = json.loads((tmp_path / "model" / "lineage.json").read_text())
+        assert official.lineage["model_hash"] in json.dumps(written)
+
+    def test_a_model_saved_in_bfloat16_is_the_rounded_one_at_half_the_size(self, engine, image, tmp_path):
+        engine.save(tmp_path / "whole")
+        engine.save(tmp_path / "half", dtype="bf16")
+        sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+        assert sizes[1] < 0.6 * sizes[0]
+        loaded = load(tmp_path / "half", device="cpu", dtype="fp32")
+        for name, tensor in engine.model.state_dict().items():
+            assert torch.equal(loaded.model.state_dict()[name], tensor.to(torch.bfloat16).float())
+        assert loaded.ask(image, "a", options=ONE).regions
+
+    @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+    def test_half_precision_runs_from_end_to_end(self, engine_i, image, clip, tmp_path, dtype):
+        engine_i.save(tmp_path / "model")
+        half = load(tmp_path / "model", device="cpu", dtype=dtype)
+        assert half.model.grounder.sam2.mask_decoder.iou_token.weight.dtype == torch.float32
+        for media in (image, open_media(clip(3))):
+            answer = half.ask(media, "Where?", options=replace(TWO, frames="0,2", max_tiles=1))
+            logits = answer.regions[0].masks.logits
+            assert logits.dtype == np.float32
+            assert np.isfinite(logits).all()
+        assert half.ask(None, "Where?", options=Options(max_new_tokens=2)).usage.answer_tokens == 2
+        assert half.lineage["dtype"] == {"bf16": "bfloat16", "fp16": "float16"}[dtype]
+
+    def test_generation_settings_that_a_folder_brings_are_ignored(self, official_folder, image, tmp_path):
+        folder = shutil.copytree(official_folder, tmp_path / "model")
+        settings = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 3.0, "max_new_tokens": 1, "num_beams": 4}
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+        plain, changed = (load(path, device="cpu", dtype="fp32") for path in (official_folder, folder))
+        assert same(plain.ask(image, "Where?"), changed.ask(image, "Where?"))
+
+    def test_loading_changes_no_setting_of_the_process(self, official_folder):
+        def settings():
+            device = torch.empty(0).device
+            return torch.get_default_dtype(), device, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+
+        before = settings()
+        load(official_folder, device="cpu", dtype="bf16")
+        assert settings() == before
+
+    def test_loading_does_not_move_the_global_random_state(self, official_folder):
+        before = torch.get_rng_state()
+        load(official_folder, device="cpu", dtype="fp32")
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_nothing_but_what_is_declared_is_needed(self, engine, image):
+        engine.ask(image, "Where?", options=ONE)
+        unwanted = {"torchvision", "flash_attn", "mmengine", "xtuner", "decord", "timm", "cv2"}
+        assert unwanted.isdisjoint(sys.modules)
+
+    def test_a_folder_that_exists_is_not_written_over(self, engine, tmp_path):
+        with pytest.raises(ConfigError, match="exists already"):
+            engine.save(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_model_cannot_be_saved_in_a_type_that_is_none(self, engine, tmp_path):
+        with pytest.raises(ConfigError, match="unknown dtype 'int4'"):
+            engine.save(tmp_path / "model", dtype="int4")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"device": "tpu9"}, "unknown device 'tpu9'"),
+            ({"device": "cuda"}, "is not available"),
+            ({"device": "mps"}, "is not available"),
+            ({"device": "cpu", "dtype": "int8"}, "unknown dtype 'int8'"),
+        ],
+    )
+    def test_devices_and_types_that_are_not_there_are_refused(self, official_folder, options, message, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        with pytest.raises(ConfigError, match=message):
+            load(official_folder, **options)
+
+    @pytest.mark.parametrize("name", ["nowhere", "a/b/c", "/nowhere/at/all", "./nowhere", "../nowhere"])
+    def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path / "..")
+        monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **b: pytest.fail("the hub was asked"))
+        with pytest.raises(CheckpointError, match="there is no folder"):
+            load(name)
+
+    def test_only_data_is_fetched_from_the_hub(self, official_folder, monkeypatch):
+        asked = {}
+
+        def fetch(repository, allow_patterns):
+            asked.update(repository=repository, patterns=allow_patterns)
+            return str(official_folder)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+        assert load("ByteDance/Sa2VA-4B", device="cpu", dtype="fp32").lineage["model"] == "ByteDance/Sa2VA-4B"
+        assert asked["repository"] == "ByteDance/Sa2VA-4B"
+        assert not [pattern for pattern in asked["patterns"] if pattern.endswith((".py", ".bin", ".pt", ".pth", "*"))]
+
+    def test_a_hub_that_cannot_be_reached_is_a_checkpoint_error(self, monkeypatch):
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        def fetch(*_, **__):
+            raise LocalEntryNotFoundError("offline")
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+        with pytest.raises(CheckpointError, match="could not be fetched from the hub"):
+            load("ByteDance/Sa2VA-4B")
