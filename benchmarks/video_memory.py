@@ -4,6 +4,9 @@
 
 Each clip is followed by the command line itself in a process of its own, writing masks, COCO JSON and overlay; the
 system then says what that process had in memory at most. Without a model, a tiny one with random weights is made.
+What may grow with a clip is the answer itself, the run lengths of every mask: with random weights masks are noise,
+and their run lengths ten times as long as those of things.
+
 The exit code is 1 if the longest clip needs over 5 % more than the shortest.
 """
 

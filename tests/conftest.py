@@ -1,4 +1,4 @@
-"""What every test stands on: a tokenizer of bytes, a tiny random model, and a clip whose pixels are known by formula."""
+"""What every test stands on: a tokenizer of bytes, tiny random models, and pictures that are made, not read."""
 
 import os
 
@@ -9,7 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
-SPECIAL = "<|endoftext|> <|im_start|> <|im_end|> <img> </img> <IMG_CONTEXT> [SEG] <p> </p> <vp> </vp>".split()
+SPECIAL = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
+    *("[SEG]", "<p>", "</p>", "<vp>", "</vp>"),
+]
 # As in Qwen's vocabulary, a stop string that is ordinary text merges with a full stop before and a line break after it.
 MERGES = [(".", "<"), ("<", "|"), ("|", ">"), ("|>", "Ċ"), ("e", "n"), ("en", "d")]
 SAM2_SIZES = {
@@ -45,7 +48,7 @@ def byte_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_config(byte_tokenizer):
-    """Builds a configuration: 112-pixel tiles of 4 x 4 tokens, and SAM 2 on 256 pixels. `text` overrides the language model."""
+    """Builds a configuration: tiles of 112 pixels and 4 x 4 tokens, SAM 2 on 256 pixels; `text` is for the language model."""
     from segue.grounding import sam2
     from segue.grounding.model import GroundedConfig
 
@@ -74,7 +77,9 @@ def randomise():
         with torch.no_grad():
             for parameter in module.parameters():
                 wide = parameter.ndim > 1
-                noise = torch.randn(parameter.shape, generator=draws) * (1.5 * parameter[0].numel() ** -0.5 if wide else 0.1)
+                noise = torch.randn(parameter.shape, generator=draws) * (
+                    1.5 * parameter[0].numel() ** -0.5 if wide else 0.1
+                )
                 parameter.copy_(noise if wide else parameter + noise)
             places = [buffer for name, buffer in module.named_buffers() if name.endswith("positional_embedding")]
             for buffer in places:

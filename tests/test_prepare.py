@@ -21,7 +21,9 @@ def make_processor(byte_tokenizer):
         ids = [byte_tokenizer.convert_tokens_to_ids(token) for token in ("[SEG]", "<IMG_CONTEXT>")]
         sizes = {"tile_side": 112, "grid": 4, "tile_tokens": 16}
         chat = template(chat)
-        return InternVLProcessor(byte_tokenizer, chat, seg_id=ids[0], visual_id=ids[1], bos_ids=bos_ids, eos_ids=(), **sizes)
+        return InternVLProcessor(
+            byte_tokenizer, chat, seg_id=ids[0], visual_id=ids[1], bos_ids=bos_ids, eos_ids=(), **sizes
+        )
 
     return make
 
@@ -75,7 +77,9 @@ REGIONS = "\nThere are 2 part regions in the picture: region1<vp>(4)</vp>, regio
     ],
 )
 @pytest.mark.parametrize("case", ["text", "image", "tiles", "video", "regions", "two turns"])
-def test_prompts_are_these_texts_exactly(make_processor, text_of, picture, image, video, case, chat, begin, end, answer):
+def test_prompts_are_these_texts_exactly(
+    make_processor, text_of, picture, image, video, case, chat, begin, end, answer
+):
     regions = (Region(masks=square()), Region(masks=square(side=28)))
     several = open_media(picture(112, 336))
     first = Message.user("Where is it?", image)
@@ -151,11 +155,15 @@ def test_a_two_turn_dialogue_has_the_ids_and_labels_it_was_trained_with(make_pro
         ("Where?<image>", "Where?<img>(16)</img>"),
     ],
 )
-def test_the_image_stands_where_the_text_says_and_first_where_it_says_nothing(processor, text_of, image, text, expected):
+def test_the_image_stands_where_the_text_says_and_first_where_it_says_nothing(
+    processor, text_of, image, text, expected
+):
     assert text_of(prepare([Message.user(text, image)], processor)) == IM + expected + IM_END
 
 
-@pytest.mark.parametrize(("text", "has_image"), [("<image><image>", True), ("<image> a <image>", False), ("<image>", False)])
+@pytest.mark.parametrize(
+    ("text", "has_image"), [("<image><image>", True), ("<image> a <image>", False), ("<image>", False)]
+)
 def test_an_image_mark_too_many_is_refused(image, text, has_image):
     with pytest.raises(DataError, match="<image> placeholders"):
         Message.user(text, image if has_image else None)

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from segue.engine import Engine, Options, _device, _dtype
+from segue.engine import Engine, Options, pick_device, pick_dtype
 from segue.errors import ConfigError
 from segue.grounding import model as grounded
 from segue.grounding.following import encode, find
@@ -65,7 +65,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`count` units of work, and the seconds they took each time; `objects` is `None` where their number is no matter."""
+    """`count` units of work and the seconds they took each time; `objects` is `None` where their number plays no part.
+    """
 
     name: str
     objects: int | None
@@ -150,8 +151,8 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
 
     Raises: ConfigError, for an unknown architecture, device or dtype.
     """
-    config, place = config_of(architecture), _device(device)
-    precision = _dtype(dtype, place)
+    config, place = config_of(architecture), pick_device(device)
+    precision = pick_dtype(dtype, place)
     model = grounded.build(config, dtype=precision, device=place, fill=True)
     with TemporaryDirectory() as name:
         folder = random_checkpoint(Path(name), "tiny")

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segue import types, weights
+from segue import demo, types, weights
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.geometry.masks import at_threshold, box_of, logit
 from segue.geometry.notation import parse_grounded
@@ -452,8 +452,8 @@ def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Eng
     Raises: CheckpointError, if the weights do not fit; ConfigError, if nothing here knows the model or the device.
     """
     folder = resolve(model)
-    place = _device(device)
-    precision = _dtype(dtype, place)
+    place = pick_device(device)
+    precision = pick_dtype(dtype, place)
     loaded, report = grounded.load(folder, dtype=precision, device=place)
     processor = loaded.family.processor(folder, loaded.config.mllm_config, loaded.config.template)
     lineage = {
@@ -469,10 +469,12 @@ def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Eng
 
 
 def resolve(model: str | Path) -> Path:
-    """The folder of a model: itself, or a snapshot of the hub repository of that id.
+    """The folder of a model: itself, a snapshot of the hub repository of that id, or that of the model named "demo".
 
     Raises: CheckpointError, if it is neither.
     """
+    if str(model) == demo.MODEL:
+        return demo.model_folder()
     folder = Path(model)
     if folder.is_dir():
         return folder
@@ -490,7 +492,11 @@ def resolve(model: str | Path) -> Path:
         raise CheckpointError(f"{model!r} is no folder here and could not be fetched from the hub ({error})") from error
 
 
-def _device(name: str) -> str:
+def pick_device(name: str) -> str:
+    """The name of a device that is there; `auto` is the best of them.
+
+    Raises: ConfigError, for a device that is unknown or not available.
+    """
     has_mps = torch.backends.mps.is_available()
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
@@ -503,7 +509,11 @@ def _device(name: str) -> str:
     return name
 
 
-def _dtype(name: str, device: str) -> torch.dtype:
+def pick_dtype(name: str, device: str) -> torch.dtype:
+    """The precision of that name; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+
+    Raises: ConfigError, for another name.
+    """
     if name == "auto":
         return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
     if name not in DTYPES:

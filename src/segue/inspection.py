@@ -17,8 +17,9 @@ from torch import Tensor
 
 from segue import weights
 from segue.errors import CheckpointError, ConfigError, SegueError
-from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, claiming, expected, read_layout
+from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, expected, read_layout
 from segue.models import FAMILIES, zoo
+from segue.models.base import Processor
 from segue.models.templates import template
 from segue.models.tokenizers import single_id
 from segue.weights import Stored
@@ -43,6 +44,7 @@ _SAM2_PARTS = {
     "language mask decoder": ("grounder.language_decoder.",),
 }
 _HEAD = r"\b(lm_head|language_model\.output)\.weight$"
+ALL_ZEROS = "all zeros"
 _CHUNK = 2**24
 _Found = TypeVar("_Found")
 
@@ -118,9 +120,7 @@ def report(folder: Path) -> Report:
         headers |= _attempt(problems, weights.read_header, file) or {}
     plan = None if problems else _attempt(problems, _plan, folder)
     layout, places = plan or (None, {})
-    if layout is not None:
-        contrast = zoo.contrast(raw, headers)
-        _attempt(problems, lambda: weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast))
+    fits = layout is not None and _attempt(problems, _judge, raw, headers, layout, places)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         problems.append(f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
     sizes = zoo.Sizes.of_headers(headers)
@@ -138,13 +138,15 @@ def report(folder: Path) -> Report:
         template=config.template if config else None,
         rows=sizes.rows,
         policy="consistent" if has_both else "upstream",
-        is_tied=layout is not None and bool(layout.tied) and not any(re.search(_HEAD, name) for name in headers),
+        is_tied=bool(layout and layout.tied) and not any(re.search(_HEAD, name) for name in headers),
         components=components(headers, layout),
         files=tuple(file.name for file in files),
         weight_bytes=sum(file.stat().st_size for file in files),
         folder_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        memory={name: weight_memory(places, size) for name, size in PRECISIONS.items()} if config else {},
-        working_memory={name: working_memory(config, size) for name, size in PRECISIONS.items()} if config else {},
+        memory={name: weight_memory(places, size) for name, size in PRECISIONS.items()} if config and fits else {},
+        working_memory={name: working_memory(config, size) for name, size in PRECISIONS.items()}
+        if config and fits
+        else {},
         code=_code(folder, raw),
         pickles=weights.pickled(folder),
         lineage=_lineage(folder),
@@ -169,6 +171,13 @@ def _plan(folder: Path) -> tuple[Layout, dict[str, tuple[int, ...]]]:
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {error})"
         raise ConfigError(f"{folder}: {text}; take the one that belongs to the weights") from error
+
+
+def _judge(
+    raw: Mapping[str, Any], headers: Mapping[str, Stored], layout: Layout, places: Mapping[str, tuple[int, ...]]
+) -> bool:
+    weights.check(headers, places, layout.table, tied=layout.tied, contrast=zoo.contrast(raw, headers))
+    return True
 
 
 def _family_name(raw: Mapping[str, Any]) -> str | None:
@@ -222,11 +231,11 @@ def working_memory(config: GroundedConfig, itemsize: int) -> int:
     tower = patches * (2 * vision.intermediate_size + 6 * vision.hidden_size)
     tokens = TILES * config.mllm_config.tile_tokens + TEXT_TOKENS
     layer = tokens * (3 * language.intermediate_size + 6 * language.hidden_size)
-    head = getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
+    head: int = getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
     kept = 2 * tokens * language.num_hidden_layers * language.num_key_value_heads * head
     first_stage = config.sam2_config.vision_config.backbone_config.hidden_size
     frame = 12 * (config.sam2_config.image_size // 4) ** 2 * first_stage
-    return itemsize * (max(tower, layer, frame) + kept)
+    return int(itemsize * (max(tower, layer, frame) + kept))
 
 
 def _code(folder: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:
@@ -259,6 +268,11 @@ class Scanned:
     nbytes: int
     fault: str
 
+    @property
+    def is_zero(self) -> bool:
+        """Whether it is nothing but zeros: odd for a matrix, and no more than that."""
+        return self.fault == ALL_ZEROS
+
 
 def scan(folder: Path) -> Iterator[Scanned]:
     """Read every tensor of a folder once, one at a time, and judge its numbers.
@@ -273,21 +287,26 @@ def scan(folder: Path) -> Iterator[Scanned]:
 
 
 def fault(tensor: Tensor) -> str:
-    """What is wrong with a tensor's numbers: not a number, infinite, or a whole matrix of zeros; empty if nothing is."""
+    """What is wrong with a tensor's numbers: NaN, infinite, or a whole matrix of zeros; empty if nothing is."""
     if not tensor.is_floating_point():
         return ""
     bad, is_zero = 0, tensor.ndim > 1 and tensor.numel() > 1
-    for part in tensor.flatten().split(_CHUNK):
+    for start in range(0, tensor.numel(), _CHUNK):
+        part = tensor.flatten()[start : start + _CHUNK]
         numbers = part.float() if part.element_size() == 1 else part
         bad += int((~numbers.isfinite()).sum())
         is_zero = is_zero and not bool(numbers.any())
     if bad:
         return f"{bad} of {tensor.numel()} numbers are NaN or infinite"
-    return "all zeros" if is_zero else ""
+    return ALL_ZEROS if is_zero else ""
 
 
-def check_tokenizer(folder: Path, config: GroundedConfig, rows: int) -> list[Check]:
-    """Whether the tokenizer loads, knows the tokens that the model speaks in, and agrees with its embedding rows."""
+def check_tokenizer(folder: Path) -> list[Check]:
+    """Whether the tokenizer of a folder whose headers fit loads, knows the tokens that the model speaks in, and agrees
+    with its embedding rows.
+    """
+    config = read_layout(folder).config
+    rows = config.mllm_config.text_config.vocab_size
     try:
         processor = FAMILIES[config.family].processor(folder, config.mllm_config, config.template)
     except SegueError as error:
@@ -299,11 +318,13 @@ def check_tokenizer(folder: Path, config: GroundedConfig, rows: int) -> list[Che
             checks.append(Check(token, "ok", f"one token, id {single_id(tokenizer, token, rows)}"))
         except SegueError as error:
             checks.append(Check(token, "problem", str(error)))
-    stops = {stop: tokenizer.encode(stop, add_special_tokens=False) for stop in processor.template.stops}
-    words = [
-        f"{stop} is {'one token' if len(ids) == 1 else f'{len(ids)} tokens of text'}" for stop, ids in stops.items()
-    ]
-    return [*checks, Check("template", "ok", f"{config.template}; to stop, {', '.join(words)}")]
+    return [*checks, _check_stops(processor, config.template)]
+
+
+def _check_stops(processor: Processor, name: str) -> Check:
+    pieces = {stop: processor.tokenizer.encode(stop, add_special_tokens=False) for stop in processor.template.stops}
+    words = [f"{stop} ({f'{len(ids)} tokens of text' if ids[1:] else 'one token'})" for stop, ids in pieces.items()]
+    return Check("template", "ok", f"{name}; an answer ends at {' or '.join(words)}")
 
 
 def _check_length(tokens: int, rows: int) -> Check:

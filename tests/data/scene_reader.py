@@ -15,7 +15,7 @@ ENGLISH_KINDS = {
     },
     **{"fish": "fish", "butterfly": "butterfly", "crescent": "moon", "sailing boat": "boat", "mug": "cup"},
 }
-ENGLISH_PLURALS = {"crosses": "cross", "butterflies": "butterfly", "fish": "fish"} | {
+ENGLISH_PLURALS = {"crosses": "cross", "butterflies": "butterfly", "fishes": "fish"} | {
     word + "s": kind for word, kind in ENGLISH_KINDS.items() if word not in ("cross", "butterfly", "fish")
 }
 ENGLISH_WORDS = {
@@ -136,8 +136,7 @@ def english_noun(scene, text):
     *adjectives, last = head[2].split()
     if last in ("boat", "boats") and adjectives and adjectives[-1] == "sailing":
         adjectives, last = adjectives[:-1], f"sailing {last}"
-    is_plural = last in ENGLISH_PLURALS and (last != "fish" or head[1] in ("the two ", "both ", "all ", "all the "))
-    is_plural = is_plural or last in ("objects", "things")
+    is_plural = last in ENGLISH_PLURALS or last in ("objects", "things")
     kind = ENGLISH_PLURALS.get(last) if is_plural else ENGLISH_KINDS.get(last)
     assert kind or last.removesuffix("s") in ("object", "thing"), text
     wanted = dict(ENGLISH_WORDS[word] for word in adjectives) | ({"kind": kind} if kind else {})

@@ -187,7 +187,11 @@ def decoded(logits, iou=0.5, presence=0.0):
 @pytest.mark.parametrize("threshold", [0.5, 0.2, 0.9])
 def test_parity_two_step_resize_and_threshold_make_a_frames_masks(picture, size, threshold):
     logits = 3 * torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(2))
-    masks = frame_masks(Shot(4, 0.5, picture(*size) if min(size) > 1 else np.zeros((1, 1, 3), np.uint8)), decoded(logits), threshold=threshold)
+    masks = frame_masks(
+        Shot(4, 0.5, picture(*size) if min(size) > 1 else np.zeros((1, 1, 3), np.uint8)),
+        decoded(logits),
+        threshold=threshold,
+    )
     square = interpolate(logits[:, None], (256, 256), mode="bilinear", align_corners=False)
     whole = interpolate(square, size, mode="bilinear", align_corners=False)[:, 0]
     assert np.array_equal(masks.masks, (whole > math.log(threshold / (1 - threshold))).numpy())

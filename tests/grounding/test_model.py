@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import sys
 
@@ -101,7 +102,9 @@ def test_a_model_in_half_precision_has_float32_mask_decoders_and_nothing_else(ti
 
 
 def test_half_precision_leaves_the_rotary_tables_of_a_model_as_they_are_in_float32(tiny_config):
-    whole, half = (build(tiny_config(), dtype=dtype, device="cpu", fill=True) for dtype in (torch.float32, torch.bfloat16))
+    whole, half = (
+        build(tiny_config(), dtype=dtype, device="cpu", fill=True) for dtype in (torch.float32, torch.bfloat16)
+    )
     tables = {name: tensor for name, tensor in whole.named_buffers() if name.endswith("inv_freq")}
     found = dict(half.named_buffers())
     assert len(tables) >= 2
@@ -167,7 +170,7 @@ def test_a_folder_that_does_not_fit_is_refused_before_anything_is_built(saved, m
 def test_pickled_weights_are_refused_and_never_opened(saved, name):
     (saved / "model.safetensors").unlink()
     (saved / name).write_bytes(b"cposix\nsystem\n(S'exit 1'\ntR.")
-    with pytest.raises(CheckpointError, match=f"only {name}, which could run code"):
+    with pytest.raises(CheckpointError, match=re.escape(name)):
         load(saved, dtype=torch.float32, device="cpu")
 
 
@@ -218,7 +221,11 @@ def test_the_official_layout_is_read_through_its_key_table(official):
     folder = official(template="internlm2-chat")
     layout = read_layout(folder)
     assert layout.table
-    assert (layout.config.family, layout.config.template, layout.config.two_decoders) == ("internvl", "internlm2-chat", False)
+    assert (layout.config.family, layout.config.template, layout.config.two_decoders) == (
+        "internvl",
+        "internlm2-chat",
+        False,
+    )
     sizes = json.loads((folder / "sam2_config.json").read_text())
     assert layout.config.sam2_config.image_size == sizes["image_size"]
     model, report = load(folder, dtype=torch.float32, device="cpu")

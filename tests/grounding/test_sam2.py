@@ -42,7 +42,9 @@ def watch():
 
     def record(module):
         calls = []
-        hooks.append(module.register_forward_hook(lambda _, a, named, out: calls.append((named, out)), with_kwargs=True))
+        hooks.append(
+            module.register_forward_hook(lambda _, a, named, out: calls.append((named, out)), with_kwargs=True)
+        )
         return calls
 
     with torch.no_grad():
@@ -138,7 +140,9 @@ def test_parity_best_of_three_by_estimated_iou_and_never_the_single_mask(
     calls, top = watch(grounder.sam2.mask_decoder), remembered(encoded, 3)
     for best in (1, 2, 3):
         rate_masks(grounder.sam2.mask_decoder, best)
-        decoded = grounder.tracked(encoded, top, consistent=False) if is_tracked else grounder.prompted(encoded, prompts)
+        decoded = (
+            grounder.tracked(encoded, top, consistent=False) if is_tracked else grounder.prompted(encoded, prompts)
+        )
         seen, (masks, ious, tokens, presence) = calls[-1]
         assert seen["multimask_output"] is True
         masks, ious, tokens = masks.flatten(0, 1), ious.flatten(0, 1), tokens.flatten(0, 1)

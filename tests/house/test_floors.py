@@ -12,9 +12,9 @@ import pytest
 # Top first. "segue" is the package itself: the public face in __init__.py.
 FLOORS = (
     ("cli", "segue"),
-    ("serve", "evals"),
+    ("serve", "evals", "parity", "bench"),
     ("engine", "train"),
-    ("prepare", "convert"),
+    ("prepare", "convert", "inspection", "demo"),
     ("grounding", "data", "features"),
     ("models", "media"),
     ("geometry", "weights", "registry", "config"),

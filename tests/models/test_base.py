@@ -49,13 +49,17 @@ def states_of(language_model):
     def forward(embeddings, ids):
         reply = language_model.get_input_embeddings()(torch.tensor([ids], dtype=torch.long))
         whole = torch.cat([embeddings, reply], dim=1)
-        return language_model.model(inputs_embeds=whole, use_cache=False).last_hidden_state[0, embeddings.shape[1] - 1 :]
+        return language_model.model(inputs_embeds=whole, use_cache=False).last_hidden_state[
+            0, embeddings.shape[1] - 1 :
+        ]
 
     return forward
 
 
 @torch.no_grad()
-def test_greedy_decoding_equals_a_full_forward_per_token_without_a_cache(language_model, prompt, run, states_of, settings):
+def test_greedy_decoding_equals_a_full_forward_per_token_without_a_cache(
+    language_model, prompt, run, states_of, settings
+):
     ids = []
     for _ in range(12):
         ids.append(int(language_model.lm_head(states_of(prompt(7), ids)[-1]).argmax()))

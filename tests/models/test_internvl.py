@@ -177,7 +177,7 @@ def test_parity_image_blocks_of_frames_have_a_pair_each_joined_by_line_breaks(pr
 def test_tiles_are_normalised_in_float32_with_imagenets_numbers(processor, picture):
     from PIL import Image
 
-    image = picture(60, 80)
+    image = picture(60, 120)
     visual = processor.image(image, max_tiles=12)
     squares = np.stack([np.asarray(square) for square in tile(Image.fromarray(image))])
     expected = (squares / 255 - MEAN) / DEVIATION
@@ -220,9 +220,7 @@ def test_parity_region_cells_last_tile_are_repeated_region_by_region(processor, 
 )
 def test_the_sentence_about_regions_names_each_with_as_many_tokens_as_cells(processor, picture, masks, counts):
     marked = processor.regions(processor.image(picture(64, 64), max_tiles=1), np.stack(masks))
-    marks = ", ".join(
-        f"region{number}<vp>{'<IMG_CONTEXT>' * count}</vp>" for number, count in enumerate(counts, 1)
-    )
+    marks = ", ".join(f"region{number}<vp>{'<IMG_CONTEXT>' * count}</vp>" for number, count in enumerate(counts, 1))
     assert marked.text == block(256) + f"\nThere are {len(masks)} part regions in the picture: {marks}.\n"
     assert len(marked.rows) == 256 + sum(counts)
 
@@ -320,7 +318,12 @@ def test_a_saved_tokenizer_is_the_loaded_one(processor, tmp_path):
 OFFICIAL = {
     "model_type": "sa2va_chat",
     "vision_config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
-    "llm_config": {"architectures": ["Qwen2ForCausalLM"], "hidden_size": 48, "num_attention_heads": 4, "vocab_size": 99},
+    "llm_config": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "hidden_size": 48,
+        "num_attention_heads": 4,
+        "vocab_size": 99,
+    },
 }
 
 

@@ -23,7 +23,9 @@ def sentencepiece_bytes():
     """Trains a small SentencePiece model in memory."""
 
     def train(**options):
-        lines = [f"the quick brown fox number {number} jumps over the lazy dog, please segment it" for number in range(60)]
+        lines = [
+            f"the quick brown fox number {number} jumps over the lazy dog, please segment it" for number in range(60)
+        ]
         written = io.BytesIO()
         settings = {"model_type": "bpe", "byte_fallback": True, "vocab_size": 330, "add_dummy_prefix": False}
         settings |= {"remove_extra_whitespaces": False, "normalization_rule_name": "identity", "minloglevel": 9}
@@ -64,7 +66,9 @@ def test_a_tokenizer_file_is_read_as_it_was_written(byte_tokenizer, tmp_path):
 
 
 def test_nothing_is_added_around_a_text(byte_tokenizer):
-    assert byte_tokenizer.encode("[SEG]", add_special_tokens=True) == byte_tokenizer.encode("[SEG]", add_special_tokens=False)
+    assert byte_tokenizer.encode("[SEG]", add_special_tokens=True) == byte_tokenizer.encode(
+        "[SEG]", add_special_tokens=False
+    )
 
 
 def test_a_qwen_vocabulary_with_merges_gives_the_ids_of_its_slow_tokenizer(tmp_path, byte_tokenizer):
@@ -82,7 +86,9 @@ def test_a_qwen_vocabulary_with_merges_gives_the_ids_of_its_slow_tokenizer(tmp_p
     assert loaded.eos_token_id == byte_tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("text", ["please segment the dog", "日本語 😀 ünï", "  two  spaces\nline", "", "jumps over it"])
+@pytest.mark.parametrize(
+    "text", ["please segment the dog", "日本語 😀 ünï", "  two  spaces\nline", "", "jumps over it"]
+)
 @pytest.mark.parametrize("add_dummy_prefix", [False, True])
 def test_a_sentencepiece_model_gives_the_ids_of_its_own_library(internlm2, text, add_dummy_prefix):
     folder, reader = internlm2(add_dummy_prefix=add_dummy_prefix)
@@ -113,7 +119,9 @@ def test_added_tokens_with_gaps_are_refused(internlm2, numbers):
         load_tokenizer(folder)
 
 
-@pytest.mark.parametrize("options", [{"model_type": "unigram", "vocab_size": 300}, {"byte_fallback": False, "vocab_size": 90}])
+@pytest.mark.parametrize(
+    "options", [{"model_type": "unigram", "vocab_size": 300}, {"byte_fallback": False, "vocab_size": 90}]
+)
 def test_a_sentencepiece_model_of_another_kind_is_refused(internlm2, options):
     folder, _ = internlm2(**options)
     with pytest.raises(CheckpointError, match="byte fallback"):

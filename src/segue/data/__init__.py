@@ -1,0 +1,20 @@
+"""Datasets: one file for each form on disk, and the table of them.
+
+`DATASETS[name](root, split, **options)` gives a `Dataset`; `mixture` draws from several.
+"""
+
+from segue.registry import Table
+
+DATASETS = Table(
+    "dataset",
+    {
+        "refcoco": "segue.data.refcoco:load",
+        "image_chat": "segue.data.image_chat:load",
+        "ref_vos": "segue.data.ref_vos:load",
+        "ref_sav": "segue.data.ref_sav:load",
+        "video_chat": "segue.data.video_chat:load",
+        "gcg": "segue.data.gcg:load",
+        "region_caption": "segue.data.region_caption:load",
+        "folder": "segue.data.folder:load",
+    },
+)

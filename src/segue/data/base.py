@@ -86,7 +86,7 @@ def _generator(purpose: int, seed: int, epoch: int, index: int) -> np.random.Gen
 
 
 def spread_draw(rng: np.random.Generator, available: int, wanted: int) -> list[int]:
-    """`wanted` of the numbers below `available` (1 or more), by chance: each once before any comes again."""
+    """`wanted` of the numbers below `available` (both 1 or more), by chance: each once before any comes again."""
     rounds = [rng.permutation(available) for _ in range(-(-wanted // available))]
     return [int(number) for number in np.concatenate(rounds)[:wanted]]
 
@@ -132,7 +132,9 @@ def checked(sample: Sample) -> Sample:
 
 def _check_masks(region: Region, number: int, media: list[Media], frames: tuple[int, ...]) -> None:
     if region.masks is None or not media:
-        raise DataError(f"region {number} has no {'medium' if region.masks else 'masks'}; an answer's region needs both")
+        raise DataError(
+            f"region {number} has no {'medium' if region.masks else 'masks'}; an answer's region needs both"
+        )
     if region.masks.size != media[0].size:
         raise DataError(f"region {number} has masks of {region.masks.size} (height, width) on {media[0].size} pixels")
     if tuple(region.masks.index.tolist()) != frames:

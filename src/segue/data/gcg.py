@@ -1,20 +1,20 @@
 """Grounded captions: an image described in words, with a mask behind every phrase that names a thing.
 
-Below the data root, as `SOURCES` lists: an annotation file in `glamm_data/annotations/` and images in `glamm_data/images/`.
-The four parts have three forms:
+Below the data root, as `SOURCES` lists: an annotation file in `glamm_data/annotations/` and images in
+`glamm_data/images/`. The four parts have three forms:
 
     grandf, openpsg   [{"file_name", "height", "width", "caption",
                         "groundings": {phrase: {"token_positives": [start, end], "rle_masks": [RLE, ...]} or null}}]
     refcocog          [{image id: {"img_file_name", "caption", "refs": [{"sentence", "segmentation": polygons}]}}]
-    flickr            COCO's, whose images have a "caption" and whose annotations have "tokens_positive": [[start, end], ...],
-                      "sam_mask": RLE, "bbox", "area" and perhaps "ignore"
+    flickr            COCO's, whose images have a "caption" and whose annotations have "tokens_positive":
+                      [[start, end], ...], "sam_mask": RLE, "bbox", "area" and perhaps "ignore"
 
-Positions are characters of the caption, the end exclusive. A sample's answer is the caption with each such phrase written
-as `<p> phrase </p> [SEG]`.
+Positions are characters of the caption, the end exclusive. A sample's answer is the caption with each such phrase
+written as `<p> phrase </p> [SEG]`.
 
-Source: Rasheed et al. 2024 (GLaMM, GranD-f); Sa2VA's `Sa2VA05GCG`. Its overlapping phrases garble the text; here the longer
-one stays. Its rule for Flickr is kept: captions of three words or more, images of at least 32 pixels, no annotation that is
-ignored, without area, thinner than a pixel, or wholly outside the image.
+Source: Rasheed et al. 2024 (GLaMM, GranD-f); Sa2VA's `Sa2VA05GCG`. Its overlapping phrases garble the text; here the
+longer one stays. Its rule for Flickr is kept: captions of three words or more, images of at least 32 pixels, no
+annotation that is ignored, without area, thinner than a pixel, or wholly outside the image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from segue.data import shapes
 from segue.data.base import Rows, within
 from segue.data.dialogue import dialogue
 from segue.data.prompts import say
-from segue.data.sources import chosen, entry, field, found, open_sized, read_annotations, require, stated_size
+from segue.data.sources import by_id, chosen, entry, field, found, open_sized, read_annotations, require, stated_size
 from segue.errors import DataError
 from segue.geometry.notation import parse_grounded
 from segue.types import Sample
@@ -102,28 +102,33 @@ def _refcocog(records: Any) -> Iterator[Caption]:
             phrase = field(ref, "sentence", str, where).strip().lower()
             start = text.find(phrase)
             if phrase and start >= 0:
-                things.append(Thing(start, start + len(phrase), (ref["segmentation"],)))
+                things.append(Thing(start, start + len(phrase), (field(ref, "segmentation", list | dict, where),)))
         yield Caption(field(record, "img_file_name", str, where), None, text, tuple(things))
 
 
 def _flickr(coco: Any) -> Iterator[Caption]:
     things: dict[Any, list[Thing]] = {}
-    images = {image["id"]: image for image in field(coco, "images", list, "the file")}
-    for annotation in field(coco, "annotations", list, "the file"):
-        image = entry(images, annotation["image_id"], "image")
-        if _counts(annotation, image) and annotation.get("tokens_positive"):
+    images = by_id(field(coco, "images", list, "the file"), "image")
+    for number, annotation in enumerate(field(coco, "annotations", list, "the file")):
+        where = f"annotation {number}"
+        image = entry(images, field(annotation, "image_id", int | str, where), "image")
+        if _is_usable(annotation, stated_size(image) or (0, 0), where) and annotation.get("tokens_positive"):
             start, stop = annotation["tokens_positive"][0]
-            things.setdefault(image["id"], []).append(Thing(start, stop, (annotation["sam_mask"],)))
-    for number, image in images.items():
-        text = field(image, "caption", str, f"image {number}").strip('" ')
-        if len(text.split()) >= 3 and min(image["width"], image["height"]) >= 32:
-            yield Caption(field(image, "file_name", str, f"image {number}"), stated_size(image), text, tuple(things.get(number, ())))
+            mask = field(annotation, "sam_mask", dict, where)
+            things.setdefault(image["id"], []).append(Thing(start, stop, (mask,)))
+    for key, image in images.items():
+        text = field(image, "caption", str, f"image {key}").strip('" ')
+        size = stated_size(image) or (0, 0)
+        if len(text.split()) >= 3 and min(size) >= 32:
+            name = field(image, "file_name", str, f"image {key}")
+            yield Caption(name, size, text, tuple(things.get(key, ())))
 
 
-def _counts(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
-    left, top, width, height = annotation["bbox"]
-    is_inside = left < image["width"] and top < image["height"] and left + width > 0 and top + height > 0
-    return not annotation.get("ignore") and annotation["area"] > 0 and min(width, height) >= 1 and is_inside
+def _is_usable(annotation: Mapping[str, Any], size: Size, where: str) -> bool:
+    left, top, width, height = field(annotation, "bbox", list, where)
+    is_inside = left < size[1] and top < size[0] and left + width > 0 and top + height > 0
+    area = field(annotation, "area", int | float, where)
+    return not annotation.get("ignore") and area > 0 and min(width, height) >= 1 and is_inside
 
 
 SOURCES: dict[str, tuple[Callable[[Any], Iterator[Caption]], str, str]] = {

@@ -5,8 +5,8 @@ Below the data root:
     llava_data/LLaVA-Instruct-150K/llava_v1_5_mix665k.json    the conversations
     llava_data/llava_images/                                  the images, named relative to this
 
-The file is a list of {"id", "image"?, "conversations": [{"from": "human" | "gpt", "value": text}]}. `<image>` may stand once,
-in the first question; a row without `image` is text alone.
+The file is a list of {"id", "image"?, "conversations": [{"from": "human" | "gpt", "value": text}]}. `<image>` may
+stand once, in the first question; a row without `image` is text alone.
 
 Source: Liu et al. 2023 (LLaVA-1.5).
 """

@@ -8,6 +8,8 @@ point can be counted before the first step.
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +23,8 @@ from jaxtyping import Int
 from segue.data.base import Dataset, order_rng, rng_for
 from segue.errors import ConfigError, DataError, LimitError, MediaError, SegueError
 from segue.types import Sample
+
+log = logging.getLogger(__name__)
 
 CEILING = 0.001
 """Share of a dataset's rows that may be skipped as bad, if nothing else is said."""
@@ -42,8 +46,8 @@ class Part:
 class Tally:
     """A dataset's share of a run, up to some point of it.
 
-    `asked` is how many samples an epoch asks for, `drawn` how many were drawn so far, of `seen` different rows.
-    `skipped` counts different bad rows, `reasons` what was wrong with them and how often.
+    `asked` is how many samples an epoch asks for, `drawn` how many were drawn so far, of `seen` different rows; bad
+    ones count as drawn. `skipped` counts different bad rows, `reasons` the kinds of errors they had and how often.
     """
 
     name: str
@@ -73,10 +77,10 @@ class Mixture:
 
     `len` is the number of positions of an epoch, the same for all.
 
-    `on_bad_sample` says what becomes of a row that cannot be used. "raise" ends the run with its error. "skip" leaves the
-    position empty and writes the row to the file `skipped`; nothing is put in its place. Of each dataset at most
-    `ceiling` of the rows may be skipped, rounded down but at least one, and never all: one more ends the run. The file
-    is the common memory of all workers and of resumed runs, so a row counts once, however often it is met.
+    `on_bad_sample` says what becomes of a row that cannot be used. "raise" ends the run with its error. "skip" leaves
+    the position empty and writes the row to the file `skipped`; nothing is put in its place. Of each dataset at most
+    `ceiling` of the rows may be skipped, rounded down but at least one, and never all: one more ends the run. The
+    file is the common memory of all workers and of resumed runs, so a row counts once, however often it is met.
 
     Raises: ConfigError, for no parts, two of one name, a weight that draws nothing, or "skip" without a file.
     """
@@ -96,9 +100,8 @@ class Mixture:
         self._seed = seed
         self._ceiling = ceiling
         self._skipped = skipped if on_bad_sample == "skip" else None
-        self._asked = [int(len(part.dataset) * part.weight) for part in parts]
+        self._asked = _asked(self.parts)
         self._order: tuple[int, Int[np.ndarray, "n 2"]] | None = None
-        _check_parts(self.parts, self._asked)
 
     def __len__(self) -> int:
         return sum(self._asked)
@@ -140,6 +143,7 @@ class Mixture:
                 f"{part.name} has more bad rows than the {allowed} of {rows} that may be skipped; the last: {error}. "
                 f"The others are in {self._skipped}. Check the data with `segue doctor`, or raise the ceiling"
             ) from error
+        log.warning("a row of %s cannot be used and is skipped; %s says why", part.name, self._skipped)
         _append(self._skipped, _Skip(part.name, row, epoch, position, type(error).__name__, str(error)))
 
     def tallies(self, epoch: int, position: int = 0) -> tuple[Tally, ...]:
@@ -156,24 +160,22 @@ class Mixture:
                 rows[places[places[:, 0] == part, 1]] = True
         skips = {(skip.part, skip.row): skip for skip in self._skips()}.values()
         return tuple(
-            self._tally(number, int(drawn[number]), int(seen[number].sum()), [skip for skip in skips if skip.part == part.name])
+            self._tally(
+                number, int(drawn[number]), int(seen[number].sum()), [skip for skip in skips if skip.part == part.name]
+            )
             for number, part in enumerate(self.parts)
         )
 
     def _tally(self, number: int, drawn: int, seen: int, skips: Sequence[_Skip]) -> Tally:
         part = self.parts[number]
         reasons = tuple(Counter(skip.kind for skip in skips).most_common())
-        return Tally(
-            part.name, len(part.dataset), part.weight, self._asked[number], drawn, seen, len(skips), reasons
-        )
+        return Tally(part.name, len(part.dataset), part.weight, self._asked[number], drawn, seen, len(skips), reasons)
 
     def _order_of(self, epoch: int) -> Int[np.ndarray, "n 2"]:
         """Part and row of every position of an epoch."""
         if self._order is None or self._order[0] != epoch:
             rng = order_rng(self._seed, epoch)
-            chosen = [
-                _rows(rng, len(part.dataset), asked) for part, asked in zip(self.parts, self._asked, strict=True)
-            ]
+            chosen = [_rows(rng, len(part.dataset), asked) for part, asked in zip(self.parts, self._asked, strict=True)]
             places = np.stack([np.repeat(np.arange(len(chosen)), self._asked), np.concatenate(chosen)], axis=1)
             # an order shorter than the parts together would leave the last ones out, unseen
             assert len(places) == len(self)
@@ -183,13 +185,17 @@ class Mixture:
     def _skips(self) -> list[_Skip]:
         if self._skipped is None or not self._skipped.exists():
             return []
-        return [_Skip(**json.loads(line)) for line in self._skipped.read_text(encoding="utf-8").splitlines()]
+        lines = self._skipped.read_text(encoding="utf-8").split("\n")
+        try:
+            return [_Skip(**json.loads(line)) for line in lines if line]
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{self._skipped} has a damaged line: {error}; remove that line") from error
 
 
 def table(tallies: Sequence[Tally]) -> str:
     """Tallies as lines of text, one for each dataset, for a log."""
     header = ("dataset", "rows", "weight", "asked", "drawn", "rows seen", "skipped")
-    lines = [header]
+    lines: list[tuple[str, ...]] = [header]
     for tally in tallies:
         why = ", ".join(f"{count} {reason}" for reason, count in tally.reasons)
         skipped = f"{tally.skipped} ({why})" if why else "0"
@@ -197,21 +203,27 @@ def table(tallies: Sequence[Tally]) -> str:
         lines.append((tally.name, *map(str, numbers), skipped))
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join(
-        "  ".join(cell.rjust(width) if 0 < place < 6 else cell.ljust(width) for place, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(width) if 0 < place < 6 else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in lines
     )
 
 
-def _check_parts(parts: Sequence[Part], asked: Sequence[int]) -> None:
+def _asked(parts: Sequence[Part]) -> list[int]:
+    """How many samples an epoch asks of each part."""
     names = [part.name for part in parts]
     if not parts or len(set(names)) < len(names):
         raise ConfigError(f"a mixture has the datasets {names}; expected one or more, each name once")
+    asked = [int(len(part.dataset) * part.weight) if math.isfinite(part.weight) else 0 for part in parts]
     for part, count in zip(parts, asked, strict=True):
         if count < 1:
             raise ConfigError(
-                f"{part.name} has {len(part.dataset)} rows and weight {part.weight}, so it would never be drawn; give it "
-                "more weight or leave it out"
+                f"{part.name} has {len(part.dataset)} rows and weight {part.weight}, so it would never be drawn; give "
+                "it more weight or leave it out"
             )
+    return asked
 
 
 def _rows(rng: np.random.Generator, rows: int, asked: int) -> Int[np.ndarray, " n"]:

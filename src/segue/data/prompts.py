@@ -1,7 +1,7 @@
 """Wordings of questions and answers, kept as text files beside this module, and how a phrase is put into them.
 
-A file holds one wording a line, all equally likely. What stands in braces is filled in. The files whose names begin with
-`synth` belong to the generated scenes.
+A file holds one wording a line, all equally likely. What stands in braces is filled in. The files whose names begin
+with `synth` belong to the generated scenes.
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ Below the data root:
     video_datas/sam_v_full/     SA-V as it is distributed: videos (.mp4) and their masklets (_manual.json, _auto.json)
 
 `Ref-SAV.json` is {video: {"video_path", "anno_path", "objects": {number: {"formated": text}}}}; paths are relative to
-`sam_v_full`. A masklet file holds `masklet`: a list over the annotated frames, which are every fourth of the video, each a
-list of COCO RLEs, one for each object in the order of their numbers.
+`sam_v_full`. A masklet file holds `masklet`: a list over the annotated frames, which are every fourth of the video,
+each a list of COCO RLEs, one for each object in the order of their numbers.
 
-Source: Ravi et al. 2024 (SA-V); Sa2VA's `Sa2VA03RefVOS` with `dataset_type="refsav"`. It drops a folder that its paths
-name twice, reads whole videos and dies on one whose masks do not match; here only the frames shown are decoded, and such
-a video is a bad sample. Its validation part has another form: `ref_vos`, variant ref_sav.
+Source: Ravi et al. 2024 (SA-V); Sa2VA's `Sa2VA03RefVOS` with `dataset_type="refsav"`. It drops a folder that its
+paths name twice, reads whole videos and dies on one whose masks do not match; here only the frames shown are decoded,
+and such a video is a bad sample. Its validation part has another form: `ref_vos`, variant ref_sav.
 """
 
 from __future__ import annotations

@@ -1,19 +1,21 @@
 """Referring segmentation of videos: ReVOS, MeViS, Ref-YTVOS, Ref-DAVIS17 and the validation part of Ref-SAV.
 
-Below the data root, in `video_datas/`, as `SOURCES` lists: a folder of frames per video, the expressions, and the masks.
+Below the data root, in `video_datas/`, as `SOURCES` lists: a folder of frames per video, the expressions, and the
+masks.
 
     expressions   {"videos": {video: {"frames": ["00000", ...], "height"?, "width"?,
                                       "expressions": {id: {"exp": text, "anno_id"?: [41, ...]}}}}}
     masks         {"41": [COCO RLE or null, one for each of the sorted frames]}
 
 An expression means the union of its `anno_id`s; an empty list says that it fits nothing in the video. Expressions of
-Ref-YTVOS and Ref-DAVIS17 have no `anno_id`: there the key of the masks is the number of the expression, counted over all
-videos and, in each, over the ids sorted as text ("10" before "2"). `SOURCES` says whether videos count in the order of
-the file or sorted. Pickled masks are read without unpickling; JSON of the same content beside them serves as well.
+Ref-YTVOS and Ref-DAVIS17 have no `anno_id`: there the key of the masks is the number of the expression, counted over
+all videos and, in each, over the ids sorted as text ("10" before "2"). `SOURCES` says whether videos count in the
+order of the file or sorted. Pickled masks are read without unpickling; JSON of the same content beside them serves as
+well.
 
-Source: Sa2VA's `Sa2VA03RefVOS`. It draws expressions with replacement even where there are enough, and sets a question
-as it is, without asking for a mask; neither is done here. The order of counting for training on Ref-DAVIS17 and the place
-of Ref-SAV's validation files below `video_datas` are assumptions.
+Source: Sa2VA's `Sa2VA03RefVOS`. It draws expressions with replacement even where there are enough, and sets a
+question as it is, without asking for a mask; neither is done here. The order of counting for training on Ref-DAVIS17
+and the place of Ref-SAV's validation files below `video_datas` are assumptions.
 """
 
 from __future__ import annotations
@@ -52,12 +54,17 @@ SOURCES = {
         for split in ("train", "valid")
     },
     "mevis": {
-        split: Source(f"mevis/{split}/JPEGImages", f"mevis/{split}/meta_expressions.json", f"mevis/{split}/mask_dict.json")
+        split: Source(
+            f"mevis/{split}/JPEGImages", f"mevis/{split}/meta_expressions.json", f"mevis/{split}/mask_dict.json"
+        )
         for split in ("train", "valid_u")
     },
     "ref_ytvos": {
         "train": Source(
-            "rvos/train/JPEGImages", "rvos/meta_expressions/train/meta_expressions.json", "rvos/mask_dict.pkl", "file order"
+            "rvos/train/JPEGImages",
+            "rvos/meta_expressions/train/meta_expressions.json",
+            "rvos/mask_dict.pkl",
+            "file order",
         )
     },
     "ref_davis17": {
@@ -95,9 +102,7 @@ class Video:
     expressions: tuple[Expression, ...]
 
 
-def load(
-    root: Path, split: str, *, variant: str, frames: int | None = 5, expressions: int | None = 5
-) -> Rows:
+def load(root: Path, split: str, *, variant: str, frames: int | None = 5, expressions: int | None = 5) -> Rows:
     """A row per video; its sample asks for some expressions on some frames.
 
     `frames` is how many different ones are drawn, in order; all, if the video has fewer or with None. `expressions` is
@@ -108,7 +113,9 @@ def load(
     source = chosen(chosen(SOURCES, variant, "variant of ref_vos"), split, f"split of {variant}")
     home = root / "video_datas"
     masks = first_of(home, [source.masks, str(Path(source.masks).with_suffix(".json"))])
-    require(home, [source.frames, source.expressions, masks], "a folder of frames per video, expressions and masks there")
+    require(
+        home, [source.frames, source.expressions, masks], "a folder of frames per video, expressions and masks there"
+    )
     videos = field(read_annotations(home / source.expressions), "videos", dict, source.expressions)
     tracks = read_annotations(home / masks)
     numbers = _numbers(videos, source.keys)

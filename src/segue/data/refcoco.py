@@ -6,13 +6,13 @@ Below the data root:
     ref_seg/refcocog/   instances.json, refs(umd).p
     ref_seg/refcoco/coco2014/train2014/ or glamm_data/images/coco2014/train2014/    the images
 
-`instances.json` is COCO's. The refs are a list of {"ref_id", "ann_id", "image_id", "split", "sentences": [{"raw", "sent"}]};
-in gRefCOCO `ann_id` is a list, [-1] where the sentence fits nothing in the image. They are read from the official
-pickled files, without unpickling them, or from JSON of the same content beside them (`refs(unc).json`).
+`instances.json` is COCO's. The refs are a list of {"ref_id", "ann_id", "image_id", "split", "sentences": [{"raw",
+"sent"}]}; in gRefCOCO `ann_id` is a list, [-1] where the sentence fits nothing in the image. They are read from the
+official pickled files, without unpickling them, or from JSON of the same content beside them (`refs(unc).json`).
 
-Source: Yu et al. 2016, Mao et al. 2016 (refer), Liu et al. 2023 (GRES); Sa2VA's `Sa2VA01RefSeg`. Sa2VA adds the polygons
-of an object up, so that overlaps count twice; here they are united. It keeps only the last of several refs to one
-object; here their sentences are put together. The name of gRefCOCO's folder is our choice.
+Source: Yu et al. 2016, Mao et al. 2016 (refer), Liu et al. 2023 (GRES); Sa2VA's `Sa2VA01RefSeg`. Sa2VA adds the
+polygons of an object up, so that overlaps count twice; here they are united. It keeps only the last of several refs
+to one object; here their sentences are put together. The name of gRefCOCO's folder is our choice.
 """
 
 from __future__ import annotations
@@ -29,12 +29,26 @@ from segue.data import shapes
 from segue.data.base import Rows, spread_draw, within
 from segue.data.dialogue import Asked, ask, segmentation
 from segue.data.prompts import clean_phrase
-from segue.data.sources import chosen, entry, field, first_of, found, open_sized, read_annotations, require, stated_size
+from segue.data.sources import (
+    by_id,
+    chosen,
+    entry,
+    field,
+    first_of,
+    found,
+    open_sized,
+    read_annotations,
+    require,
+    stated_size,
+)
 from segue.errors import ConfigError, DataError
 from segue.types import Media, Sample
 
 VARIANTS = {"refcoco": "refs(unc)", "refcoco+": "refs(unc)", "refcocog": "refs(umd)", "grefcoco": "grefs(unc)"}
 SHARED_IMAGES = "glamm_data/images/coco2014/train2014"
+LAYOUT = (
+    f"instances.json and the refs of the variant there, and COCO's images of 2014 beside them or in {SHARED_IMAGES}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +81,7 @@ def load(root: Path, split: str, *, variant: str = "refcoco", referents: int | N
     home = f"ref_seg/{variant}"
     refs = first_of(root, [f"{home}/{refs}{suffix}" for suffix in (".p", ".json")])
     images = first_of(root, [f"{home}/coco2014/train2014", SHARED_IMAGES])
-    require(root, [f"{home}/instances.json", refs, images], __doc__.split("\n\n")[2])
+    require(root, [f"{home}/instances.json", refs, images], LAYOUT)
     rows = _pictures(root / home / "instances.json", root / refs, split)
     name = f"{variant}/{split}"
     make = partial(_sample, source=name, images=root / images, referents=referents)
@@ -76,8 +90,8 @@ def load(root: Path, split: str, *, variant: str = "refcoco", referents: int | N
 
 def _pictures(instances: Path, refs: Path, split: str) -> list[Picture]:
     coco = read_annotations(instances)
-    annotations = {record["id"]: record for record in field(coco, "annotations", list, instances.name)}
-    images = {record["id"]: record for record in field(coco, "images", list, instances.name)}
+    annotations = by_id(field(coco, "annotations", list, instances.name), "annotation")
+    images = by_id(field(coco, "images", list, instances.name), "image")
     by_image: dict[int, dict[tuple[int, ...], list[Mapping[str, Any]]]] = {}
     splits = set()
     for number, ref in enumerate(read_annotations(refs)):
@@ -96,14 +110,18 @@ def _pictures(instances: Path, refs: Path, split: str) -> list[Picture]:
 def _picture(
     image: Mapping[str, Any],
     objects: Mapping[tuple[int, ...], list[Mapping[str, Any]]],
-    annotations: Mapping[int, Mapping[str, Any]],
+    annotations: Mapping[int | str, Mapping[str, Any]],
 ) -> Picture:
     referents = []
     for ids, sentences in objects.items():
         parts = [entry(annotations, number, "annotation") for number in ids]
         # a crowd is drawn around many things at once, and no sentence means those
         parts = [part for part in parts if not part.get("iscrowd")] or parts
-        referents.append(Referent(tuple(sentences), tuple(part["segmentation"] for part in parts)))
+        referents.append(
+            Referent(
+                tuple(sentences), tuple(field(part, "segmentation", list | dict, "an annotation") for part in parts)
+            )
+        )
     return Picture(field(image, "file_name", str, f"image {image['id']}"), stated_size(image), tuple(referents))
 
 
@@ -119,13 +137,13 @@ def _objects(ref: Mapping[str, Any], where: str) -> tuple[int, ...]:
     return tuple(number for number in (ids if isinstance(ids, list) else [ids]) if number != -1)
 
 
-def _sample(
-    row: Picture, rng: np.random.Generator, *, source: str, images: Path, referents: int | None
-) -> Sample:
+def _sample(row: Picture, rng: np.random.Generator, *, source: str, images: Path, referents: int | None) -> Sample:
     media = open_sized(found([images], row.name), row.size)
     asked: list[Asked] = []
     if referents is None:
-        asked = [_asked(media, one, _text(sentence, "sent"), rng) for one in row.referents for sentence in one.sentences]
+        asked = [
+            _asked(media, one, _text(sentence, "sent"), rng) for one in row.referents for sentence in one.sentences
+        ]
     else:
         for number in spread_draw(rng, len(row.referents), referents):
             one = row.referents[number]

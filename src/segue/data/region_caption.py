@@ -3,7 +3,7 @@
 Below the data root:
 
     osprey-724k/Osprey-724K/osprey_*.json     one file for each variant, as `VARIANTS` lists
-    osprey-724k/coco/                         train2014/, val2014/, train2017/ and val2017/, in which images are looked for
+    osprey-724k/coco/                         train2014/, val2014/, train2017/ and val2017/, where images are looked for
 
 A file is a list of {"file_name", "height", "width", "annotation": [{"segmentation": polygons or RLE}, ...]} with either
 "conversations" in LLaVA's form or "description", a list of one text per region, which may begin with its name
@@ -78,12 +78,13 @@ def _sample(
 
 def _told(record: Mapping[str, Any], is_short: bool, rng: np.random.Generator) -> list[tuple[str, str]]:
     turns = recorded_turns(record["conversations"], _plain)
-    return [(f"{question} {say('short_requests', rng)}", answer) if is_short else (question, answer) for question, answer in turns]
+    return [
+        (f"{question} {say('short_requests', rng)}", answer) if is_short else (question, answer)
+        for question, answer in turns
+    ]
 
 
-def _described(
-    record: Mapping[str, Any], regions: list[Region], rng: np.random.Generator
-) -> list[tuple[str, str]]:
+def _described(record: Mapping[str, Any], regions: list[Region], rng: np.random.Generator) -> list[tuple[str, str]]:
     texts = field(record, "description" if "description" in record else "descriptions", list, "the row")
     turns = []
     for place, text in enumerate(texts, start=1):

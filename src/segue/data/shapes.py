@@ -175,8 +175,8 @@ def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[fl
     if (points < -TOLERANCE).any() or (points > limit + TOLERANCE).any():
         low, high = points.min(axis=0).round(1).tolist(), points.max(axis=0).round(1).tolist()
         raise DataError(
-            f"a polygon reaches from {low} to {high} (x, y), outside its image of {size[1]}x{size[0]} pixels; if it was "
-            "drawn on an image of another size, state that size"
+            f"a polygon reaches from {low} to {high} (x, y), outside its image of {size[1]}x{size[0]} pixels; if it "
+            "was drawn on an image of another size, state that size"
         )
     clipped: list[float] = np.clip(points, 0, limit).ravel().tolist()
     return clipped

@@ -49,7 +49,9 @@ def entry(table: Mapping[Any, Known], key: Any, what: str) -> Known:
     Raises: DataError.
     """
     if key not in table:
-        raise DataError(f"there is no {what} {key!r}, though another annotation names it; the files do not belong together")
+        raise DataError(
+            f"there is no {what} {key!r}, though another annotation names it; the files do not belong together"
+        )
     return table[key]
 
 
@@ -98,23 +100,34 @@ def open_sized(path: Path, stated: tuple[int, int] | None = None) -> Media:
     return media
 
 
-def found(folders: Sequence[Path], name: str) -> Path:
-    """The file of that name in the first folder that has it.
+def found(folders: Sequence[Path], *names: str) -> Path:
+    """The file of the first of these names that is in any of the folders, which are asked in order.
 
-    Raises: MediaError, if the name leads out of the folders, or listing them if none has it.
+    Raises: MediaError, if a name leads out of the folders, or listing them if there is no such file.
     """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise MediaError(f"the medium {name!r} lies outside the data's folders; name it relative to them")
-    for folder in folders:
-        if (path := folder / name).exists():
-            return path
-    raise MediaError(f"there is no {name} in {', '.join(map(str, folders))}")
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise MediaError(f"the file {name!r} lies outside the data's folders; name it relative to them")
+        for folder in folders:
+            if (path := folder / name).exists():
+                return path
+    raise MediaError(f"there is no {' or '.join(names)} in {', '.join(map(str, folders))}")
+
+
+def by_id(records: Sequence[Any], what: str) -> dict[int | str, Mapping[str, Any]]:
+    """Records by their field `id`; `what` says what they are.
+
+    Raises: DataError, if one has none.
+    """
+    return {field(record, "id", int | str, f"{what} {number}"): record for number, record in enumerate(records)}
 
 
 def stated_size(record: Mapping[str, Any]) -> tuple[int, int] | None:
     """(height, width) where a record states both as numbers above 0, else None."""
-    size = record.get("height"), record.get("width")
-    return (int(size[0]), int(size[1])) if all(isinstance(side, int) and side > 0 for side in size) else None
+    height, width = record.get("height"), record.get("width")
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
+    return None
 
 
 def _short(value: object) -> str:

@@ -5,8 +5,8 @@ Below the data root:
     video_datas/chat_univi/video_chat.json       the conversations
     video_datas/chat_univi/Activity_Videos/      the videos, named relative to this
 
-The file is a list of {"id", "video", "conversations": [{"from": "human" | "gpt", "value": text}]}. Placeholders (`<video>`,
-`<image>`) are taken out, and the video goes first. A video named `.mkv` may lie there as `.mp4`.
+The file is a list of {"id", "video", "conversations": [{"from": "human" | "gpt", "value": text}]}. Placeholders
+(`<video>`, `<image>`) are taken out, and the video goes first. A video named `.mkv` may lie there as `.mp4`.
 
 Source: Sa2VA's `Sa2VA04VideoQA`.
 """
@@ -22,7 +22,7 @@ import numpy as np
 
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
-from segue.data.sources import field, first_of, found, open_sized, read_annotations, require
+from segue.data.sources import field, found, open_sized, read_annotations, require
 from segue.errors import ConfigError
 from segue.types import Sample
 
@@ -30,9 +30,7 @@ CONVERSATIONS = "video_datas/chat_univi/video_chat.json"
 VIDEOS = "video_datas/chat_univi/Activity_Videos"
 
 
-def load(
-    root: Path, split: str, *, conversations: str = CONVERSATIONS, videos: str = VIDEOS, frames: int = 5
-) -> Rows:
+def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, videos: str = VIDEOS, frames: int = 5) -> Rows:
     """A row per conversation; its sample shows `frames` frames, one drawn from each of so many equal parts.
 
     A video of no more frames is shown whole. The paths lie below the root; the split is train.
@@ -52,7 +50,7 @@ def _sample(
 ) -> Sample:
     number, record = row
     video = field(record, "video", str, "the row")
-    media = open_sized(found([videos], first_of(videos, [video, str(Path(video).with_suffix(".mp4"))])))
+    media = open_sized(found([videos], video, str(Path(video).with_suffix(".mp4"))))
     turns = recorded_turns(field(record, "conversations", list, "the row"), _without_placeholders)
     shown = _one_of_each_part(rng, media.count, num_frames)
     name = f"{number}-{record.get('id', '')}"

@@ -176,7 +176,7 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     kinds = Counter(problem.split(":")[0] for problem in problems)
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     what = contrast or "the weights do not fit the architecture that config.json describes"
-    is_cut = set(kinds) == {"missing"}
+    is_cut = set(kinds) == {"missing"} and not contrast
     cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"
     lines = "".join(f"\n  {problem}" for problem in _gathered(sorted(problems, key=_by_number)))
     return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{lines}"

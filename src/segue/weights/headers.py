@@ -76,8 +76,10 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
     files = (single,) if single is not None else tuple(sorted(folder.glob("*.safetensors")))
     if not files:
         names = pickled(folder)
-        found = f"only {', '.join(names)}, which could run code when read," if names else "no weights"
-        raise CheckpointError(f"{folder} holds {found}; expected *.safetensors files")
+        if names:
+            text = f"{folder} holds only pickled weights ({', '.join(names)}), which could run code when read"
+            raise CheckpointError(f"{text}; take the checkpoint as *.safetensors")
+        raise CheckpointError(f"{folder} holds no weights; expected *.safetensors files")
     return files
 
 

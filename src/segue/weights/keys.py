@@ -17,7 +17,7 @@ class Rule:
     """One row of a key table: upstream names matching `upstream` (a whole-name pattern) fill the `native` places.
 
     `native` are names with `\\1` ... for the pattern's groups. With several of them, `split` turns the upstream tensor
-    into one tensor each and `join` puts them together again; without `split` each place receives the whole tensor.
+    into one tensor each and `join` puts them together again, both by rows; without `split` each place receives the whole.
     `row` sends the tensor to one row of its place, for upstream layouts that keep the rows of a table apart.
     """
 
@@ -66,7 +66,13 @@ class Write:
 
     def shape(self, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
         """The shape that the upstream tensor must have to fill its places."""
-        return tuple(self.joined({place: torch.empty(expected[place], device="meta") for place in self.places}).shape)
+        shapes = [expected[place] for place in self.places]
+        # joining goes by rows, so that rows of one number tell how many there will be
+        rows = {
+            place: torch.empty(shape[:1] + (1,) * len(shape[1:]))
+            for place, shape in zip(self.places, shapes, strict=True)
+        }
+        return (*self.joined(rows).shape[:1], *shapes[0][1:])
 
 
 def compiled(table: KeyTable) -> Rules:

@@ -163,7 +163,7 @@ def draw_things(
         sizes.append(float(rng.uniform(*SIZES[size])) * min(frame))
         is_textured = sizes[-1] >= _LEAST_TEXTURED and rng.uniform() < 0.42
         things.append(Thing(kind, colour, str(rng.choice(TEXTURES[1:])) if is_textured else "plain", size))
-        red, green, blue = (int(shift) for shift in rng.integers(-9, 10, 3))
+        red, green, blue = (int(shift) for shift in rng.integers(-6, 7, 3))
         looks.append(Look(kind, colour, things[-1].texture, (red, green, blue), float(rng.uniform(0, np.pi))))
     return things, looks, sizes
 

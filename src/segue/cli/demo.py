@@ -1,0 +1,173 @@
+"""`segue demo`: the main job on a scene and a clip made on the spot, and how well it went, for their truth is known."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from segue.cli import options, segment
+from segue.cli.console import say
+from segue.errors import ConfigError
+from segue.types import Event, FrameMasks, Media, ObjectsFound
+
+if TYPE_CHECKING:
+    from segue.demo import Challenge
+else:
+    # Drawing scenes brings numpy's and Pillow's heavier parts along, which `--help` can do without.
+    Challenge = Any
+
+_INPUTS, _TRUTH = "input", "truth"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the demo's table: what was asked of which input, how many things it means, how many were found.
+
+    `iou` in [0, 1] compares all that was found with all that was meant, the mean over frames.
+    """
+
+    input: str
+    phrase: str
+    meant: int
+    found: int
+    iou: float
+
+
+def command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")] = Path("segue-out"),
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, help="Of the scene and the clip; without one they are new every time."),
+    ] = None,
+    model: options.Model = "demo",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Run the main job on a scene and a clip made on the spot.
+
+    Asks for things in words, writes masks and overlays as `segue segment`
+    does, and compares the masks with the known truth.
+    """
+    from segue import demo
+
+    is_random = model == demo.MODEL and demo.WEIGHTS_ARE_RANDOM
+    if is_random:
+        say("The demo model has random weights: it shows the way from words to files, but its masks are noise.")
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    say(f"Drawing a scene and a clip from seed {seed}.")
+    asked = demo.challenges(seed)
+    lines = _run(asked, output, model=model, device=device, dtype=dtype)
+    mean = float(np.mean([line.iou for line in lines]))
+    if as_json:
+        result = {"seed": seed, "model": model, "random_weights": is_random, "output": str(output), "mean_iou": mean}
+        print(json.dumps({**result, "answers": [asdict(line) for line in lines]}, ensure_ascii=False))
+        return
+    Console().print(_table(lines, mean))
+    for title, folder, names in (
+        ("found", output, ("scene/overlay.png", "clip/overlay.mp4")),
+        ("truth", output / _TRUTH, ("scene.png", "clip.mp4")),
+    ):
+        print(f"{title}: {'  '.join(str(folder / name) for name in names)}")
+    if is_random:
+        print("The weights are random, so an IoU near 0 is right.")
+
+
+def _run(asked: Sequence[Challenge], output: Path, **loading: str) -> list[Line]:
+    """Do the job as `segue segment` does it, and keep what was found for comparison.
+
+    Raises: SegueError, if the model, the folder or an input cannot be used.
+    """
+    from segue.cli.manifest import disk_errors
+
+    with disk_errors(output):
+        sources = _write(asked, output)
+    found: dict[str, _Found] = {}
+
+    def load() -> segment.Segment:
+        from segue import engine
+
+        loaded = engine.load(loading["model"], device=loading["device"], dtype=loading["dtype"])
+
+        def ask(media: Media) -> Iterator[Event]:
+            challenge = asked[[source.name for source in sources].index(media.name)]
+            found[challenge.name] = _Found({}, {})
+            phrases = [phrase.words["en"] for phrase in challenge.phrases]
+            yield from _watched(loaded.segment(media, phrases, engine.Options()), media, found[challenge.name])
+
+        return ask
+
+    settings = {"demo": {source.name: challenge.scene.group for source, challenge in zip(sources, asked, strict=True)}}
+    job = segment.Job(out=output, formats=("png", "coco", "overlay"), settings={**settings, **loading}, overwrite=True)
+    tally = segment.run(sources, job, load)
+    if tally.failed:
+        raise typer.Exit(2)
+    return [line for challenge in asked for line in _compared(challenge, found[challenge.name])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What was found of each phrase: how many things, and all of them as one mask per frame."""
+
+    counts: dict[str, int]
+    masks: dict[str, np.ndarray]
+
+
+def _watched(events: Iterator[Event], media: Media, found: _Found) -> Iterator[Event]:
+    """The events as they come, noting what they bring."""
+    phrases: list[str] = []
+    for event in events:
+        if isinstance(event, ObjectsFound):
+            phrases = [region.phrase for region in event.regions]
+            for phrase in phrases:
+                found.counts[phrase] = phrases.count(phrase)
+                found.masks[phrase] = np.zeros((media.count, *media.size), dtype=bool)
+        if isinstance(event, FrameMasks):
+            for phrase, mask in zip(phrases, event.masks, strict=True):
+                found.masks[phrase][event.index] |= mask
+        yield event
+
+
+def _compared(challenge: Challenge, found: _Found) -> Iterator[Line]:
+    for phrase in challenge.phrases:
+        words = phrase.words["en"]
+        masks = found.masks.get(words)
+        if masks is None:
+            masks = np.zeros(challenge.scene.frames.shape[:3], dtype=bool)
+        score = challenge.score(phrase, masks)
+        yield Line(challenge.name, words, len(phrase.objects), found.counts.get(words, 0), round(score, 4))
+
+
+def _write(asked: Sequence[Challenge], output: Path) -> list[Path]:
+    """Write what is asked about, and beside it what the answers should look like; returns paths of the former.
+
+    Raises: ConfigError, if there is a file where a folder should be.
+    """
+    try:
+        for name in (_INPUTS, _TRUTH):
+            (output / name).mkdir(parents=True, exist_ok=True)
+        for challenge in asked:
+            challenge.write_truth(output / _TRUTH)
+        return [challenge.write(output / _INPUTS).resolve() for challenge in asked]
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{error.filename} is a file; -o takes a folder to write results into") from error
+
+
+def _table(lines: Sequence[Line], mean: float) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_footer=True)
+    for title, footer in (("input", "mean"), ("asked for", ""), ("there", ""), ("found", ""), ("IoU", f"{mean:.2f}")):
+        table.add_column(title, footer, justify="left" if title in ("input", "asked for") else "right")
+    for line in lines:
+        table.add_row(line.input, Text(line.phrase), str(line.meant), str(line.found), f"{line.iou:.2f}")
+    return table

@@ -1,0 +1,211 @@
+"""`segue inspect`: what a model folder is, from its headers alone; and the model's side of `segue doctor`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from segue.cli import options
+from segue.cli.console import STDERR
+
+if TYPE_CHECKING:
+    from segue.inspection import Check, Report, Scanned
+
+USABLE, UNUSABLE = 0, 2
+_STYLES = {"ok": "green", "note": "dim", "problem": "bold red"}
+_SHOWN_FAULTS = 10
+
+
+def command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.")],
+    as_json: options.Json = False,
+) -> None:
+    """Tell what a model folder is, from its headers alone. The exit code is 0 where it would load, else 2."""
+    from segue import inspection
+
+    found = inspection.report(_folder(model))
+    if as_json:
+        print(json.dumps(_plain(found), ensure_ascii=False))
+    else:
+        console = Console()
+        console.print(_facts(found))
+        console.print(_parts(found))
+        _verdict(console, found)
+    raise typer.Exit(USABLE if found.is_usable else UNUSABLE)
+
+
+def report(target: str, *, as_json: bool) -> int:
+    """Check a model folder thoroughly, without running the model; prints what is found and returns the exit code.
+
+    Beyond what `segue inspect` sees, every tensor is read and the tokenizer is loaded.
+    """
+    from segue import inspection
+
+    found = inspection.report(_folder(target))
+    checks = list(_checks(found, hidden=as_json))
+    is_sound = all(check.status != "problem" for check in checks)
+    if as_json:
+        listed = [{"name": check.name, "status": check.status, "value": check.value} for check in checks]
+        print(json.dumps({"usable": is_sound, "checks": listed, "model": _plain(found)}, ensure_ascii=False))
+        return USABLE if is_sound else UNUSABLE
+    console = Console()
+    console.print(_facts(found), Text())
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for check in checks:
+        table.add_row(check.name, Text(check.status, _STYLES[check.status]), Text(check.value))
+    console.print(table)
+    verdict = "This model is sound." if is_sound else "This model cannot be used as it is."
+    console.print(Text(f"\n{verdict}", "bold green" if is_sound else "bold red"))
+    return USABLE if is_sound else UNUSABLE
+
+
+def _folder(target: str) -> Path:
+    folder = Path(target).expanduser()
+    if folder.is_dir():
+        return folder
+    from segue.engine import resolve
+
+    return resolve(target)
+
+
+def _plain(found: Report) -> dict[str, Any]:
+    return {
+        **asdict(found),
+        "folder": str(found.folder),
+        "parameters": found.parameters,
+        "usable": found.is_usable,
+    }
+
+
+def _facts(found: Report) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _rows(found):
+        table.add_row(name, Text(value))
+    return table
+
+
+def _rows(found: Report) -> Iterator[tuple[str, str]]:
+    yield "folder", f"{found.folder}, {_bytes(found.folder_bytes)}"
+    if found.architecture:
+        yield "model", f"{'' if found.is_exact else 'like '}{found.architecture}: {found.found}"
+    yield "family", f"{found.family or 'unknown'}{f', {found.layout} layout' if found.layout else ''}"
+    if found.template:
+        yield "template", found.template
+    if found.rows:
+        heads = "the head repeats them" if found.is_tied else "the head has its own"
+        yield "vocabulary", f"{found.rows:,} embedding rows, {heads}"
+    if found.files:
+        files = f"{len(found.files)} file{'s' * (len(found.files) > 1)}"
+        yield "weights", f"{files}, {_bytes(found.weight_bytes)}, {found.parameters:,} numbers"
+    if found.memory:
+        yield "to load", "; ".join(f"{name} {_bytes(size)}" for name, size in found.memory.items())
+        sizes = [f"{name} {_bytes(size)}" for name, size in found.working_memory.items()]
+        yield "to run", f"about {'; '.join(sizes)} more, for an image of 13 tiles"
+        decoders = "has two mask decoders" if found.policy == "consistent" else "has one mask decoder"
+        yield "videos", f"policy {found.policy}, because it {decoders}"
+    if found.code:
+        yield "code", f"{', '.join(found.code)}: present, never executed"
+    if found.pickles:
+        yield "pickles", f"{', '.join(found.pickles)}: present, never read"
+    if found.lineage is not None:
+        short = {name: value for name, value in found.lineage.items() if name != "files"}
+        yield "lineage", json.dumps(short, ensure_ascii=False)
+
+
+def _parts(found: Report) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("part")
+    for heading in ("tensors", "numbers", "share", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("type")
+    for part in found.components:
+        share = part.parameters / max(found.parameters, 1)
+        table.add_row(
+            Text(part.name),
+            f"{part.tensors:,}",
+            f"{part.parameters:,}",
+            f"{share:.1%}",
+            _bytes(part.nbytes),
+            ", ".join(part.dtypes),
+        )
+    return table
+
+
+def _verdict(console: Console, found: Report) -> None:
+    if found.is_usable:
+        console.print(Text("Complete: every tensor has its place, and every place its tensor.", "bold green"))
+        return
+    console.print(Text("This folder cannot be used as it is:", "bold red"))
+    for line in found.problems:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _checks(found: Report, *, hidden: bool) -> Iterator[Check]:
+    from segue.inspection import Check, check_tokenizer
+
+    if found.is_usable:
+        yield Check("headers", "ok", "every tensor has its place, and every place its tensor")
+        yield from check_tokenizer(found.folder)
+    else:
+        yield Check("headers", "problem", "\n".join(found.problems))
+    if found.components:
+        yield from _scan(found, hidden=hidden)
+    for name, files, fate in (("code", found.code, "never executed"), ("pickles", found.pickles, "never read")):
+        if files:
+            yield Check(name, "note", f"{', '.join(files)}: {fate}")
+    if (found.folder / "generation_config.json").is_file():
+        yield Check(
+            "generation", "note", "generation_config.json is not used: answers are greedy unless asked otherwise"
+        )
+
+
+def _scan(found: Report, *, hidden: bool) -> Iterator[Check]:
+    """Read every tensor, with a bar that counts bytes, and say what was wrong with them."""
+    from segue.errors import CheckpointError
+    from segue.inspection import Check, scan
+
+    tensors: list[Scanned] = []
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=STDERR, transient=True, disable=hidden or not STDERR.is_terminal) as progress:
+        task = progress.add_task("reading", total=found.weight_bytes)
+        try:
+            for tensor in scan(found.folder):
+                tensors.append(tensor)
+                progress.advance(task, tensor.nbytes)
+        except CheckpointError as error:
+            yield Check("tensors", "problem", str(error))
+            return
+    bad = [tensor for tensor in tensors if tensor.fault and not tensor.is_zero]
+    if bad:
+        yield Check("tensors", "problem", _listed(bad))
+    else:
+        yield Check("tensors", "ok", f"{len(tensors):,} read, all numbers finite")
+    if zero := [tensor for tensor in tensors if tensor.is_zero]:
+        yield Check("tensors", "note", _listed(zero))
+
+
+def _listed(tensors: Sequence[Scanned]) -> str:
+    lines = [f"{tensor.name}: {tensor.fault}" for tensor in tensors[:_SHOWN_FAULTS]]
+    more = len(tensors) - len(lines)
+    return "\n".join([*lines, f"and {more} more"] if more else lines)
+
+
+def _bytes(size: float) -> str:
+    """A size for people: 51.6 GB."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

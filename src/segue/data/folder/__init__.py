@@ -1,0 +1,238 @@
+"""Your own images or videos with masks, in any of the usual forms.
+
+The form is told from what lies in the folder: `annotations.json` of Sa2VA's fine-tuning, COCO JSON, Label Studio's
+JSON, CVAT's XML, or mask pictures. Each module here describes one. Splits are folders (`train/`, `val/`, `test/`,
+each laid out as a whole), files (`instances_train.json`, `instances_val.json`), or said by the annotations; where
+nothing says them, whole groups are dealt out, so that what belongs together never meets across splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from segue.data import shapes
+from segue.data.base import Rows
+from segue.data.dialogue import Asked, ask, segmentation
+from segue.data.folder import coco, cvat, finetune, label_studio, pictures
+from segue.data.folder.entries import SPLITS, Entry, Source, Thing, Things, split_named
+from segue.data.sources import found, open_sized, read_annotations
+from segue.errors import ConfigError, DataError
+from segue.types import Media, Sample
+
+log = logging.getLogger(__name__)
+
+LOOKED_FOR = (
+    "annotations.json with images/ (a list of image, mask, text); COCO JSON (images, annotations, categories); "
+    "a Label Studio export (*.json); a CVAT export (*.xml); or masks/ beside images/ or videos/; each here, in "
+    "annotations/, or in train/, val/ and test/"
+)
+_FORMS = (finetune, coco, label_studio)
+_NO_ANNOTATIONS = ("labels.json", "splits.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One medium with its annotation, how to read that, and where the medium may lie."""
+
+    entry: Entry
+    things: Things
+    folders: tuple[Path, ...]
+
+
+def load(
+    root: Path,
+    split: str,
+    *,
+    phrase: str | None = None,
+    group: str | None = None,
+    frames: int | None = 5,
+    empty_is_absent: bool = False,
+) -> Rows:
+    """A row per image or video; its sample asks for all that is marked there, in an order left to chance.
+
+    `split` is train, val, test, or all. Where the folder says no splits, a tenth of the groups, at least one, goes to
+    val and as many to test, chosen by their names. A group is what the annotation calls one; else what the regular
+    expression `group` finds in the medium's name (its first bracket, if it has one); else the sub-folder that a
+    medium lies in, or the medium itself.
+
+    `phrase` names what mask pictures show, where they do not say it. `frames` is how many annotated frames of a video
+    are drawn, one at least with something to be seen; None takes all. An empty mask is an error, unless
+    `empty_is_absent` says that it tells the thing is not there.
+
+    Raises: ConfigError, DataError.
+    """
+    if split not in (*SPLITS, "all"):
+        raise ConfigError(f"unknown split {split!r}; expected {', '.join(SPLITS)} or all")
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; give the folder that holds your images and masks")
+    rows = [
+        Row(_grouped(entry, group), source.things, source.folders)
+        for source in _sources(root, phrase)
+        for entry in source.entries
+    ]
+    chosen = rows if split == "all" else _of_split(rows, split, root)
+    make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
+    return Rows(f"{root.name}/{split}", chosen, make)
+
+
+def _sources(root: Path, phrase: str | None) -> list[Source]:
+    """The annotations of a folder, or of its split folders."""
+    parts = {
+        split_named(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name)
+    }
+    has_own = {name: list(_recognised(path, phrase)) for name, path in parts.items()}
+    if any(has_own.values()):
+        missing = [parts[name].name for name, sources in has_own.items() if not sources]
+        if missing:
+            raise DataError(
+                f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
+            )
+        return [_in_split(_only(sources, parts[name]), name) for name, sources in has_own.items()]
+    sources = list(_recognised(root, phrase))
+    by_split = {_split_of(source.path): source for source in sources}
+    if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
+        return [_in_split(source, name) for name, source in by_split.items()]
+    return [_only(sources, root)]
+
+
+def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
+    """Every annotation file of a known form; where there is none, mask pictures, which some forms refer to."""
+    is_told = False
+    folders = [base, *(base / name for name in ("images", "videos", "data"))]
+    for path in sorted([*base.glob("*.json"), *base.glob("annotations/*.json")]):
+        content = None if path.name in _NO_ANNOTATIONS else read_annotations(path)
+        form = next((form for form in _FORMS if form.recognises(content)), None)
+        if form is not None:
+            is_told = True
+            split = _split_of(path)
+            near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
+            yield Source(path, tuple(form.entries(content, path)), form.things, (*folders, *near, path.parent))
+    for path in sorted([*base.glob("*.xml"), *base.glob("annotations/*.xml")]):
+        tree = cvat.read(path)
+        if tree is not None:
+            is_told = True
+            yield Source(path, tuple(cvat.entries(tree, path)), cvat.things, (*folders, path.parent))
+    if not is_told and pictures.recognises(base):
+        listed = tuple(pictures.entries(base, phrase))
+        yield Source(base / "masks", listed, pictures.things, (base / "images", base / "videos"))
+
+
+def _only(sources: list[Source], base: Path) -> Source:
+    if not sources:
+        there = ", ".join(sorted(path.name for path in base.iterdir())[:12]) or "nothing"
+        raise DataError(f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: {there}")
+    if len(sources) > 1:
+        names = ", ".join(str(source.path.relative_to(base)) for source in sources)
+        raise DataError(
+            f"{base} holds several annotations ({names}), and nothing tells which one counts; leave only one"
+        )
+    return sources[0]
+
+
+def _folders(*places: Path) -> list[Path]:
+    return [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir()]
+
+
+def _split_of(path: Path) -> str:
+    """The split that the name of a file or folder speaks of, as in `instances_train2017.json`."""
+    words = re.findall(r"[a-zA-Z]+", path.stem)
+    return next((split for word in words if (split := split_named(word))), "")
+
+
+def _in_split(source: Source, split: str) -> Source:
+    return replace(source, entries=tuple(replace(entry, split=split) for entry in source.entries))
+
+
+def _grouped(entry: Entry, pattern: str | None) -> Entry:
+    if entry.group:
+        return entry
+    name = PurePosixPath(entry.names[0])
+    if pattern is None:
+        parents = [part for part in name.parts[:-1] if part not in ("images", "videos", "data")]
+        return replace(entry, group="/".join(parents) or _id(entry))
+    try:
+        match = re.search(pattern, name.as_posix())
+    except re.error as error:
+        raise ConfigError(f"the group pattern {pattern!r} is no regular expression: {error}") from error
+    if match is None:
+        raise ConfigError(f"the group pattern {pattern!r} finds nothing in {name}; it must fit every medium's name")
+    return replace(entry, group=match[1] if match.re.groups else match[0])
+
+
+def _of_split(rows: list[Row], split: str, root: Path) -> list[Row]:
+    """The rows of a split, as the annotations say, or else by groups."""
+    said = {row.entry.split for row in rows}
+    if said - {""}:
+        mine = [row for row in rows if (row.entry.split or "train") == split]
+        if not mine:
+            raise DataError(f"{root} has no {split}; it has {', '.join(sorted(said - {''}))}")
+        return mine
+    groups = sorted({row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    share = max(1, len(groups) // 10) if len(groups) >= len(SPLITS) else 0
+    dealt = {"test": groups[:share], "val": groups[share : 2 * share], "train": groups[2 * share :]}
+    if not dealt[split]:
+        raise DataError(
+            f"{root} says no splits, and {len(groups)} groups are too few to deal out; add data, or lay out "
+            "train/, val/ and test/"
+        )
+    log.info("%s says no splits: %s is %d of %d groups", root, split, len(dealt[split]), len(groups))
+    chosen = set(dealt[split])
+    return [row for row in rows if row.entry.group in chosen]
+
+
+def _sample(
+    row: Row, rng: np.random.Generator, *, source: str, num_frames: int | None, empty_is_absent: bool
+) -> Sample:
+    media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
+    frames = _drawn(row, media, rng, num_frames)
+    things = row.things(row.entry, media, frames)
+    asked: list[Asked] = []
+    for thing in things:
+        if _is_seen(thing, media):
+            asked.append(ask(thing.phrase, shapes.track(thing.counts, frames, media.size), rng))
+        elif thing.is_absent or empty_is_absent:
+            asked.append(ask(thing.phrase, None, rng))
+        elif media.kind == "image":
+            raise DataError(
+                f"the mask of {thing.phrase!r} is empty; mark it, or set empty_is_absent if it is not there"
+            )
+    if not asked:
+        raise DataError("nothing is marked on it; mark something, or take it out")
+    order = rng.permutation(len(asked))
+    messages, regions = segmentation(media, [asked[place] for place in order], rng)
+    return Sample(_id(row.entry), "segment", messages, regions, tuple(frames), source, group=row.entry.group)
+
+
+def _id(entry: Entry) -> str:
+    """A name that no other medium of the folder has; split folders may use the same file names."""
+    return "/".join(filter(None, (entry.split, entry.names[0])))
+
+
+def _drawn(row: Row, media: Media, rng: np.random.Generator, wanted: int | None) -> list[int]:
+    """Annotated frames, ascending: by chance, but one on which something is seen, if there is one."""
+    annotated: list[Any] = list(row.entry.frames) or [0]
+    if annotated[-1] >= media.count:
+        raise DataError(
+            f"frame {annotated[-1]} is annotated, but {media.name} has {media.count} frames; is it the right video?"
+        )
+    if wanted is None or len(annotated) <= wanted:
+        return annotated
+    shuffled = [annotated[place] for place in rng.permutation(len(annotated))]
+    for place, frame in enumerate(shuffled):
+        if any(_is_seen(thing, media) for thing in row.things(row.entry, media, [frame])):
+            shuffled.insert(0, shuffled.pop(place))
+            break
+    return sorted(shuffled[:wanted])
+
+
+def _is_seen(thing: Thing, media: Media) -> bool:
+    return not all(shapes.is_empty(counts, media.size) for counts in thing.counts)

@@ -1,0 +1,64 @@
+"""COCO JSON: polygons or run lengths of objects on images.
+
+What an object is called is its annotation's own "text" or "caption", else the name of its category. Objects of one
+image with the same name are one thing, as nobody can ask for one of them apart. Images without an object are left
+out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segue.data import shapes
+from segue.data.base import within
+from segue.data.folder.entries import Entry, Thing, merged
+from segue.data.sources import by_id, field, stated_size
+from segue.data.sources import entry as named_entry
+from segue.types import Media
+
+log = logging.getLogger(__name__)
+
+
+def recognises(content: Any) -> bool:
+    """Whether what a JSON file holds is of this form."""
+    return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
+
+
+def entries(content: Any, path: Path) -> list[Entry]:
+    """One entry per image that has an object.
+
+    Raises: DataError, if images, annotations and categories do not belong together.
+    """
+    categories = by_id(content.get("categories", []), f"{path.name}, category")
+    images = by_id(field(content, "images", list, path.name), f"{path.name}, image")
+    objects: dict[Any, list[tuple[str, Any]]] = {}
+    for number, annotation in enumerate(field(content, "annotations", list, path.name)):
+        where = f"{path.name}, annotation {number}"
+        image = field(annotation, "image_id", int | str, where)
+        named_entry(images, image, f"{where}: image")
+        text = annotation.get("text") or annotation.get("caption")
+        text = text or named_entry(categories, annotation.get("category_id"), f"{where}: category").get("name", "")
+        objects.setdefault(image, []).append((text, annotation.get("segmentation")))
+    if len(objects) < len(images):
+        log.warning(
+            "%s: %d of %d images have no object and are left out", path, len(images) - len(objects), len(images)
+        )
+    return [
+        Entry((field(images[number], "file_name", str, f"image {number}"),), record, stated_size(images[number]))
+        for number, record in objects.items()
+    ]
+
+
+def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
+    """The things of an image.
+
+    Raises: DataError, if a mask is missing, wrong or empty.
+    """
+    named = []
+    for number, (text, segmentation) in enumerate(entry.record):
+        with within(f"object {number} ({text!r})"):
+            named.append((text, {0: shapes.segmentation_mask(segmentation, media.size)}))
+    return merged(named, media, frames)

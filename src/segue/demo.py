@@ -1,0 +1,164 @@
+"""The demo: a model by the name of "demo", and scenes whose truth is known to show it at work on.
+
+Letters in shapes: t frames, h w pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from jaxtyping import Bool
+
+from segue.data.synth import Phrase, Scene, clip, scene
+from segue.errors import CheckpointError, ConfigError
+from segue.geometry.masks import iou
+
+MODEL = "demo"
+WEIGHTS_ARE_RANDOM = True
+"""Until a trained demo model ships, the name stands for a tiny one made on the spot, whose masks are noise."""
+
+SCENE_SIZE, CLIP_SIZE, CLIP_FRAMES = (300, 400), (240, 320), 10
+FRAME_RATE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A scene and what is asked about it; `name` is what its files are called."""
+
+    name: str
+    scene: Scene
+    phrases: tuple[Phrase, ...]
+
+    def truth(self, phrase: Phrase) -> Bool[np.ndarray, "t h w"]:
+        """All that a phrase means, as one mask per frame."""
+        union: np.ndarray = np.any(self.scene.visible[list(phrase.objects)], axis=0)
+        return union
+
+    def score(self, phrase: Phrase, found: Bool[np.ndarray, "t h w"]) -> float:
+        """How well what was found covers what was meant: IoU, the mean over frames; nothing found of nothing is 1."""
+        return float(np.mean([iou(*pair) for pair in zip(self.truth(phrase), found, strict=True)]))
+
+    def write(self, folder: Path) -> Path:
+        """Write the pixels into a folder: a still as a PNG, a clip as a folder of numbered ones; returns its path.
+
+        Raises: MediaError, if they cannot be written.
+        """
+        from segue.media.export import write_png
+
+        if not self.scene.is_clip:
+            write_png(folder / f"{self.name}.png", self.scene.frames[0])
+            return folder / f"{self.name}.png"
+        (folder / self.name).mkdir(exist_ok=True)
+        for number, frame in enumerate(self.scene.frames):
+            write_png(folder / self.name / f"{number:05d}.png", frame)
+        return folder / self.name
+
+    def write_truth(self, folder: Path) -> Path:
+        """Write what a perfect answer would look like, a still as a PNG, a clip as an MP4; returns its path.
+
+        Raises: MediaError, if it cannot be written.
+        """
+        from segue.media.export import OverlayWriter, write_png
+        from segue.media.render import overlay
+
+        labels = [phrase.words["en"] for phrase in self.phrases]
+        masks = np.stack([self.truth(phrase) for phrase in self.phrases])
+        drawn = (overlay(pixels, masks[:, frame], labels) for frame, pixels in enumerate(self.scene.frames))
+        if not self.scene.is_clip:
+            write_png(folder / f"{self.name}.png", next(drawn))
+            return folder / f"{self.name}.png"
+        with OverlayWriter(folder / f"{self.name}.mp4", FRAME_RATE, self.scene.size) as writer:
+            for frame in drawn:
+                writer.write(frame)
+        return folder / f"{self.name}.mp4"
+
+
+def challenges(seed: int) -> tuple[Challenge, Challenge]:
+    """A still and a clip that no training has seen, with phrases in English: about three for one thing, one for none.
+
+    Raises: ConfigError, for a seed outside 0 to 2^32 - 1.
+    """
+    still = scene(seed, 0, split="test", size=SCENE_SIZE, things=(4, 6))
+    moving = clip(seed, 0, split="test", size=CLIP_SIZE, frames=CLIP_FRAMES, things=(3, 4))
+    return (
+        Challenge("scene", still, tuple(_chosen(still))),
+        Challenge("clip", moving, tuple(_chosen(moving))),
+    )
+
+
+def _chosen(drawn: Scene) -> Iterator[Phrase]:
+    """Three phrases for one thing each, of different things and, if there are, of different kinds; one for none."""
+    waiting = [phrase for phrase in drawn.phrases if len(phrase.objects) == 1]
+    kinds: set[str] = set()
+    things: set[int] = set()
+    while waiting and len(things) < 3:
+        phrase = min(waiting, key=lambda phrase: phrase.kind in kinds)
+        yield phrase
+        kinds.add(phrase.kind)
+        things.add(phrase.objects[0])
+        waiting = [phrase for phrase in waiting if phrase.objects[0] not in things]
+    yield from [phrase for phrase in drawn.phrases if not phrase.objects][:1]
+
+
+def model_folder() -> Path:
+    """The folder of the model named "demo", made in the cache when first asked for.
+
+    Whole or not there at all, also when several processes ask at once.
+
+    Raises: CheckpointError, if the cache cannot be written; ConfigError, if there is no place for one.
+    """
+    folder = cache_folder() / f"demo-tiny-{version('segue')}-{_recipe_hash()}"
+    if folder.is_dir():
+        return folder
+    from segue.grounding.official import random_checkpoint
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".part-", dir=folder.parent) as part:
+            _publish(random_checkpoint(Path(part) / folder.name), folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot make the demo model in {folder.parent}: {error.strerror or error}; "
+            "set SEGUE_CACHE to a folder that can be written and has room for 10 MB"
+        ) from error
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where files are kept that can be made again: SEGUE_CACHE, else `segue` in the user's cache folder.
+
+    Raises: ConfigError, if the user has no home and nothing is set.
+    """
+    if chosen := os.environ.get("SEGUE_CACHE"):
+        return Path(chosen)
+    if chosen := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
+        return Path(chosen) / "segue"
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise ConfigError("there is no home folder to keep a cache in; set SEGUE_CACHE to a folder") from error
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "segue"
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Give a folder its name, unless another process was quicker."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def _recipe_hash() -> str:
+    """Stands for the code that makes the model, which changes in a checkout while the version does not."""
+    here = Path(__file__).parent
+    code = b"".join((here / name).read_bytes() for name in ("grounding/official.py", "models/zoo.py"))
+    return hashlib.sha256(code).hexdigest()[:8]
