@@ -53,16 +53,21 @@ def compare(clips: dict[int, Path], objects: int, model: Path, folder: Path) -> 
     """Print the peak of each clip and their ratio; whether the longest is within what is allowed."""
     peaks = {}
     for frames, clip in clips.items():
-        peaks[frames], seconds = follow(clip, objects, model, folder / f"out-{objects}-{frames}")
-        print(
-            f"{objects} objects, {frames:4} frames: peak {peaks[frames] / MEGABYTE:7.1f} MB, {seconds:6.1f} CPU s",
-            flush=True,
-        )
+        out = folder / f"out-{objects}-{frames}"
+        peaks[frames], seconds = follow(clip, objects, model, out)
+        written = (out / clip.stem / "masks.json").stat().st_size / MEGABYTE
+        work = f"{name_of(objects)}, {frames:4} frames: peak {peaks[frames] / MEGABYTE:6.1f} MB"
+        print(f"{work}, masks.json {written:5.1f} MB, {seconds:5.1f} CPU s", flush=True)
     short, long = min(peaks), max(peaks)
     ratio = peaks[long] / peaks[short]
     verdict = "within" if ratio <= ALLOWED else "OVER"
-    print(f"{objects} objects: {long} frames / {short} frames = {ratio:.3f}x, {verdict} {ALLOWED:.2f}x\n", flush=True)
+    print(f"{name_of(objects)}: {long} frames / {short} frames = {ratio:.3f}x, {verdict} {ALLOWED:.2f}x\n", flush=True)
     return ratio <= ALLOWED
+
+
+def name_of(objects: int) -> str:
+    """How many objects, in words."""
+    return f"{objects} object{'' if objects == 1 else 's'}"
 
 
 def follow(clip: Path, objects: int, model: Path, out: Path) -> tuple[int, float]:

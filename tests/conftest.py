@@ -48,7 +48,7 @@ def byte_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_config(byte_tokenizer):
-    """Builds a configuration: tiles of 112 pixels and 4 x 4 tokens, SAM 2 on 256 pixels; `text` is for the language model."""
+    """Builds a configuration: tiles of 112 pixels and 4 x 4 tokens, SAM 2 on 256; `text` is for the language model."""
     from segue.grounding import sam2
     from segue.grounding.model import GroundedConfig
 

@@ -65,8 +65,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`count` units of work and the seconds they took each time; `objects` is `None` where their number plays no part.
-    """
+    """`count` units of work and the seconds they took each time; `objects` is `None` where it plays no part."""
 
     name: str
     objects: int | None

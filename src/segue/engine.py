@@ -318,7 +318,8 @@ class Engine:
         generations = []
         for row, example in enumerate(examples):
             reply = example.ids[example.answer_start :].to(hidden.device)
-            states = seg_states(hidden[row, -len(reply) :][None], reply[None], self.processor.seg_id)
+            said = hidden[row, hidden.shape[1] - len(reply) :]
+            states = seg_states(said[None], reply[None], self.processor.seg_id)
             generations.append(Generation(reply.tolist(), states, "prefilled"))
         return generations
 

@@ -11,7 +11,10 @@ import numpy as np
 ENGLISH_KINDS = {
     **{
         word: word
-        for word in "circle square triangle star heart cross ring moon house tree car boat flower cup".split()
+        for word in (
+            *("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon"),
+            *("house", "tree", "car", "boat", "flower", "cup"),
+        )
     },
     **{"fish": "fish", "butterfly": "butterfly", "crescent": "moon", "sailing boat": "boat", "mug": "cup"},
 }
@@ -19,7 +22,8 @@ ENGLISH_PLURALS = {"crosses": "cross", "butterflies": "butterfly", "fishes": "fi
     word + "s": kind for word, kind in ENGLISH_KINDS.items() if word not in ("cross", "butterfly", "fish")
 }
 ENGLISH_WORDS = {
-    **{w: ("colour", w) for w in "red orange yellow green blue purple pink brown white grey black".split()},
+    **{w: ("colour", w) for w in ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown")},
+    **{w: ("colour", w) for w in ("white", "grey", "black")},
     **{w: ("texture", w) for w in ("plain", "striped", "dotted", "checked")},
     **{"gray": ("colour", "grey"), "spotted": ("texture", "dotted"), "checkered": ("texture", "checked")},
     **{w: ("size", "small") for w in ("small", "little")},

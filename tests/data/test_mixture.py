@@ -92,7 +92,7 @@ def test_a_copy_in_another_worker_draws_the_same():
 def test_the_order_is_written_down_so_that_no_change_of_the_code_moves_it_unseen():
     mixture = mix(("a", 3, 1), ("b", 2, 1.5))
     places = [mixture.place(1, position) for position in range(len(mixture))]
-    assert "".join(f"{part.name}{row}" for part, row in places) == "PINNED"
+    assert "".join(f"{part.name}{row}" for part, row in places) == "a0b0b1b1a2a1"
 
 
 def test_datasets_come_mixed_and_not_one_after_the_other():
@@ -176,7 +176,7 @@ def test_a_row_counts_once_however_often_it_is_met_and_by_whom(tmp_path):
 
 @pytest.mark.parametrize(
     ("rows", "ceiling", "allowed"),
-    [(1000, 0.001, 1), (100, 0.001, 1), (4000, 0.001, 4), (1000, 0.0, 1), (2, 0.9, 1), (1, 0.9, 0)],
+    [(1000, 0.001, 1), (100, 0.001, 1), (2000, 0.001, 2), (1000, 0.0, 1), (2, 0.9, 1), (1, 0.9, 0)],
 )
 def test_one_bad_row_more_than_the_ceiling_ends_the_run(tmp_path, rows, ceiling, allowed):
     mixture = bad_mix(tmp_path, range(allowed + 1), rows, ceiling=ceiling)

@@ -111,7 +111,7 @@ def test_what_cannot_be_drawn_is_refused(make, options):
 def test_masks_cover_what_covers_half_a_pixel_and_the_nearer_thing_hides_the_other():
     background = np.zeros((40, 60, 3), np.uint8)
     looks = [Look("square", "red", "plain"), Look("square", "blue", "plain")]
-    # the first covers x 10.1 to 30.1 and y 10.3 to 30.7, the second x 22 to 38 and y 22.8 to 38.8, to the nearest sample
+    # the first covers x 10.1 to 30.1 and y 10.3 to 30.7, the second x 22 to 38 and y 22.8 to 38.8
     picture = paint(background, looks, [Pose(20.1, 20.5, 20.2), Pose(30.0, 30.8, 16.0)])
     expected = np.zeros((2, 40, 60), bool)
     expected[0, 10:31, 10:30] = True

@@ -31,7 +31,19 @@ from segue.data import shapes
 from segue.data.base import Rows, within
 from segue.data.dialogue import dialogue
 from segue.data.prompts import say
-from segue.data.sources import by_id, chosen, entry, field, found, open_sized, read_annotations, require, stated_size
+from segue.data.sources import (
+    by_id,
+    chosen,
+    entry,
+    field,
+    formed,
+    found,
+    open_sized,
+    read_annotations,
+    require,
+    require_train,
+    stated_size,
+)
 from segue.errors import DataError
 from segue.geometry.notation import parse_grounded
 from segue.types import Sample
@@ -66,10 +78,10 @@ def load(root: Path, split: str, *, variant: str) -> Rows:
     Raises: ConfigError, DataError.
     """
     read, annotations, images = chosen(SOURCES, variant, "variant of gcg")
-    chosen({"train": None}, split, "split of gcg")
+    require_train(split, "gcg")
     annotations, images = f"glamm_data/annotations/{annotations}", f"glamm_data/images/{images}"
     require(root, [annotations, images], "the annotations and images of GranD-f there")
-    with within(annotations):
+    with within(annotations), formed("it"):
         captions = [_in_order(caption) for caption in read(read_annotations(root / annotations))]
     rows = [row for row in enumerate(captions) if row[1].things]
     name = f"gcg_{variant}/{split}"
@@ -84,7 +96,7 @@ def _grandf(records: Any) -> Iterator[Caption]:
         for phrase, grounding in field(record, "groundings", dict, where).items():
             if not grounding:
                 continue
-            start, stop = field(grounding, "token_positives", list, f"{where}, {phrase!r}")
+            start, stop = map(int, field(grounding, "token_positives", list, f"{where}, {phrase!r}"))
             if text[start:stop] != phrase and phrase in text:
                 # positions may count in the caption before the quotation marks around it were taken off
                 start = text.index(phrase)
@@ -113,7 +125,7 @@ def _flickr(coco: Any) -> Iterator[Caption]:
         where = f"annotation {number}"
         image = entry(images, field(annotation, "image_id", int | str, where), "image")
         if _is_usable(annotation, stated_size(image) or (0, 0), where) and annotation.get("tokens_positive"):
-            start, stop = annotation["tokens_positive"][0]
+            start, stop = map(int, annotation["tokens_positive"][0])
             mask = field(annotation, "sam_mask", dict, where)
             things.setdefault(image["id"], []).append(Thing(start, stop, (mask,)))
     for key, image in images.items():

@@ -22,8 +22,7 @@ import numpy as np
 
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
-from segue.data.sources import field, found, open_sized, read_annotations, require
-from segue.errors import ConfigError
+from segue.data.sources import field, found, open_sized, read_annotations, require, require_train
 from segue.types import Sample
 
 CONVERSATIONS = "llava_data/LLaVA-Instruct-150K/llava_v1_5_mix665k.json"
@@ -38,8 +37,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, images: 
 
     Raises: ConfigError, DataError.
     """
-    if split != "train":
-        raise ConfigError(f"unknown split {split!r} of image_chat; known is train")
+    require_train(split, "image_chat")
     require(root, [conversations, images], "a JSON list of conversations and a folder of images")
     rows = list(enumerate(read_annotations(root / conversations)))
     return Rows(f"image_chat/{split}", rows, partial(_sample, source=f"image_chat/{split}", images=root / images))

@@ -11,9 +11,10 @@ refused. Whoever trusts such a file can convert it once:
 
 from __future__ import annotations
 
+import io
 import pickletools
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from segue.errors import DataError
 
@@ -35,10 +36,8 @@ def read_pickled(path: Path) -> Any:
 
     Raises: DataError, if the file holds anything else or is damaged.
     """
-    reader = _Reader()
     try:
-        with path.open("rb") as file:
-            return reader.read(file)
+        return _Reader().read(io.BytesIO(path.read_bytes()))
     # What the disassembler and the stack raise on bytes that are no pickle.
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is no readable pickle file: {error}; copy it again") from error
@@ -54,7 +53,7 @@ class _Reader:
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
-    def read(self, file: BinaryIO) -> Any:
+    def read(self, file: io.BytesIO) -> Any:
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == "STOP":
                 break
@@ -62,12 +61,12 @@ class _Reader:
         return self._stack.pop()
 
     def _follow(self, name: str, argument: Any) -> None:
-        if name in _VALUES:
+        if name in _KEEP:
+            self._memo[argument] = self._stack[-1]
+        elif name in _VALUES:
             self._stack.append(argument)
         elif name in _FIXED:
             self._stack.append(_FIXED[name])
-        elif name in _KEEP:
-            self._memo[argument] = self._stack[-1]
         elif name == "MEMOIZE":
             self._memo[len(self._memo)] = self._stack[-1]
         elif name in _RECALL:

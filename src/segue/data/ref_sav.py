@@ -28,7 +28,7 @@ from segue.data import shapes
 from segue.data.base import Rows, ordered_draw, spread_draw, within
 from segue.data.dialogue import segmentation
 from segue.data.prompts import say
-from segue.data.sources import chosen, field, found, open_sized, read_annotations, require
+from segue.data.sources import chosen, field, formed, found, open_sized, read_annotations, require
 from segue.errors import DataError
 from segue.types import MaskTrack, Sample
 
@@ -57,7 +57,8 @@ def load(root: Path, split: str, *, frames: int | None = 5, expressions: int | N
     """
     descriptions, home = chosen(LAYOUT, split, "split of ref_sav (the validation part is ref_vos, variant ref_sav)")
     require(root, [descriptions, home], "both, as SA-V and Ref-SAV are distributed")
-    rows = [_video(name, record) for name, record in read_annotations(root / descriptions).items()]
+    with formed(descriptions):
+        rows = [_video(name, record) for name, record in read_annotations(root / descriptions).items()]
     name = f"ref_sav/{split}"
     make = partial(_sample, source=name, home=root / home, num_frames=frames, num_expressions=expressions)
     return Rows(name, [row for row in rows if row.objects], make)
@@ -102,7 +103,7 @@ def _sample(
     asked = []
     for position in range(count) if num_expressions is None else spread_draw(rng, count, num_expressions):
         number, text = row.objects[position]
-        with within(f"{row.name}, object {number}"):
+        with within(f"{row.name}, object {number}"), formed("a mask"):
             counts = [_mask(masklets[frame], number, media.size) for frame in shown]
         masks: MaskTrack = shapes.track(counts, places, media.size)
         asked.append((text, say("describe_questions", rng, phrase=text), masks))

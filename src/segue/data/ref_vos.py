@@ -32,7 +32,17 @@ from segue.data import shapes
 from segue.data.base import Rows, ordered_draw, spread_draw, within
 from segue.data.dialogue import ask, segmentation
 from segue.data.prompts import clean_phrase
-from segue.data.sources import chosen, entry, field, first_of, open_sized, read_annotations, require, stated_size
+from segue.data.sources import (
+    chosen,
+    entry,
+    field,
+    first_of,
+    formed,
+    open_sized,
+    read_annotations,
+    require,
+    stated_size,
+)
 from segue.errors import DataError
 from segue.media.folder import frame_files
 from segue.types import MaskTrack, Media, Sample
@@ -118,8 +128,9 @@ def load(root: Path, split: str, *, variant: str, frames: int | None = 5, expres
     )
     videos = field(read_annotations(home / source.expressions), "videos", dict, source.expressions)
     tracks = read_annotations(home / masks)
-    numbers = _numbers(videos, source.keys)
-    rows = [_video(name, video, numbers, tracks) for name, video in videos.items() if video.get("expressions")]
+    with formed(source.expressions):
+        numbers = _numbers(videos, source.keys)
+        rows = [_video(name, video, numbers, tracks) for name, video in videos.items() if video.get("expressions")]
     name = f"{variant}/{split}"
     make = partial(_sample, source=name, home=home / source.frames, num_frames=frames, num_expressions=expressions)
     return Rows(name, rows, make)
@@ -165,7 +176,7 @@ def _sample(
     asked = []
     for number in wanted:
         expression = row.expressions[number]
-        with within(f"{row.name}, {expression.text!r}"):
+        with within(f"{row.name}, {expression.text!r}"), formed("a mask"):
             asked.append(ask(_phrase(expression.text), _masks(row, expression, media, shown, places), rng))
     messages, regions = segmentation(media, asked, rng)
     return Sample(row.name, "segment", messages, regions, tuple(places), source, group=row.name)

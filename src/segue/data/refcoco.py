@@ -35,6 +35,7 @@ from segue.data.sources import (
     entry,
     field,
     first_of,
+    formed,
     found,
     open_sized,
     read_annotations,
@@ -82,7 +83,8 @@ def load(root: Path, split: str, *, variant: str = "refcoco", referents: int | N
     refs = first_of(root, [f"{home}/{refs}{suffix}" for suffix in (".p", ".json")])
     images = first_of(root, [f"{home}/coco2014/train2014", SHARED_IMAGES])
     require(root, [f"{home}/instances.json", refs, images], LAYOUT)
-    rows = _pictures(root / home / "instances.json", root / refs, split)
+    with formed(home):
+        rows = _pictures(root / home / "instances.json", root / refs, split)
     name = f"{variant}/{split}"
     make = partial(_sample, source=name, images=root / images, referents=referents)
     return Rows(name, rows, make)
@@ -148,12 +150,15 @@ def _sample(row: Picture, rng: np.random.Generator, *, source: str, images: Path
         for number in spread_draw(rng, len(row.referents), referents):
             one = row.referents[number]
             sentence = one.sentences[int(rng.integers(len(one.sentences)))]
-            asked.append(_asked(media, one, _text(sentence, "raw" if "raw" in sentence else "sent"), rng))
+            asked.append(_asked(media, one, _text(sentence, "raw", "sent"), rng))
     messages, regions = segmentation(media, asked, rng)
     return Sample(row.name, "segment", messages, regions, (0,), source, group=row.name)
 
 
-def _text(sentence: Mapping[str, Any], name: str) -> str:
+def _text(sentence: Mapping[str, Any], *names: str) -> str:
+    """The first of these wordings that a sentence has."""
+    with formed("a sentence"):
+        name = next((name for name in names if name in sentence), names[-1])
     text: str = field(sentence, name, str, "a sentence")
     return text
 

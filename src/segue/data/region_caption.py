@@ -27,7 +27,7 @@ from segue.data import shapes
 from segue.data.base import Rows, within
 from segue.data.dialogue import dialogue, recorded_turns
 from segue.data.prompts import say
-from segue.data.sources import chosen, field, found, open_sized, read_annotations, require, stated_size
+from segue.data.sources import chosen, field, found, open_sized, read_annotations, require, require_train, stated_size
 from segue.errors import DataError
 from segue.types import Region, Sample
 
@@ -51,7 +51,7 @@ def load(root: Path, split: str, *, variant: str) -> Rows:
 
     Raises: ConfigError, DataError.
     """
-    chosen({"train": None}, split, "split of region_caption")
+    require_train(split, "region_caption")
     annotations = f"osprey-724k/Osprey-724K/{chosen(VARIANTS, variant, 'variant of region_caption')}"
     require(root, [annotations, "osprey-724k/coco"], "Osprey-724K and COCO's images there")
     folders = [root / "osprey-724k/coco" / name for name in IMAGES]
@@ -88,6 +88,8 @@ def _described(record: Mapping[str, Any], regions: list[Region], rng: np.random.
     texts = field(record, "description" if "description" in record else "descriptions", list, "the row")
     turns = []
     for place, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise DataError(f"description {place} is {text!r}; expected text")
         named = _NAMED.match(text)
         number = int(named[1]) if named else place
         if not 1 <= number <= len(regions):

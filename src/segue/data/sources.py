@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
@@ -41,6 +42,14 @@ def chosen(table: Mapping[str, Known], name: str, what: str) -> Known:
     if name not in table:
         raise ConfigError(f"unknown {what} {name!r}; known are {', '.join(table)}")
     return table[name]
+
+
+def require_train(split: str, dataset: str) -> None:
+    """Check the split of a dataset that has only one.
+
+    Raises: ConfigError, if it is not train.
+    """
+    chosen({"train": None}, split, f"split of {dataset}")
 
 
 def entry(table: Mapping[Any, Known], key: Any, what: str) -> Known:
@@ -84,6 +93,22 @@ def field(record: Any, name: str, kind: type | UnionType, where: str) -> Any:
         expected = getattr(kind, "__name__", str(kind))
         raise DataError(f"{where} has {name} = {_short(record[name])}; expected {expected}")
     return record[name]
+
+
+@contextmanager
+def formed(where: str) -> Iterator[None]:
+    """Takes what goes wrong with parts of another type or number than a format says for an error of the annotations.
+
+    Put it around code that does nothing but take annotations apart.
+
+    Raises: DataError, saying where.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+        raise DataError(
+            f"{where} has not the form that it must have ({type(error).__name__}: {error}); export or copy it again"
+        ) from error
 
 
 def open_sized(path: Path, stated: tuple[int, int] | None = None) -> Media:

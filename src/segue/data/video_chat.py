@@ -22,8 +22,7 @@ import numpy as np
 
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
-from segue.data.sources import field, found, open_sized, read_annotations, require
-from segue.errors import ConfigError
+from segue.data.sources import field, found, open_sized, read_annotations, require, require_train
 from segue.types import Sample
 
 CONVERSATIONS = "video_datas/chat_univi/video_chat.json"
@@ -37,8 +36,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, videos: 
 
     Raises: ConfigError, DataError.
     """
-    if split != "train":
-        raise ConfigError(f"unknown split {split!r} of video_chat; known is train")
+    require_train(split, "video_chat")
     require(root, [conversations, videos], "a JSON list of conversations and a folder of videos")
     rows = list(enumerate(read_annotations(root / conversations)))
     name = f"video_chat/{split}"
@@ -50,7 +48,7 @@ def _sample(
 ) -> Sample:
     number, record = row
     video = field(record, "video", str, "the row")
-    media = open_sized(found([videos], video, str(Path(video).with_suffix(".mp4"))))
+    media = open_sized(found([videos], video, f"{video.removesuffix('.mkv')}.mp4"))
     turns = recorded_turns(field(record, "conversations", list, "the row"), _without_placeholders)
     shown = _one_of_each_part(rng, media.count, num_frames)
     name = f"{number}-{record.get('id', '')}"

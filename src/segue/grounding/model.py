@@ -163,7 +163,7 @@ def key_table(config: GroundedConfig) -> KeyTable:
 def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool = False) -> GroundedModel:
     """A model on a device in a precision. Its weights are whatever memory held, unless `fill` asks for random ones.
 
-    The mask decoder stays in float32 whatever `dtype` is.
+    The mask decoder stays in float32 whatever `dtype` is. Nothing asks for gradients until training does.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -175,7 +175,7 @@ def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool
     for decoder in (model.grounder.sam2.mask_decoder, model.grounder.language_decoder):
         if decoder is not None:
             decoder.float()
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedModel, LoadReport]:

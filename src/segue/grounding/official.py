@@ -71,7 +71,8 @@ def random_checkpoint(folder: Path, name: str = "tiny", *, seed: int = 0) -> Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(name)
-    state = build(config, dtype=torch.float32, device="cpu").state_dict()
+    with torch.random.fork_rng(devices=[]):
+        state = build(config, dtype=torch.float32, device="cpu").state_dict()
     tokenizer = _byte_tokenizer()
     _randomise(state, seed)
     _teach_answer(state, tokenizer)

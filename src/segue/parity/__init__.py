@@ -60,8 +60,8 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> S
     family = claiming(raw)
     if recording.has_weights:
         engine = engines.load(recording.folder, device=device, dtype=dtype)
-        # as recorded: another order of summation moves logits by 1e-5, enough to turn a pixel
-        engine.model.set_attn_implementation("eager")
+        # as recorded: in the mask decoder another order of summation is enough to turn a pixel
+        engine.model.config.sam2_config.mask_decoder_config._attn_implementation = "eager"
         return subject(engine)
     config = family.architecture(raw)
     return Subject(family.processor(recording.folder, config, raw["template"]), None, family.video_frames)

@@ -17,7 +17,7 @@ class Rule:
     """One row of a key table: upstream names matching `upstream` (a whole-name pattern) fill the `native` places.
 
     `native` are names with `\\1` ... for the pattern's groups. With several of them, `split` turns the upstream tensor
-    into one tensor each and `join` puts them together again, both by rows; without `split` each place receives the whole.
+    into one tensor each and `join` puts them together again, both by rows; without `split` each place receives all.
     `row` sends the tensor to one row of its place, for upstream layouts that keep the rows of a table apart.
     """
 
@@ -33,8 +33,8 @@ class Rule:
 
 
 KeyTable = Sequence[Rule]
-Rules = Sequence[tuple[re.Pattern[str], Rule]]
-_Backwards = Sequence[tuple[re.Pattern[str], Sequence[tuple[int, str]]]]
+Rules = Sequence[tuple[re.Pattern[str], tuple[str, ...], Rule]]
+_Backwards = Sequence[tuple[str, re.Pattern[str], Sequence[tuple[int, str]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,11 @@ class Write:
 
 
 def compiled(table: KeyTable) -> Rules:
-    """The rules of a table beside their patterns, ready for `match`."""
-    return [(re.compile(rule.upstream), rule) for rule in table]
+    """The rules of a table with their patterns and with format strings for their places, ready for `match`."""
+    return [
+        (re.compile(rule.upstream), tuple(re.sub(r"\\(\d)", r"{\1}", native) for native in rule.native), rule)
+        for rule in table
+    ]
 
 
 def match(name: str, rules: Rules | None) -> Write | None:
@@ -87,10 +90,10 @@ def match(name: str, rules: Rules | None) -> Write | None:
     """
     if rules is None:
         return Write(name, None, (name,))
-    for pattern, rule in rules:
+    for pattern, places, rule in rules:
         found = pattern.fullmatch(name)
         if found:
-            return Write(name, rule, tuple(found.expand(native) for native in rule.native))
+            return Write(name, rule, tuple(place.format(name, *found.groups()) for place in places))
     return None
 
 
@@ -140,12 +143,12 @@ def sources(
 
 
 def _backwards(rules: Rules) -> _Backwards:
-    """For every place that a table fills: a pattern of native names, and the pieces of a match's upstream name.
+    """For every place that a table fills: how its names here start, their pattern, and the pieces of the upstream name.
 
     A piece is (0, text) or (number of a group, ...). Places whose rule cannot be read backwards are left out.
     """
     found = []
-    for _, rule in rules:
+    for _, _, rule in rules:
         pieces = _outermost(rule.upstream)
         groups = {number: source for number, source in pieces if number}
         for template in rule.native:
@@ -159,7 +162,7 @@ def _backwards(rules: Rules) -> _Backwards:
                     pattern += f"(?P=g{number})" if number in seen else f"(?P<g{number}>{groups[number]})"
                     seen.add(number)
             if seen == groups.keys():
-                found.append((re.compile(pattern), pieces))
+                found.append((template.split("\\")[0], re.compile(pattern), pieces))
     return found
 
 
@@ -188,8 +191,8 @@ def _outermost(pattern: str) -> list[tuple[int, str]]:
 
 def _sources(place: str, backwards: _Backwards, rules: Rules) -> Iterator[Write]:
     """The upstream tensors that could fill a place."""
-    for pattern, pieces in backwards:
-        found = pattern.fullmatch(place)
+    for start, pattern, pieces in backwards:
+        found = pattern.fullmatch(place) if place.startswith(start) else None
         if found is None:
             continue
         write = match("".join(found[f"g{number}"] if number else text for number, text in pieces), rules)

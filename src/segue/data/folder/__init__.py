@@ -24,7 +24,7 @@ from segue.data.base import Rows
 from segue.data.dialogue import Asked, ask, segmentation
 from segue.data.folder import coco, cvat, finetune, label_studio, pictures
 from segue.data.folder.entries import SPLITS, Entry, Source, Thing, Things, split_named
-from segue.data.sources import found, open_sized, read_annotations
+from segue.data.sources import formed, found, open_sized, read_annotations
 from segue.errors import ConfigError, DataError
 from segue.types import Media, Sample
 
@@ -113,9 +113,11 @@ def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
         form = next((form for form in _FORMS if form.recognises(content)), None)
         if form is not None:
             is_told = True
+            with formed(path.name):
+                entries = tuple(form.entries(content, path))
             split = _split_of(path)
             near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
-            yield Source(path, tuple(form.entries(content, path)), form.things, (*folders, *near, path.parent))
+            yield Source(path, entries, form.things, (*folders, *near, path.parent))
     for path in sorted([*base.glob("*.xml"), *base.glob("annotations/*.xml")]):
         tree = cvat.read(path)
         if tree is not None:
@@ -194,7 +196,7 @@ def _sample(
 ) -> Sample:
     media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
     frames = _drawn(row, media, rng, num_frames)
-    things = row.things(row.entry, media, frames)
+    things = _things(row, media, frames)
     asked: list[Asked] = []
     for thing in things:
         if _is_seen(thing, media):
@@ -228,10 +230,15 @@ def _drawn(row: Row, media: Media, rng: np.random.Generator, wanted: int | None)
         return annotated
     shuffled = [annotated[place] for place in rng.permutation(len(annotated))]
     for place, frame in enumerate(shuffled):
-        if any(_is_seen(thing, media) for thing in row.things(row.entry, media, [frame])):
+        if any(_is_seen(thing, media) for thing in _things(row, media, [frame])):
             shuffled.insert(0, shuffled.pop(place))
             break
     return sorted(shuffled[:wanted])
+
+
+def _things(row: Row, media: Media, frames: list[int]) -> list[Thing]:
+    with formed("its annotation"):
+        return row.things(row.entry, media, frames)
 
 
 def _is_seen(thing: Thing, media: Media) -> bool:

@@ -79,10 +79,10 @@ def noun_forms(noun: Noun, language: Language, rng: np.random.Generator) -> dict
         name: say(f"{name}.{value}", language, rng) if value else ""
         for name, value in (("colour", noun.colour), ("texture", noun.texture), ("size", noun.size))
     }
-    noun = " ".join(say("noun", language, rng, kind=kind, **adjectives).split())
+    words = " ".join(say("noun", language, rng, kind=kind, **adjectives).split())
     if language == "zh":
-        return {"noun": noun, "measure": other}
-    return {"noun": noun, "nouns": noun.removesuffix(kind) + other}
+        return {"noun": words, "measure": other}
+    return {"noun": words, "nouns": words.removesuffix(kind) + other}
 
 
 def listed(items: list[str], language: Language, rng: np.random.Generator) -> str:

@@ -1,0 +1,109 @@
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segue import engine, weights
+from segue.errors import CheckpointError
+from segue.grounding import official
+from segue.grounding.model import expected, key_table, load, read_layout
+from segue.media import open_media
+from segue.models import zoo
+from segue.models.zoo import ZOO
+from segue.types import FrameMasks, Message
+from segue.weights import Stored
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
+RECORDINGS = ["sa2va_internvl_qwen2", "sa2va_internvl_internlm2", "sa2va_internvl_qwen3", "sa2va_i"]
+GAUSSIAN = "grounding_encoder.sam2_model.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return official.random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_official_names_and_places_of_every_known_architecture_belong_together(name):
+    config = official.config_of(name)
+    places, table = expected(config), key_table(config)
+    shapes = weights.upstream_shapes(places, table)
+    headers = {key: Stored(Path("model.safetensors"), "F32", shape) for key, shape in shapes.items()}
+    writes, report = weights.check(headers, places, table)
+    filled = [(place, write.row) for write in writes for place in write.places]
+    assert len(filled) == len(set(filled)) and {place for place, _ in filled} == set(places)
+    assert report.fresh == report.tied == ()
+    assert round((sum(map(math.prod, shapes.values())) - math.prod(shapes[GAUSSIAN])) / 1e9, 3) == ZOO[name].billions
+
+
+def test_the_8b_on_internvl3_is_the_exported_one_to_the_last_parameter():
+    shapes = official.official_shapes(official.config_of("Sa2VA-InternVL3-8B"))
+    # the export counts parameters; the random-Fourier matrix is a buffer
+    assert sum(math.prod(shape) for name, shape in shapes.items() if name != GAUSSIAN) == 8_182_606_130
+    assert len(shapes) == 1589
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_official_names_and_shapes_are_those_that_the_original_code_saved(name):
+    if not (GOLDEN / name).is_dir():
+        pytest.skip(f"no recording {name}")
+    recorded = json.loads((GOLDEN / name / "manifest.json").read_text())["weights"]
+    shapes = official.official_shapes(read_layout(GOLDEN / name).config)
+    assert {key: list(shape) for key, shape in shapes.items()} == recorded
+
+
+def test_a_random_checkpoint_is_small_and_follows_from_its_seed(tiny, tmp_path):
+    again = official.random_checkpoint(tmp_path / "again")
+    other = official.random_checkpoint(tmp_path / "other", seed=1)
+    digest = {
+        folder: {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+        for folder in (tiny, again, other)
+    }
+    assert digest[tiny] == digest[again]
+    assert digest[tiny]["model.safetensors"] != digest[other]["model.safetensors"]
+    assert sum(file.stat().st_size for file in tiny.iterdir()) < 10e6
+    assert weights.read_json(tiny / "lineage.json")["made_from"] == {"random": True, "architecture": "tiny", "seed": 0}
+
+
+def test_a_random_checkpoint_leaves_the_global_generator_alone(tmp_path):
+    torch.manual_seed(5)
+    wanted = torch.rand(1)
+    torch.manual_seed(5)
+    official.random_checkpoint(tmp_path)
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_everything(tiny):
+    model = engine.load(tiny, device="cpu", dtype="fp32")
+    image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    image[20:40, 30:50] = (250, 20, 20)
+    media = open_media(image)
+    events = list(model.stream([Message.user("Please segment the square in this image.", media)]))
+    assert [event.masks.shape for event in events if isinstance(event, FrameMasks)] == [(1, 60, 80)]
+    assert all(0.01 < event.masks.mean() < 0.99 for event in events if isinstance(event, FrameMasks))
+    assert events[-1].answer.raw_text == official.ANSWER and events[-1].answer.stop_reason == "stop"
+    assert all(tensor.isfinite().all() for tensor in model.model.state_dict().values())
+
+
+def test_every_token_of_the_answer_has_one_successor():
+    ids = official._byte_tokenizer().encode("\n" + official.ANSWER).ids
+    assert len(set(ids)) == len(ids)
+    assert max(ids) < ZOO["tiny"].language.rows == official._byte_tokenizer().get_vocab_size()
+
+
+def test_weights_of_another_size_are_refused_before_anything_is_built(tiny, tmp_path, monkeypatch):
+    for file in tiny.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "config.json").write_text(json.dumps(zoo.official_config("Sa2VA-InternVL3-8B")))
+    monkeypatch.setattr("segue.grounding.model.build", lambda *_, **__: pytest.fail("built a model"))
+    with pytest.raises(CheckpointError) as error:
+        load(tmp_path, dtype=torch.float32, device="cpu")
+    first = str(error.value).splitlines()[0]
+    assert "config.json describes Sa2VA-InternVL3-8B (InternViT 1024 wide, 24 deep; Qwen2 3584 wide, 28 deep)" in first
+    assert "the weights are those of tiny (InternViT 64 wide, 3 deep; Qwen2 128 wide, 2 deep; SAM 2 16 wide)" in first
+    assert "take config.json and weights from one checkpoint" in first
