@@ -21,13 +21,6 @@ FIVE = replace(ONE, prefill="Here: " + ", ".join(["[SEG]"] * 5) + ".")
 END = "<|im_end|>"
 
 
-@pytest.fixture(autouse=True)
-def without_gradients():
-    # the type checks of these tests hide from torch.no_grad() that the engine's methods are generators
-    with torch.no_grad():
-        yield
-
-
 @pytest.fixture
 def image(picture):
     """Two tiles wide: with its thumbnail 48 visual tokens."""

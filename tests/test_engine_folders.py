@@ -17,13 +17,6 @@ ONE = Options(prefill="It is [SEG].", keep_logits=True)
 TWO = Options(prefill="It is [SEG] and [SEG].", keep_logits=True)
 
 
-@pytest.fixture(autouse=True)
-def without_gradients():
-    # the type checks of these tests hide from torch.no_grad() that the engine's methods are generators
-    with torch.no_grad():
-        yield
-
-
 @pytest.fixture
 def image(picture):
     return open_media(picture(60, 120))

@@ -187,7 +187,7 @@ def test_every_tensor_is_read_once_and_bad_numbers_are_counted(spoilt):
         (torch.tensor([[0.0, 0.0]]), "all zeros"),
         (torch.zeros(4), ""),
         (torch.zeros(1, 1), ""),
-        (torch.zeros(0, 3), "all zeros"),
+        (torch.zeros(0, 3), ""),
         (torch.zeros(2, 2, dtype=torch.int64), ""),
         (torch.ones(2, 2).to(torch.float8_e4m3fn), ""),
         (torch.tensor([-np.inf]).bfloat16(), "1 of 1 numbers are NaN or infinite"),

@@ -213,6 +213,8 @@ class Engine:
 
         Raises: DataError, if one of them is about a video: those are followed one at a time, by `answer`.
         """
+        if not dialogues:
+            return []
         timer, plan = _Timer(), self._plan(options)
         examples = [self._prepare(messages, plan, None) for messages in dialogues]
         if any(example.view is not None and example.view.media.kind == "video" for example in examples):
@@ -302,6 +304,9 @@ class Engine:
             try:
                 ids += [token for token in next(steps) if token is not None]
             except StopIteration as done:
+                rest = self.processor.tokenizer.decode(ids, skip_special_tokens=False)[len(said) :]
+                if rest:
+                    yield TextDelta(rest)
                 return done.value[0]
             text = self.processor.tokenizer.decode(ids, skip_special_tokens=False)
             # an unfinished character decodes to a replacement mark: wait for the rest of it

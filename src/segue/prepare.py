@@ -117,6 +117,8 @@ def _check_turns(messages: Sequence[Message]) -> None:
             f"the turns are {[message.role for message in messages]}; expected user and assistant in turn, "
             "beginning with the user, after at most one system message"
         )
+    if any(not isinstance(part, str) for message in messages if message.role != "user" for part in message.parts):
+        raise DataError("an image, video or region stands in a turn that is not the user's; only users show things")
     media = [part for message in messages for part in message.parts if isinstance(part, Media)]
     if len(media) > 1:
         raise DataError(f"the dialogue holds {len(media)} images or videos; the models know one per dialogue")
@@ -163,6 +165,8 @@ def _region_mask(region: Region, size: tuple[int, int]) -> Bool[np.ndarray, "h w
         return region.masks.dense(0)
     if region.box is None:
         raise DataError("a region prompt has neither a mask nor a box")
+    if not np.isfinite(region.box).all():
+        raise DataError(f"a region prompt's box is {region.box.tolist()}; expected x0 y0 x1 y1 in pixels")
     mask = np.zeros(size, bool)
     left, top, right, bottom = (round(float(edge)) for edge in region.box)
     mask[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = True

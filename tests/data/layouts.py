@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from segue.data import shapes
 from segue.geometry import masks
 
 SIZE = (40, 60)
@@ -145,7 +144,3 @@ def _videos(videos) -> dict:
             name: {"frames": frames[::-1], "expressions": expressions} for name, (frames, expressions) in videos.items()
         }
     }
-
-
-def empty_rle() -> dict:
-    return {"size": list(SIZE), "counts": shapes.empty(SIZE)}

@@ -81,6 +81,12 @@ def test_a_multi_token_stop_is_found_where_its_pieces_merged_with_their_neighbou
     assert ends("phi3_chat", "[SEG].<|end|>\n")
 
 
+def test_a_multi_token_stop_is_found_where_it_is_spelled_letter_by_letter(byte_tokenizer):
+    ids = [number for letter in "It is <|end|>" for number in byte_tokenizer.encode(letter, add_special_tokens=False)]
+    is_over = stop_check(byte_tokenizer, template("phi3_chat"), ())
+    assert [is_over(ids[:length]) for length in (0, len(ids) - 1, len(ids))] == [False, False, True]
+
+
 def test_the_end_of_sequence_token_ends_an_answer_under_any_template(ends, byte_tokenizer):
     eos = byte_tokenizer.eos_token_id
     assert ends("phi3_chat", "done<|im_end|>", (eos,))

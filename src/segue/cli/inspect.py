@@ -202,10 +202,11 @@ def _listed(tensors: Sequence[Scanned]) -> str:
     return "\n".join([*lines, f"and {more} more"] if more else lines)
 
 
-def _bytes(size: float) -> str:
+def _bytes(size: int) -> str:
     """A size for people: 51.6 GB."""
+    number = float(size)
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ from segue.cli import options
 from segue.cli.console import say
 
 if TYPE_CHECKING:
-    from segue.parity import Report, Seam
+    from segue.parity import Check, Report, Seam
 
 _STYLES = {"pass": "green", "fail": "bold red", "skipped": "dim", "unknown": "yellow"}
 SHOWN_FAILURES = 20
@@ -45,9 +46,7 @@ def command(
     reports = []
     for recording, seams in zip(recordings, wanted, strict=True):
         model = parity.load(recording, dtype=dtype, device=device)
-        reports.append(
-            parity.replay(recording, model, seams, lambda seam, name=recording.folder.name: say(f"{name} {seam}"))
-        )
+        reports.append(parity.replay(recording, model, seams, say))
         if not as_json:
             _print(reports[-1])
     passed = all(report.passed for report in reports)
@@ -72,19 +71,17 @@ def _print(report: Report) -> None:
 
 
 def _cells(seam: Seam) -> list[Text | str]:
-    worst, count = seam.worst(), seam.count("pass", "fail")
-    identical = worst["identical"]
-    verdict = seam.verdict
-    left = seam.count("skipped", "unknown")
+    whole, count, left = seam.summary(), seam.count("pass", "fail"), seam.count("skipped", "unknown")
+    same = "" if whole.identical is None else "identical" if whole.identical else "differ"
     return [
         Text(seam.name),
         str(count),
-        _number(worst["difference"], ".1e"),
-        _number(worst["relative"], ".1e"),
-        _number(worst["cosine"], ".7f"),
-        _number(worst["iou"], ".6f"),
-        "" if identical is None else "identical" if identical else "differ",
-        Text(verdict + (f", {left} not compared" if left and count else ""), style=_STYLES[verdict]),
+        _number(whole.difference, ".1e"),
+        _number(whole.relative, ".1e"),
+        _number(whole.cosine, ".7f"),
+        _number(whole.iou, ".6f"),
+        same,
+        Text(whole.verdict + (f", {left} not compared" if left and count else ""), style=_STYLES[whole.verdict]),
     ]
 
 
@@ -116,30 +113,17 @@ def _remarks(report: Report) -> list[Text]:
     return lines
 
 
-def _why(check: Any) -> str:
-    if check.note:
-        return str(check.note)
-    return f"differs by {check.difference:.2e}, {check.relative:.1e} of the largest value"
+def _why(check: Check) -> str:
+    return check.note or f"differs by {check.difference:.2e}, {check.relative:.1e} of the largest value"
 
 
 def _plain(report: Report) -> dict[str, Any]:
-    seams = [
-        {
-            "name": seam.name,
-            "verdict": seam.verdict,
-            **_jsonable(seam.worst()),
-            "checks": [_row(c) for c in seam.checks],
-        }
-        for seam in report.seams
-    ]
+    """The report as JSON."""
+    seams = [_row(seam.summary()) | {"checks": [_row(check) for check in seam.checks]} for seam in report.seams]
     return {"recording": report.recording, "passed": report.passed, "seams": seams, "notes": list(report.notes)}
 
 
-def _row(check: Any) -> dict[str, Any]:
-    row = {name: getattr(check, name) for name in check.__slots__}
-    return _jsonable({name: value for name, value in row.items() if value not in (None, "")})
-
-
-def _jsonable(row: Any) -> dict[str, Any]:
-    """The same with what JSON has no number for as text."""
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+def _row(check: Check) -> dict[str, Any]:
+    """What a check has to say; what JSON has no number for becomes text."""
+    row = {name: value for name, value in asdict(check).items() if value not in (None, "")}
+    return {name: str(v) if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}

@@ -13,7 +13,6 @@ Source: Liu et al. 2023 (LLaVA-1.5).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, images: 
     return Rows(f"image_chat/{split}", rows, partial(_sample, source=f"image_chat/{split}", images=root / images))
 
 
-def _sample(row: tuple[int, Mapping[str, Any]], rng: np.random.Generator, *, source: str, images: Path) -> Sample:
+def _sample(row: tuple[int, Any], rng: np.random.Generator, *, source: str, images: Path) -> Sample:
     number, record = row
     turns = recorded_turns(field(record, "conversations", list, "the row"))
     # LLaVA's ids are not unique over its parts

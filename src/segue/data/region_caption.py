@@ -61,7 +61,7 @@ def load(root: Path, split: str, *, variant: str) -> Rows:
 
 
 def _sample(
-    row: tuple[int, Mapping[str, Any]], rng: np.random.Generator, *, source: str, folders: list[Path], is_short: bool
+    row: tuple[int, Any], rng: np.random.Generator, *, source: str, folders: list[Path], is_short: bool
 ) -> Sample:
     number, record = row
     image = field(record, "file_name", str, "the row")

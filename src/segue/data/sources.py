@@ -107,7 +107,7 @@ def formed(where: str) -> Iterator[None]:
         yield
     except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
         raise DataError(
-            f"{where} has not the form that it must have ({type(error).__name__}: {error}); export or copy it again"
+            f"{where} does not have the form it must have ({type(error).__name__}: {error}); export or copy it again"
         ) from error
 
 

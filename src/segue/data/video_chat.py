@@ -13,7 +13,6 @@ Source: Sa2VA's `Sa2VA04VideoQA`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,9 +42,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, videos: 
     return Rows(name, rows, partial(_sample, source=name, videos=root / videos, num_frames=frames))
 
 
-def _sample(
-    row: tuple[int, Mapping[str, Any]], rng: np.random.Generator, *, source: str, videos: Path, num_frames: int
-) -> Sample:
+def _sample(row: tuple[int, Any], rng: np.random.Generator, *, source: str, videos: Path, num_frames: int) -> Sample:
     number, record = row
     video = field(record, "video", str, "the row")
     media = open_sized(found([videos], video, f"{video.removesuffix('.mkv')}.mp4"))

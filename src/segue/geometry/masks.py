@@ -129,7 +129,9 @@ def full_logits(track: MaskTrack, position: int = 0) -> Float[np.ndarray, "h w"]
     import torch
 
     if track.logits is None:
-        raise DataError("this track was made without its logits; ask with Options(keep_logits=True) and use that answer")
+        raise DataError(
+            "this track was made without its logits; ask with Options(keep_logits=True) and use that answer"
+        )
     whole: Float[np.ndarray, "h w"] = upscale(torch.from_numpy(track.logits[position][None]), track.size)[0].numpy()
     return whole
 

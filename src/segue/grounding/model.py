@@ -7,8 +7,8 @@ load into it through key tables.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -122,9 +122,15 @@ def read_layout(folder: Path) -> Layout:
     family = claiming(raw)
     names = weights.read_headers(folder)
     sizes = folder / "sam2_config.json"
+    try:
+        mllm_config = family.architecture(raw)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{folder / 'config.json'} lacks {error}; take the config.json of these weights"
+        ) from error
     config = GroundedConfig(
         family=family.name,
-        mllm_config=family.architecture(raw),
+        mllm_config=mllm_config,
         sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
         template=raw.get("template", "qwen_chat"),
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
@@ -168,7 +174,7 @@ def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with nullcontext() if fill else no_init_weights(), torch.device(device):
+        with nullcontext() if fill else _without_drawing(), torch.device(device):
             model = GroundedModel(config)
     finally:
         torch.set_default_dtype(before)
@@ -176,6 +182,13 @@ def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool
         if decoder is not None:
             decoder.float()
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _without_drawing() -> Iterator[None]:
+    """Modules built here keep whatever memory held, and the global random state stays where it was."""
+    with no_init_weights(), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedModel, LoadReport]:
@@ -194,7 +207,7 @@ def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedMode
 
 def expected(config: GroundedConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a model, computed without memory for any."""
-    with torch.device("meta"):
+    with torch.device("meta"), _without_drawing():
         return {name: tuple(tensor.shape) for name, tensor in GroundedModel(config).state_dict().items()}
 
 

@@ -246,7 +246,9 @@ def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor,
         )
     if decoding.temperature == 0:
         return lambda logits: logits.argmax(-1)
-    warpers = LogitsProcessorList([TemperatureLogitsWarper(float(decoding.temperature)), TopPLogitsWarper(decoding.top_p)])
+    warpers = LogitsProcessorList(
+        [TemperatureLogitsWarper(float(decoding.temperature)), TopPLogitsWarper(decoding.top_p)]
+    )
     generator: torch.Generator | None = None
 
     def sample(logits: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from segue.errors import ConfigError, DataError
+from segue.errors import CheckpointError, ConfigError, DataError
 from segue.models.base import Batch, Decoding, Family, Steps, Visual, decode, positions
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tiling import squeeze, tile
@@ -224,9 +224,15 @@ class InternVLProcessor:
         tokenizer = load_tokenizer(folder)
         rows = config.text_config.vocab_size
         ids = {token: single_id(tokenizer, token, rows) for token in ("[SEG]", "<IMG_CONTEXT>", "<img>", "</img>")}
+        if len(tokenizer) > rows:
+            raise CheckpointError(
+                f"the tokenizer in {folder} has {len(tokenizer)} tokens and the model {rows} embedding rows; "
+                "take the tokenizer of these weights"
+            )
         # PARITY(no_system_message): a prompt is turns alone; InternLM2 has a begin-of-text token first
-        bos = (tokenizer.bos_token_id,) if config.text_config.model_type == "llama" else ()
-        eos = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        is_internlm2 = config.text_config.model_type == "llama"
+        if is_internlm2 and tokenizer.bos_token_id is None:
+            raise CheckpointError(f"the tokenizer in {folder} names no begin-of-text token, which InternLM2 needs")
         return cls(
             tokenizer=tokenizer,
             template=template(chat),
@@ -235,8 +241,8 @@ class InternVLProcessor:
             tile_tokens=config.tile_tokens,
             seg_id=ids["[SEG]"],
             visual_id=ids["<IMG_CONTEXT>"],
-            bos_ids=bos,
-            eos_ids=eos,
+            bos_ids=(tokenizer.bos_token_id,) if is_internlm2 else (),
+            eos_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
         )
 
     def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:

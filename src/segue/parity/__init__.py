@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -59,10 +58,7 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> S
     raw = read_json(recording.folder / "config.json")
     family = claiming(raw)
     if recording.has_weights:
-        engine = engines.load(recording.folder, device=device, dtype=dtype)
-        # as recorded: in the mask decoder another order of summation is enough to turn a pixel
-        engine.model.config.sam2_config.mask_decoder_config._attn_implementation = "eager"
-        return subject(engine)
+        return subject(engines.load(recording.folder, device=device, dtype=dtype))
     config = family.architecture(raw)
     return Subject(family.processor(recording.folder, config, raw["template"]), None, family.video_frames)
 
@@ -91,11 +87,11 @@ def wanted_seams(recording: Recording, only: Sequence[str] = ()) -> tuple[str, .
 def replay(
     recording: Recording, model: Subject, seams: Sequence[str], say: Callable[[str], None] = lambda _: None
 ) -> Report:
-    """Replay these seams of a recording; `say` hears the name of each before its turn."""
+    """Replay these seams of a recording; `say` hears each announced before its turn."""
     done, notes = [], []
     frames = None if model.engine is None else Frames(model.engine.model.grounder)
     for seam in seams:
-        say(seam)
+        say(f"{recording.folder.name}: {seam}")
         found = _replay_seam(recording, seam, model, frames)
         done.append(Seam(seam, tuple(judge(recording, seam, found))))
         notes += found.notes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from segue.grounding.following import find
 from segue.models.base import Batch, Decoding, finished, seg_states
 from segue.models.internvl import covered_cells
 from segue.models.templates import stop_check
-from segue.parity.compare import Found, Ours, fact
+from segue.parity.compare import Found, Ours, Values, fact
 from segue.parity.masks import Frames, given_masks
 from segue.parity.preprocessing import example_of, question_of
 from segue.parity.recording import Recording
@@ -24,6 +24,23 @@ from segue.prepare import Example, View, collate
 from segue.types import Region
 
 SPARE_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A recorded call, ready to be answered: `name` begins the names of its tensors."""
+
+    recording: Recording
+    case: str
+    engine: Engine
+    example: Example
+    batch: Batch
+    features: Float[Tensor, "v d"] | None
+
+    @property
+    def name(self) -> str:
+        """The seam's name."""
+        return f"e2e.{self.case}"
 
 
 def replay_case(recording: Recording, case: str, engine: Engine, plan: str, frames: Frames) -> Found:
@@ -34,86 +51,85 @@ def replay_case(recording: Recording, case: str, engine: Engine, plan: str, fram
     example = example_of(recording, case, engine.processor, plan)
     batch = collate([example], engine.processor).to(engine.model.device)
     features = None if batch.pixels is None else engine.model.mllm.encode(batch.pixels)
-    found = Found()
+    asked, found = Asked(recording, case, engine, example, batch, features), Found()
     if example.view is not None:
-        _replay_view(recording, case, example.view, found)
-        found.values[f"e2e.{case}.inputs_embeds"] = engine.model.mllm.embed(batch, features)[0]
-    prompts = _replay_answer(recording, case, engine, batch, features, example, found)
-    if recording.names(f"e2e.{case}.obj"):
-        _replay_masks(recording, case, engine, found)
-        if recording.names(f"e2e.{case}.obj0.first_"):
-            _replay_consistent(recording, case, frames, example, prompts, found)
+        _replay_view(asked, example.view, found)
+    _replay_words(asked, found)
+    prompts = _replay_states(asked, found)
+    if any("masks" in name for name in recording.names(f"{asked.name}.obj")):
+        _replay_masks(asked, found)
+        if recording.names(f"{asked.name}.obj0.first_"):
+            _replay_consistent(asked, frames, prompts, found)
     return found
 
 
-def _replay_view(recording: Recording, case: str, view: View, found: Found) -> None:
-    """Tiles, and where marked regions fall on them."""
-    visual = view.visual
-    found.values[f"e2e.{case}.pixel_values"] = visual.pixels
-    marks = recording.inputs.get(f"e2e.{case}.mask_prompts")
-    for name in recording.names(f"e2e.{case}.prompt_masks_") if marks is not None else ():
-        side = int(name.rpartition("x")[2])
-        rasters = torch.zeros(1, len(marks), side * side)
+def _replay_view(asked: Asked, view: View, found: Found) -> None:
+    """Tiles, the embeddings they become, and where marked regions fall on them."""
+    name, visual = asked.name, view.visual
+    found.values[f"{name}.pixel_values"] = visual.pixels
+    found.values[f"{name}.inputs_embeds"] = asked.engine.model.mllm.embed(asked.batch, asked.features)[0]
+    marks = asked.recording.inputs.get(f"{name}.mask_prompts")
+    if marks is None:
+        return
+    for raster in asked.recording.names(f"{name}.prompt_masks_"):
+        side = int(raster.rpartition("x")[2])
+        cells = torch.zeros(len(marks), side * side)
         for number, mask in enumerate(marks.bool().numpy()):
-            rasters[0, number, covered_cells(mask, side)] = 1
-        found.values[name] = rasters.unflatten(-1, (side, side))
+            cells[number, covered_cells(mask, side)] = 1
+        found.values[raster] = cells.view(1, -1, side, side)
     tiles = len(visual.pixels)
-    unmarked = (visual.rows.diff() < 0).nonzero().flatten()
-    whole = int(unmarked[0]) + 1 if len(unmarked) else len(visual.rows)
+    # the features once each, then again those that a region repeats
+    again = visual.rows[int(visual.rows.max()) + 1 :]
     has_marks = torch.zeros(tiles)
-    has_marks[visual.rows[whole:] // (whole // tiles)] = 1
-    found.values[f"e2e.{case}.vp_overall_mask"] = has_marks
+    has_marks[again // ((int(visual.rows.max()) + 1) // tiles)] = 1
+    found.values[f"{name}.vp_overall_mask"] = has_marks
 
 
-def _replay_answer(
-    recording: Recording,
-    case: str,
-    engine: Engine,
-    batch: Batch,
-    features: Float[Tensor, "v d"] | None,
-    example: Example,
-    found: Found,
-) -> Float[Tensor, "n e"]:
-    """Ids and text that ours decodes, states under the recorded ids, and the mask prompts read from them."""
-    name, record, tokenizer = f"e2e.{case}", recording.cases[case], engine.processor.tokenizer
-    recorded = recording.outputs[f"{name}.generated_ids"].flatten()
-    ids = _generated(engine, batch, features, len(recorded) + SPARE_TOKENS)
-    found.values[f"{name}.generated_ids"] = torch.tensor(ids)
-    if "prediction" in record:
-        # the original's slow tokenizers put spaces around special tokens
-        texts = (tokenizer.decode(ids, skip_special_tokens=False), record["prediction"])
-        found.facts.append(fact(f"{name}.prediction", *("".join(text.split()) for text in texts)))
-    consumed = torch.cat([example.ids, recorded[:-1]])
+def _replay_words(asked: Asked, found: Found) -> None:
+    """Ids and text that ours decodes."""
+    processor, record = asked.engine.processor, asked.recording.cases[asked.case]
+    decoding = Decoding(
+        is_over=stop_check(processor.tokenizer, processor.template, processor.eos_ids),
+        seg_id=processor.seg_id,
+        max_new_tokens=len(_answer(asked)) + SPARE_TOKENS,
+    )
+    ids = finished(asked.engine.model.mllm.generate(asked.batch, asked.features, decoding))[0].ids
+    found.values[f"{asked.name}.generated_ids"] = torch.tensor(ids)
+    # the original's slow tokenizers put spaces around special tokens
+    texts = (processor.tokenizer.decode(ids, skip_special_tokens=False), record["prediction"])
+    found.facts.append(fact(f"{asked.name}.prediction", *("".join(text.split()) for text in texts)))
+
+
+def _replay_states(asked: Asked, found: Found) -> Float[Tensor, "n e"]:
+    """States under the recorded answer, and the mask prompts read from them."""
+    name, example, model, processor = asked.name, asked.example, asked.engine.model, asked.engine.processor
+    answer = _answer(asked)
+    consumed = torch.cat([example.ids, answer[:-1]])
     whole = replace(example, ids=consumed, labels=torch.full_like(consumed, -100))
-    _, hidden = engine.model.mllm.forward(collate([whole], engine.processor).to(engine.model.device), features)
-    found.values[f"{name}.prompt_last_hidden"] = hidden[0, : len(example.ids)]
-    found.values[f"{name}.generated_last_hidden"] = hidden[0, len(example.ids) :]
-    reply = recorded[None, :-1].to(hidden.device)
-    prompts = engine.model.prompts(seg_states(hidden[:, len(example.ids) :], reply, engine.processor.seg_id))
+    _, hidden = model.mllm.forward(collate([whole], processor).to(model.device), asked.features)
+    states = hidden[:, len(example.ids) :]
+    prompts = model.prompts(seg_states(states, answer[None, :-1].to(model.device), processor.seg_id))
+    found.values |= {
+        f"{name}.prompt_last_hidden": hidden[0, : len(example.ids)],
+        f"{name}.generated_last_hidden": states[0],
+    }
     found.values |= {f"{name}.obj{number}.language_embd": prompt[None] for number, prompt in enumerate(prompts)}
     return prompts
 
 
-def _generated(engine: Engine, batch: Batch, features: Tensor | None, longest: int) -> list[int]:
-    processor = engine.processor
-    decoding = Decoding(
-        is_over=stop_check(processor.tokenizer, processor.template, processor.eos_ids),
-        seg_id=processor.seg_id,
-        max_new_tokens=longest,
-    )
-    return finished(engine.model.mllm.generate(batch, features, decoding))[0].ids
+def _answer(asked: Asked) -> Tensor:
+    return asked.recording.outputs[f"{asked.name}.generated_ids"].flatten()
 
 
-def _replay_masks(recording: Recording, case: str, engine: Engine, found: Found) -> None:
+def _replay_masks(asked: Asked, found: Found) -> None:
     """The engine's whole answer: masks at both resolutions."""
-    answer = engine.answer([question_of(recording, case)], Options(keep_logits=True))
-    count = recording.cases[case].get("n_masks")
-    found.facts.append(fact(f"e2e.{case}.n_masks", len(answer.regions), count))
+    answer = asked.engine.answer([question_of(asked.recording, asked.case)], Options(keep_logits=True))
+    found.facts.append(fact(f"{asked.name}.n_masks", len(answer.regions), asked.recording.cases[asked.case]["n_masks"]))
     for number, region in enumerate(answer.regions):
-        found.values |= _region_values(region, f"e2e.{case}.obj{number}")
+        found.values |= _region_values(region, f"{asked.name}.obj{number}")
 
 
-def _region_values(region: Region, name: str) -> dict[str, Tensor | Ours]:
+def _region_values(region: Region, name: str) -> Values:
     track = region.masks
     assert track is not None and track.logits is not None
     masks = torch.from_numpy(np.stack([track.dense(position) for position in range(len(track))]))
@@ -121,13 +137,11 @@ def _region_values(region: Region, name: str) -> dict[str, Tensor | Ours]:
     return {f"{name}.low_res_masks": low[:, None], f"{name}.masks": Ours(masks, logits=upscale(low, track.size))}
 
 
-def _replay_consistent(
-    recording: Recording, case: str, frames: Frames, example: Example, prompts: Float[Tensor, "n e"], found: Found
-) -> None:
+def _replay_consistent(asked: Asked, frames: Frames, prompts: Float[Tensor, "n e"], found: Found) -> None:
     """The two steps of Sa2VA-i apart: first masks by language on the chosen frames, then the original tracker."""
-    view = example.view
+    view = asked.example.view
     assert view is not None
-    clip = recording.clip(view.media.count)
+    clip = asked.recording.clip(view.media.count)
     grounder, size = frames.grounder, clip.shape[1:3]
     first = {frame: find(grounder, frames(clip[frame]), prompts).logits for frame in sorted(set(view.plan))}
     direct = {
@@ -136,10 +150,10 @@ def _replay_consistent(
     }
     tracks = given_masks(frames, clip, {frame: logits > 0 for frame, logits in direct.items()})
     for number in range(len(prompts)):
-        name = f"e2e.{case}.obj{number}"
+        name = f"{asked.name}.obj{number}"
         low = torch.stack([first[frame][number] for frame in view.plan])
         cut = torch.stack([direct[frame][number] for frame in view.plan])
         tracked = tracks.values(name, number)
-        # the engine's own masks are the ones compared
+        # the masks compared are the engine's own
         found.values |= {key: value for key, value in tracked.items() if key not in found.values}
         found.values |= {f"{name}.first_low_res_masks": low[:, None], f"{name}.first_masks": Ours(cut > 0, logits=cut)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,11 +20,12 @@ TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest recorded value; for float32."""
 
 FEW = 64
-"""Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own, and so is
-what is read from memory maps: those are rounded to bfloat16, which makes 1e-7 into 1e-2 now and then."""
+"""Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own, and so
+is what is read from memory maps: those are rounded to bfloat16, which makes 1e-7 into 1e-2 now and then."""
 
-UNDECIDED = 0.0
-"""Pixels whose logit is at most this far from 0, relative to the mask's largest, may differ: 0 lets none."""
+UNDECIDED = 1e-5
+"""Logits at most this far from 0, relative to the mask's largest, say nothing: float32 alone moves them across. Both
+sides are that far from the same computation in float64, and such pixels turn with the order of a summation."""
 
 FLIPPED = 0.01
 """Largest share of memory values that may fall to the other side of a bfloat16 rounding."""
@@ -63,8 +64,12 @@ class Ours:
     """
 
     value: Tensor
-    where: Bool[Tensor, "..."] | None = None
-    logits: Float[Tensor, "..."] | None = None
+    where: Bool[Tensor, "*shape"] | None = None
+    logits: Float[Tensor, "*shape"] | None = None
+
+
+Values = dict[str, Ours | Tensor]
+"""Values of ours by recorded name, without the ending that says which part was recorded."""
 
 
 @dataclass(slots=True)
@@ -73,7 +78,7 @@ class Found:
     recorded tensors have no counterpart, and what a reader should know of how it was done.
     """
 
-    values: dict[str, Ours | Tensor] = field(default_factory=dict)
+    values: Values = field(default_factory=dict)
     facts: list[Check] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -104,12 +109,13 @@ def judge(recording: Recording, seam: str, found: Found) -> list[Check]:
 
 def _compare(recording: Recording, name: str, ours: Ours, largest: float) -> Check:
     recorded, what = recording.outputs[name], recording.what(name)
-    ours = Ours(*(None if part is None else part.detach().cpu() for part in (ours.value, ours.where, ours.logits)))
-    value = like_recorded(ours.value, recorded.shape, name, what)
+    value = like_recorded(ours.value.detach().cpu(), recorded.shape, name, what)
     if value is None:
-        return Check(name=name, verdict="fail", note=f"ours is {list(ours.value.shape)}, recorded is {list(recorded.shape)}")
+        return Check(
+            name=name, verdict="fail", note=f"ours is {list(ours.value.shape)}, recorded is {list(recorded.shape)}"
+        )
     if is_mask(name, recorded):
-        return compare_masks(name, value.bool(), recorded.bool(), ours.logits)
+        return compare_masks(name, value.bool(), recorded.bool(), None if ours.logits is None else ours.logits.cpu())
     if not recorded.is_floating_point() and recorded.dtype != torch.uint8:
         return fact(name, value.flatten().tolist(), recorded.flatten().tolist())
     if ours.where is not None:
@@ -153,9 +159,15 @@ def compare_rounded(name: str, ours: Tensor, recorded: Tensor) -> Check:
 
 
 def compare_masks(
-    name: str, ours: Bool[Tensor, "t h w"], recorded: Bool[Tensor, "t h w"], logits: Float[Tensor, "t h w"] | None = None
+    name: str,
+    ours: Bool[Tensor, "t h w"],
+    recorded: Bool[Tensor, "t h w"],
+    logits: Float[Tensor, "t h w"] | None = None,
 ) -> Check:
-    """Masks frame by frame: every pixel must agree. Where one does not, the note says how near to 0 its logit was."""
+    """Masks frame by frame: every pixel must agree whose logit is not `UNDECIDED`.
+
+    `iou` counts all pixels. Where any differ, the note says how many and how near to 0 their logits were.
+    """
     least = min((iou(a.numpy(), b.numpy()) for a, b in zip(ours, recorded, strict=True)), default=1.0)
     differing = ours != recorded
     count, nearness = int(differing.sum()), math.inf
@@ -232,18 +244,23 @@ class Seam:
         """How many of its checks ended so."""
         return sum(check.verdict in verdicts for check in self.checks)
 
-    def worst(self) -> Mapping[str, float | bool | None]:
-        """The largest differences, the least cosine and IoU, and whether all that must be identical is."""
-        return {
-            "difference": self._extreme("difference", max),
-            "relative": self._extreme("relative", max),
-            "cosine": self._extreme("cosine", min),
-            "iou": self._extreme("iou", min),
-            "identical": self._extreme("identical", min),
-        }
+    def summary(self) -> Check:
+        """All checks as one: the largest differences, the least cosine and IoU, whether all ids are identical."""
+        compared = [check for check in self.checks if check.verdict in ("pass", "fail")]
+        same = [check.identical for check in compared if check.identical is not None]
+        return Check(
+            name=self.name,
+            verdict=self.verdict,
+            difference=_extreme(max, [check.difference for check in compared]),
+            relative=_extreme(max, [check.relative for check in compared]),
+            cosine=_extreme(min, [check.cosine for check in compared]),
+            iou=_extreme(min, [check.iou for check in compared]),
+            identical=all(same) if same else None,
+        )
 
-    def _extreme(self, field_name: str, choose: object) -> float | None:
-        values = [value for check in self.checks if (value := getattr(check, field_name)) is not None]
-        if any(isinstance(value, float) and math.isnan(value) for value in values):
-            return math.nan
-        return choose(values) if values else None  # type: ignore[operator]
+
+def _extreme(choose: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if not known or any(math.isnan(value) for value in known):
+        return math.nan if known else None
+    return choose(known)

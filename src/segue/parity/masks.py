@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from segue.geometry.masks import upscale
 from segue.grounding.following import encode
 from segue.grounding.sam2 import Decoded, Encoded, LanguageSam2, frame_pixels
 from segue.grounding.tracking import VideoMemory, conditioning, step
-from segue.parity.compare import Found
+from segue.parity.compare import Found, Values
 from segue.parity.recording import Recording
 
 
@@ -65,10 +65,14 @@ class Tracks:
     found: list[Decoded] = field(default_factory=list)
     maps: list[Float[Tensor, "n m h w"]] = field(default_factory=list)
 
-    def values(self, prefix: str, number: int = 0) -> dict[str, Tensor]:
+    def logits(self, number: int = 0) -> Float[Tensor, "t s s"]:
+        """One object's mask logits."""
+        return torch.stack([decoded.logits[number] for decoded in self.found])
+
+    def values(self, prefix: str, number: int = 0) -> Values:
         """One object's recorded values: masks (frames, 1, side, side), scores, pointers and memory."""
         return {
-            f"{prefix}.low_res_masks": torch.stack([decoded.logits[number] for decoded in self.found])[:, None],
+            f"{prefix}.low_res_masks": self.logits(number)[:, None],
             f"{prefix}.object_score_logits": torch.stack([decoded.presence[number] for decoded in self.found])[:, None],
             f"{prefix}.obj_ptr": torch.stack([decoded.pointer[number] for decoded in self.found]),
             f"{prefix}.maskmem_features": torch.stack([maps[number] for maps in self.maps]),
@@ -85,7 +89,7 @@ def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
     with overheard(decoder) as calls:
         decoded = grounder.prompted(encoded, prompts)
     levels = calls[0].given["high_resolution_features"]
-    values: dict[str, Tensor] = {
+    values: Values = {
         "sam2.g_pixel_values": frame_pixels(source, grounder.side)[None],
         "sam2.fpn_0": levels[0][:1],
         "sam2.fpn_1": levels[1][:1],
@@ -111,7 +115,7 @@ def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) 
         decoded = grounder.prompted(encoded, prompts[row : row + 1])
     masks, ious, tokens, presence = (output[0] for output in calls[0].output)
     first = _first_token(decoder, calls[0].given)
-    values = {
+    values: Values = {
         "low_res_multimasks": masks,
         "ious": ious,
         "decoder_all4_masks": torch.cat([first[0][0], masks], dim=1),
@@ -126,19 +130,20 @@ def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) 
     return Found({f"sam2.single.{name}": value for name, value in values.items()}, notes=notes)
 
 
-def _first_token(decoder: nn.Module, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
+def _first_token(decoder: Any, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
     """The mask of the single-mask token, which the decoder would replace by another where it is unstable."""
     chooses = decoder.dynamic_multimask_via_stability
     decoder.dynamic_multimask_via_stability = False
     try:
-        return decoder(**{**given, "multimask_output": False})
+        masks, ious, tokens, presence = decoder(**{**given, "multimask_output": False})
+        return masks, ious, tokens, presence
     finally:
         decoder.dynamic_multimask_via_stability = chooses
 
 
 def replay_frames(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Found:
     """A video's frames as the encoder sees them, and the sine code of places in its memory."""
-    values: dict[str, Tensor] = {}
+    values: Values = {}
     for name in recording.names("sam2.video.g_pixel_values"):
         clip = recording.clip(len(recording.outputs[name]))
         values["sam2.video.g_pixel_values"] = torch.stack([frame_pixels(image, grounder.side) for image in clip])
@@ -160,8 +165,7 @@ def replay_video(recording: Recording, seam: str, grounder: LanguageSam2, frames
     values = tracks.values(seam)
     values[f"{seam}.ious"] = torch.cat([call.output[1].flatten(0, 1) for call in calls])
     values[f"{seam}.pix_feat_with_mem"] = torch.cat([call.given["image_embeddings"] for call in calls[prompted:]])
-    logits = values[f"{seam}.low_res_masks"][:, 0]
-    values[f"{seam}.masks_1024"] = upscale(logits, (grounder.side, grounder.side))[:, None]
+    values[f"{seam}.masks_1024"] = upscale(tracks.logits(), (grounder.side, grounder.side))[:, None]
     return Found(values, notes=[f"{seam} was recorded with row {row} of sam2.language_embd"])
 
 
@@ -193,6 +197,7 @@ def _track(
         else:
             decoded, memory = step(grounder, frame, frames(image), memory, consistent=consistent)
             newest = memory.recent[-1]
+        assert newest.maps is not None, "the newest frame's map is never too old"
         tracks.found.append(decoded)
         tracks.maps.append(newest.maps)
     return tracks
@@ -226,7 +231,7 @@ def _shifted(bias: Tensor, amount: float) -> Iterator[None]:
 
 
 def nearest_row(masks: Float[Tensor, "n s s"], recorded: Float[Tensor, "t 1 u u"]) -> int:
-    """Which of several objects a recorded first mask belongs to: the recordings do not say. `recorded` may be strided."""
+    """Which of several objects a recorded first mask belongs to: recordings do not say. `recorded` may be strided."""
     stride = masks.shape[-1] // recorded.shape[-1]
     distance = (masks[:, ::stride, ::stride].float().cpu() - recorded[0, 0]).abs().flatten(1).amax(1)
     return int(distance.argmin())

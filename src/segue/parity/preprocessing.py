@@ -23,7 +23,9 @@ from segue.prepare import Example, prepare
 from segue.types import Media, Message, Region
 
 FORMULA_STEPS = np.arange(0, 20.5, 0.5)
-BFLOAT16_PIXELS = "the original rounds these pixels to bfloat16 before or after scaling; ours stay float32 (docs/parity.md)"
+BFLOAT16_PIXELS = (
+    "the original rounds these pixels to bfloat16 before or after scaling; ours stay float32 (docs/parity.md)"
+)
 LOST_SOURCE = "its source is neither a file of the recording nor an image of the manifest's formula"
 
 
@@ -58,9 +60,7 @@ def _grid_row(row: Mapping[str, Any], most: int, side: int) -> dict[str, int]:
     ours["cols"], ours["rows"] = choose_grid(row["width"], row["height"], max_tiles=most, side=side)
     for column in (name for name in row if name.startswith("tiles_with_thumbnail")):
         limit = re.search(r"_max(\d+)$", column)
-        columns, rows = choose_grid(
-            row["width"], row["height"], max_tiles=int(limit[1]) if limit else most, side=side
-        )
+        columns, rows = choose_grid(row["width"], row["height"], max_tiles=int(limit[1]) if limit else most, side=side)
         ours[column] = columns * rows + (columns * rows > 1)
     return ours
 
@@ -133,7 +133,11 @@ def question_of(recording: Recording, case: str) -> Message:
     Raises: DataError, if the recording lacks the files that the call names.
     """
     masks = recording.inputs.get(f"e2e.{case}.mask_prompts")
-    regions = [] if masks is None else [Region(masks=track(mask[None], np.zeros(1, np.int64))) for mask in masks.bool().numpy()]
+    regions = (
+        []
+        if masks is None
+        else [Region(masks=track(mask[None], np.zeros(1, np.int64))) for mask in masks.bool().numpy()]
+    )
     return Message.user(recording.cases[case]["text"], _media(recording, case), tuple(regions))
 
 

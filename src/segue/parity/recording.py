@@ -26,7 +26,7 @@ _ONE_SEAM = ("pre", "vision", "llm")
 class Recording:
     """What the original code was given and what it gave back.
 
-    `inputs` and `outputs` are the recorded tensors by name; `manifest` says what they mean. Names begin with their seam.
+    `inputs` and `outputs` are the recorded tensors by name, which begins with the seam; `manifest` says what they mean.
     """
 
     folder: Path
@@ -97,7 +97,9 @@ class Recording:
         """
         numbers = sorted(int(found[1]) for file in self.folder.iterdir() if (found := _FRAME.fullmatch(file.name)))
         if not numbers or len(numbers) < (count or 0):
-            raise DataError(f"{self.folder} has {len(numbers)} files video_<n>.png; its manifest speaks of {count or 'some'}")
+            raise DataError(
+                f"{self.folder} has {len(numbers)} files video_<n>.png; its manifest speaks of {count or 'some'}"
+            )
         return np.stack([self.picture(f"video_{number}.png") for number in numbers[:count]])
 
 

@@ -224,6 +224,9 @@ def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, s
         for name, tensor in module.state_dict().items()
     }
     save_torch_state_dict(state, folder, max_shard_size=shard)
+    for file in folder.glob("*.safetensors"):
+        # the library leaves them readable by their owner alone
+        file.chmod(0o644)
 
 
 def file_hash(path: Path) -> str:

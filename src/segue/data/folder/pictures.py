@@ -27,6 +27,7 @@ from segue.media.folder import frame_files
 from segue.types import Media
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 MASKS = (".png", ".bmp", ".tif", ".tiff")
 
 
@@ -126,7 +127,7 @@ def _images(base: Path, phrase: str | None, labels: Mapping[int, str | None]) ->
     images = {path.relative_to(base / "images"): path for path in _files(base / "images", PICTURES)}
     parts = {path.parts[0] for path in images if len(path.parts) > 1}
     folders = sorted(path for path in (base / "masks").iterdir() if path.is_dir())
-    videos = {path.stem if path.is_file() else path.name for path in _inside(base / "videos")}
+    videos = {path.stem if path.is_file() else path.name for path in _listed(base / "videos")}
     phrases = [folder for folder in folders if folder.name not in parts | videos]
     for name in images:
         pictures = [
@@ -138,7 +139,7 @@ def _images(base: Path, phrase: str | None, labels: Mapping[int, str | None]) ->
 
 
 def _videos(base: Path, phrase: str | None, labels: Mapping[int, str | None]) -> Iterator[Entry]:
-    for video in _inside(base / "videos"):
+    for video in _listed(base / "videos"):
         numbers = {path.stem: number for number, path in enumerate(frame_files(video))} if video.is_dir() else None
         pictures: dict[int, tuple[tuple[str, Path], ...]] = {}
         name = video.name if video.is_dir() else video.stem
@@ -163,5 +164,8 @@ def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _inside(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+def _listed(folder: Path) -> list[Path]:
+    """Videos: files of known endings, and folders of frames."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() or path.suffix.lower() in VIDEOS)
