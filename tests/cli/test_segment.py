@@ -11,8 +11,7 @@ from pictures import BLOCK_AREA, BLOCK_HEIGHT, BLOCK_WIDTH, HEIGHT, WIDTH, make_
 from PIL import Image
 from pycocotools.coco import COCO
 
-from segue.media import results
-from segue.media import open_media
+from segue.media import open_media, results
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ def command(
 ) -> None:
     """Check this machine, or a model folder. The exit code is 0 where all that is needed is there, else 2."""
     if target != "env":
-        from segue.cli import inspect
+        from segue.cli.inspect import report
 
-        raise typer.Exit(inspect.report(target, as_json=as_json))
+        raise typer.Exit(report(target, as_json=as_json))
 
     findings = examine()
     usable = all(finding.status != "problem" for finding in findings)
