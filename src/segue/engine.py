@@ -179,9 +179,9 @@ class Engine:
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks.
         """
         timer, plan = _Timer(), self._plan(options)
-        media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
+        media = _media(messages)
         seen = None if media is None else self._look(media, plan, timer)
-        example = self._prepare(messages, plan, seen)
+        example = self._prepare(messages, plan, None if seen is None else seen.view)
         generation = yield from self._speak(example, seen, options)
         timer.lap("language")
         yield from self._point([_Reply(example, generation)], seen, plan, timer)
@@ -202,33 +202,39 @@ class Engine:
         replies = []
         for phrase in phrases:
             message = Message.user(question.replace("{phrase}", phrase), media)
-            example = self._prepare([message], plan, seen)
+            example = self._prepare([message], plan, seen.view)
             replies.append(_Reply(example, (yield from self._speak(example, seen, options)), phrase))
         timer.lap("language")
         yield from self._point(replies, seen, plan, timer)
 
     @torch.no_grad()
     def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
-        """Answers to several dialogues, computed as one batch; the same as asked one by one.
+        """Answers to several dialogues, computed as one batch; the same as asked one by one, if greedy.
+
+        An image that several of them share is encoded once for the language model.
 
         Raises: DataError, if one of them is about a video: those are followed one at a time, by `answer`.
         """
         if not dialogues:
             return []
         timer, plan = _Timer(), self._plan(options)
-        examples = [self._prepare(messages, plan, None) for messages in dialogues]
-        if any(example.view is not None and example.view.media.kind == "video" for example in examples):
+        media = {id(one): one for one in map(_media, dialogues) if one is not None}
+        if any(one.kind == "video" for one in media.values()):
             raise DataError("a batch holds a video; ask about videos one at a time")
+        views = {
+            key: look(one, self.processor, frames=plan.frames, max_tiles=options.max_tiles)
+            for key, one in media.items()
+        }
+        examples = [self._prepare(messages, plan, views.get(id(_media(messages)))) for messages in dialogues]
         batch = collate(examples, self.processor).to(self.model.device)
         features = None if batch.pixels is None else self.model.mllm.encode(batch.pixels)
         timer.lap("vision")
         generations = self._generate(batch, features, examples, options)
         timer.lap("language")
-        views = [example.view for example in examples]
         images = {
-            row: view.shown.pixels[0]
-            for row, (view, generation) in enumerate(zip(views, generations, strict=True))
-            if view is not None and len(generation.seg_hidden)
+            row: example.view.shown.pixels[0]
+            for row, (example, generation) in enumerate(zip(examples, generations, strict=True))
+            if example.view is not None and len(generation.seg_hidden)
         }
         encoded = encode(self.model.grounder, images.values()) if images else None
         answers = []
@@ -280,19 +286,21 @@ class Engine:
         timer.lap("vision")
         return seen
 
-    def _prepare(self, messages: Sequence[Message], plan: _Plan, seen: _Seen | None) -> Example:
+    def _prepare(self, messages: Sequence[Message], plan: _Plan, view: View | None) -> Example:
+        if messages and messages[-1].role != "user":
+            raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
         return prepare(
             messages,
             self.processor,
             frames=plan.frames,
             max_tiles=plan.options.max_tiles,
             prefill=plan.options.prefill,
-            view=None if seen is None else seen.view,
+            view=view,
         )
 
     def _speak(self, example: Example, seen: _Seen | None, options: Options) -> Generator[TextDelta, None, Generation]:
         """Text as it comes; returns what was generated."""
-        batch = collate([example], self.processor).to(self.model.device)
+        batch = replace(collate([example], self.processor), pixels=None).to(self.model.device)
         features = None if seen is None else seen.features
         if options.prefill is not None:
             yield TextDelta(options.prefill)
@@ -427,6 +435,10 @@ def _spoken(replies: Sequence[_Reply], raw: Sequence[str]) -> tuple[str, tuple[R
         texts.append(text)
         offset += len(text) + 1
     return "\n".join(texts), tuple(regions)
+
+
+def _media(messages: Sequence[Message]) -> Media | None:
+    return next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
 
 
 def _at_threshold(region: Region, threshold: float) -> Region:
