@@ -3,10 +3,7 @@
 A pickle is a small program, and running a stranger's is running a stranger's code. Here its instructions are listed by
 the standard library's disassembler, which executes nothing, and only those that build lists, dicts, tuples, text, bytes
 and numbers are followed. Any other is an error, so a file that holds objects of some class, numpy arrays included, is
-refused. Whoever trusts such a file can convert it once:
-
-    python -c "import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], 'rb')), open(sys.argv[2], 'w'))" \\
-        mask_dict.pkl mask_dict.json
+refused: convert it to JSON first, where it is trusted.
 """
 
 from __future__ import annotations

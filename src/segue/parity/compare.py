@@ -19,7 +19,7 @@ from segue.parity.recording import Recording, seam_of
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest recorded value; for float32."""
 
-FEW = 64
+FEW = 32
 """Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own, and so
 is what is read from memory maps: those are rounded to bfloat16, which makes 1e-7 into 1e-2 now and then."""
 
