@@ -80,7 +80,6 @@ def test_a_recording_without_weights_is_replayed_as_far_as_it_goes(run_segue):
 
 
 @pytest.mark.parity
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     FULL_NAMES or [pytest.param("", marks=pytest.mark.skip(reason="full recordings do not lie in ../shared/golden"))],
