@@ -1,6 +1,7 @@
 """Files of pixels and masks: whole or not at all."""
 
-import resource
+import subprocess
+import sys
 
 import av
 import numpy as np
@@ -19,13 +20,24 @@ def names(folder):
     return [path.name for path in folder.iterdir()]
 
 
-@pytest.fixture
-def small_files():
-    """A stand-in for a full disk: a file cannot grow beyond 8 kB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+SMALL_DISK = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from segue.media.export import OverlayWriter, write_png
+# a stand-in for a full disk, in a process of its own: no file, a log included, can grow beyond 8 kB
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+folder, noise = Path(sys.argv[1]), np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+"""
+
+
+def run_on_a_small_disk(code, folder):
+    """What running the code with `folder` and `noise` at hand says on stderr; it must fail."""
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL_DISK + code, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    return done.stderr
 
 
 def test_a_file_written_in_a_good_block_takes_its_place(tmp_path):
@@ -67,9 +79,9 @@ def test_a_png_gives_its_pixels_back(tmp_path):
     np.testing.assert_array_equal(read_image(open_media(tmp_path / "a.png")), NOISE)
 
 
-def test_a_full_disk_leaves_no_half_png(tmp_path, small_files):
-    with pytest.raises(MediaError, match="cannot write"):
-        write_png(tmp_path / "a.png", NOISE)
+def test_a_full_disk_leaves_no_half_png(tmp_path):
+    said = run_on_a_small_disk("write_png(folder / 'a.png', noise)", tmp_path)
+    assert "MediaError: cannot write" in said
     assert names(tmp_path) == []
 
 
@@ -166,8 +178,11 @@ def test_an_interrupted_clip_leaves_the_old_file(tmp_path):
     assert ((tmp_path / "o.mp4").read_text(), names(tmp_path)) == ("old", ["o.mp4"])
 
 
-def test_a_full_disk_leaves_no_half_clip(tmp_path, small_files):
-    with pytest.raises(MediaError, match="cannot write"), OverlayWriter(tmp_path / "o.mp4", 10, (90, 120)) as writer:
-        for shift in range(20):
-            writer.write(np.roll(NOISE, shift * 7, axis=1))
+def test_a_full_disk_leaves_no_half_clip(tmp_path):
+    code = """
+with OverlayWriter(folder / "o.mp4", 10, (90, 120)) as writer:
+    for shift in range(20):
+        writer.write(np.roll(noise, shift * 7, axis=1))
+"""
+    assert "MediaError: cannot write" in run_on_a_small_disk(code, tmp_path)
     assert names(tmp_path) == []
