@@ -16,11 +16,10 @@ from typing import Any, Literal, TypeVar
 from torch import Tensor
 
 from segue import weights
-from segue.errors import CheckpointError, ConfigError, SegueError
-from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, expected, read_layout
+from segue.errors import CheckpointError, SegueError
+from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, plan, read_layout
 from segue.models import FAMILIES, zoo
 from segue.models.base import Processor
-from segue.models.templates import template
 from segue.models.tokenizers import single_id
 from segue.weights import Stored
 from segue.weights.keys import compiled, match
@@ -118,8 +117,8 @@ def report(folder: Path) -> Report:
     headers: dict[str, Stored] = {}
     for file in files:
         headers |= _attempt(problems, weights.read_header, file) or {}
-    plan = None if problems else _attempt(problems, _plan, folder)
-    layout, places = plan or (None, {})
+    planned = None if problems else _attempt(problems, plan, folder)
+    layout, places = planned or (None, {})
     fits = layout is not None and _attempt(problems, _judge, raw, headers, layout, places)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         problems.append(f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
@@ -161,16 +160,6 @@ def _attempt(problems: list[str], function: Callable[..., _Found], *arguments: A
     except SegueError as error:
         problems.extend(str(error).splitlines())
         return None
-
-
-def _plan(folder: Path) -> tuple[Layout, dict[str, tuple[int, ...]]]:
-    try:
-        layout = read_layout(folder)
-        template(layout.config.template)
-        return layout, expected(layout.config)
-    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {error})"
-        raise ConfigError(f"{folder}: {text}; take the one that belongs to the weights") from error
 
 
 def _judge(

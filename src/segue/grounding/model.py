@@ -25,6 +25,7 @@ from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
 from segue.models import FAMILIES, zoo
 from segue.models.base import Family
+from segue.models.templates import template
 from segue.weights import KeyTable, LoadReport, Rule, read_json
 
 log = logging.getLogger(__name__)
@@ -122,15 +123,9 @@ def read_layout(folder: Path) -> Layout:
     family = claiming(raw)
     names = weights.read_headers(folder)
     sizes = folder / "sam2_config.json"
-    try:
-        mllm_config = family.architecture(raw)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{folder / 'config.json'} lacks {error}; take the config.json of these weights"
-        ) from error
     config = GroundedConfig(
         family=family.name,
-        mllm_config=mllm_config,
+        mllm_config=family.architecture(raw),
         sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
         template=raw.get("template", "qwen_chat"),
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
@@ -138,6 +133,20 @@ def read_layout(folder: Path) -> Layout:
     says_tied = raw.get("tie_word_embeddings") is True
     head = {"mllm.language_model.lm_head.weight": "mllm.language_model.model.embed_tokens.weight"}
     return Layout(config, key_table(config), head if says_tied else {})
+
+
+def plan(folder: Path) -> tuple[Layout, dict[str, tuple[int, ...]]]:
+    """How a folder is to be read, and the names and shapes of all tensors that its model needs.
+
+    Raises: ConfigError, if config.json lacks a field or makes no sense, or as `read_layout` does; CheckpointError too.
+    """
+    try:
+        layout = read_layout(folder)
+        template(layout.config.template)
+        return layout, expected(layout.config)
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {error})"
+        raise ConfigError(f"{folder}: {text}; take the one that belongs to the weights") from error
 
 
 def claiming(raw: Mapping[str, Any]) -> Family:
@@ -196,11 +205,12 @@ def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedMode
 
     Judged from file headers on a model without memory first, so a folder that does not fit costs nothing.
 
-    Raises: ConfigError and CheckpointError, as `read_layout` and `segue.weights.check` do.
+    Raises: ConfigError and CheckpointError, as `plan` and `segue.weights.check` do.
     """
-    layout, headers = read_layout(folder), weights.read_headers(folder)
+    layout, places = plan(folder)
+    headers = weights.read_headers(folder)
     contrast = zoo.contrast(read_json(folder / "config.json"), headers)
-    weights.check(headers, expected(layout.config), layout.table, tied=layout.tied, contrast=contrast)
+    weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast)
     model = build(layout.config, dtype=dtype, device=device)
     return model, weights.load(model, folder, layout.table, tied=layout.tied)
 
