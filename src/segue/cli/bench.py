@@ -42,7 +42,7 @@ def command(
     """Measure what things cost, as ratios from one run.
 
     Without a model or an architecture, a tiny model with random weights is
-    measured. In real size on a CPU, this takes a quarter of an hour.
+    measured. In real size on a CPU, this takes half an hour.
     """
     if model is not None and architecture is not None:
         raise ConfigError("--model and --architecture were both given; a run measures one of them")
