@@ -564,3 +564,17 @@ class TestBatch:
 
     def test_a_batch_of_nothing_has_no_answers(self, engine):
         assert engine.answer_all([]) == []
+
+
+class TestKeptMasks:
+    def test_an_answer_without_kept_masks_has_scores_and_a_stream_that_had_the_masks(self, engine, clip):
+        media = open_media(clip(6))
+        options = replace(ONE, keep_logits=False, keep_masks=False)
+        events = list(engine.stream([Message.user("Where?", media)], options))
+        (region,) = events[-1].answer.regions
+        assert region.masks is None and len(region.scores) == len(region.presence) == 6
+        assert sum(isinstance(event, FrameMasks) for event in events) == 6
+
+    def test_logits_cannot_be_kept_without_the_masks_that_hold_them(self):
+        with pytest.raises(ConfigError, match="keep_logits needs keep_masks"):
+            Options(keep_logits=True, keep_masks=False)

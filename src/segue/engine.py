@@ -52,14 +52,17 @@ class Options:
     is what the policy was published with. `policy` is how objects are followed through a video (see
     `segue.grounding.following.follow`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
     the probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
-    the masks. `prefill` is the reply up to and including its `[SEG]`s, given by the caller, so that one forward pass
-    replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's tiles; fewer are faster and coarser.
+    the masks; `keep_masks` False leaves masks out of the answer, for a reader of the stream who has taken them as they
+    came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
+    the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
+    tiles; fewer are faster and coarser.
     """
 
     frames: str = "auto"
     policy: Literal["auto", "upstream", "consistent"] = "auto"
     threshold: float = 0.5
     keep_logits: bool = False
+    keep_masks: bool = True
     prefill: str | None = None
     max_new_tokens: int = 2048
     temperature: float = 0.0
@@ -71,6 +74,8 @@ class Options:
         logit(self.threshold)
         if self.policy not in ("auto", "upstream", "consistent"):
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
+        if self.keep_logits and not self.keep_masks:
+            raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
         if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
             raise ConfigError(
                 f"max_new_tokens {self.max_new_tokens} or max_tiles {self.max_tiles} is out of range; "
@@ -354,7 +359,7 @@ class Engine:
         if regions and seen is not None:
             media = seen.view.media
             yield ObjectsFound(media, regions)
-            tracks = [Track() for _ in regions]
+            tracks = [Track(plan.options.keep_masks) for _ in regions]
             prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
             for masks, decoded in self._masks(prompts, seen, plan):
                 for number, track in enumerate(tracks):

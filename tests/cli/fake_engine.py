@@ -35,6 +35,7 @@ class Options:
     policy: str = "auto"
     threshold: float = 0.5
     keep_logits: bool = False
+    keep_masks: bool = True
     prefill: str | None = None
     max_new_tokens: int = 2048
     temperature: float = 0.0

@@ -106,6 +106,7 @@ def command(
         "max_new_tokens": max_new_tokens,
         "max_tiles": max_tiles,
         "keep_logits": "logits" in wanted,
+        "keep_masks": "logits" in wanted,
     }
 
     def load() -> Segment:

@@ -83,9 +83,11 @@ def find(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"]
 
 
 def _as_given(grounder: LanguageSam2, encoded: Encoded, decoded: Decoded, size: tuple[int, ...]) -> Decoded:
-    # PARITY(first_masks_direct_resize): Sa2VA-i enlarges the first masks in one step, all later ones in two
-    whole = torch.nn.functional.interpolate(decoded.logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    parts = [grounder.given(encoded, part) for part in (whole > 0).split(OBJECTS_AT_ONCE)]
+    parts = []
+    for logits in decoded.logits.split(OBJECTS_AT_ONCE):
+        # PARITY(first_masks_direct_resize): Sa2VA-i enlarges the first masks in one step, all later ones in two
+        whole = torch.nn.functional.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+        parts.append(grounder.given(encoded, whole > 0))
     # the estimates of the decoder that found the object stay: a given mask is certain of itself
     return replace(
         decoded,
@@ -113,8 +115,9 @@ def frame_masks(shot: Shot, decoded: Decoded, *, threshold: float) -> FrameMasks
 
 @dataclass(slots=True)
 class Track:
-    """One object's masks as they come in, coded at once so that a long video stays small."""
+    """One object's masks as they come in, coded at once so that a long video stays small, or not kept at all."""
 
+    is_kept: bool = True
     index: list[int] = field(default_factory=list)
     rles: list[str] = field(default_factory=list)
     logits: list[Float[np.ndarray, "s s"]] = field(default_factory=list)
@@ -126,7 +129,8 @@ class Track:
         """Take in object `number` of the next frame, with its low-resolution logits if they are to be kept."""
         mask = frame.masks[number]
         self.index.append(frame.index)
-        self.rles.append(encode_mask(mask))
+        if self.is_kept:
+            self.rles.append(encode_mask(mask))
         self.scores.append(float(frame.scores[number]))
         self.presence.append(float(frame.presence[number]))
         if logits is not None:
@@ -140,7 +144,7 @@ class Track:
         return replace(
             region,
             box=self.box,
-            masks=MaskTrack(size, np.array(self.index), tuple(self.rles), logits),
+            masks=MaskTrack(size, np.array(self.index), tuple(self.rles), logits) if self.is_kept else None,
             score=float(np.mean(self.scores)),
             scores=np.array(self.scores),
             presence=np.array(self.presence),

@@ -11,18 +11,20 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pycocotools import mask as coco
 
 from segue.errors import ConfigError
+from segue.geometry.masks import encode
 from segue.media import iter_frames
 from segue.media.export import OverlayWriter, write_mask_png, write_png
 from segue.media.render import overlay
 from segue.types import Answer, Event, FrameMasks, Media, ObjectsFound, Region
 
 RESULT = "result.json"
+ANNOTATIONS = ".annotations"
 FORMAT = 1
 """Version of the layout of `result.json`; it grows when a reader of the old one could be misled."""
 
@@ -51,6 +53,8 @@ class ResultWriter:
         self._formats = frozenset(formats)
         self._part = folder.with_name(PART + folder.name)
         self._labels: list[str] = []
+        self._annotations: BinaryIO | None = None
+        self._written = 0
         self._seconds: dict[int, float | None] = {}
         self._open = ExitStack()
         self._overlay: OverlayWriter | None = None
@@ -79,6 +83,8 @@ class ResultWriter:
             self._seconds[event.index] = _number(event.seconds)
             if "png" in self._formats:
                 self._write_masks(event)
+            if "coco" in self._formats:
+                self._write_annotations(event)
             if "overlay" in self._formats:
                 self._write_overlay(event)
 
@@ -87,9 +93,10 @@ class ResultWriter:
 
         `more` are further entries of it, put before the answer's own.
         """
-        self._open.close()
         if "coco" in self._formats:
-            write_coco(self._part / "masks.json", self._media, answer.regions, self._seconds)
+            write_coco(self._part / "masks.json", self._media, self._labels, self._seconds, self._annotations)
+        self._open.close()
+        (self._part / ANNOTATIONS).unlink(missing_ok=True)
         if "logits" in self._formats:
             _write_logits(self._part / "logits.npz", answer.regions)
         result = {"format": FORMAT, **more, **describe(answer), "frames": list(self._seconds)}
@@ -101,6 +108,30 @@ class ResultWriter:
         path = self._part / "masks" / f"{frame.index:05d}.png"
         path.parent.mkdir(exist_ok=True)
         write_mask_png(path, frame.masks)
+
+    def _write_annotations(self, frame: FrameMasks) -> None:
+        """One annotation per object that has any pixel, at once, so that nothing of a frame need be kept."""
+        if self._annotations is None:
+            self._annotations = self._open.enter_context((self._part / ANNOTATIONS).open("w+b"))
+        categories = list(dict.fromkeys(self._labels))
+        for number, mask in enumerate(frame.masks):
+            if not (area := int(np.count_nonzero(mask))):
+                continue
+            rle = {"size": list(self._media.size), "counts": encode(mask)}
+            row = {
+                "id": self._written + 1,
+                "image_id": frame.index,
+                "category_id": categories.index(self._labels[number]) + 1,
+                "object_id": number + 1,
+                "segmentation": rle,
+                "bbox": coco.toBbox(rle).tolist(),
+                "area": area,
+                "iscrowd": 0,
+                "score": _number(float(frame.scores[number])),
+                "presence": _number(float(frame.presence[number])),
+            }
+            self._annotations.write((b",\n" if self._written else b"\n") + encode_json(json.dumps(row)))
+            self._written += 1
 
     def _write_overlay(self, frame: FrameMasks) -> None:
         drawn = overlay(frame.image, frame.masks, self._labels)
@@ -143,8 +174,9 @@ def replay(answer: Answer) -> Iterator[Event]:
     for index, seconds, pixels in iter_frames(media, min(positions), stop=max(positions) + 1):
         if (position := positions.get(index)) is not None:
             masks = np.stack([track.dense(position) for track in tracks])
-            unknown = np.full(len(tracks), np.nan)
-            yield FrameMasks(index, seconds, pixels, masks, unknown, unknown)
+            scores = [np.nan if region.scores is None else region.scores[position] for region in regions]
+            presence = [np.nan if region.presence is None else region.presence[position] for region in regions]
+            yield FrameMasks(index, seconds, pixels, masks, np.array(scores), np.array(presence))
 
 
 def describe(answer: Answer) -> dict[str, Any]:
@@ -177,56 +209,32 @@ def publish(part: Path, folder: Path) -> None:
         shutil.rmtree(old)
 
 
-def write_coco(path: Path, media: Media, regions: Sequence[Region], seconds: Mapping[int, float | None]) -> None:
+def write_coco(
+    path: Path, media: Media, phrases: Iterable[str], seconds: Mapping[int, float | None], annotations: BinaryIO | None
+) -> None:
     """Masks as a COCO annotation file, which `pycocotools.coco.COCO` reads.
 
     Every frame in `seconds` (frame number -> time) is an image whose id is its number; every object has one
     annotation per frame in which it has any pixel, with compressed RLE, bbox as x y width height, area in pixels, and
-    `object_id` counting from 1 as in `result.json`; a category is a phrase. Written one annotation at a time, so a long
-    video needs no more memory than a short one.
+    `object_id` counting from 1 as in `result.json`; a category is a phrase. `annotations` holds them, frame by frame,
+    as JSON with commas between; `None` if there are none.
     """
-    phrases = list(dict.fromkeys(region.phrase for region in regions))
     height, width = media.size
     images = (
         {"id": index, "file_name": media.name, "height": height, "width": width, "frame_index": index, "seconds": time}
         for index, time in seconds.items()
     )
-    categories = ({"id": number, "name": phrase} for number, phrase in enumerate(phrases, start=1))
+    categories = ({"id": number, "name": phrase} for number, phrase in enumerate(dict.fromkeys(phrases), start=1))
     with path.open("wb") as file:
-        for opening, rows in (
-            (b'{"images": [', images),
-            (b'],\n"categories": [', categories),
-            (b'],\n"annotations": [', _annotations(regions, phrases)),
-        ):
+        for opening, rows in ((b'{"images": [', images), (b'],\n"categories": [', categories)):
             file.write(opening)
             for number, row in enumerate(rows):
-                file.write(b",\n" if number else b"\n")
-                file.write(encode_json(json.dumps(row, ensure_ascii=False)))
+                file.write((b",\n" if number else b"\n") + encode_json(json.dumps(row, ensure_ascii=False)))
+        file.write(b'],\n"annotations": [')
+        if annotations is not None:
+            annotations.seek(0)
+            shutil.copyfileobj(annotations, file)
         file.write(b"]}\n")
-
-
-def _annotations(regions: Sequence[Region], phrases: list[str]) -> Iterator[dict[str, Any]]:
-    identity = 0
-    for number, region in enumerate(regions, start=1):
-        if (track := region.masks) is None:
-            continue
-        for position in range(len(track)):
-            rle = track.rle(position)
-            if not (area := int(coco.area(rle))):
-                continue
-            identity += 1
-            yield {
-                "id": identity,
-                "image_id": int(track.index[position]),
-                "category_id": phrases.index(region.phrase) + 1,
-                "object_id": number,
-                "segmentation": rle,
-                "bbox": coco.toBbox(rle).tolist(),
-                "area": area,
-                "iscrowd": 0,
-                "score": None if region.scores is None else _number(region.scores[position]),
-                "presence": None if region.presence is None else _number(region.presence[position]),
-            }
 
 
 def _write_logits(path: Path, regions: Sequence[Region]) -> None:
