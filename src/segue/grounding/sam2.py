@@ -124,8 +124,13 @@ class LanguageSam2(nn.Module):
 
         Upstream's mask for the frame: never gated by the object score, the best of three by estimated IoU.
         """
+        return self.prompted_each(encoded, prompts[None])
+
+    def prompted_each(self, encoded: Encoded, prompts: Float[Tensor, "f n d"]) -> Decoded:
+        """As `prompted`, on several frames with the same number of objects each; the n of the result is f times n."""
         top = encoded.top + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
-        sparse = torch.cat([self._no_points(len(prompts)), prompts[None, :, None].to(encoded.top)], dim=2)
+        nothing = self._no_points(prompts.shape[1]).expand(len(prompts), -1, -1, -1)
+        sparse = torch.cat([nothing, prompts[:, :, None].to(encoded.top)], dim=2)
         return self._decode(self._language(), top, encoded, sparse, gated=False)
 
     def tracked(self, encoded: Encoded, top: Float[Tensor, "n d h w"], *, consistent: bool) -> Decoded:
@@ -238,9 +243,20 @@ class LanguageSam2(nn.Module):
 
 def frame_pixels(image: UInt8[np.ndarray, "h w 3"], side: int) -> Float[Tensor, "3 side side"]:
     """A frame as SAM 2 reads it: stretched to a square on 8-bit values, scaled, normalised in float32."""
+    return normalised(frame_square(image, side))
+
+
+def frame_square(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[Tensor, "3 side side"]:
+    """A frame stretched to a square, not yet normalised."""
     square = np.asarray(squeeze(Image.fromarray(image), side, side)).copy()
-    mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
-    return (torch.from_numpy(square).permute(2, 0, 1) / 255.0 - mean) / deviation
+    return torch.from_numpy(square).permute(2, 0, 1)
+
+
+def normalised(squares: UInt8[Tensor, "... 3 side side"]) -> Float[Tensor, "... 3 side side"]:
+    """Squares of 8-bit values, scaled and normalised in float32."""
+    mean = torch.tensor(MEAN, device=squares.device).view(3, 1, 1)
+    deviation = torch.tensor(DEVIATION, device=squares.device).view(3, 1, 1)
+    return (squares / 255.0 - mean) / deviation
 
 
 def architecture(sizes: Mapping[str, Any] | None = None) -> Sam2VideoConfig:

@@ -135,6 +135,10 @@ class MLLM(Protocol):
         """Loss over the labels, if there are any, and the state that a segmentation token is read from."""
         ...
 
+    def logits(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """Scores of all c tokens to come after states of `forward`."""
+        ...
+
     def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
         """Token ids step by step, one per row; returns the rows' `Generation`s."""
         ...

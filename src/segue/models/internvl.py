@@ -173,8 +173,13 @@ class InternVLMLLM(PreTrainedModel):
         if batch.labels is None:
             return None, hidden
         labelled = batch.labels[:, 1:] != -100
-        logits = self.language_model.lm_head(hidden[:, :-1][labelled])
+        logits = self.logits(hidden[:, :-1][labelled])
         return functional.cross_entropy(logits.float(), batch.labels[:, 1:][labelled]), hidden
+
+    def logits(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """Scores of all c tokens to come after states of `forward`."""
+        scores: Float[Tensor, "n c"] = self.language_model.lm_head(states)
+        return scores
 
     def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
         """Token ids step by step; see `segue.models.base.decode`."""

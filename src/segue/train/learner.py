@@ -1,0 +1,261 @@
+"""What is learned from a batch: the words, and the masks that the `[SEG]`s of the answers ask for.
+
+Letters in shapes: r rows, f frames, n objects, d prompt width, q the side of SAM 2's square, s of low-resolution masks.
+
+Source: Sa2VA (arXiv 2501.04001), `projects/sa2va/models`; following by memory is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segue.errors import DataError
+from segue.grounding.losses import NUM_POINTS, at_points, dice_loss, mask_loss, uncertain_points
+from segue.grounding.model import GroundedModel
+from segue.grounding.sam2 import Decoded, Encoded, normalised
+from segue.grounding.tracking import VideoMemory, conditioning, step
+from segue.models.base import seg_states
+from segue.train.examples import TrainBatch, Truth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """How much each term counts; the first three as Sa2VA was trained, the others are for training from scratch."""
+
+    text: float = 1.0
+    """Cross-entropy of the answers' tokens."""
+    mask: float = 2.0
+    """Binary cross-entropy of mask points."""
+    dice: float = 0.5
+    """Dice loss of mask points."""
+    align: float = 0.0
+    """Agreement of a prompt with the image features where its object is: what a fresh model needs to begin."""
+    iou: float = 0.0
+    """Squared error of the estimated IoU, from which the best of three masks is chosen."""
+    presence: float = 0.0
+    """Cross-entropy of the judgement that an object is visible."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An object of a validation row: pixels of SAM 2's square over all its frames, and whether `[SEG]` came by itself.
+
+    `found` and `truth` count the pixels of the predicted and of the true mask.
+    """
+
+    intersection: int
+    found: int
+    truth: int
+    is_emitted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Frames that are asked by prompt, with the same number of objects each: f is that of all rows together."""
+
+    encoded: Encoded
+    prompts: Float[Tensor, "f n d"]
+    masks: Float[Tensor, "f n q q"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Masks that were asked for or followed, their estimates, and what they should have been; frame by frame."""
+
+    logits: Float[Tensor, "m s s"]
+    iou: Float[Tensor, " m"]
+    presence: Float[Tensor, " m"]
+    masks: Float[Tensor, "m q q"]
+
+
+_Pointing = tuple[Truth, Float[Tensor, "n d"]]
+
+
+class Learner(nn.Module):
+    """A model and what it is to learn by; this is what is wrapped for several processes.
+
+    Each row counts with `num_masks` objects: of more some are drawn by chance, fewer are repeated. Each mask is judged
+    at `num_points` points, most of them where it is least decided.
+    """
+
+    def __init__(
+        self,
+        model: GroundedModel,
+        *,
+        weights: LossWeights,
+        seg_id: int,
+        num_masks: int = 5,
+        num_points: int = NUM_POINTS,
+    ):
+        super().__init__()
+        self.model = model
+        self.weights = weights
+        self.seg_id = seg_id
+        self.num_masks = num_masks
+        self.num_points = num_points
+
+    def forward(self, batch: TrainBatch, seed: int) -> dict[str, Float[Tensor, ""]]:
+        """The weighted sum as `loss`, and every term as it is. All chance comes from `seed`.
+
+        Where nothing is pointed at, the terms of masks are 0, and still reach every parameter that learns from them.
+        """
+        text, _, prompts = self._speak(batch)
+        rows = [(truth, row) for truth, row in zip(batch.truths, prompts, strict=True) if truth is not None]
+        if rows:
+            generator = torch.Generator(text.device).manual_seed(seed)
+            terms = {"text": text, **self._mask_terms([self._drawn(row, generator) for row in rows], generator)}
+        else:
+            terms = {"text": text, "mask": self._nothing(), "dice": self._nothing()}
+        weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
+        return {"loss": torch.stack(weighted).sum(), **terms}
+
+    @torch.no_grad()
+    def judge(self, batch: TrainBatch) -> list[Judged]:
+        """Each object of the batch, found by the state on its `[SEG]` with the answers given."""
+        _, hidden, prompts = self._speak(batch)
+        judged = []
+        for number, (truth, asking) in enumerate(zip(batch.truths, prompts, strict=True)):
+            if truth is None:
+                continue
+            found = self._find([(truth, asking)], self._encode([truth]))
+            size = (truth.masks.shape[-2], truth.masks.shape[-1])
+            whole = functional.interpolate(found.logits[:, None], size, mode="bilinear", align_corners=False) > 0
+            masks = whole.view(-1, len(asking), size[0] * size[1]).transpose(0, 1)
+            real = (found.masks > 0.5).view(-1, len(asking), size[0] * size[1]).transpose(0, 1)
+            said = self._emitted(hidden[number], batch.batch.input_ids[number])
+            judged += [
+                Judged(int((one & other).sum()), int(one.sum()), int(other.sum()), is_emitted)
+                for one, other, is_emitted in zip(masks, real, said, strict=True)
+            ]
+        return judged
+
+    def _speak(self, batch: TrainBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "r l d"], list[Float[Tensor, "_ d"]]]:
+        """The loss of the words, all states, and each row's prompts."""
+        mllm, labels = self.model.mllm, batch.batch.labels
+        if labels is None:
+            raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
+        features = None if batch.batch.pixels is None else mllm.encode(batch.batch.pixels)
+        text, hidden = mllm(batch.batch, features)
+        # by the labels, not the ids: a [SEG] in a question asks for nothing
+        prompts = self.model.prompts(seg_states(hidden, labels, self.seg_id))
+        return text, hidden, list(prompts.split((labels == self.seg_id).sum(1).tolist()))
+
+    def _emitted(self, hidden: Float[Tensor, "l d"], ids: Int[Tensor, " l"]) -> list[bool]:
+        before = hidden[:-1][ids[1:] == self.seg_id]
+        chosen: list[bool] = (self.model.mllm.logits(before).argmax(-1) == self.seg_id).tolist()
+        return chosen
+
+    def _drawn(self, row: _Pointing, generator: torch.Generator) -> _Pointing:
+        """The row with just `num_masks` objects."""
+        truth, prompts = row
+        count = len(prompts)
+        if count > self.num_masks:
+            order = torch.randperm(count, device=prompts.device, generator=generator)[: self.num_masks]
+        else:
+            order = torch.arange(self.num_masks, device=prompts.device) % count
+        return replace(truth, masks=truth.masks[order]), prompts[order]
+
+    def _encode(self, truths: Sequence[Truth]) -> Encoded:
+        pixels = normalised(torch.cat([truth.frames for truth in truths]))
+        encoded: Encoded = self.model.grounder.encode(pixels)
+        return encoded
+
+    def _mask_terms(self, rows: Sequence[_Pointing], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
+        encoded = self._encode([truth for truth, _ in rows])
+        found = self._find(rows, encoded)
+        points = uncertain_points(found.logits, generator, count=self.num_points)
+        predicted, wanted = at_points(found.logits, points), at_points(found.masks, points)
+        terms = {"mask": mask_loss(predicted, wanted), "dice": dice_loss(predicted, wanted)}
+        if self.weights.align:
+            terms["align"] = _alignment(_asked(rows, encoded))
+        if self.weights.iou:
+            terms["iou"] = functional.mse_loss(found.iou, _iou(found.logits.detach(), found.masks))
+        if self.weights.presence:
+            there = (found.masks > 0.5).flatten(1).any(1).float()
+            terms["presence"] = functional.binary_cross_entropy_with_logits(found.presence, there)
+        return terms
+
+    def _find(self, rows: Sequence[_Pointing], encoded: Encoded) -> _Found:
+        """All objects of all frames, which stand row by row in `encoded`: those asked for, then those followed."""
+        grounder, asked = self.model.grounder, _asked(rows, encoded)
+        decoded = grounder.prompted_each(asked.encoded, asked.prompts)
+        parts = [_Found(decoded.logits, decoded.iou, decoded.presence, asked.masks.flatten(0, 1))]
+        first, done = 0, 0
+        for truth, prompts in rows:
+            if truth.asked < len(truth.frames):
+                frames = [encoded.frame(first + place) for place in range(len(truth.frames))]
+                parts += self._followed(truth, frames, list(_by_frame(decoded, done, truth.asked, len(prompts))))
+            first, done = first + len(truth.frames), done + truth.asked * len(prompts)
+        return _joined(parts)
+
+    def _followed(self, truth: Truth, frames: Sequence[Encoded], given: Sequence[Decoded]) -> Iterator[_Found]:
+        """The objects of one row on the frames that the language model was not shown, from memory."""
+        grounder = self.model.grounder
+        known = [conditioning(grounder, place, frames[place], decoded) for place, decoded in enumerate(given)]
+        memory = VideoMemory(tuple(known))
+        for place in range(truth.asked, len(frames)):
+            decoded, memory = step(grounder, place, frames[place], memory, consistent=False)
+            yield _Found(decoded.logits, decoded.iou, decoded.presence, truth.masks[:, place].float() / 255)
+
+    def _nothing(self) -> Float[Tensor, ""]:
+        """0, from every parameter that learns from masks: all processes must reach the same ones."""
+        model = self.model
+        zero = torch.zeros((), device=model.device)
+        for parameter in (*model.seg_projector.parameters(), *model.grounder.parameters()):
+            if parameter.requires_grad:
+                zero = zero + 0.0 * parameter.sum()
+        return zero
+
+
+def _asked(rows: Sequence[_Pointing], encoded: Encoded) -> _Asked:
+    places: list[int] = []
+    first = 0
+    for truth, _ in rows:
+        places += range(first, first + truth.asked)
+        first += len(truth.frames)
+    chosen = torch.tensor(places, device=encoded.top.device)
+    fine, middle = encoded.fine
+    return _Asked(
+        Encoded(encoded.top[chosen], (fine[chosen], middle[chosen]), encoded.position),
+        torch.cat([prompts.expand(truth.asked, -1, -1) for truth, prompts in rows]),
+        torch.cat([truth.masks[:, : truth.asked].transpose(0, 1) for truth, _ in rows]).float() / 255,
+    )
+
+
+def _by_frame(decoded: Decoded, first: int, frames: int, objects: int) -> Iterator[Decoded]:
+    """The parts of a row's frames, which begin at `first`, with so many objects each."""
+    for frame in range(frames):
+        part = slice(first + frame * objects, first + (frame + 1) * objects)
+        yield Decoded(decoded.logits[part], decoded.iou[part], decoded.presence[part], decoded.pointer[part])
+
+
+def _joined(parts: Sequence[_Found]) -> _Found:
+    return _Found(
+        torch.cat([part.logits for part in parts]),
+        torch.cat([part.iou for part in parts]),
+        torch.cat([part.presence for part in parts]),
+        torch.cat([part.masks for part in parts]),
+    )
+
+
+def _alignment(asked: _Asked) -> Float[Tensor, ""]:
+    """How far prompts are from pointing, as dot products, at the image features that show their object."""
+    top = asked.encoded.top
+    cells = functional.interpolate(asked.masks, top.shape[-2:], mode="area").flatten(2).flatten(0, 1)
+    products = torch.einsum("fnd,fdhw->fnhw", asked.prompts.to(top), top) / top.shape[1] ** 0.5
+    logits = products.flatten(2).flatten(0, 1)
+    return mask_loss(logits, cells) + dice_loss(logits, cells)
+
+
+def _iou(logits: Float[Tensor, "m s s"], masks: Float[Tensor, "m q q"]) -> Float[Tensor, " m"]:
+    """True IoU of predicted masks, at their own resolution; two empty ones agree."""
+    found = (logits > 0).flatten(1)
+    real = (functional.interpolate(masks[:, None], logits.shape[-2:], mode="area")[:, 0] > 0.5).flatten(1)
+    union = (found | real).sum(1)
+    return torch.where(union > 0, (found & real).sum(1) / union.clamp(min=1), 1.0)
