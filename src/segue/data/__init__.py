@@ -16,5 +16,6 @@ DATASETS = Table(
         "gcg": "segue.data.gcg:load",
         "region_caption": "segue.data.region_caption:load",
         "folder": "segue.data.folder:load",
+        "scenes": "segue.data.scenes:load",
     },
 )

@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import numpy as np
+from jaxtyping import Float
+
 from segue.types import Region
 
 _SEGMENT = "[SEG]"
 _MARK = re.compile(r"(\[SEG\]|</?p>|</?vp>|<\|im_end\|>|<\|end\|>|<\|endoftext\|>|</?s>)")
+_BOX = re.compile(r"<box>\s*\[\[(\s*\d+\s*(?:,\s*\d+\s*){3})\]\]\s*</box>")
+_THOUSAND = 1000
 _JOINER = re.compile(r"\s*(,|and|, and)\s*")
 _STOPS = ".,;:!?…。，、；：！？"
 _PAUSES = ",;:，、；："
@@ -30,6 +35,28 @@ def parse_grounded(raw: str) -> tuple[str, tuple[Region, ...]]:
     """
     text, marks = _clean(raw)
     return text, tuple(_regions(text, marks))
+
+
+def box_text(box: Float[np.ndarray, " 4"], size: tuple[int, int]) -> str:
+    """A box in words, `<box>[[x0, y0, x1, y1]]</box>` without spaces, in thousandths of (height, width) `size`.
+
+    Source: InternVL's notation.
+    """
+    height, width = size
+    shares = box / np.array([width, height, width, height])
+    numbers = np.clip(np.rint(shares * _THOUSAND), 0, _THOUSAND).astype(int)
+    return f"<box>[[{','.join(map(str, numbers))}]]</box>"
+
+
+def parse_boxes(raw: str, size: tuple[int, int]) -> tuple[Region, ...]:
+    """The boxes that an answer gives in words, in reading order, in pixels of a medium of (height, width) `size`.
+
+    What is not written as `box_text` does is no box; a box may be empty. Coordinates past 1000 are clipped.
+    """
+    height, width = size
+    scale = np.array([width, height, width, height]) / _THOUSAND
+    found = (np.array([int(number) for number in match[1].split(",")]) for match in _BOX.finditer(raw))
+    return tuple(Region(box=np.minimum(numbers, _THOUSAND) * scale) for numbers in found)
 
 
 def _clean(raw: str) -> tuple[str, list[tuple[str, int]]]:

@@ -21,6 +21,7 @@ from segue import prepare
 from segue.errors import DataError
 from segue.grounding.sam2 import frame_square
 from segue.media import read_frames, read_image
+from segue.media.sampling import choose
 from segue.models.base import Batch, Processor
 from segue.types import Frames, Media, Message, Sample
 
@@ -29,12 +30,14 @@ from segue.types import Frames, Media, Message, Sample
 class Truth:
     """What the masks of a row are to be: frames as SAM 2 sees them, and how much of each pixel is object (0 to 255).
 
-    Objects stand in the order of their `[SEG]`s. The first `asked` frames are asked by prompt, the rest followed.
+    Objects stand in the order of their `[SEG]`s. On the frames at the places `asked` they are asked for by prompt, on
+    the others followed by memory. `numbers` are the frames' numbers in their medium.
     """
 
     frames: UInt8[Tensor, "t 3 q q"]
     masks: UInt8[Tensor, "n t q q"]
-    asked: int
+    asked: tuple[int, ...]
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +75,17 @@ class TrainBatch:
 class RowMaker:
     """Makes rows of samples; can be sent to worker processes.
 
-    `side` is that of SAM 2's square. `followed` frames at the end of each video sample are kept from the language
-    model: there the objects are followed by memory, as at inference. Whole turns are dropped from the end of a
-    dialogue until it has at most `max_tokens`.
+    `side` is that of SAM 2's square. Of a video sample's frames the language model is shown those that the plan
+    `frames` takes of them (see `segue.media.sampling.choose`); on the others objects are followed by memory, as at
+    inference. Without a plan all are shown. Whole turns are dropped from the end of a dialogue until it has at most
+    `max_tokens`.
     """
 
     processor: Processor
     side: int
     max_tokens: int = 8192
     max_tiles: int = 12
-    followed: int = 0
+    frames: str | None = None
 
     def __call__(self, sample: Sample) -> Row:
         """The row of a sample.
@@ -90,12 +94,12 @@ class RowMaker:
             pointed at; MediaError and LimitError, as decoding does.
         """
         media = next((part for message in sample.messages for part in message.parts if isinstance(part, Media)), None)
-        asked = len(sample.frames)
-        if media is not None and media.kind == "video":
-            asked = max(1, asked - self.followed)
+        asked = tuple(range(len(sample.frames)))
+        if self.frames is not None and asked:
+            asked = tuple(dict.fromkeys(choose(self.frames, len(asked))))
         view = None
         if media is not None:
-            plan = ",".join(map(str, sample.frames[:asked]))
+            plan = ",".join(str(sample.frames[place]) for place in asked)
             view = prepare.look(media, self.processor, frames=plan, max_tiles=self.max_tiles)
         example, count = self._fitting(sample, view)
         if not count or media is None:
@@ -118,7 +122,7 @@ class RowMaker:
             "allow more tokens, or show it in fewer tiles or frames"
         )
 
-    def _truth(self, sample: Sample, media: Media, count: int, asked: int) -> Truth:
+    def _truth(self, sample: Sample, media: Media, count: int, asked: tuple[int, ...]) -> Truth:
         if media.kind == "image":
             shown = Frames(read_image(media)[None], np.zeros(1, np.int64), np.zeros(1))
         else:
@@ -129,7 +133,8 @@ class RowMaker:
             for track in tracks
             if track is not None
         ]
-        return Truth(torch.stack([frame_square(frame, self.side) for frame in shown.pixels]), torch.stack(masks), asked)
+        squares = torch.stack([frame_square(frame, self.side) for frame in shown.pixels])
+        return Truth(squares, torch.stack(masks), asked, sample.frames)
 
 
 def _covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:

@@ -188,19 +188,23 @@ class Learner(nn.Module):
         parts = [_Found(decoded.logits, decoded.iou, decoded.presence, asked.masks.flatten(0, 1))]
         first, done = 0, 0
         for truth, prompts in rows:
-            if truth.asked < len(truth.frames):
+            if len(truth.asked) < len(truth.frames):
                 frames = [encoded.frame(first + place) for place in range(len(truth.frames))]
-                parts += self._followed(truth, frames, list(_by_frame(decoded, done, truth.asked, len(prompts))))
-            first, done = first + len(truth.frames), done + truth.asked * len(prompts)
+                parts += self._followed(truth, frames, list(_by_frame(decoded, done, len(truth.asked), len(prompts))))
+            first, done = first + len(truth.frames), done + len(truth.asked) * len(prompts)
         return _joined(parts)
 
     def _followed(self, truth: Truth, frames: Sequence[Encoded], given: Sequence[Decoded]) -> Iterator[_Found]:
         """The objects of one row on the frames that the language model was not shown, from memory."""
         grounder = self.model.grounder
-        known = [conditioning(grounder, place, frames[place], decoded) for place, decoded in enumerate(given)]
-        memory = VideoMemory(tuple(known))
-        for place in range(truth.asked, len(frames)):
-            decoded, memory = step(grounder, place, frames[place], memory, consistent=False)
+        known = zip(truth.asked, given, strict=True)
+        memory = VideoMemory(
+            tuple(conditioning(grounder, truth.numbers[place], frames[place], decoded) for place, decoded in known)
+        )
+        for place in range(len(frames)):
+            if place in truth.asked:
+                continue
+            decoded, memory = step(grounder, truth.numbers[place], frames[place], memory, consistent=False)
             yield _Found(decoded.logits, decoded.iou, decoded.presence, truth.masks[:, place].float() / 255)
 
     def _nothing(self) -> Float[Tensor, ""]:
@@ -217,14 +221,14 @@ def _asked(rows: Sequence[_Pointing], encoded: Encoded) -> _Asked:
     places: list[int] = []
     first = 0
     for truth, _ in rows:
-        places += range(first, first + truth.asked)
+        places += [first + place for place in truth.asked]
         first += len(truth.frames)
     chosen = torch.tensor(places, device=encoded.top.device)
     fine, middle = encoded.fine
     return _Asked(
         Encoded(encoded.top[chosen], (fine[chosen], middle[chosen]), encoded.position),
-        torch.cat([prompts.expand(truth.asked, -1, -1) for truth, prompts in rows]),
-        torch.cat([truth.masks[:, : truth.asked].transpose(0, 1) for truth, _ in rows]).float() / 255,
+        torch.cat([prompts.expand(len(truth.asked), -1, -1) for truth, prompts in rows]),
+        torch.cat([truth.masks[:, list(truth.asked)].transpose(0, 1) for truth, _ in rows]).float() / 255,
     )
 
 

@@ -1,0 +1,111 @@
+"""Dialogues of many turns about one scene: much is learned from each picture that is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segue.data.synth.phrases import description
+from segue.data.synth.samples import SOURCE, caption_sample, question_sample, region_of, segmentation_sample
+from segue.data.synth.scenes import Scene
+from segue.data.synth.wording import Language, a, say, sentence
+from segue.errors import DataError
+from segue.geometry.notation import box_text
+from segue.types import Media, Message, Region, Sample
+
+Turn = tuple[str, str, tuple[Region, ...]]
+"""A question, its answer, and what the answer points at."""
+
+
+def mixed_sample(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    turns: int,
+    language: Language = "en",
+    frames: Sequence[int] | None = None,
+) -> Sample:
+    """A dialogue of as many turns about the scene, shown these frames (all without), of all kinds in any order.
+
+    Half of them ask for masks; the others for short answers, of stills also for boxes, and sometimes for a caption.
+    """
+    made: list[Turn] = [_turn(caption_sample(scene, rng, language=language, frames=frames))] * (rng.uniform() < 0.3)
+    numbers = [int(number) for number in rng.permutation(len(scene.phrases))]
+    for number in numbers[: -(-turns // 2)]:
+        made.append(_turn(segmentation_sample(scene, [number], rng, language=language, frames=frames)))
+    single = [number for number in numbers if len(scene.phrases[number].objects) == 1]
+    if not scene.is_clip:
+        made += [_box_turn(scene, number, rng, language) for number in single[: turns // 4]]
+    for number in rng.permutation(len(scene.questions))[: max(0, turns - len(made))]:
+        made.append(_turn(question_sample(scene, [int(number)], language=language, frames=frames)))
+    chosen = [made[int(place)] for place in rng.permutation(len(made))[:turns]]
+    shown = tuple(range(len(scene.frames)) if frames is None else frames)
+    return _sample(scene, "segment", language, chosen, shown)
+
+
+def box_sample(scene: Scene, number: int, rng: np.random.Generator, *, language: Language = "en") -> Sample:
+    """A request for the box of a phrase that means one thing, answered in words.
+
+    Raises: DataError, for a clip, or a phrase that means no thing or several.
+    """
+    if scene.is_clip or len(scene.phrases[number].objects) != 1:
+        raise DataError(f"phrase {number} of {scene.group} does not mean one thing of a still, so it has no box")
+    return _sample(scene, "chat", language, [_box_turn(scene, number, rng, language)], (0,))
+
+
+def regions_sample(scene: Scene, rng: np.random.Generator, *, language: Language = "en") -> Sample:
+    """A dialogue about all things of a still, each marked by its mask: what it is, in any order.
+
+    Raises: DataError, for a clip: region prompts are for images.
+    """
+    if scene.is_clip:
+        raise DataError(f"{scene.group} is a clip, and regions are marked in stills only; draw one with `scene`")
+    order = [int(number) for number in rng.permutation(len(scene.things))]
+    turns: list[Turn] = []
+    for place in rng.permutation(len(order)):
+        question = say("ask.region", language, rng).replace("region1", f"region{place + 1}")
+        noun = a(description(scene.things[order[place]]), language, rng)
+        turns.append((question, sentence(noun, language), ()))
+    marked = tuple(region_of(scene, number) for number in order)
+    return _sample(scene, "region", language, turns, (0,), marked)
+
+
+def _turn(sample: Sample) -> Turn:
+    question, answer = (
+        "".join(part for part in message.parts if isinstance(part, str)).strip() for message in sample.messages
+    )
+    return question, answer, sample.regions
+
+
+def _box_turn(scene: Scene, number: int, rng: np.random.Generator, language: Language) -> Turn:
+    phrase = scene.phrases[number]
+    words = box_text(scene.boxes[phrase.objects[0], 0], scene.size)
+    return say("ask.box", language, rng, phrase=phrase.words[language]), say("found.box", language, rng, box=words), ()
+
+
+def _sample(
+    scene: Scene,
+    task: str,
+    language: Language,
+    turns: Sequence[Turn],
+    frames: tuple[int, ...],
+    marked: tuple[Region, ...] = (),
+) -> Sample:
+    messages: list[Message] = []
+    media: Media = scene.media
+    for question, answer, _ in turns:
+        first = () if messages else (media,)
+        messages += [
+            Message.user(question, *first, regions=() if messages else marked),
+            Message("assistant", (answer,)),
+        ]
+    return Sample(
+        id=f"{scene.group}-{task}-{language}",
+        task="segment" if task == "segment" else "region" if task == "region" else "chat",
+        messages=tuple(messages),
+        regions=tuple(region for _, _, regions in turns for region in regions),
+        frames=frames,
+        source=SOURCE,
+        group=scene.group,
+    )
