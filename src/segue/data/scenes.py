@@ -5,9 +5,10 @@ Row number `index` is scene `index` of the split's seed 0; see `segue.data.synth
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,47 +23,44 @@ _REGIONS = 0.25  # of the stills' dialogues are about marked regions
 _ENGLISH = 0.65
 
 
-def load(
-    root: Path,
-    split: str,
-    *,
-    kind: Literal["stills", "clips"] = "stills",
-    count: int = 1_000_000,
-    turns: int = 8,
-    size: int | None = None,
-    frames: int = 8,
-    most: int = 6,
-) -> Rows:
-    """A row per scene of 2 to `most` things; its sample is a dialogue of `turns` turns. The root is not used.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """How scenes are drawn and what is asked about each.
 
-    `size` is the side of square scenes in pixels, drawn by chance if not given; `frames` is of clips. Two thirds of
-    the dialogues are in English, the others in Chinese.
+    `size` is the side of square scenes in pixels, drawn by chance if not given; a scene has 2 to `most` things, a clip
+    `frames` frames, a dialogue `turns` turns.
+    """
 
-    Raises: ConfigError, for a split that is not train, validation or test.
+    kind: Literal["stills", "clips"] = "stills"
+    size: int | None = None
+    most: int = 6
+    frames: int = 8
+    turns: int = 8
+
+
+def load(root: Path, split: str, *, count: int = 1_000_000, **drawing: Any) -> Rows:
+    """A row per scene, drawn with the fields of `Drawing`; its sample is a dialogue. The root is not used.
+
+    Two thirds of the dialogues are in English, the others in Chinese.
+
+    Raises: ConfigError, for a split that is not train, validation or test, or a field that `Drawing` does not have.
     """
     if split not in ("train", "validation", "test"):
         raise ConfigError(f"generated scenes have no split {split!r}; expected train, validation or test")
-    make = partial(_sample, split=split, kind=kind, turns=turns, size=size, frames=frames, most=most)
-    return Rows(f"scenes/{kind}/{split}", range(count), make)
+    known = [one.name for one in fields(Drawing)]
+    if unknown := sorted(set(drawing) - set(known)):
+        raise ConfigError(f"generated scenes have no option {', '.join(unknown)}; known are {', '.join(known)}")
+    how = Drawing(**drawing)
+    return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=split, how=how))
 
 
-def _sample(
-    index: int,
-    rng: np.random.Generator,
-    *,
-    split: Split,
-    kind: str,
-    turns: int,
-    size: int | None,
-    frames: int,
-    most: int,
-) -> Sample:
+def _sample(index: int, rng: np.random.Generator, *, split: Split, how: Drawing) -> Sample:
     language = LANGUAGES[int(rng.uniform() > _ENGLISH)]
-    sides = None if size is None else (size, size)
-    if kind == "clips":
-        drawn = clip(0, index, split=split, size=sides, frames=frames, things=(2, most))
-        return mixed_sample(drawn, rng, turns=turns, language=language)
-    drawn = scene(0, index, split=split, size=sides, things=(2, most))
+    sides = None if how.size is None else (how.size, how.size)
+    if how.kind == "clips":
+        drawn = clip(0, index, split=split, size=sides, frames=how.frames, things=(2, how.most))
+        return mixed_sample(drawn, rng, turns=how.turns, language=language)
+    drawn = scene(0, index, split=split, size=sides, things=(2, how.most))
     if rng.uniform() < _REGIONS:
         return regions_sample(drawn, rng, language=language)
-    return mixed_sample(drawn, rng, turns=turns, language=language)
+    return mixed_sample(drawn, rng, turns=how.turns, language=language)

@@ -28,8 +28,8 @@ def region_similarity(found: Bool[np.ndarray, "t h w"], truth: Bool[np.ndarray, 
 def contour_accuracy(found: Bool[np.ndarray, "t h w"], truth: Bool[np.ndarray, "t h w"]) -> Float[np.ndarray, " t"]:
     """F: how well the outlines of each frame agree, in [0, 1], as the harmonic mean of precision and recall.
 
-    A pixel of an outline agrees if the other outline passes within `TOLERANCE` of it. Two masks without outline score 1,
-    one of the two 0.
+    A pixel of an outline agrees if the other outline passes within `TOLERANCE` of it. Two masks without outline score
+    1, one alone 0.
 
     Source: the DAVIS benchmark; outlines as in the Berkeley segmentation benchmark's `seg2bmap`.
     """
