@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segue.data.base import Rows
-from segue.data.synth import clip, mixed_sample, regions_sample, scene
+from segue.data.synth import clip, inventory_sample, mixed_sample, regions_sample, scene
 from segue.data.synth.scenes import Split
 from segue.data.synth.wording import LANGUAGES
 from segue.errors import ConfigError
@@ -28,10 +28,10 @@ class Drawing:
     """How scenes are drawn and what is asked about each.
 
     `size` is the side of square scenes in pixels, drawn by chance if not given; a scene has 2 to `most` things, a clip
-    `frames` frames, a dialogue `turns` turns.
+    `frames` frames, a dialogue `turns` turns. An inventory is a still of which nothing but the grounded caption is asked.
     """
 
-    kind: Literal["stills", "clips"] = "stills"
+    kind: Literal["stills", "clips", "inventories"] = "stills"
     size: int | None = None
     most: int = 6
     frames: int = 8
@@ -61,6 +61,8 @@ def _sample(index: int, rng: np.random.Generator, *, split: Split, how: Drawing)
         drawn = clip(0, index, split=split, size=sides, frames=how.frames, things=(2, how.most))
         return mixed_sample(drawn, rng, turns=how.turns, language=language)
     drawn = scene(0, index, split=split, size=sides, things=(2, how.most))
+    if how.kind == "inventories":
+        return inventory_sample(drawn, rng, language=language)
     if rng.uniform() < _REGIONS:
         return regions_sample(drawn, rng, language=language)
     return mixed_sample(drawn, rng, turns=how.turns, language=language)

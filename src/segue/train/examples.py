@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,13 +31,16 @@ class Truth:
     """What the masks of a row are to be: frames as SAM 2 sees them, and how much of each pixel is object (0 to 255).
 
     Objects stand in the order of their `[SEG]`s. On the frames at the places `asked` they are asked for by prompt, on
-    the others followed by memory. `numbers` are the frames' numbers in their medium.
+    the others followed by memory. `numbers` are the frames' numbers in their medium. `phrases` are what the annotation
+    calls the objects, and `centres` (x, y) where their boxes lie in the first frame that shows them, in [0, 1].
     """
 
     frames: UInt8[Tensor, "t 3 q q"]
     masks: UInt8[Tensor, "n t q q"]
     asked: tuple[int, ...]
     numbers: tuple[int, ...]
+    phrases: tuple[str, ...]
+    centres: Float[Tensor, "n 2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,7 @@ class TrainBatch:
 
     def to(self, device: torch.device) -> TrainBatch:
         """The same batch on a device."""
-        truths = tuple(
-            truth and replace(truth, frames=truth.frames.to(device), masks=truth.masks.to(device))
-            for truth in self.truths
-        )
+        truths = tuple(truth and _on(truth, device) for truth in self.truths)
         return TrainBatch(self.batch.to(device), truths)
 
 
@@ -133,8 +133,22 @@ class RowMaker:
             for track in tracks
             if track is not None
         ]
-        squares = torch.stack([frame_square(frame, self.side) for frame in shown.pixels])
-        return Truth(squares, torch.stack(masks), asked, sample.frames)
+        regions, (height, width) = sample.regions[:count], media.size
+        boxes = [np.zeros(4) if region.box is None else region.box for region in regions]
+        centres = np.stack([(box[:2] + box[2:]) / 2 / (width, height) for box in boxes])
+        return Truth(
+            torch.stack([frame_square(frame, self.side) for frame in shown.pixels]),
+            torch.stack(masks),
+            asked,
+            sample.frames,
+            tuple(region.phrase for region in regions),
+            torch.from_numpy(centres).float(),
+        )
+
+
+def _on(truth: Truth, device: torch.device) -> Truth:
+    frames, masks, centres = (tensor.to(device) for tensor in (truth.frames, truth.masks, truth.centres))
+    return replace(truth, frames=frames, masks=masks, centres=centres)
 
 
 def _covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +22,7 @@ from segue.grounding.model import GroundedModel
 from segue.grounding.sam2 import Decoded, Encoded, normalised
 from segue.grounding.tracking import VideoMemory, conditioning, step
 from segue.models.base import seg_states
+from segue.train.codes import codes, loose_codes
 from segue.train.examples import TrainBatch, Truth
 
 
@@ -40,6 +42,12 @@ class LossWeights:
     """Squared error of the estimated IoU, from which the best of three masks is chosen."""
     presence: float = 0.0
     """Cross-entropy of the judgement that an object is visible."""
+    code: float = 0.0
+    """Squared error of the prompts to the codes of their objects; see `segue.train.codes`."""
+
+
+Objective = Literal["whole", "grounder", "language"]
+"""What learns: all together; or, from nothing, the grounder from codes, or the language model to say them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ class Learner(nn.Module):
         *,
         weights: LossWeights,
         seg_id: int,
+        objective: Objective = "whole",
         num_masks: int = 5,
         num_points: int = NUM_POINTS,
     ):
@@ -97,6 +106,7 @@ class Learner(nn.Module):
         self.model = model
         self.weights = weights
         self.seg_id = seg_id
+        self.objective = objective
         self.num_masks = num_masks
         self.num_points = num_points
 
@@ -105,13 +115,20 @@ class Learner(nn.Module):
 
         Where nothing is pointed at, the terms of masks are 0, and still reach every parameter that learns from them.
         """
-        text, _, prompts = self._speak(batch)
-        rows = [(truth, row) for truth, row in zip(batch.truths, prompts, strict=True) if truth is not None]
-        if rows:
-            generator = torch.Generator(text.device).manual_seed(seed)
-            terms = {"text": text, **self._mask_terms([self._drawn(row, generator) for row in rows], generator)}
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        truths = [truth for truth in batch.truths if truth is not None]
+        terms: dict[str, Tensor] = {}
+        if self.objective == "grounder":
+            prompts = [loose_codes(truth, self.model.grounder, generator) for truth in truths]
         else:
-            terms = {"text": text, "mask": self._nothing(), "dice": self._nothing()}
+            terms["text"], _, spoken = self._speak(batch)
+            prompts = [row for row, truth in zip(spoken, batch.truths, strict=True) if truth is not None]
+        rows = list(zip(truths, prompts, strict=True))
+        if self.weights.code and self.objective == "language":
+            terms["code"] = self._code_term(rows)
+        if self.objective != "language":
+            drawn = [self._drawn(row, generator) for row in rows]
+            terms |= self._mask_terms(drawn, generator) if drawn else self._idle()
         weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
         return {"loss": torch.stack(weighted).sum(), **terms}
 
@@ -207,14 +224,20 @@ class Learner(nn.Module):
             decoded, memory = step(grounder, truth.numbers[place], frames[place], memory, consistent=False)
             yield _Found(decoded.logits, decoded.iou, decoded.presence, truth.masks[:, place].float() / 255)
 
-    def _nothing(self) -> Float[Tensor, ""]:
-        """0, from every parameter that learns from masks: all processes must reach the same ones."""
+    def _code_term(self, rows: Sequence[_Pointing]) -> Float[Tensor, ""]:
+        if not rows:
+            return torch.zeros((), device=self.model.device)
+        wanted = torch.cat([codes(truth, self.model.grounder) for truth, _ in rows])
+        return functional.mse_loss(torch.cat([prompts for _, prompts in rows]).float(), wanted)
+
+    def _idle(self) -> dict[str, Float[Tensor, ""]]:
+        """Terms of 0 that reach every parameter that learns from masks: all processes must reach the same ones."""
         model = self.model
         zero = torch.zeros((), device=model.device)
         for parameter in (*model.seg_projector.parameters(), *model.grounder.parameters()):
             if parameter.requires_grad:
                 zero = zero + 0.0 * parameter.sum()
-        return zero
+        return {"mask": zero, "dice": zero}
 
 
 def _asked(rows: Sequence[_Pointing], encoded: Encoded) -> _Asked:

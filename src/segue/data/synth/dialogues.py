@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from segue.data.synth.meaning import left_to_right
 from segue.data.synth.phrases import description
 from segue.data.synth.samples import SOURCE, caption_sample, question_sample, region_of, segmentation_sample
 from segue.data.synth.scenes import Scene
@@ -29,19 +31,28 @@ def mixed_sample(
     """A dialogue of as many turns about the scene, shown these frames (all without), of all kinds in any order.
 
     Half of them ask for masks; the others for short answers, of stills also for boxes, and sometimes for a caption.
+    Regions are called by all their attributes, whatever the words of the question were.
     """
-    made: list[Turn] = [_turn(caption_sample(scene, rng, language=language, frames=frames))] * (rng.uniform() < 0.3)
+    made = [_caption_turn(scene, rng, language, frames)] * (rng.uniform() < 0.3)
     numbers = [int(number) for number in rng.permutation(len(scene.phrases))]
     for number in numbers[: -(-turns // 2)]:
-        made.append(_turn(segmentation_sample(scene, [number], rng, language=language, frames=frames)))
+        asked = segmentation_sample(scene, [number], rng, language=language, frames=frames)
+        meant = scene.phrases[number].objects
+        made.append(_turn(asked, [thing for thing in left_to_right(scene.boxes) if thing in meant], scene))
     single = [number for number in numbers if len(scene.phrases[number].objects) == 1]
     if not scene.is_clip:
         made += [_box_turn(scene, number, rng, language) for number in single[: turns // 4]]
     for number in rng.permutation(len(scene.questions))[: max(0, turns - len(made))]:
-        made.append(_turn(question_sample(scene, [int(number)], language=language, frames=frames)))
+        made.append(_turn(question_sample(scene, [int(number)], language=language, frames=frames), (), scene))
     chosen = [made[int(place)] for place in rng.permutation(len(made))[:turns]]
     shown = tuple(range(len(scene.frames)) if frames is None else frames)
     return _sample(scene, "segment", language, chosen, shown)
+
+
+def inventory_sample(scene: Scene, rng: np.random.Generator, *, language: Language = "en") -> Sample:
+    """The request for a description, and the grounded caption, whose regions are called by all their attributes."""
+    shown = tuple(range(len(scene.frames)))
+    return _sample(scene, "segment", language, [_caption_turn(scene, rng, language, None)], shown)
 
 
 def box_sample(scene: Scene, number: int, rng: np.random.Generator, *, language: Language = "en") -> Sample:
@@ -71,11 +82,21 @@ def regions_sample(scene: Scene, rng: np.random.Generator, *, language: Language
     return _sample(scene, "region", language, turns, (0,), marked)
 
 
-def _turn(sample: Sample) -> Turn:
+def _caption_turn(scene: Scene, rng: np.random.Generator, language: Language, frames: Sequence[int] | None) -> Turn:
+    return _turn(caption_sample(scene, rng, language=language, frames=frames), scene.caption.objects, scene)
+
+
+def _turn(sample: Sample, things: Sequence[int], scene: Scene) -> Turn:
     question, answer = (
         "".join(part for part in message.parts if isinstance(part, str)).strip() for message in sample.messages
     )
-    return question, answer, sample.regions
+    named = zip(sample.regions, things, strict=True)
+    return question, answer, tuple(replace(region, phrase=_attributes(scene, thing)) for region, thing in named)
+
+
+def _attributes(scene: Scene, thing: int) -> str:
+    one = scene.things[thing]
+    return f"{one.size} {one.texture} {one.colour} {one.kind}"
 
 
 def _box_turn(scene: Scene, number: int, rng: np.random.Generator, language: Language) -> Turn:
