@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ class Drawing:
     """How scenes are drawn and what is asked about each.
 
     `size` is the side of square scenes in pixels, drawn by chance if not given; a scene has 2 to `most` things, a clip
-    `frames` frames, a dialogue `turns` turns. An inventory is a still of which nothing but the grounded caption is asked.
+    `frames` frames, a dialogue `turns` turns. Of an inventory, which is a still, only the grounded caption is asked.
     """
 
     kind: Literal["stills", "clips", "inventories"] = "stills"
@@ -51,7 +51,7 @@ def load(root: Path, split: str, *, count: int = 1_000_000, **drawing: Any) -> R
     if unknown := sorted(set(drawing) - set(known)):
         raise ConfigError(f"generated scenes have no option {', '.join(unknown)}; known are {', '.join(known)}")
     how = Drawing(**drawing)
-    return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=split, how=how))
+    return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=cast(Split, split), how=how))
 
 
 def _sample(index: int, rng: np.random.Generator, *, split: Split, how: Drawing) -> Sample:

@@ -14,7 +14,7 @@ from segue.data.synth.scenes import Scene
 from segue.data.synth.wording import Language, a, say, sentence
 from segue.errors import DataError
 from segue.geometry.notation import box_text
-from segue.types import Media, Message, Region, Sample
+from segue.types import Message, Region, Sample, Task
 
 Turn = tuple[str, str, tuple[Region, ...]]
 """A question, its answer, and what the answer points at."""
@@ -107,23 +107,19 @@ def _box_turn(scene: Scene, number: int, rng: np.random.Generator, language: Lan
 
 def _sample(
     scene: Scene,
-    task: str,
+    task: Task,
     language: Language,
     turns: Sequence[Turn],
     frames: tuple[int, ...],
     marked: tuple[Region, ...] = (),
 ) -> Sample:
     messages: list[Message] = []
-    media: Media = scene.media
     for question, answer, _ in turns:
-        first = () if messages else (media,)
-        messages += [
-            Message.user(question, *first, regions=() if messages else marked),
-            Message("assistant", (answer,)),
-        ]
+        asked = Message.user(question) if messages else Message.user(question, scene.media, marked)
+        messages += [asked, Message("assistant", (answer,))]
     return Sample(
         id=f"{scene.group}-{task}-{language}",
-        task="segment" if task == "segment" else "region" if task == "region" else "chat",
+        task=task,
         messages=tuple(messages),
         regions=tuple(region for _, _, regions in turns for region in regions),
         frames=frames,
