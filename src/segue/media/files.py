@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,3 +33,45 @@ def atomic_path(path: Path) -> Iterator[Path]:
         # The error that brought us here is the one to tell; it also explains why this may fail.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder beside `path` to fill; it takes the name `path` when the block ends well, whole or not at all.
+
+    Whatever goes wrong inside, it is removed, and what had that name stays as it was. A process that is killed leaves
+    at most a hidden `.segue-*` folder. Do nothing but fill the folder inside the block: an OSError there is taken for
+    a failed write.
+
+    Raises: MediaError, if there is something at `path` and `overwrite` is not set, or the folder cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise MediaError(f"{path} is there already; choose another folder, or ask for it to be overwritten")
+    temporary = path.with_name(f".segue-{secrets.token_hex(6)}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _replace_folder(path, temporary)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MediaError(f"cannot write {path}: {reason}; free space or choose another output folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    """Give a folder its name; a folder with contents cannot be renamed over, so the old one steps aside first."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f".segue-{secrets.token_hex(6)}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink()
