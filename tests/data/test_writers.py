@@ -172,7 +172,7 @@ def test_region_descriptions_come_back_with_the_region_they_are_of(tmp_path):
     [
         ({"format": "finetune", "frames": 8}, "holds images, not 8 frames"),
         ({"format": "refcoco", "kind": "vessels"}, "choose finetune, coco, pictures"),
-        ({"format": "ref_sav", "frames": 4}, "too few for ref_sav"),
+        ({"format": "ref_sav", "frames": 4}, "too short for ref_sav"),
         ({"format": "video_chat", "size": (97, 128)}, "sides are even"),
         ({"format": "fintune"}, "did you mean 'finetune'"),
         ({"format": "coco", "count": 0}, "0 drawings"),
