@@ -124,7 +124,7 @@ def _captioned(picture: Image.Image, finding: Finding) -> UInt8[np.ndarray, "h w
         f"{finding.severity}: {KINDS[finding.kind].title}",
         ", ".join(about if finding.object is not None else about[:2]),
         finding.value,
-        finding.expected and f"expected {finding.expected}",
+        "" if "expected" in finding.value or not finding.expected else f"expected {finding.expected}",
     ]
     lines = [line for text in words if text for line in _wrapped(text, font, picture.width - 16)]
     whole_picture = Image.new("RGB", (picture.width, picture.height + 20 * len(lines) + 12), _PAPER)

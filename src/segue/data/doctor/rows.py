@@ -58,8 +58,8 @@ class Seen:
     """What is known of a row once it was looked at.
 
     `digest` stands for the bytes of its file, "" where there is none. `size` is the image's. `reach` is how far the
-    row's polygons go, least x, least y, greatest x, greatest y, as shares of the image's sides; None without polygons or
-    where the annotation states the size. `texts` are its objects' words.
+    row's polygons go, least x, least y, greatest x, greatest y, as shares of the image's sides; None without polygons
+    or where the annotation states the size. `texts` are its objects' words.
     """
 
     findings: tuple[Finding, ...]

@@ -60,7 +60,7 @@ def other_frames(rows: Sequence[Row], seen: Sequence[Seen], splits: Sequence[str
         for number in frame.rows:
             _, _, right, bottom = seen[number].reach or (0, 0, 0, 0)
             value = f"reaches to {right * width:.0f}, {bottom * height:.0f} on an image of {width}x{height}"
-            expected = f"looks drawn on {drawn_on}: scale by {scale:.4g}"
+            expected = f"coordinates of its image; they look drawn on {drawn_on}: scale by {scale:.4g}"
             yield Finding("other_frame", number, rows[number].entry.names[0], value, expected, splits[number])
         silent = len(sizes[height, width]) - len(frame.rows)
         if silent:
