@@ -144,6 +144,9 @@ def _tell(out: Path, pictures: int, fix: Path | None, repaired: Repaired | None)
         f"corrected copy: {fix}, {repaired.report.rows} rows, {repaired.dropped} left out; its own check has no error"
     )
     print(f"what was done: {(fix or out) / 'repairs.jsonl'}, {len(repaired.notes)} lines")
+    for note in repaired.notes:
+        if note.done.startswith("left as it is"):
+            say(f"Look at the pictures of the copy: {note.done}.")
     if left := len(repaired.report.findings):
         say(f"The copy has {left} warnings; see them with `segue doctor {fix}`.")
 

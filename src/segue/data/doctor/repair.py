@@ -118,7 +118,7 @@ class _Copy:
             about = {"object": one.number, "text": str(one.phrase)[:80]}
             try:
                 text = clean_phrase(one.phrase) if isinstance(one.phrase, str) else ""
-                if not text or "[SEG]" in one.phrase:
+                if not text:
                     raise DataError("its words cannot be asked for")
                 good = mended(one, row, media, self._drawn_on.get(number))
             except SegueError as error:
@@ -193,6 +193,8 @@ def write(
         for remark in examined.survey.remarks:
             word = {"refused": "dropped", "left_out": "left out", "flat_polygon": "wrapped the polygon of"}[remark.kind]
             copy.notes.append(Note(None, remark.place, f"{word}: {remark.text}"))
+        doubts = examined.report.by_kind().get("maybe_other_frame", [])
+        copy.notes += [Note(None, "", f"left as it is: {doubt.value}; {doubt.expected}") for doubt in doubts]
         (folder / "annotations.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
         lines = [
             json.dumps({name: getattr(note, name) for name in Note.__slots__}, ensure_ascii=False)

@@ -12,7 +12,7 @@ from segue.data.doctor.rows import Seen, Size
 from segue.data.folder import Row
 
 SIDES = (
-    *(224, 256, 299, 320, 336, 384, 400, 448, 480, 500, 512, 540, 576, 600, 640, 672, 700, 720, 750, 768, 800),
+    *(200, 224, 256, 299, 320, 336, 384, 400, 448, 480, 500, 512, 540, 576, 600, 640, 672, 700, 720, 750, 768, 800),
     *(854, 896, 900, 960, 1000, 1024, 1080, 1200, 1280, 1344, 1440, 1500, 1536, 1600, 1920, 2000, 2048, 2160, 2560),
     *(3000, 3072, 3200, 3840, 4000, 4096),
 )
@@ -62,10 +62,14 @@ def other_frames(rows: Sequence[Row], seen: Sequence[Seen], splits: Sequence[str
             value = f"reaches to {right * width:.0f}, {bottom * height:.0f} on an image of {width}x{height}"
             expected = f"coordinates of its image; they look drawn on {drawn_on}: scale by {scale:.4g}"
             yield Finding("other_frame", number, rows[number].entry.names[0], value, expected, splits[number])
-        silent = len(sizes[height, width]) - len(frame.rows)
+        silent = [number for number in sizes[height, width] if number not in frame.rows]
         if silent:
-            value = f"{silent} more rows with images of {width}x{height} stay inside them"
-            expected = f"if some were drawn on {drawn_on} too, they are wrong and nothing shows it"
+            groups = {rows[number].entry.group for number in frame.rows}
+            near = sum(rows[number].entry.group in groups for number in silent)
+            value = (
+                f"{len(silent)} more rows with images of {width}x{height} stay inside them, {near} in groups of those"
+            )
+            expected = f"none that was drawn on {drawn_on} too: it would be wrong, and nothing shows it"
             yield Finding("maybe_other_frame", None, "", value, expected)
     for (height, width), members in sizes.items():
         reaches = [reach for number in members if (reach := seen[number].reach)]
