@@ -278,7 +278,8 @@ def test_what_is_lost_at_256_is_measured():
     assert lost_share(line) == 1
     line[:, 100] = True
     assert lost_share(line) == 0
-    assert lost_share(np.eye(200, dtype=bool)) == 0
+    assert lost_share(np.eye(200, 100, 3, dtype=bool)) == 0
+    assert 0.3 < lost_share(np.eye(300, 256, dtype=bool)) < 1
 
 
 def test_a_thin_mask_is_a_warning_with_its_share(data):

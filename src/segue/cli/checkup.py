@@ -102,7 +102,8 @@ def _print(data: Path, found: Report, settings: Settings) -> None:
 
     console = Console()
     parts = [f"{count} {split or 'in no split'}" for split, count in found.splits.items()]
-    console.print(Text(f"{data}: {found.rows} rows ({', '.join(parts) or 'none'}), {found.objects} objects", "bold"))
+    about = f"{_many(found.rows, 'row')} ({', '.join(parts) or 'none'}), {_many(found.objects, 'object')}"
+    console.print(Text(f"{data}: {about}", "bold"), soft_wrap=True)
     if found.findings:
         console.print(_table(found))
     for kind, several in found.by_kind().items():
@@ -117,9 +118,8 @@ def _print(data: Path, found: Report, settings: Settings) -> None:
             console.print(Text(f"  {place}{': ' if place else ''}{finding.value}{expected}"), soft_wrap=True)
     errors = sum(finding.severity == "error" for finding in found.findings)
     warnings = len(found.findings) - errors
-    verdict = (
-        f"{errors} errors, {warnings} warnings." if errors else f"No errors, {warnings} warnings: it loads as it is."
-    )
+    told = _many(warnings, "warning")
+    verdict = f"{_many(errors, 'error')}, {told}." if errors else f"No errors, {told}: it loads as it is."
     console.print(Text(f"\n{verdict}", "bold red" if errors else "bold green"))
 
 
@@ -137,18 +137,20 @@ def _table(found: Report) -> Table:
 
 
 def _tell(out: Path, pictures: int, fix: Path | None, repaired: Repaired | None) -> None:
-    print(f"findings: {out / 'findings.jsonl'}   {pictures} pictures: {out / 'pictures'}")
+    print(f"findings: {out / 'findings.jsonl'}   {_many(pictures, 'picture')}: {out / 'pictures'}")
     if repaired is None:
         return
-    print(
-        f"corrected copy: {fix}, {repaired.report.rows} rows, {repaired.dropped} left out; its own check has no error"
-    )
-    print(f"what was done: {(fix or out) / 'repairs.jsonl'}, {len(repaired.notes)} lines")
+    print(f"corrected copy: {fix}, {_many(repaired.report.rows, 'row')}, {repaired.dropped} left out; it has no error")
+    print(f"what was done: {(fix or out) / 'repairs.jsonl'}, {_many(len(repaired.notes), 'line')}")
     for note in repaired.notes:
         if note.done.startswith("left as it is"):
             say(f"Look at the pictures of the copy: {note.done}.")
     if left := len(repaired.report.findings):
-        say(f"The copy has {left} warnings; see them with `segue doctor {fix}`.")
+        say(f"The copy has {_many(left, 'warning')}; see them with `segue doctor {fix}`.")
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _plain(data: Path, found: Report, out: Path, fix: Path | None, repaired: Repaired | None) -> dict:

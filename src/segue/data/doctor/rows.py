@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from segue.data import folder, shapes
 from segue.data.doctor.findings import Finding
@@ -150,9 +150,9 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
                 yield replace(blank, kind="thin_mask", value=f"{share} lost", expected=f"at most {LOST:.0%}")
         except SegueError as error:
             faults = [error]
-    for error in faults:
-        kind = "missing_file" if isinstance(error, MediaError) else kind_of(error)
-        yield replace(blank, kind=kind, value=str(error), expected=_EXPECTED.get(kind, ""))
+    for fault in faults:
+        kind = "missing_file" if isinstance(fault, MediaError) else kind_of(fault)
+        yield replace(blank, kind=kind, value=str(fault), expected=_EXPECTED.get(kind, ""))
 
 
 def polygon_faults(one: Drawn, size: Size) -> Iterator[SegueError]:
@@ -177,11 +177,17 @@ def lost_share(mask: Bool[np.ndarray, "h w"]) -> float:
 
     Both ways take the nearest pixel, as training does. An image that is no larger loses nothing.
     """
-    rows, columns = (np.arange(TRAINED_AT) * side // TRAINED_AT for side in mask.shape)
-    small = mask[rows][:, columns]
-    up, along = (np.arange(side) * TRAINED_AT // side for side in mask.shape)
-    kept = np.count_nonzero(mask & small[up][:, along])
-    return 1 - kept / max(np.count_nonzero(mask), 1)
+    rows, columns = (_taken(side) for side in mask.shape)
+    kept = int(np.count_nonzero(mask & mask[rows][:, columns]))
+    return 1 - kept / max(int(np.count_nonzero(mask)), 1)
+
+
+def _taken(side: int) -> Int[np.ndarray, " side"]:
+    """For each place along a side, the place whose value it has when it went to `TRAINED_AT` and back."""
+    if side <= TRAINED_AT:
+        return np.arange(side)
+    taken: np.ndarray = (np.arange(TRAINED_AT) * side // TRAINED_AT)[np.arange(side) * TRAINED_AT // side]
+    return taken
 
 
 _EMPTY = shapes.EmptyMaskError("the mask has no pixel")

@@ -23,6 +23,7 @@ _FEW = 3  # rows that must speak of it, if not all do
 _GAP = 1.15  # a row that reaches so much further than all others is a slip, not an image of its own
 _ENOUGH = 20  # rows from which to conclude that an image was smaller
 _SMALLER = 0.8
+_EXTREMES = (min, min, max, max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,17 @@ def other_frames(rows: Sequence[Row], seen: Sequence[Seen], splits: Sequence[str
             )
             expected = f"none that was drawn on {drawn_on} too: it would be wrong, and nothing shows it"
             yield Finding("maybe_other_frame", None, "", value, expected)
+    yield from _smaller_frames({size: members for size, members in sizes.items() if not speaking & set(members)}, seen)
+
+
+def _smaller_frames(sizes: Mapping[Size, Sequence[int]], seen: Sequence[Seen]) -> Iterator[Finding]:
+    """Sizes of images of which polygons leave a broad strip free at the right and below, in every row."""
     for (height, width), members in sizes.items():
         reaches = [reach for number in members if (reach := seen[number].reach)]
-        if speaking.intersection(members) or len(reaches) < _ENOUGH:
+        if len(reaches) < _ENOUGH:
             continue
-        right, bottom = (max(reach[side] for reach in reaches) for side in (2, 3))
-        near = max(min(reach[side] for reach in reaches) for side in (0, 1))
-        if max(right, bottom) < _SMALLER and near < 0.1:
+        left, top, right, bottom = (least([reach[side] for reach in reaches]) for side, least in enumerate(_EXTREMES))
+        if max(right, bottom) < _SMALLER and max(left, top) < 1 - _SMALLER:
             size = _usual((height, width), max(right, bottom))
             value = f"nothing of {len(reaches)} rows reaches beyond {right * width:.0f}, {bottom * height:.0f}"
             expected = f"something near {width}, {height}; perhaps drawn on {size[1]}x{size[0]}"

@@ -81,7 +81,7 @@ def marked(drawing: Drawing, languages: Sequence[Language]) -> Marked:
     if isinstance(drawing, Vessels):
         objects = tuple((PHRASE[language], drawing.mask) for language in languages)
         return Marked(drawing.name, drawing.group, drawing.pixels, objects)
-    found: dict[str, Bool[np.ndarray, "h w"]] = {}
+    found: dict[str, np.ndarray] = {}
     absent: dict[str, None] = {}
     for phrase in drawing.phrases:
         for language in languages:
@@ -95,7 +95,7 @@ def marked(drawing: Drawing, languages: Sequence[Language]) -> Marked:
 
 def union(scene: Scene, things: Sequence[int]) -> Bool[np.ndarray, "t h w"]:
     """All that is seen of some things of a scene."""
-    seen: np.ndarray = scene.visible[list(things)].any(axis=0)
+    seen: np.ndarray = np.any(scene.visible[list(things)], axis=0)
     return seen
 
 
