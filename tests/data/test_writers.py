@@ -1,11 +1,9 @@
 """What is generated and written in a form comes back from our reader of that form: the same masks, the same words."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from segue.data import DATASETS
 from segue.data.base import rng_for
@@ -16,7 +14,6 @@ from segue.data.synth.writers import FORMATS, region_caption
 from segue.data.synth.writers.base import Order
 from segue.data.synth.writing import Request, write
 from segue.errors import ConfigError, MediaError
-from segue.geometry.masks import iou
 from segue.geometry.notation import parse_grounded
 from segue.media import read_frames, read_image
 
@@ -201,56 +198,3 @@ def test_a_run_that_is_cut_short_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out", Request(format="finetune", count=3, size=SIZE), drawn=stop)
     assert list(tmp_path.iterdir()) == []
-
-
-# --- vessels
-
-
-def test_vessels_follow_from_split_seed_and_index_alone():
-    first, again = (vessels(1, 6, split="test") for _ in range(2))
-    assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.mask, again.mask)
-    assert not np.array_equal(first.pixels, vessels(1, 6, split="train", size=first.mask.shape).pixels)
-
-
-def test_a_patient_has_four_images_of_one_tree_that_differ():
-    same = [vessels(0, index) for index in range(4)]
-    assert len({one.group for one in same}) == 1 and vessels(0, 4).group != same[0].group
-    assert len({one.pixels.tobytes() for one in same}) == 4 and len({one.mask.shape for one in same}) == 1
-
-
-@pytest.mark.parametrize("index", [0, 4, 8, 12])
-def test_vessels_are_thin_and_told_from_the_tissue_about_them(index):
-    one = vessels(0, index)
-    assert min(one.mask.shape) >= 192 and max(one.mask.shape) <= 320 and 0.01 < one.mask.mean() < 0.12
-    # eroded from both sides by two pixels and two more, a curve of six pixels is all but gone
-    core = one.mask.copy()
-    for axis, step in ((0, 3), (0, -3), (1, 3), (1, -3)):
-        core &= np.roll(one.mask, step, axis)
-    assert core.sum() < 0.1 * one.mask.sum()
-    near = np.asarray(Image.fromarray(one.mask).convert("L").resize((40, 40)).resize(one.mask.shape[::-1])) > 0
-    inside, outside = one.pixels[one.mask].mean(), one.pixels[near & ~one.mask].mean()
-    assert abs(inside - outside) > 12
-    guess = one.pixels[..., 0] < 0.85 * outside if inside < outside else one.pixels[..., 0] > 1.15 * outside
-    assert iou(guess, one.mask) < 0.75, "a threshold alone must not do"
-
-
-def test_the_command_writes_and_says_how_to_read(tmp_path):
-    from typer.testing import CliRunner
-
-    from segue.cli.main import application
-
-    words = ["data", "synth", str(tmp_path / "out"), "--format", "coco", "--count", "2", "--size", "128x96"]
-    run = CliRunner().invoke(application(), [*words, "--json"], catch_exceptions=False)
-    assert json.loads(run.stdout) == {
-        "output": str(tmp_path / "out"),
-        "format": "coco",
-        "kind": "scenes",
-        "count": 2,
-        "files": 3,
-        "dataset": "folder",
-        "options": {},
-    }
-    again = CliRunner().invoke(application(), words, catch_exceptions=False)
-    assert again.exit_code == 2 and "there already" in again.stderr.replace("\n", " ")
-    wrong = CliRunner().invoke(application(), [*words[:-1], "small", "--overwrite"], catch_exceptions=False)
-    assert wrong.exit_code == 2 and "WIDTHxHEIGHT" in wrong.stderr

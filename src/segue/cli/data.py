@@ -78,7 +78,8 @@ def synth(
         told = {"output": str(out), "format": form, "kind": kind, "count": count, "files": files}
         print(json.dumps({**told, "dataset": reader.dataset, "options": dict(reader.options)}, ensure_ascii=False))
         return
-    print(f"{out}: {count} {'clips' if reader.holds == 'clips' else 'images'}, {files} files")
+    word = "clip" if reader.holds == "clips" else "image"
+    print(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files")
     say(f"Read it with segue.data.DATASETS[{reader.dataset!r}](root, split{given}).")
 
 
