@@ -423,7 +423,7 @@ def judged(root):
         rows = folder.load(root, "all")
         for row in range(len(rows)):
             rows.get(row, rng_for(0, 0, 0))
-        loads = True
+        loads = len(rows) > 0
     except SegueError:
         loads = False
     return examined, loads
@@ -448,6 +448,29 @@ def test_whatever_stands_in_the_place_of_a_part_the_doctor_and_the_loader_agree(
                 repair.write(examined, tmp_path / "mended", overwrite=True)
             except DataError as error:
                 assert "nothing is left" in str(error), (place, value)  # noqa: PT017
+
+
+def test_what_passes_loads_split_by_split(data):
+    root = data(*[{"split": split} for split in ("train", "train", "val", "test")])
+    report = examine(root).report
+    assert report.is_clean and report.splits == {"train": 2, "val": 1, "test": 1}
+    for split, count in report.splits.items():
+        rows = folder.load(root, split)
+        assert len(rows) == count
+        assert all(rows.get(row, rng_for(0, 0, row)).regions for row in range(count))
+
+
+def test_images_without_any_mask_are_left_out_and_all_of_them_is_an_error(tmp_path):
+    images = [{"id": number, "file_name": f"{number}.jpg", "height": 40, "width": 60} for number in range(3)]
+    for number in range(3):
+        layouts.write_image(tmp_path / f"images/{number}.jpg", seed=number)
+    some = {**test_malformed.COCO, "images": images}
+    layouts.write_json(tmp_path / "coco.json", some)
+    report = examine(tmp_path).report
+    assert report.is_clean and len(report.by_kind()["left_out"]) == 2
+    layouts.write_json(tmp_path / "coco.json", {**some, "annotations": []})
+    report = examine(tmp_path).report
+    assert not report.is_clean and len(report.by_kind()["left_out"]) == 3
 
 
 def test_a_folder_that_is_none_of_ours_is_told(tmp_path):

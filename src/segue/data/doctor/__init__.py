@@ -53,6 +53,8 @@ def examine(
         seen.append(look(number, row, split))
         looked(all(finding.severity != "error" for finding in seen[-1].findings))
     findings = [Finding(remark.kind, None, remark.place, remark.text, "") for remark in survey.remarks]
+    if not survey.rows:
+        findings.append(Finding("no_object", None, root.name, "there is not one row", "at least one image with a mask"))
     findings += whole.refined(seen)
     findings += whole.other_frames(survey.rows, seen, splits)
     findings += whole.leaks(survey.rows, seen, splits)
