@@ -60,8 +60,9 @@ def test_a_repair_is_exit_0_and_its_copy_too(run_segue, data, tmp_path):
 
 def test_the_data_themselves_are_never_the_copy(run_segue, data):
     root = data({"mask": [[SQUARE]]})
-    run = run_segue("doctor", root, "--fix", root, "--overwrite")
-    assert run.exit_code == 2 and "never touched" in run.stderr.replace("\n", " ")
+    for target in (root, root / "images", root.parent):
+        run = run_segue("doctor", root, "--fix", target, "--overwrite")
+        assert run.exit_code == 2 and "never touched" in run.stderr.replace("\n", " ")
 
 
 def test_a_folder_that_is_neither_model_nor_data_is_told_as_such(run_segue, tmp_path):

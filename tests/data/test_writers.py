@@ -186,7 +186,11 @@ def test_a_folder_that_is_there_stays_unless_it_may_be_replaced(tmp_path):
     request = Request(format="finetune", count=1, size=SIZE)
     with pytest.raises(MediaError, match="there already"):
         write(tmp_path / "out", request)
+    with pytest.raises(MediaError, match=r"holds mine\.txt"):
+        write(tmp_path / "out", request, overwrite=True)
     assert (tmp_path / "out/mine.txt").read_text() == "precious"
+    (tmp_path / "out/mine.txt").rename(tmp_path / "mine.txt")
+    write(tmp_path / "out", request, overwrite=True)
     write(tmp_path / "out", request, overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["annotations.json", "images"]
 

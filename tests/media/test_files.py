@@ -18,12 +18,13 @@ def test_a_folder_appears_when_its_block_ends_well(tmp_path):
 def test_a_folder_that_is_there_is_replaced_only_when_asked_and_only_by_a_whole_one(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/old").write_text("")
+    names_of_ours = ("old", "new")
     with pytest.raises(MediaError, match="there already"), atomic_folder(tmp_path / "out"):
         pass
-    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out", overwrite=True):
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out", replaces=names_of_ours):
         raise ZeroDivisionError
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
-    with atomic_folder(tmp_path / "out", overwrite=True) as folder:
+    with atomic_folder(tmp_path / "out", replaces=names_of_ours) as folder:
         (folder / "new").write_text("")
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["new"]
 
@@ -34,8 +35,11 @@ def test_a_failed_write_says_which_folder_and_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_file_of_that_name_gives_way_when_asked(tmp_path):
-    (tmp_path / "out").write_text("file")
-    with atomic_folder(tmp_path / "out", overwrite=True):
-        pass
-    assert names(tmp_path) == ["out"] and (tmp_path / "out").is_dir()
+def test_what_was_not_written_here_is_never_replaced(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("mine")
+    for name, message in (("file", "is a file"), ("out", "holds thesis.tex")):
+        with pytest.raises(MediaError, match=message), atomic_folder(tmp_path / name, replaces=("images",)):
+            pass
+    assert names(tmp_path) == ["file", "out"] and names(tmp_path / "out") == ["thesis.tex"]

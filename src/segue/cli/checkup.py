@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,7 @@ def report(data: Path, settings: Settings) -> int:
     from segue.data.doctor import overlays, repair
 
     out = settings.output or OUTPUT / data.resolve().name
-    if settings.fix is not None and settings.fix.resolve() == data.resolve():
-        raise ConfigError(f"--fix names {data} itself, which is never touched; give a folder that is not there yet")
+    _check_apart(data, settings.fix)
     examined = _examined(data, settings)
     with _progress(f"writing into {out}") as (begun, done):
         begun(sum(len(several[: settings.examples]) for several in examined.report.by_kind().values()))
@@ -71,6 +70,14 @@ def report(data: Path, settings: Settings) -> int:
     return CLEAN if is_good else FAULTY
 
 
+def _check_apart(data: Path, fix: Path | None) -> None:
+    if fix is None:
+        return
+    here, there = data.resolve(), fix.expanduser().resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise ConfigError(f"--fix {fix} lies in {data} or around it, which is never touched; give a folder beside it")
+
+
 def _examined(data: Path, settings: Settings) -> Examined:
     from segue.data.doctor import examine
     from segue.data.folder import NotRecognisedError
@@ -85,7 +92,7 @@ def _examined(data: Path, settings: Settings) -> Examined:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[tuple]:
+def _progress(name: str) -> Iterator[tuple[Callable[[int], None], Callable[[bool], None]]]:
     """Two functions: one that is told how much there is to do, and one that a piece of it is done, and whether well."""
     with ExitStack() as stack:
         bars: list[Bar] = []
@@ -94,7 +101,10 @@ def _progress(name: str) -> Iterator[tuple]:
             bars.append(stack.enter_context(Bar(count)))
             bars[0].start(name, 0)
 
-        yield begun, lambda is_sound: bars[0].done(failed=not is_sound)
+        def done(is_sound: bool) -> None:
+            bars[0].done(failed=not is_sound)
+
+        yield begun, done
 
 
 def _print(data: Path, found: Report, settings: Settings) -> None:

@@ -47,7 +47,7 @@ def synth(
     ] = None,
     frames: Annotated[int | None, typer.Option("--frames", min=4, help="Of a clip; 8 without it.")] = None,
     language: Annotated[Literal["en", "zh", "both"], typer.Option("--language", help="Of the words.")] = "en",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there under that name.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older data set of that name.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write generated scenes or vessels, with exact masks, in a form that datasets have on disk.

@@ -30,7 +30,7 @@ def command(
     fix: Annotated[
         Path | None, typer.Option("--fix", help="DATA: write a corrected copy into this folder, which is made.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="DATA: replace what --fix names.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="DATA: replace an older copy.")] = False,
     phrase: Annotated[str | None, typer.Option("--phrase", help="DATA: what mask pictures show.")] = None,
     group: Annotated[
         str | None,

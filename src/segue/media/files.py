@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -36,17 +36,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replaces: Collection[str] | None = None) -> Iterator[Path]:
     """A new folder beside `path` to fill; it takes the name `path` when the block ends well, whole or not at all.
 
     Whatever goes wrong inside, it is removed, and what had that name stays as it was. A process that is killed leaves
     at most a hidden `.segue-*` folder. Do nothing but fill the folder inside the block: an OSError there is taken for
     a failed write.
 
-    Raises: MediaError, if there is something at `path` and `overwrite` is not set, or the folder cannot be written.
+    `replaces` are the names that an older folder at `path` may hold to be replaced, which are those that are written: a
+    folder that holds anything else is somebody's own. None replaces nothing.
+
+    Raises: MediaError, if there is something at `path` that may not be replaced, or the folder cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise MediaError(f"{path} is there already; choose another folder, or ask for it to be overwritten")
+    if path.exists():
+        _check_replaceable(path, replaces)
     temporary = path.with_name(f".segue-{secrets.token_hex(6)}")
     try:
         temporary.mkdir(parents=True)
@@ -57,6 +60,18 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise MediaError(f"cannot write {path}: {reason}; free space or choose another output folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
+    if names is None:
+        raise MediaError(f"{path} is there already; choose another folder, or ask for it to be overwritten")
+    if not path.is_dir():
+        raise MediaError(f"{path} is a file where a folder should be made; choose another name")
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in names)
+    if others:
+        raise MediaError(
+            f"{path} holds {', '.join(others[:5])}, which we did not write, so it is not overwritten; choose another folder"
+        )
 
 
 def _replace_folder(path: Path, new: Path) -> None:
@@ -71,7 +86,4 @@ def _replace_folder(path: Path, new: Path) -> None:
     except OSError:
         old.rename(path)
         raise
-    if old.is_dir():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink()
+    shutil.rmtree(old, ignore_errors=True)

@@ -40,8 +40,9 @@ def write(examined: Examined, out: Path, *, examples: int, drawn: Callable[[], N
     pictures = out / "pictures"
     try:
         pictures.mkdir(parents=True, exist_ok=True)
-        for old in pictures.glob("*.png"):
-            old.unlink()
+        for old in pictures.glob("*-*.png"):
+            if old.stem.rpartition("-")[0] in KINDS:
+                old.unlink()
     except OSError as error:
         raise MediaError(f"cannot write into {out}: {error.strerror}; choose another output folder") from error
     written = [out / "findings.jsonl"]

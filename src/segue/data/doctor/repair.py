@@ -28,6 +28,7 @@ from segue.media.export import write_png
 from segue.media.files import atomic_folder
 from segue.types import Media
 
+_WRITTEN = ("annotations.json", "images", "repairs.jsonl")
 _TIES = ("test", "val", "train", "")
 
 
@@ -179,10 +180,12 @@ def write(
 ) -> Repaired:
     """Write the corrected copy as a new folder, whole or not at all; `copied` is called after each row.
 
+    With `overwrite` an older copy, in a folder that holds nothing else, is replaced.
+
     Raises: MediaError, if the folder is there already or cannot be written; DataError, if nothing is left of the data,
         or something is wrong with the copy still.
     """
-    with atomic_folder(target, overwrite=overwrite) as folder:
+    with atomic_folder(target, replaces=_WRITTEN if overwrite else None) as folder:
         copy = _Copy(examined, folder)
         for number in range(len(examined.survey.rows)):
             copy.add(number)

@@ -18,6 +18,10 @@ from segue.media.files import atomic_folder
 
 Kind = Literal["scenes", "vessels"]
 
+_MINE = ("annotations.json", "images", "train", "val", "test")
+_OFFICIAL = ("ref_seg", "video_datas", "llava_data", "glamm_data", "osprey-724k")
+_WRITTEN = (*_MINE, *_OFFICIAL)  # whatever any of the forms writes at the top of its folder
+
 CLIP_FRAMES = 8
 EVEN_SIZE = (240, 320)
 """(height, width) of clips in forms that need even sides, where none is asked for."""
@@ -65,6 +69,8 @@ class Request:
 def write(target: Path, request: Request, *, overwrite: bool = False, drawn: Callable[[], None] = lambda: None) -> None:
     """Write a data set into a new folder; `drawn` is called after each drawing. What is cut short leaves nothing.
 
+    With `overwrite` a folder that holds such a data set, and nothing else, is replaced.
+
     Raises: ConfigError, for numbers out of range; MediaError, if the folder is there already, or cannot be written.
     """
 
@@ -73,7 +79,7 @@ def write(target: Path, request: Request, *, overwrite: bool = False, drawn: Cal
             yield _draw(request, index)
             drawn()
 
-    with atomic_folder(target, overwrite=overwrite) as folder:
+    with atomic_folder(target, replaces=_WRITTEN if overwrite else None) as folder:
         FORMATS[request.format].write(folder, Order(request.split, request.languages), drawings())
 
 
