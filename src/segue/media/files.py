@@ -70,7 +70,7 @@ def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
     others = sorted(entry.name for entry in path.iterdir() if entry.name not in names)
     if others:
         raise MediaError(
-            f"{path} holds {', '.join(others[:5])}, which we did not write, so it is not overwritten; choose another folder"
+            f"{path} holds {', '.join(others[:5])}, which is not ours, so it is not overwritten; choose another folder"
         )
 
 
