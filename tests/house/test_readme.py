@@ -1,4 +1,5 @@
-"""README keeps its word: its blocks run, in order, in one folder that starts empty, and its tree equals the disk.
+"""README and guides keep their word: the blocks of a page run, in order, in one folder that starts empty, and README's
+tree equals the disk.
 
 python blocks are executed, and a ```text block that follows is what they print (`...` stands for anything). In console
 and bash blocks the lines that begin with `segue ` are run. `<!-- no-run: reason -->` on the line above exempts a block.
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/data.md")
 FENCE = re.compile(r"(?P<above>[^\n]*)\n```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -120,23 +122,26 @@ def test_a_block_that_prints_something_else_fails():
         run_python(Block("python", "print('one')", 1, False, "two\n"))
 
 
-PAGE = blocks(README.read_text(encoding="utf-8"))
+BLOCKS = {page: blocks((ROOT / page).read_text(encoding="utf-8")) for page in PAGES}
+README = BLOCKS["README.md"]
+RUN = [(page, block) for page, found in BLOCKS.items() for block in found if not block.exempt]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("readme")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    return {page: tmp_path_factory.mktemp("page") for page in PAGES}
 
 
 def test_readme_shows_python_and_commands():
-    assert {"python"} <= {block.language for block in PAGE if not block.exempt}
-    assert any(commands(block) for block in PAGE if block.language in ("console", "bash"))
+    assert {"python"} <= {block.language for block in README if not block.exempt}
+    assert any(commands(block) for block in README if block.language in ("console", "bash"))
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in PAGE if not block.exempt], ids=lambda block: f"line {block.line} {block.language}"
+    ("page", "block"), RUN, ids=[f"{page} line {block.line} {block.language}" for page, block in RUN]
 )
-def test_readme_block_does_what_it_says(block, folder, monkeypatch):
+def test_block_does_what_it_says(page, block, folders, monkeypatch):
+    folder = folders[page]
     monkeypatch.chdir(folder)
     if block.language == "python":
         run_python(block)
@@ -149,7 +154,7 @@ def test_readme_block_does_what_it_says(block, folder, monkeypatch):
 
 def test_readme_tree_equals_the_disk(root):
     package = root / "src" / "segue"
-    for block in (block for block in PAGE if block.body.startswith("src/segue/")):
+    for block in (block for block in README if block.body.startswith("src/segue/")):
         named = tree(block)
         folders = {"", *(path.rsplit("/", 1)[0] + "/" for path in named if "/" in path.rstrip("/"))}
         on_disk = {

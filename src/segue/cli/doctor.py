@@ -1,9 +1,10 @@
-"""`segue doctor`: can this machine run Segue, or is this model folder sound?"""
+"""`segue doctor`: can this machine run Segue, is this model folder sound, are these data fit to learn from?"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,15 +14,51 @@ from rich.text import Text
 
 from segue.cli import options
 from segue.cli.environment import Finding, examine
+from segue.errors import ConfigError
 
 _STYLES = {"ok": "green", "note": "dim", "problem": "bold red"}
 
 
 def command(
-    target: Annotated[str, typer.Argument(metavar="[env|MODEL]", help="env, or a model folder.")] = "env",
+    target: Annotated[
+        str, typer.Argument(metavar="[env|MODEL|DATA]", help="env, a model, or a folder of images and masks.")
+    ] = "env",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="DATA: folder for findings and pictures; segue-out/doctor/NAME without."),
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="DATA: write a corrected copy into this folder, which is made.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="DATA: replace an older copy.")] = False,
+    phrase: Annotated[str | None, typer.Option("--phrase", help="DATA: what mask pictures show.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="DATA: regular expression that finds the patient or video in a file's name."),
+    ] = None,
+    examples: Annotated[int, typer.Option("--examples", min=0, help="DATA: most pictures of a kind.")] = 5,
     as_json: options.Json = False,
 ) -> None:
-    """Check this machine, or a model folder. The exit code is 0 where all that is needed is there, else 2."""
+    """Check this machine, a model folder, or your data. The exit code is 0 where no error is left, else 2.
+
+    Data are any folder of images and masks that training takes: see docs/data.md for the forms.
+    """
+    folder = Path(target).expanduser()
+    if target != "env" and folder.is_dir() and not _is_model(folder):
+        from segue.cli import checkup
+
+        settings = checkup.Settings(
+            output=output,
+            fix=fix,
+            overwrite=overwrite,
+            phrase=phrase,
+            group=group,
+            examples=examples,
+            as_json=as_json,
+        )
+        raise typer.Exit(checkup.report(folder, settings))
+    if given := [name for name, value in (("--fix", fix), ("--phrase", phrase), ("--group", group)) if value]:
+        raise ConfigError(f"{target} is no folder of data, so {', '.join(given)} mean nothing here; leave them out")
     if target != "env":
         from segue.cli.inspect import report
 
@@ -35,6 +72,17 @@ def command(
     else:
         _print(findings, usable)
     raise typer.Exit(0 if usable else 2)
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds weights, or a configuration that says what model it is."""
+    if any(folder.glob("*.safetensors")) or any(folder.glob("*.safetensors.index.json")):
+        return True
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and bool({"model_type", "architectures"} & config.keys())
 
 
 def _print(findings: Sequence[Finding], usable: bool) -> None:

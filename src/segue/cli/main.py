@@ -23,13 +23,14 @@ _ROWS = (
     ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
     ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
     ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
-    ("doctor", "segue.cli.doctor:command", "Check this machine, or a model folder."),
+    ("doctor", "segue.cli.doctor:command", "Check this machine, a model folder, or your data."),
+    ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),
     ("parity", "segue.cli.parity:command", "Replay a recording of the original code and compare every seam."),
     ("bench", "segue.cli.bench:command", "Measure what things cost, as ratios from one run."),
 )
 
 COMMANDS = Table("command", {name: target for name, target, _ in _ROWS})
-"""Every command: its name, and the function that typer makes it from."""
+"""Every command: its name, and the function that typer makes it from, or the typer application of a group of them."""
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -41,9 +42,7 @@ class _Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
         ctx.meta["json"] = "--json" in rest
-        app = typer.Typer(add_completion=False)
-        app.command(name)(COMMANDS[str(name)])
-        return name, typer.main.get_command(app), rest
+        return name, built(str(name)), rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -56,6 +55,16 @@ class _Group(TyperGroup):
         except KeyboardInterrupt as error:
             console.say("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+
+def built(name: str) -> Any:
+    """A command by its name, imported and ready to be called: a click command or a group of them."""
+    target = COMMANDS[name]
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    app = typer.Typer(add_completion=False)
+    app.command(name)(target)
+    return typer.main.get_command(app)
 
 
 def _show_version(wanted: bool) -> bool:

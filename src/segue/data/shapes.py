@@ -23,6 +23,29 @@ from segue.types import MaskTrack, Region
 
 Size = tuple[int, int]
 
+
+class TooFewPointsError(DataError):
+    """A polygon has fewer than three points, or half a point."""
+
+
+class BadCoordinateError(DataError):
+    """A polygon has a coordinate that is no finite number."""
+
+
+class OutsideImageError(DataError):
+    """A polygon leaves its image by more than `TOLERANCE`."""
+
+
+class EmptyMaskError(DataError):
+    """A mask has no pixel where it must have one."""
+
+
+class OtherSizeError(DataError):
+    """A mask is of another size than its image; `found` is its own (height, width)."""
+
+    found: Size | None = None
+
+
 TOLERANCE = 1.0
 """Pixels by which a polygon may leave its image; annotation tools round outwards. What is beyond is cut off."""
 
@@ -41,7 +64,9 @@ def polygons_mask(polygons: Sequence[Any], size: Size, *, drawn_on: Size | None 
         raise DataError("an object has no polygon; give at least one, or take the object out")
     counts = united([_counts(rle) for rle in coco.frPyObjects(outlines, *size)], size)
     if is_empty(counts, size):
-        raise DataError(f"{len(outlines)} polygons of an object cover no pixel; draw them again or take the object out")
+        raise EmptyMaskError(
+            f"{len(outlines)} polygons of an object cover no pixel; draw them again or take the object out"
+        )
     return counts
 
 
@@ -56,7 +81,7 @@ def rle_mask(rle: Any, size: Size) -> str:
         rle = {**rle, "size": list(rle["size"])}
     stated, counts = masks.validate_rle(rle)
     if stated != size:
-        raise DataError(f"a mask is {stated[1]}x{stated[0]} pixels on an image of {size[1]}x{size[0]}")
+        raise _other_size(stated, f"a mask is {stated[1]}x{stated[0]} pixels on an image of {size[1]}x{size[0]}")
     return counts
 
 
@@ -69,7 +94,7 @@ def segmentation_mask(segmentation: Any, size: Size) -> str:
         return polygons_mask(segmentation, size)
     counts = rle_mask(segmentation, size)
     if is_empty(counts, size):
-        raise DataError("the mask of an object is empty; take the object out, or mark it")
+        raise EmptyMaskError("the mask of an object is empty; take the object out, or mark it")
     return counts
 
 
@@ -97,9 +122,10 @@ def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
     try:
         with Image.open(path) as image:
             if (image.height, image.width) != size:
-                raise DataError(
+                raise _other_size(
+                    (image.height, image.width),
                     f"the mask {path.name} is {image.width}x{image.height} pixels, its image {size[1]}x{size[0]}; "
-                    "export it at the image's size"
+                    "export it at the image's size",
                 )
             values = np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -165,21 +191,27 @@ def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[fl
     if not isinstance(polygon, list) or any(isinstance(number, list | tuple) for number in polygon):
         raise DataError(f"a polygon is {str(polygon)[:60]}; expected a flat list x0, y0, x1, y1, ...")
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in polygon):
-        raise DataError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
+        raise BadCoordinateError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
     if len(polygon) < 6 or len(polygon) % 2:
-        raise DataError(
+        raise TooFewPointsError(
             f"a polygon has {len(polygon)} numbers; expected an even count of 6 or more, for at least three points"
         )
     points = np.asarray(polygon, np.float64).reshape(-1, 2) * (across, down)
     limit = np.array([size[1], size[0]], np.float64)
     if (points < -TOLERANCE).any() or (points > limit + TOLERANCE).any():
         low, high = points.min(axis=0).round(1).tolist(), points.max(axis=0).round(1).tolist()
-        raise DataError(
+        raise OutsideImageError(
             f"a polygon reaches from {low} to {high} (x, y), outside its image of {size[1]}x{size[0]} pixels; if it "
             "was drawn on an image of another size, state that size"
         )
     clipped: list[float] = np.clip(points, 0, limit).ravel().tolist()
     return clipped
+
+
+def _other_size(found: Size, text: str) -> OtherSizeError:
+    error = OtherSizeError(text)
+    error.found = found
+    return error
 
 
 def _object(counts: str, size: Size) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,3 +33,57 @@ def atomic_path(path: Path) -> Iterator[Path]:
         # The error that brought us here is the one to tell; it also explains why this may fail.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replaces: Collection[str] | None = None) -> Iterator[Path]:
+    """A new folder beside `path` to fill; it takes the name `path` when the block ends well, whole or not at all.
+
+    Whatever goes wrong inside, it is removed, and what had that name stays as it was. A process that is killed leaves
+    at most a hidden `.segue-*` folder. Do nothing but fill the folder inside the block: an OSError there is taken for
+    a failed write.
+
+    `replaces` are the names that an older folder at `path` may hold to be replaced, which are those that are written: a
+    folder that holds anything else is somebody's own. None replaces nothing.
+
+    Raises: MediaError, if there is something at `path` that may not be replaced, or the folder cannot be written.
+    """
+    if path.exists():
+        _check_replaceable(path, replaces)
+    temporary = path.with_name(f".segue-{secrets.token_hex(6)}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        _replace_folder(path, temporary)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MediaError(f"cannot write {path}: {reason}; free space or choose another output folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
+    if names is None:
+        raise MediaError(f"{path} is there already; choose another folder, or ask for it to be overwritten")
+    if not path.is_dir():
+        raise MediaError(f"{path} is a file where a folder should be made; choose another name")
+    others = sorted(entry.name for entry in path.iterdir() if entry.name not in names)
+    if others:
+        raise MediaError(
+            f"{path} holds {', '.join(others[:5])}, which is not ours, so it is not overwritten; choose another folder"
+        )
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    """Give a folder its name; a folder with contents cannot be renamed over, so the old one steps aside first."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f".segue-{secrets.token_hex(6)}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,10 +20,20 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.base import Rows
+from segue.data.base import Rows, checked, rng_for, within
 from segue.data.dialogue import Asked, ask, segmentation
 from segue.data.folder import coco, cvat, finetune, label_studio, pictures
-from segue.data.folder.entries import SPLITS, Entry, Source, Thing, Things, split_named
+from segue.data.folder.entries import (
+    SPLITS,
+    Entry,
+    Objects,
+    Remark,
+    Source,
+    Thing,
+    Things,
+    UnmarkedError,
+    split_named,
+)
 from segue.data.sources import formed, found, open_sized, read_annotations
 from segue.errors import ConfigError, DataError
 from segue.types import Media, Sample
@@ -39,13 +49,30 @@ _FORMS = (finetune, coco, label_studio)
 _NO_ANNOTATIONS = ("labels.json", "splits.json")
 
 
+class NotRecognisedError(DataError):
+    """A folder holds no annotations of a known form."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One medium with its annotation, how to read that, and where the medium may lie."""
+    """One medium with its annotation, how to read that, and where the medium may lie.
+
+    `is_grouped` says that the annotation or the caller told the group; else it was taken from where the medium lies.
+    """
 
     entry: Entry
     things: Things
+    objects: Objects
     folders: tuple[Path, ...]
+    is_grouped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All rows of a folder, whatever is wrong with them, and what their readers had to say."""
+
+    rows: tuple[Row, ...]
+    remarks: tuple[Remark, ...]
 
 
 def load(
@@ -72,16 +99,54 @@ def load(
     """
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(SPLITS)} or all")
-    if not root.is_dir():
-        raise DataError(f"{root} is no folder; give the folder that holds your images and masks")
-    rows = [
-        Row(_grouped(entry, group), source.things, source.folders)
-        for source in _sources(root, phrase)
-        for entry in source.entries
-    ]
-    chosen = rows if split == "all" else _of_split(rows, split, root)
+    found_rows = survey(root, phrase=phrase, group=group)
+    refused = next((remark for remark in found_rows.remarks if remark.kind == "refused"), None)
+    if refused is not None:
+        raise DataError(refused.text)
+    chosen = list(found_rows.rows) if split == "all" else _of_split(found_rows.rows, split, root)
     make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
     return Rows(f"{root.name}/{split}", chosen, make)
+
+
+def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -> Survey:
+    """The rows that `load` would give of all splits, also where it would refuse to, and why; options as there.
+
+    Raises: ConfigError; NotRecognisedError, if the folder is of no known form; DataError, if its files cannot be read.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; give the folder that holds your images and masks")
+    sources = _sources(root, phrase)
+    rows = tuple(
+        Row(
+            _grouped(entry, group),
+            source.things,
+            source.objects,
+            source.folders,
+            bool(entry.group or group is not None),
+        )
+        for source in sources
+        for entry in source.entries
+    )
+    return Survey(rows, tuple(remark for source in sources for remark in source.remarks))
+
+
+def splits(rows: Sequence[Row]) -> list[str]:
+    """The split of each row: as the annotations say, or else as whole groups are dealt out; nothing for too few."""
+    said = {row.entry.split for row in rows}
+    if said - {""}:
+        return [row.entry.split or "train" for row in rows]
+    dealt = {name: split for split, names in _dealt(rows).items() for name in names}
+    return [dealt.get(row.entry.group, "") if len(dealt) >= len(SPLITS) else "" for row in rows]
+
+
+def sample(row: Row) -> Sample:
+    """The sample of a row with all that is annotated, on every annotated frame.
+
+    Raises: DataError, MediaError, LimitError, as the rows of `load` do.
+    """
+    with within(row.entry.names[0]):
+        made = _sample(row, rng_for(0, 0, 0), source="", num_frames=None, empty_is_absent=False)
+        return checked(made)
 
 
 def _sources(root: Path, phrase: str | None) -> list[Source]:
@@ -113,25 +178,33 @@ def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
         form = next((form for form in _FORMS if form.recognises(content)), None)
         if form is not None:
             is_told = True
+            remarks: list[Remark] = []
             with formed(path.name):
-                entries = tuple(form.entries(content, path))
+                entries = tuple(form.entries(content, path, remarks))
             split = _split_of(path)
             near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
-            yield Source(path, entries, form.things, (*folders, *near, path.parent))
+            places = (*folders, *near, path.parent)
+            yield Source(path, entries, form.things, form.objects, places, tuple(remarks))
     for path in sorted([*base.glob("*.xml"), *base.glob("annotations/*.xml")]):
         tree = cvat.read(path)
         if tree is not None:
             is_told = True
-            yield Source(path, tuple(cvat.entries(tree, path)), cvat.things, (*folders, path.parent))
+            remarks = []
+            listed = tuple(cvat.entries(tree, path, remarks))
+            yield Source(path, listed, cvat.things, cvat.objects, (*folders, path.parent), tuple(remarks))
     if not is_told and pictures.recognises(base):
-        listed = tuple(pictures.entries(base, phrase))
-        yield Source(base / "masks", listed, pictures.things, (base / "images", base / "videos"))
+        remarks = []
+        listed = tuple(pictures.entries(base, phrase, remarks))
+        places = (base / "images", base / "videos")
+        yield Source(base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))
 
 
 def _only(sources: list[Source], base: Path) -> Source:
     if not sources:
         there = ", ".join(sorted(path.name for path in base.iterdir())[:12]) or "nothing"
-        raise DataError(f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: {there}")
+        raise NotRecognisedError(
+            f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: {there}"
+        )
     if len(sources) > 1:
         names = ", ".join(str(source.path.relative_to(base)) for source in sources)
         raise DataError(
@@ -170,7 +243,7 @@ def _grouped(entry: Entry, pattern: str | None) -> Entry:
     return replace(entry, group=match[1] if match.re.groups else match[0])
 
 
-def _of_split(rows: list[Row], split: str, root: Path) -> list[Row]:
+def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
     """The rows of a split, as the annotations say, or else by groups."""
     said = {row.entry.split for row in rows}
     if said - {""}:
@@ -178,17 +251,23 @@ def _of_split(rows: list[Row], split: str, root: Path) -> list[Row]:
         if not mine:
             raise DataError(f"{root} has no {split}; it has {', '.join(sorted(said - {''}))}")
         return mine
-    groups = sorted({row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
-    share = max(1, len(groups) // 10) if len(groups) >= len(SPLITS) else 0
-    dealt = {"test": groups[:share], "val": groups[share : 2 * share], "train": groups[2 * share :]}
+    dealt = _dealt(rows)
+    count = sum(len(groups) for groups in dealt.values())
     if not dealt[split]:
         raise DataError(
-            f"{root} says no splits, and {len(groups)} groups are too few to deal out; add data, or lay out "
+            f"{root} says no splits, and {count} groups are too few to deal out; add data, or lay out "
             "train/, val/ and test/"
         )
-    log.info("%s says no splits: %s is %d of %d groups", root, split, len(dealt[split]), len(groups))
+    log.info("%s says no splits: %s is %d of %d groups", root, split, len(dealt[split]), count)
     chosen = set(dealt[split])
     return [row for row in rows if row.entry.group in chosen]
+
+
+def _dealt(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Groups dealt out to splits by their names; all to train, where they are too few."""
+    groups = sorted({row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    share = max(1, len(groups) // 10) if len(groups) >= len(SPLITS) else 0
+    return {"test": groups[:share], "val": groups[share : 2 * share], "train": groups[2 * share :]}
 
 
 def _sample(
@@ -204,11 +283,11 @@ def _sample(
         elif thing.is_absent or empty_is_absent:
             asked.append(ask(thing.phrase, None, rng))
         elif media.kind == "image":
-            raise DataError(
+            raise shapes.EmptyMaskError(
                 f"the mask of {thing.phrase!r} is empty; mark it, or set empty_is_absent if it is not there"
             )
     if not asked:
-        raise DataError("nothing is marked on it; mark something, or take it out")
+        raise UnmarkedError("nothing is marked on it; mark something, or take it out")
     order = rng.permutation(len(asked))
     messages, regions = segmentation(media, [asked[place] for place in order], rng)
     return Sample(_id(row.entry), "segment", messages, regions, tuple(frames), source, group=row.entry.group)

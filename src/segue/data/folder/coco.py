@@ -8,15 +8,16 @@ out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segue.data import shapes
-from segue.data.base import within
-from segue.data.folder.entries import Entry, Thing, merged
+from segue.data.folder.entries import Drawn, Entry, Remark, Thing, merged, read_masks
 from segue.data.sources import by_id, field, stated_size
 from segue.data.sources import entry as named_entry
+from segue.errors import DataError
 from segue.types import Media
 
 log = logging.getLogger(__name__)
@@ -27,28 +28,32 @@ def recognises(content: Any) -> bool:
     return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
 
 
-def entries(content: Any, path: Path) -> list[Entry]:
-    """One entry per image that has an object.
+def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
+    """One entry per image that has an object; annotations of images or categories that are not there are refused.
 
-    Raises: DataError, if images, annotations and categories do not belong together.
+    Raises: DataError, if there are no lists of images and annotations.
     """
     categories = by_id(content.get("categories", []), f"{path.name}, category")
     images = by_id(field(content, "images", list, path.name), f"{path.name}, image")
-    objects: dict[Any, list[tuple[str, Any]]] = {}
+    marked: dict[Any, list[tuple[str, Any]]] = {}
     for number, annotation in enumerate(field(content, "annotations", list, path.name)):
         where = f"{path.name}, annotation {number}"
-        image = field(annotation, "image_id", int | str, where)
-        named_entry(images, image, f"{where}: image")
-        text = annotation.get("text") or annotation.get("caption")
-        text = text or named_entry(categories, annotation.get("category_id"), f"{where}: category").get("name", "")
-        objects.setdefault(image, []).append((text, annotation.get("segmentation")))
-    if len(objects) < len(images):
-        log.warning(
-            "%s: %d of %d images have no object and are left out", path, len(images) - len(objects), len(images)
-        )
+        try:
+            image = field(annotation, "image_id", int | str, where)
+            named_entry(images, image, f"{where}: image")
+            text = annotation.get("text") or annotation.get("caption")
+            text = text or named_entry(categories, annotation.get("category_id"), f"{where}: category").get("name", "")
+        except DataError as error:
+            remarks.append(Remark("refused", where, str(error)))
+            continue
+        marked.setdefault(image, []).append((text, annotation.get("segmentation")))
+    for key in images.keys() - marked.keys():
+        remarks.append(Remark("left_out", f"{path.name}, image {key}", f"{images[key].get('file_name')} has no object"))
+    if len(marked) < len(images):
+        log.warning("%s: %d of %d images have no object and are left out", path, len(images) - len(marked), len(images))
     return [
         Entry((field(images[number], "file_name", str, f"image {number}"),), record, stated_size(images[number]))
-        for number, record in objects.items()
+        for number, record in marked.items()
     ]
 
 
@@ -57,8 +62,12 @@ def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
 
     Raises: DataError, if a mask is missing, wrong or empty.
     """
-    named = []
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The objects of an image."""
     for number, (text, segmentation) in enumerate(entry.record):
-        with within(f"object {number} ({text!r})"):
-            named.append((text, {0: shapes.segmentation_mask(segmentation, media.size)}))
-    return merged(named, media, frames)
+        counts = partial(shapes.segmentation_mask, segmentation, media.size)
+        polygons = segmentation if isinstance(segmentation, list) else None
+        yield Drawn(number, f"object {number} ({text!r})", text, 0, counts, polygons)

@@ -14,13 +14,13 @@ Source: CVAT's documentation of its formats "CVAT for images 1.1" and "CVAT for 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 from segue.data import shapes
-from segue.data.base import within
-from segue.data.folder.entries import Entry, Thing, merged, stated_split
+from segue.data.folder.entries import Drawn, Entry, Remark, Thing, merged, read_masks, stated_split
 from segue.errors import DataError
 from segue.types import Media
 
@@ -44,7 +44,7 @@ def read(path: Path) -> ElementTree.Element | None:
     return root if root.tag == "annotations" else None
 
 
-def entries(content: ElementTree.Element, path: Path) -> list[Entry]:
+def entries(content: ElementTree.Element, path: Path, remarks: list[Remark]) -> list[Entry]:
     """One entry per image with a mask, or one for the video.
 
     Raises: DataError, if an element lacks what the format says it has.
@@ -61,6 +61,9 @@ def entries(content: ElementTree.Element, path: Path) -> list[Entry]:
             f"{path} is no CVAT file of version 1.1: {error} is missing or wrong; export it again"
         ) from error
     marked = [entry for entry in found if entry.record]
+    for entry in found:
+        if not entry.record:
+            remarks.append(Remark("left_out", path.name, f"{entry.names[0]} has no mask"))
     if len(marked) < len(found):
         log.warning("%s: %d of %d images have no mask and are left out", path, len(found) - len(marked), len(found))
     return marked
@@ -71,12 +74,15 @@ def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
 
     Raises: DataError, if a shape is wrong or empty.
     """
-    named = []
-    for name, frame, attributes in entry.record:
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The objects that are to be seen on the frames."""
+    for number, (name, frame, attributes) in enumerate(entry.record):
         if frame in frames:
-            with within(f"{name!r} on frame {frame}"):
-                named.append((name, {frame: _mask(attributes, media.size)}))
-    return merged(named, media, frames)
+            counts = partial(_mask, attributes, media.size)
+            yield Drawn(number, f"{name!r} on frame {frame}", name, frame, counts, _outlines(attributes))
 
 
 def _image(image: ElementTree.Element) -> Entry:
@@ -118,13 +124,24 @@ def _name(shape: ElementTree.Element, owner: ElementTree.Element) -> str:
 def _mask(attributes: dict[str, str], size: tuple[int, int]) -> str:
     try:
         if "points" in attributes:
-            points = [float(number) for pair in attributes["points"].split(";") for number in pair.split(",")]
-            return shapes.polygons_mask([points], size)
+            return shapes.polygons_mask([_points(attributes["points"])], size)
         left, top, width, height = (int(attributes[side]) for side in ("left", "top", "width", "height"))
         runs = [int(run) for run in attributes["rle"].split(",")]
     except (KeyError, ValueError) as error:
         raise DataError(f"a CVAT shape is damaged: {error}; export it again") from error
     counts = shapes.rows_mask(runs, (left, top, width, height), size)
     if shapes.is_empty(counts, size):
-        raise DataError("a mask is empty; take it out or draw it")
+        raise shapes.EmptyMaskError("a mask is empty; take it out or draw it")
     return counts
+
+
+def _points(text: str) -> list[float]:
+    return [float(number) for pair in text.split(";") for number in pair.split(",")]
+
+
+def _outlines(attributes: dict[str, str]) -> list[list[float]] | None:
+    """The one polygon of a shape that is one, if it can be read."""
+    try:
+        return [_points(attributes["points"])]
+    except (KeyError, ValueError):
+        return None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segue.data import shapes
+from segue.data.base import within
 from segue.data.prompts import clean_phrase
 from segue.errors import DataError
 from segue.types import Media
@@ -34,6 +35,45 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """One object as it is marked on one frame: its number in its annotation, what it is called, and its mask.
+
+    `place` says for people which one it is. `polygons` are what was drawn, not yet checked, on an image of the size
+    `drawn_on`, where that is not the medium's; None for masks of other kinds. `counts` gives the mask as run lengths or
+    raises DataError or MediaError.
+    """
+
+    number: int
+    place: str
+    phrase: Any
+    frame: int
+    counts: Callable[[], str]
+    polygons: Any = None
+    drawn_on: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What a reader has to say of a part of an annotation file, `place`, that nothing can be learned from as it is.
+
+    "refused" is what makes the whole unfit to be loaded, "left_out" what is passed over, and "flat_polygon" a polygon
+    that stands where a list of them should, and is taken for one.
+    """
+
+    kind: Literal["refused", "left_out", "flat_polygon"]
+    place: str
+    text: str
+
+
+class CountMismatchError(DataError):
+    """An annotation has more or fewer masks than texts."""
+
+
+class UnmarkedError(DataError):
+    """Nothing is marked on a medium."""
+
+
+@dataclass(frozen=True, slots=True)
 class Thing:
     """What a phrase means: one mask for each of the frames asked for, as run-length strings; any may be empty.
 
@@ -48,6 +88,9 @@ class Thing:
 Things = Callable[[Entry, Media, Sequence[int]], list[Thing]]
 """Checks an entry's record and gives the things on these of its frames, or raises DataError."""
 
+Objects = Callable[[Entry, Media, Sequence[int]], Iterator[Drawn]]
+"""Gives the objects of an entry's record on these of its frames, unchecked one by one, or raises DataError."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -56,7 +99,9 @@ class Source:
     path: Path
     entries: tuple[Entry, ...]
     things: Things
+    objects: Objects
     folders: tuple[Path, ...]
+    remarks: tuple[Remark, ...] = ()
 
 
 def split_named(text: str) -> str:
@@ -94,3 +139,13 @@ def merged(named: Iterable[tuple[str, Mapping[int, str]]], media: Media, frames:
         )
         for phrase, several in found.items()
     ]
+
+
+def read_masks(objects: Iterable[Drawn]) -> Iterator[tuple[str, Mapping[int, str]]]:
+    """The phrases of objects with their mask, by frame number.
+
+    Raises: DataError, MediaError, saying which object is wrong.
+    """
+    for drawn in objects:
+        with within(drawn.place):
+            yield drawn.phrase, {drawn.frame: drawn.counts()}

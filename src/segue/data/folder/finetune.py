@@ -11,14 +11,24 @@ that an item may have "size": [height, width] of the image that polygons were dr
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from segue.data import shapes
-from segue.data.base import within
-from segue.data.folder.entries import Entry, Thing, merged, stated_split
+from segue.data.folder.entries import (
+    CountMismatchError,
+    Drawn,
+    Entry,
+    Remark,
+    Thing,
+    UnmarkedError,
+    merged,
+    read_masks,
+    stated_split,
+)
 from segue.data.sources import field, found
 from segue.errors import DataError
 from segue.types import Media
@@ -36,20 +46,25 @@ def recognises(content: Any) -> bool:
     )
 
 
-def entries(content: Any, path: Path) -> list[Entry]:
-    """One entry per item.
-
-    Raises: DataError, for an item that names no image.
-    """
+def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
+    """One entry per item; one that names no image, or no known split, is refused."""
     found_entries, flat = [], 0
     for number, item in enumerate(content):
         where = f"{path.name}, item {number}"
-        name = field(item, "image", str, where)
+        try:
+            name = field(item, "image", str, where)
+            split = stated_split(str(item.get("split", "")), where)
+        except DataError as error:
+            remarks.append(Remark("refused", where, str(error)))
+            continue
         masks = item.get("mask")
-        wrapped = [[mask] if _is_flat(mask) else mask for mask in masks] if isinstance(masks, list) else masks
-        flat += wrapped != masks
-        record = {**item, "mask": wrapped, "folder": str(path.parent)}
-        split = stated_split(str(item.get("split", "")), where)
+        places = [place for place, mask in enumerate(masks) if _is_flat(mask)] if isinstance(masks, list) else []
+        if places:
+            flat += 1
+            masks = [[mask] if _is_flat(mask) else mask for mask in masks]
+            text = f"object {', '.join(map(str, places))} of {name}"
+            remarks.append(Remark("flat_polygon", where, text))
+        record = {**item, "mask": masks, "folder": str(path.parent)}
         found_entries.append(Entry((name,), record, split=split, group=str(item.get("group", ""))))
     if flat:
         log.warning(
@@ -65,21 +80,37 @@ def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
 
     Raises: DataError, if texts and masks do not match in number, or a mask is wrong or empty.
     """
+    if is_negative(entry):
+        texts = field(entry.record, "text", list, "the item")
+        return [replace(thing, is_absent=True) for thing in merged([(text, {}) for text in texts], media, frames)]
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The objects of an item; a negative one has none.
+
+    Raises: DataError, if texts and masks do not match in number, or the item's size is none.
+    """
     record = entry.record
     texts = field(record, "text", list, "the item")
     masks = record.get("mask") or []
-    if record.get("negative") is True and not masks:
-        return [replace(thing, is_absent=True) for thing in merged([(text, {}) for text in texts], media, frames)]
+    if is_negative(entry):
+        return
     if not isinstance(masks, list) or len(masks) != len(texts) or not masks:
-        raise DataError(
+        raise (CountMismatchError if masks or texts else UnmarkedError)(
             f"there are {len(masks)} masks for {len(texts)} texts; expected one for each, or "
             '"negative": true and no mask where the texts fit nothing'
         )
-    named = []
     for number, (text, mask) in enumerate(zip(texts, masks, strict=True)):
-        with within(f"object {number} ({text!r})"):
-            named.append((text, {0: _mask(mask, record, media)}))
-    return merged(named, media, frames)
+        polygons = mask if isinstance(mask, list) else None
+        drawn_on = None if polygons is None else _drawn_on(record)
+        counts = partial(_mask, mask, record, media)
+        yield Drawn(number, f"object {number} ({text!r})", text, 0, counts, polygons, drawn_on)
+
+
+def is_negative(entry: Entry) -> bool:
+    """Whether an item says that its texts fit nothing in its image."""
+    return entry.record.get("negative") is True and not entry.record.get("mask")
 
 
 def _mask(mask: Any, record: Mapping[str, Any], media: Media) -> str:
@@ -92,7 +123,7 @@ def _mask(mask: Any, record: Mapping[str, Any], media: Media) -> str:
     values = shapes.read_values(found([Path(record["folder"])], name), media.size)
     counts = shapes.value_mask(values, None if value is None else [value])
     if shapes.is_empty(counts, media.size):
-        raise DataError(f'the mask {name} is empty; mark the object, or say "negative": true')
+        raise shapes.EmptyMaskError(f'the mask {name} is empty; mark the object, or say "negative": true')
     return counts
 
 

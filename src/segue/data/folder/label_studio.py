@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlparse
@@ -21,8 +22,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from segue.data import shapes
-from segue.data.base import within
-from segue.data.folder.entries import Entry, Thing, merged
+from segue.data.folder.entries import Drawn, Entry, Remark, Thing, merged, read_masks
 from segue.data.sources import field
 from segue.errors import DataError
 from segue.geometry import masks
@@ -45,7 +45,7 @@ def recognises(content: Any) -> bool:
     )
 
 
-def entries(content: Any, path: Path) -> list[Entry]:
+def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
     """One entry per task that has a mask.
 
     Raises: DataError, if a task names no image, or its shapes state no size.
@@ -62,6 +62,8 @@ def entries(content: Any, path: Path) -> list[Entry]:
             texts = {result["id"]: result["value"]["text"] for result in results if result.get("type") == "textarea"}
             record = [(_name(result, texts), result) for result in drawn]
             found.append(Entry(_names(field(task, "data", dict, where), where), record, (size[0], size[1])))
+        else:
+            remarks.append(Remark("left_out", where, f"the task of {str(task.get('data'))[:80]} has no mask"))
     if others > 0 or len(found) < len(content):
         log.warning(
             "%s: %d shapes are no masks, and %d of %d tasks have none; they are left out",
@@ -78,14 +80,14 @@ def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
 
     Raises: DataError, if a shape is wrong or empty, or the image was turned.
     """
-    named = []
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The objects of an image."""
     for number, (name, result) in enumerate(entry.record):
-        with within(f"shape {number} ({name!r})"):
-            if result.get("image_rotation"):
-                raise DataError("it was drawn on the image turned around; turn the image file, or draw it upright")
-            value = field(result, "value", dict, "it")
-            named.append((name, {0: _polygon(value, media.size) if "points" in value else _brush(value, media.size)}))
-    return merged(named, media, frames)
+        counts = partial(_mask, result, media.size)
+        yield Drawn(number, f"shape {number} ({name!r})", name, 0, counts, _outlines(result, media.size))
 
 
 def decode_brush(data: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -137,18 +139,33 @@ def _brush(value: Mapping[str, Any], size: tuple[int, int]) -> str:
         raise DataError("a brush stroke holds more than bytes; export it again")
     mask = decode_brush(data, size)
     if not mask.any():
-        raise DataError("a brush stroke is empty; take it out or draw it")
+        raise shapes.EmptyMaskError("a brush stroke is empty; take it out or draw it")
     return masks.encode(mask)
 
 
-def _polygon(value: Mapping[str, Any], size: tuple[int, int]) -> str:
-    """A polygon given in percent of the image's width and height."""
-    points = field(value, "points", list, "it")
-    if not all(isinstance(point, list) and len(point) == 2 for point in points):
+def _mask(result: Mapping[str, Any], size: tuple[int, int]) -> str:
+    if result.get("image_rotation"):
+        raise DataError("it was drawn on the image turned around; turn the image file, or draw it upright")
+    value = field(result, "value", dict, "it")
+    if "points" not in value:
+        return _brush(value, size)
+    outlines = _outlines(result, size)
+    if outlines is None:
         raise DataError("its points are no list of [x, y] in percent")
-    return shapes.polygons_mask(
-        [[x * side / 100 for point in points for x, side in zip(point, (size[1], size[0]), strict=True)]], size
-    )
+    return shapes.polygons_mask(outlines, size)
+
+
+def _outlines(result: Mapping[str, Any], size: tuple[int, int]) -> list[list[float]] | None:
+    """The one polygon of a result, which states it in percent of the image's width and height; None without one."""
+    value = result.get("value")
+    points = value.get("points") if isinstance(value, dict) and not result.get("image_rotation") else None
+    if not isinstance(points, list) or not all(_is_point(point) for point in points):
+        return None
+    return [[x * side / 100 for point in points for x, side in zip(point, (size[1], size[0]), strict=True)]]
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, list) and len(point) == 2 and all(isinstance(number, int | float) for number in point)
 
 
 def _name(result: Mapping[str, Any], texts: Mapping[str, Any]) -> str:

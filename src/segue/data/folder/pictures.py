@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from segue.data import shapes
-from segue.data.folder.entries import Entry, Thing, merged
+from segue.data.folder.entries import Drawn, Entry, Remark, Thing, UnmarkedError, merged, read_masks
 from segue.data.sources import read_annotations
 from segue.errors import ConfigError, DataError
 from segue.media.folder import frame_files
@@ -47,11 +48,10 @@ def recognises(base: Path) -> bool:
     return (base / "masks").is_dir() and ((base / "images").is_dir() or (base / "videos").is_dir())
 
 
-def entries(base: Path, phrase: str | None) -> list[Entry]:
-    """One entry per image or video; one without a mask has none in its record.
+def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry]:
+    """One entry per image or video; one without a mask has none in its record. Masks of no medium are refused.
 
-    Raises: ConfigError, if masks need a phrase that is not given; DataError, if `labels.json` is wrong, or masks belong
-        to no medium.
+    Raises: ConfigError, if masks need a phrase that is not given; DataError, if `labels.json` is wrong.
     """
     labels = _labels(base / "labels.json")
     found = [*_images(base, phrase, labels), *_videos(base, phrase, labels)]
@@ -59,9 +59,10 @@ def entries(base: Path, phrase: str | None) -> list[Entry]:
     lost = [path for path in _files(base / "masks", MASKS) if path not in used]
     if lost:
         names = ", ".join(str(path.relative_to(base)) for path in lost[:5])
-        raise DataError(
+        text = (
             f"{base} has {len(lost)} masks without an image or frame of that name: {names} ...; rename or remove them"
         )
+        remarks.append(Remark("refused", "masks", text))
     needs_phrase = any(not name for entry in found for several in entry.record.pictures.values() for name, _ in several)
     if needs_phrase and not labels:
         raise ConfigError(
@@ -76,19 +77,34 @@ def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
 
     Raises: DataError, if it has no mask, a mask has a value without a label, or several where there is one phrase.
     """
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The masks of a medium on the frames: of every phrase, and of labels those that are seen.
+
+    Raises: DataError, MediaError, if it has no mask, or one with labels cannot be read or has a value without a label.
+    """
     record: Masks = entry.record
     if not record.pictures:
-        raise DataError("it has no mask picture; add one under masks/ with the same name, or take the medium out")
-    named: list[tuple[str, Mapping[int, str]]] = []
+        raise UnmarkedError("it has no mask picture; add one under masks/ with the same name, or take the medium out")
+    number = 0
     for frame in frames:
         for phrase, path in record.pictures[frame]:
-            values = shapes.read_values(path, media.size)
             if phrase:
-                _check_single(values, path)
-                named.append((phrase, {frame: shapes.value_mask(values, None)}))
-            else:
-                named += [(name, {frame: counts}) for name, counts in _labelled(values, record.labels, path)]
-    return merged(named, media, frames)
+                yield Drawn(number, f"{phrase!r} on frame {frame}", phrase, frame, partial(_single, path, media.size))
+                number += 1
+                continue
+            values = shapes.read_values(path, media.size)
+            for name, counts in _labelled(values, record.labels, path):
+                yield Drawn(number, f"{name!r} on frame {frame}", name, frame, partial(str, counts))
+                number += 1
+
+
+def _single(path: Path, size: tuple[int, int]) -> str:
+    values = shapes.read_values(path, size)
+    _check_single(values, path)
+    return shapes.value_mask(values, None)
 
 
 def _labelled(
