@@ -128,10 +128,20 @@ class LanguageSam2(nn.Module):
 
     def prompted_each(self, encoded: Encoded, prompts: Float[Tensor, "f n d"]) -> Decoded:
         """As `prompted`, on several frames with the same number of objects each; the n of the result is f times n."""
+        return self._best(*self._asked(encoded, prompts), gated=False)
+
+    def candidates(self, encoded: Encoded, prompts: Float[Tensor, "f n d"]) -> Decoded:
+        """As `prompted_each`, but all three masks of each object: the n of the result is f times n times three."""
+        masks, ious, tokens, presence = self._asked(encoded, prompts)
+        seen = presence.flatten().repeat_interleave(masks.shape[2])
+        pointer = self._pointer(tokens.flatten(0, 2), seen)
+        return Decoded(masks.flatten(0, 2).float(), ious.flatten().float(), seen.float(), pointer)
+
+    def _asked(self, encoded: Encoded, prompts: Float[Tensor, "f n d"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         top = encoded.top + self.sam2.no_memory_embedding.view(1, -1, 1, 1)
         nothing = self._no_points(prompts.shape[1]).expand(len(prompts), -1, -1, -1)
         sparse = torch.cat([nothing, prompts[:, :, None].to(encoded.top)], dim=2)
-        return self._decode(self._language(), top, encoded, sparse, gated=False)
+        return self._run(self._language(), top, encoded, sparse, dense=None, several=True)
 
     def tracked(self, encoded: Encoded, top: Float[Tensor, "n d h w"], *, consistent: bool) -> Decoded:
         """All objects on one frame, from features that already remember them; `top` has one map per object.
@@ -141,7 +151,7 @@ class LanguageSam2(nn.Module):
         """
         decoder = self.sam2.mask_decoder if consistent else self._language()
         sparse = self._no_points(1).expand(len(top), -1, -1, -1)
-        return self._decode(decoder, top, encoded, sparse, gated=consistent)
+        return self._best(*self._run(decoder, top, encoded, sparse, dense=None, several=True), gated=consistent)
 
     def given(self, encoded: Encoded, masks: Bool[Tensor, "n h w"]) -> Decoded:
         """Objects on one frame whose masks are known: the masks as logits, and pointers to find them again.
@@ -186,10 +196,7 @@ class LanguageSam2(nn.Module):
         # an empty point and the library's padding: the prompt encoder's word for "no point given", twice
         return self.sam2.prompt_encoder.not_a_point_embed.weight.expand(1, objects, 2, -1)
 
-    def _decode(
-        self, decoder: Sam2VideoMaskDecoder, top: Tensor, encoded: Encoded, sparse: Tensor, *, gated: bool
-    ) -> Decoded:
-        masks, ious, tokens, presence = self._run(decoder, top, encoded, sparse, dense=None, several=True)
+    def _best(self, masks: Tensor, ious: Tensor, tokens: Tensor, presence: Tensor, *, gated: bool) -> Decoded:
         masks, ious, tokens, presence = masks.flatten(0, 1), ious.flatten(0, 1), tokens.flatten(0, 1), presence.view(-1)
         # PARITY(best_of_three): also without points, and while tracking; the single-mask token is never asked
         best = ious.argmax(-1)

@@ -46,6 +46,8 @@ class LossWeights:
     """Squared error of the prompts to the codes of their objects; see `segue.train.codes`."""
 
 
+_SHARPNESS = 16.0
+
 Objective = Literal["whole", "grounder", "language"]
 """What learns: all together; or, from nothing, the grounder from codes, or the language model to say them."""
 
@@ -201,6 +203,13 @@ class Learner(nn.Module):
     def _find(self, rows: Sequence[_Pointing], encoded: Encoded) -> _Found:
         """All objects of all frames, which stand row by row in `encoded`: those asked for, then those followed."""
         grounder, asked = self.model.grounder, _asked(rows, encoded)
+        if self.objective == "grounder":
+            # a fresh model does not know yet which of the three to choose, so all of them learn
+            decoded = grounder.candidates(asked.encoded, asked.prompts)
+            wanted = asked.masks.flatten(0, 1).repeat_interleave(
+                len(decoded.logits) // asked.masks[:, :, 0, 0].numel(), 0
+            )
+            return _Found(decoded.logits, decoded.iou, decoded.presence, wanted)
         decoded = grounder.prompted_each(asked.encoded, asked.prompts)
         parts = [_Found(decoded.logits, decoded.iou, decoded.presence, asked.masks.flatten(0, 1))]
         first, done = 0, 0
@@ -272,11 +281,11 @@ def _joined(parts: Sequence[_Found]) -> _Found:
 
 
 def _alignment(asked: _Asked) -> Float[Tensor, ""]:
-    """How far prompts are from pointing, as dot products, at the image features that show their object."""
+    """How far prompts are from pointing, by their cosines, at the image features that show their object."""
     top = asked.encoded.top
     cells = functional.interpolate(asked.masks, top.shape[-2:], mode="area").flatten(2).flatten(0, 1)
-    products = torch.einsum("fnd,fdhw->fnhw", asked.prompts.to(top), top) / top.shape[1] ** 0.5
-    logits = products.flatten(2).flatten(0, 1)
+    prompts, features = functional.normalize(asked.prompts.to(top), dim=-1), functional.normalize(top, dim=1)
+    logits = _SHARPNESS * torch.einsum("fnd,fdhw->fnhw", prompts, features).flatten(2).flatten(0, 1)
     return mask_loss(logits, cells) + dice_loss(logits, cells)
 
 
