@@ -164,6 +164,25 @@ def claiming(raw: Mapping[str, Any]) -> Family:
 
 
 SAM2_UPSTREAM = "grounding_encoder.sam2_model."
+GROUNDER_PARTS = {
+    "sam2.encoder": ("grounder.sam2.vision_encoder.",),
+    "sam2.prompts": ("grounder.sam2.prompt_encoder.", "grounder.sam2.shared_image_embedding."),
+    "sam2.memory": ("grounder.sam2.",),
+    "language_decoder": ("grounder.language_decoder.",),
+}
+
+
+def components(family: Family) -> dict[str, tuple[str, ...]]:
+    """Every part of a family's models by name, and how its tensors' names begin; the first that fits counts.
+
+    The family's own groups come first, then what is left of the grounder.
+    """
+    return {**family.groups, **GROUNDER_PARTS}
+
+
+def component_of(place: str, parts: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The part that a tensor of this name belongs to; `None` if it is of no known part."""
+    return next((name for name, prefixes in parts.items() if place.startswith(prefixes)), None)
 
 
 def key_table(config: GroundedConfig) -> KeyTable:

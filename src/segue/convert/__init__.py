@@ -1,0 +1,9 @@
+"""Checkpoints of the original into ours and back, and parts of one model into another.
+
+Nothing is unpickled or executed, no model is built, and tensors pass through one shard at a time. A folder appears
+under its name when all of it is written, flushed and read back.
+"""
+
+from segue.convert.official import export, import_folder
+
+__all__ = ["export", "import_folder"]
