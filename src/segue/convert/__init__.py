@@ -4,6 +4,7 @@ Nothing is unpickled or executed, no model is built, and tensors pass through on
 under its name when all of it is written, flushed and read back.
 """
 
+from segue.convert.imported import Imported, Training, import_training
 from segue.convert.official import export, import_folder
 
-__all__ = ["export", "import_folder"]
+__all__ = ["Imported", "Training", "export", "import_folder", "import_training"]

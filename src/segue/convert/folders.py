@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,13 +38,20 @@ def unwatched(stage: Stage, done: int, total: int) -> None:
 class Opened:
     """A model folder that fits together: its tensors under our names, whatever its layout.
 
-    `sizes` are what the weights betray.
+    `places` are names and shapes of all tensors that its model needs; `sizes` are what the weights betray.
     """
 
     folder: Path
     config: GroundedConfig
     tensors: Tensors
+    places: Mapping[str, tuple[int, ...]]
     sizes: zoo.Sizes
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tensors that have a row for each token."""
+        prefixes = FAMILIES[self.config.family].groups["embeddings"]
+        return frozenset(place for place in self.places if place.startswith(prefixes))
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
@@ -52,18 +59,20 @@ class Opened:
         return components(FAMILIES[self.config.family])
 
 
-def open_folder(folder: Path) -> Opened:
+def open_folder(folder: Path, *, lacking: Sequence[str] = (), chat: str | None = None) -> Opened:
     """A folder in the official or our own layout, judged from its headers as for loading.
+
+    `lacking` are whole-name patterns of places that it need not fill; `chat` as `segue.grounding.model.read_layout`.
 
     Raises: ConfigError and CheckpointError, as `segue.grounding.model.load` does.
     """
-    layout, places = plan(folder)
+    layout, places = plan(folder, chat)
     headers = weights.read_headers(folder)
     contrast = zoo.contrast(weights.read_json(folder / "config.json"), headers)
-    writes, report = weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast)
+    writes, report = weights.check(headers, places, layout.table, tied=layout.tied, fresh=lacking, contrast=contrast)
     tied = {place: layout.tied[place] for place in report.tied}
     tensors = lazy.native(lazy.stored(headers), writes, tied)
-    return Opened(folder, layout.config, tensors, zoo.Sizes.of_headers(headers))
+    return Opened(folder, layout.config, tensors, places, zoo.Sizes.of_headers(headers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,15 +227,18 @@ def our_draft(
     )
 
 
-def hashed(folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
-    """A source for the lineage: its name, the hash of each weight file, and one over all."""
-    files = weights.checkpoint_files(folder)
+def hashed(source: Path, watch: Watch = unwatched) -> dict[str, Any]:
+    """A source for the lineage: its name, the hash of each weight file, one over all, and what it was made from."""
+    files = weights.checkpoint_files(source) if source.is_dir() else (source,)
     total = sum(file.stat().st_size for file in files)
     digests = {}
     for file in files:
         digests[file.name] = weights.file_hash(file)
         watch("hash", file.stat().st_size, total)
-    return {"name": folder.name, "files": digests, "model_hash": weights.joint_hash(digests)}
+    found: dict[str, Any] = {"name": source.name, "files": digests, "model_hash": weights.joint_hash(digests)}
+    if (source / weights.LINEAGE).is_file():
+        found["made_from"] = weights.read_json(source / weights.LINEAGE).get("made_from")
+    return found
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
