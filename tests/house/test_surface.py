@@ -14,15 +14,15 @@ PINNED = Path(__file__).with_name("surface.txt")
 
 def surface() -> str:
     """One line per public name and per command: its arguments in capitals, then its flags."""
-    from segue.cli.main import COMMANDS, application
+    from segue.cli.main import COMMANDS, application, application_of
 
     group = typer.main.get_command(application())
     lines = [f"segue.{name}" for name in sorted(segue.__all__)]
     lines.append(_line("segue", group))
-    for name, function in COMMANDS.items():
-        app = typer.Typer(add_completion=False)
-        app.command(name)(function)
-        lines.append(_line(f"segue {name}", typer.main.get_command(app)))
+    for name in COMMANDS:
+        command = typer.main.get_command(application_of(name))
+        parts = getattr(command, "commands", {})
+        lines += [_line(f"segue {name} {part}", parts[part]) for part in parts] or [_line(f"segue {name}", command)]
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ _ROWS = (
     ("demo", "segue.cli.demo:command", "Run the main job on a scene and a clip made on the spot."),
     ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
     ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
+    ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; pour parts into another model."),
     ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
     ("doctor", "segue.cli.doctor:command", "Check this machine, or a model folder."),
     ("parity", "segue.cli.parity:command", "Replay a recording of the original code and compare every seam."),
@@ -29,7 +30,7 @@ _ROWS = (
 )
 
 COMMANDS = Table("command", {name: target for name, target, _ in _ROWS})
-"""Every command: its name, and the function that typer makes it from."""
+"""Every command: its name, and the function that typer makes it from, or an application with sub-commands."""
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -41,9 +42,7 @@ class _Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
         ctx.meta["json"] = "--json" in rest
-        app = typer.Typer(add_completion=False)
-        app.command(name)(COMMANDS[str(name)])
-        return name, typer.main.get_command(app), rest
+        return name, typer.main.get_command(application_of(str(name))), rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -56,6 +55,16 @@ class _Group(TyperGroup):
         except KeyboardInterrupt as error:
             console.say("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+
+def application_of(name: str) -> typer.Typer:
+    """A command by itself, as a typer application: made from a function, or one with sub-commands as it is."""
+    command = COMMANDS[name]
+    if isinstance(command, typer.Typer):
+        return command
+    app = typer.Typer(add_completion=False)
+    app.command(name)(command)
+    return app
 
 
 def _show_version(wanted: bool) -> bool:

@@ -4,7 +4,20 @@ Nothing is unpickled or executed, no model is built, and tensors pass through on
 under its name when all of it is written, flushed and read back.
 """
 
+from segue.convert.folders import Target
 from segue.convert.imported import Imported, Training, import_training
+from segue.convert.initialise import Poured, Wish, init_from, initialise
 from segue.convert.official import export, import_folder
 
-__all__ = ["Imported", "Training", "export", "import_folder", "import_training"]
+__all__ = [
+    "Imported",
+    "Poured",
+    "Target",
+    "Training",
+    "Wish",
+    "export",
+    "import_folder",
+    "import_training",
+    "init_from",
+    "initialise",
+]

@@ -24,6 +24,7 @@ from segue.weights.lazy import Tensors
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DECODERS = ("mask_decoder.", "language_decoder.", "sam_mask_decoder.", "sam_mask_decoder_modified.")
+REPORT = "load_report.json"
 SPARE_BYTES = 100_000_000
 Stage = Literal["hash", "write", "verify"]
 Watch = Callable[[Stage, int, int], None]
@@ -32,6 +33,19 @@ Watch = Callable[[Stage, int, int], None]
 
 def unwatched(stage: Stage, done: int, total: int) -> None:
     """Nobody looks on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a model is written and how: `dtype` is bf16, fp16 or fp32, and mask decoders stay in float32.
+
+    With `overwrite` a model folder that is there already is replaced when the new one is complete.
+    """
+
+    folder: Path
+    dtype: str = "bf16"
+    overwrite: bool = False
+    watch: Watch = unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +93,8 @@ def open_folder(folder: Path, *, lacking: Sequence[str] = (), chat: str | None =
 class Draft:
     """A model folder about to be written. `tensors` are under the names that they will have there.
 
-    `small_files` writes everything but the weights, `config.json` too, into a folder. `groups` says for each tensor
+    `small_files` writes everything but the weights, `config.json` too, into a folder; `report` becomes its
+    `load_report.json`. `groups` says for each tensor
     the component that it is hashed with. `check` judges the written folder beyond that; it raises where it is wrong.
     `made_from` goes into `lineage.json`.
     """
@@ -89,23 +104,27 @@ class Draft:
     groups: Mapping[str, str]
     made_from: Mapping[str, Any]
     check: Callable[[Opened], None] | None = None
+    report: Mapping[str, Any] | None = None
 
 
-def check_target(out: Path, *, overwrite: bool, sources: tuple[Path, ...]) -> None:
-    """Refuse a folder that cannot be written to, before any work.
+def check_target(target: Target, *sources: Path) -> None:
+    """Refuse a folder that cannot be written, before any work.
 
-    Raises: ConfigError, if it exists and `overwrite` is not said, if it is no model folder, or if it is a source.
+    Raises: ConfigError, if it exists and `overwrite` is not said, if it is no model folder, or if a source lies in it;
+    or for an unknown precision.
     """
+    out = target.folder
+    precision(target.dtype)
     taken = [source for source in sources if out.resolve() in (source.resolve(), *source.resolve().parents)]
     if taken:
         raise ConfigError(f"{out} holds {taken[0]}, which is read; choose another folder to write")
-    if out.exists() and not overwrite:
+    if out.exists() and not target.overwrite:
         raise ConfigError(f"{out} exists already; choose a new folder, or say --overwrite to replace it")
     if out.exists() and not (out / "config.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is no model folder, so it is not overwritten; choose a new one, or move it away")
 
 
-def write(out: Path, draft: Draft, watch: Watch = unwatched) -> None:
+def write(target: Target, draft: Draft) -> None:
     """Write a model folder beside its final name, test it, and only then give it that name.
 
     The test reads every tensor back and compares each component's hash with what was meant, and judges the folder as a
@@ -113,6 +132,7 @@ def write(out: Path, draft: Draft, watch: Watch = unwatched) -> None:
 
     Raises: CheckpointError, if there is too little space, if it cannot be written, or if the test fails.
     """
+    out, watch = target.folder, target.watch
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         check_space(out.parent, draft.tensors.nbytes)
@@ -145,6 +165,8 @@ def _finish(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) 
     """All that comes after the weights; `config.json`, without which nothing loads, comes after their test."""
     _compare(part, draft, digests, watch)
     draft.small_files(part)
+    if draft.report:
+        write_json(part / REPORT, draft.report)
     for file in part.iterdir():
         lazy.flush(file)
     lazy.flush(part)
@@ -201,18 +223,8 @@ def precision(name: str) -> Callable[[str], torch.dtype]:
     return lambda tensor: torch.float32 if any(f".{part}" in f".{tensor}" for part in DECODERS) else DTYPES[name]
 
 
-def our_draft(
-    model: Opened,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    dtype: str,
-    made_from: Mapping[str, Any],
-    check: Callable[[Opened], None] | None = None,
-) -> Draft:
-    """A draft in our layout.
-
-    Raises: ConfigError, for an unknown precision.
-    """
+def our_draft(model: Opened, tokenizer: PreTrainedTokenizerFast, dtype: str, made_from: Mapping[str, Any]) -> Draft:
+    """A draft in our layout."""
 
     def small_files(folder: Path) -> None:
         save_tokenizer(tokenizer, folder)
@@ -223,7 +235,6 @@ def our_draft(
         small_files=small_files,
         groups={place: str(component_of(place, model.parts)) for place in model.tensors.specs},
         made_from={**made_from, "dtype": dtype},
-        check=check,
     )
 
 

@@ -17,13 +17,12 @@ from segue import weights
 from segue.convert.coverage import Coverage, coverage, plain
 from segue.convert.folders import (
     Opened,
-    Watch,
+    Target,
     check_target,
     hashed,
     open_folder,
     our_draft,
     precision,
-    unwatched,
     write,
 )
 from segue.convert.pth import open_pth
@@ -48,14 +47,13 @@ class Training:
     `base` is the folder of the model that training began from, in the official or our layout; an InternVL without SAM 2
     will do, with `sam2` then, a Sa2VA folder or SAM 2's own file. `alpha` is LoRA's (default: twice its rank, as every
     published recipe has it). `template` is the chat template's name, where the base is not a Sa2VA (default: that of
-    its language model). `dtype` is bf16, fp16 or fp32.
+    its language model).
     """
 
     base: Path
     sam2: Path | None = None
     alpha: float | None = None
     template: str | None = None
-    dtype: str = "bf16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +64,17 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def import_training(
-    source: Path, out: Path, said: Training, *, overwrite: bool = False, watch: Watch = unwatched
-) -> Imported:
+def import_training(source: Path, target: Target, said: Training) -> Imported:
     """Merge a `.pth` of the original's trainer into the model that training began from; write a folder in our layout.
 
     LoRA pairs are multiplied out and added in float32. Tokens that the base's tokenizer lacks are added in the order in
     which training added them. What is written is compared with what the base holds: a tensor that LoRA moved and that
-    comes out as it was is an error.
+    comes out as it was is an error. The folder has the account as `load_report.json`.
 
     Raises: CheckpointError, naming every tensor without a place or a value; ConfigError, for a bad option.
     """
     sources = tuple(path for path in (source, said.base, said.sam2) if path is not None)
-    check_target(out, overwrite=overwrite, sources=sources)
-    type_of = precision(said.dtype)
+    check_target(target, *sources)
     base = open_base(said)
     file = open_pth(source)
     trained = read_trained(file, base, said.alpha)
@@ -94,16 +89,16 @@ def import_training(
     notes = tuple(_notes(found, merge, file.beside))
     made_from = {
         "command": "import",
-        **{name: hashed(path, watch) for name, path in zip(("source", "base", "sam2"), sources, strict=False)},
+        **{name: hashed(path, target.watch) for name, path in zip(("source", "base", "sam2"), sources, strict=False)},
         "lora": _lora(trained, merge),
-        "coverage": plain(found),
-        "notes": list(notes),
     }
-
-    def check(written: Opened) -> None:
-        check_moved(merge, written, {place: type_of(place) for place in merge.moved})
-
-    write(out, our_draft(model, tokenizer, dtype=said.dtype, made_from=made_from, check=check), watch)
+    type_of = precision(target.dtype)
+    draft = replace(
+        our_draft(model, tokenizer, target.dtype, made_from),
+        check=lambda written: check_moved(merge, written, {place: type_of(place) for place in merge.moved}),
+        report={"components": plain(found), "notes": list(notes)},
+    )
+    write(target, draft)
     return Imported(found, notes)
 
 

@@ -10,13 +10,12 @@ from segue import weights
 from segue.convert.folders import (
     Draft,
     Opened,
-    Watch,
+    Target,
     check_target,
     hashed,
     open_folder,
     our_draft,
     precision,
-    unwatched,
     write,
     write_json,
 )
@@ -29,26 +28,20 @@ from segue.weights import lazy
 from segue.weights.keys import compiled, match
 
 
-def import_folder(
-    source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = False, watch: Watch = unwatched
-) -> Mapping[str, Any]:
+def import_folder(source: Path, target: Target) -> Mapping[str, Any]:
     """Write a model folder of either layout anew in ours; returns what its lineage says it was made from.
-
-    `dtype` is bf16, fp16 or fp32; mask decoders stay in float32.
 
     Raises: ConfigError and CheckpointError, if the folder does not fit together or the new one cannot be written.
     """
-    check_target(out, overwrite=overwrite, sources=(source,))
+    check_target(target, source)
     model = open_folder(source)
-    made_from = {"command": "import", "source": hashed(source, watch)}
-    draft = our_draft(model, load_tokenizer(source), dtype=dtype, made_from=made_from)
-    write(out, draft, watch)
+    made_from = {"command": "import", "source": hashed(source, target.watch)}
+    draft = our_draft(model, load_tokenizer(source), target.dtype, made_from)
+    write(target, draft)
     return draft.made_from
 
 
-def export(
-    model: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = False, watch: Watch = unwatched
-) -> Mapping[str, Any]:
+def export(model: Path, target: Target) -> Mapping[str, Any]:
     """Write a model folder in the official layout; returns what its lineage says it was made from.
 
     Names and shapes are those that the original code saves. `auto_map` names files of the original, which are not
@@ -56,10 +49,10 @@ def export(
 
     Raises: ConfigError, if the family has no official layout here; else as `import_folder` does.
     """
-    check_target(out, overwrite=overwrite, sources=(model,))
+    check_target(target, model)
     opened = open_folder(model)
-    draft = _official_draft(opened, dtype, {"command": "export", "source": hashed(model, watch)})
-    write(out, draft, watch)
+    draft = _official_draft(opened, target.dtype, {"command": "export", "source": hashed(model, target.watch)})
+    write(target, draft)
     return draft.made_from
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -63,7 +63,7 @@ def read_trained(file: Pickled, base: Opened, alpha: float | None) -> Trained:
 
     Raises: CheckpointError, naming every tensor that has no place, is twice there, or lacks its other half.
     """
-    rules, shapes = compiled(key_table(base.config)), base.places
+    rules = compiled(key_table(base.config))
     found, problems = Trained(), []
     halves: dict[str, dict[str, str]] = defaultdict(dict)
     for name, spec in file.tensors.specs.items():
@@ -72,7 +72,7 @@ def read_trained(file: Pickled, base: Opened, alpha: float | None) -> Trained:
             continue
         pair, whole = _PAIR.fullmatch(name), _WHOLE.fullmatch(name)
         plain = f"{pair[1]}.weight" if pair else f"{whole[1]}.{whole[2]}" if whole else name
-        write = _place(plain, rules, shapes)
+        write = find_place(plain, rules, base.places)
         if write is None:
             problems.append(f"unexpected: {name} {list(spec.shape)}")
             continue
@@ -89,14 +89,27 @@ def read_trained(file: Pickled, base: Opened, alpha: float | None) -> Trained:
     return found
 
 
-def _place(name: str, rules: Rules, shapes: Mapping[str, tuple[int, ...]]) -> Write | None:
-    """Where a tensor of the file belongs, by the first spelling of its name that leads to places of the model."""
-    bare = name.replace("base_model.model.", "")
-    for prefix in _PREFIXES:
-        write = match(bare.removeprefix(prefix), rules) if bare.startswith(prefix) else None
-        if write and all(place in shapes for place in write.places):
+def find_place(name: str, rules: Rules, places: Container[str]) -> Write | None:
+    """Where a tensor of the original's trainer belongs: its name is the model's own under wrappers of training code.
+
+    The first spelling that leads to places of the model counts; `None` if none does.
+    """
+    for spelling in spellings(name):
+        write = match(spelling, rules)
+        if write and all(place in places for place in write.places):
             return write
     return None
+
+
+def spellings(name: str) -> Iterator[str]:
+    """A trainer's name for a tensor without peft's wrapper, and under each part of the trainer that may hold it."""
+    bare = name.replace("base_model.model.", "")
+    return (bare.removeprefix(prefix) for prefix in _PREFIXES if bare.startswith(prefix))
+
+
+def is_lora(name: str) -> bool:
+    """Whether a tensor of a trainer is half of a LoRA pair."""
+    return _PAIR.fullmatch(name) is not None
 
 
 def _join(

@@ -21,7 +21,8 @@ from torch import Tensor
 from segue.weights.headers import DTYPES, INDEX, SINGLE_FILES, Stored, read_tensors
 from segue.weights.keys import KeyTable, Write, compiled, match
 
-SHARD_BYTES = 4_000_000_000
+# twice this is held while one is written
+SHARD_BYTES = 2_000_000_000
 Advance = Callable[[int], None]
 
 
