@@ -181,10 +181,10 @@ def _finish(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) 
 
 def _compare(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) -> None:
     written = lazy.stored(weights.read_headers(part))
-    found = {}
+    found, total = {}, draft.tensors.nbytes
     for name, spec in written.specs.items():
         found[name] = lazy.digest(written.read(name))
-        watch("verify", spec.nbytes, draft.tensors.nbytes)
+        watch("verify", spec.nbytes, total)
     if written.specs != draft.tensors.specs or found != digests:
         meant, is_there = group_hashes(digests, draft.groups), group_hashes(found, draft.groups)
         wrong = [group for group in meant if meant[group] != is_there.get(group)]

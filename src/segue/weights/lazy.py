@@ -12,13 +12,14 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from segue.weights.headers import DTYPES, INDEX, SINGLE_FILES, Stored, read_tensors
+from segue.weights.headers import DTYPES, INDEX, SINGLE_FILES, Stored, open_tensors, read_tensor
 from segue.weights.keys import KeyTable, Write, compiled, match
 
 # twice this is held while one is written
@@ -73,7 +74,9 @@ class Tensors:
 def stored(headers: Mapping[str, Stored]) -> Tensors:
     """The tensors that headers describe, under the names that they have in their files."""
     specs = {name: Spec(one.shape, DTYPES[one.dtype]) for name, one in headers.items()}
-    return Tensors(specs, lambda name: next(read_tensors(headers[name].file, [name])))
+    # opened once each: a header of a thousand names takes longer to read than a tensor
+    opened = cache(open_tensors)
+    return Tensors(specs, lambda name: read_tensor(opened(headers[name].file), headers[name].file, name))
 
 
 def native(source: Tensors, writes: Sequence[Write], tied: Mapping[str, str] | None = None) -> Tensors:
