@@ -225,6 +225,7 @@ def precision(name: str) -> Callable[[str], torch.dtype]:
 
 def our_draft(model: Opened, tokenizer: PreTrainedTokenizerFast, dtype: str, made_from: Mapping[str, Any]) -> Draft:
     """A draft in our layout."""
+    parts = model.parts
 
     def small_files(folder: Path) -> None:
         save_tokenizer(tokenizer, folder)
@@ -233,7 +234,7 @@ def our_draft(model: Opened, tokenizer: PreTrainedTokenizerFast, dtype: str, mad
     return Draft(
         tensors=model.tensors.cast(precision(dtype)),
         small_files=small_files,
-        groups={place: str(component_of(place, model.parts)) for place in model.tensors.specs},
+        groups={place: str(component_of(place, parts)) for place in model.tensors.specs},
         made_from={**made_from, "dtype": dtype},
     )
 

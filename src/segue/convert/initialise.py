@@ -215,8 +215,9 @@ def pour(model: Opened, tokens: Tokens, source: Source, wish: Wish) -> Poured:
 
 def _present(model: Opened) -> tuple[str, ...]:
     """The components that a model has."""
-    found = {component_of(name, model.parts) for name in model.tensors.specs}
-    return tuple(name for name in model.parts if name in found)
+    parts = model.parts
+    found = {component_of(name, parts) for name in model.tensors.specs}
+    return tuple(name for name in parts if name in found)
 
 
 def _asked(model: Opened, wish: Wish) -> tuple[str, ...]:

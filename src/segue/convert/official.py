@@ -70,7 +70,7 @@ def official_config(opened: Opened) -> dict[str, Any]:
 def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) -> Draft:
     config, table = official_config(opened), key_table(opened.config)
     shapes = weights.upstream_shapes(opened.tensors.shapes, table)
-    rules = compiled(table)
+    rules, parts = compiled(table), opened.parts
     words = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
     def small_files(folder: Path) -> None:
@@ -84,9 +84,7 @@ def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) ->
     return Draft(
         tensors=lazy.upstream(opened.tensors, table, shapes).cast(precision(dtype)),
         small_files=small_files,
-        groups={
-            name: str(component_of(found.places[0], opened.parts)) for name in shapes if (found := match(name, rules))
-        },
+        groups={name: str(component_of(found.places[0], parts)) for name in shapes if (found := match(name, rules))},
         made_from={**made_from, "dtype": dtype},
     )
 

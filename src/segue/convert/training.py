@@ -160,9 +160,8 @@ class Merge:
 
     def __init__(self, file: Pickled, trained: Trained, base: Opened, rows: int):
         self._file, self._trained, self._base = file, trained, base
-        self._shapes = {
-            place: (rows, *shape[1:]) if place in base.tables else shape for place, shape in base.places.items()
-        }
+        tables = base.tables
+        self._shapes = {place: (rows, *shape[1:]) if place in tables else shape for place, shape in base.places.items()}
         self._wholes = self._by_place(trained.whole)
         self._pairs = self._by_place(trained.pairs)
         problems = [*self._misshapen(), *self._missing()]
@@ -175,7 +174,7 @@ class Merge:
         )
         self.filled = {
             place: missing
-            for place in base.tables
+            for place in tables
             if place not in self._wholes and (missing := rows - base.tensors.specs[place].shape[0]) > 0
         }
 
