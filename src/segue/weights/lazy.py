@@ -128,7 +128,7 @@ def cut_shapes(write: Write, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 def digest(tensor: Tensor) -> str:
     """The SHA-256 of a tensor's numbers as they stand in memory, as hexadecimal."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(memoryview(flat.view(torch.uint8).numpy())).hexdigest()
+    return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 
 def write_shards(folder: Path, tensors: Tensors, *, advance: Advance, shard_bytes: int = SHARD_BYTES) -> dict[str, str]:
