@@ -17,7 +17,8 @@ from torch import Tensor
 
 from segue import weights
 from segue.errors import CheckpointError, SegueError
-from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, plan, read_layout
+from segue.grounding import model as grounded
+from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, component_of, plan, read_layout
 from segue.models import FAMILIES, zoo
 from segue.models.base import Processor
 from segue.models.tokenizers import single_id
@@ -34,13 +35,12 @@ _TITLES = {
     "language": "language model",
     "embeddings": "embeddings and head",
     "seg_projector": "segmentation projector",
-}
-_SAM2_PARTS = {
-    "SAM 2 image encoder": ("grounder.sam2.vision_encoder.",),
-    "SAM 2 prompt encoder": ("grounder.sam2.prompt_encoder.", "grounder.sam2.shared_image_embedding."),
-    "SAM 2 mask decoder": ("grounder.sam2.mask_decoder.",),
-    "SAM 2 memory": ("grounder.sam2.",),
-    "language mask decoder": ("grounder.language_decoder.",),
+    "sam2.encoder": "SAM 2 image encoder",
+    "sam2.prompts": "SAM 2 prompt encoder",
+    "mask_decoder": "SAM 2 mask decoder",
+    "sam2.memory": "SAM 2 memory",
+    "language_decoder": "language mask decoder",
+    None: "of no known part",
 }
 _HEAD = r"\b(lm_head|language_model\.output)\.weight$"
 ALL_ZEROS = "all zeros"
@@ -182,15 +182,15 @@ def components(headers: Mapping[str, Stored], layout: Layout | None) -> tuple[Co
         for name, stored in headers.items():
             found.setdefault(name.split(".")[0], []).append(stored)
         return tuple(_component(title, tensors) for title, tensors in found.items())
-    groups = FAMILIES[layout.config.family].groups
-    parts = {title: groups[name] for name, title in _TITLES.items()} | _SAM2_PARTS
+    known = grounded.components(FAMILIES[layout.config.family])
     rules = None if layout.table is None else compiled(layout.table)
     for name, stored in headers.items():
         write = match(name, rules)
-        place = write.places[0] if write else ""
-        part = next((title for title, prefixes in parts.items() if place.startswith(prefixes)), "of no known part")
-        found.setdefault(part, []).append(stored)
-    return tuple(_component(title, found[title]) for title in (*parts, "of no known part") if title in found)
+        part = component_of(write.places[0] if write else "", known)
+        found.setdefault(_TITLES.get(part, str(part)), []).append(stored)
+    return tuple(
+        _component(title, found[title]) for title in {**dict.fromkeys(_TITLES.values()), **found} if title in found
+    )
 
 
 def _component(name: str, tensors: list[Stored]) -> Component:

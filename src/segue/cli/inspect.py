@@ -120,8 +120,14 @@ def _rows(found: Report) -> Iterator[tuple[str, str]]:
     if found.pickles:
         yield "pickles", f"{', '.join(found.pickles)}: present, never read"
     if found.lineage is not None:
-        short = {name: value for name, value in found.lineage.items() if name != "files"}
-        yield "lineage", json.dumps(short, ensure_ascii=False)
+        yield "lineage", json.dumps(_without_digests(found.lineage), ensure_ascii=False)
+
+
+def _without_digests(lineage: Any) -> Any:
+    """A lineage without the long lists in it: the hash of a model stands for them."""
+    if not isinstance(lineage, dict):
+        return lineage
+    return {name: _without_digests(value) for name, value in lineage.items() if name not in ("files", "groups")}
 
 
 def _parts(found: Report) -> Table:

@@ -15,6 +15,9 @@ from typing import Any
 
 from segue.errors import DataError
 
+DAMAGED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError)
+"""What the disassembler and the stack raise on bytes that are no pickle."""
+
 _NOTHING = frozenset({"PROTO", "FRAME"})
 _FIXED: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = frozenset(
@@ -34,60 +37,70 @@ def read_pickled(path: Path) -> Any:
     Raises: DataError, if the file holds anything else or is damaged.
     """
     try:
-        return _Reader().read(io.BytesIO(path.read_bytes()))
-    # What the disassembler and the stack raise on bytes that are no pickle.
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return Reader().read(io.BytesIO(path.read_bytes()))
+    except DAMAGED as error:
         raise DataError(f"{path} is no readable pickle file: {error}; copy it again") from error
     except DataError as error:
         raise DataError(f"{path} {error}") from error
 
 
-class _Reader:
-    """The stack machine that a pickle is written for, less every instruction that could call anything."""
+class Reader:
+    """The stack machine that a pickle is written for, less every instruction that could call anything.
+
+    What a heir knows how to stand in for harmlessly it takes in `build`, before asking its parent.
+    """
 
     def __init__(self) -> None:
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
         self._memo: dict[int, Any] = {}
 
     def read(self, file: io.BytesIO) -> Any:
+        """The one value that a pickle holds.
+
+        Raises: DataError, at an instruction that is not followed; one of `DAMAGED`, where the bytes are no pickle.
+        """
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == "STOP":
                 break
             self._follow(opcode.name, argument)
-        return self._stack.pop()
+        return self.stack.pop()
 
     def _follow(self, name: str, argument: Any) -> None:
         if name in _KEEP:
-            self._memo[argument] = self._stack[-1]
+            self._memo[argument] = self.stack[-1]
         elif name in _VALUES:
-            self._stack.append(argument)
+            self.stack.append(argument)
         elif name in _FIXED:
-            self._stack.append(_FIXED[name])
+            self.stack.append(_FIXED[name])
         elif name == "MEMOIZE":
-            self._memo[len(self._memo)] = self._stack[-1]
+            self._memo[len(self._memo)] = self.stack[-1]
         elif name in _RECALL:
-            self._stack.append(self._memo[argument])
+            self.stack.append(self._memo[argument])
         elif name not in _NOTHING:
-            self._build(name)
+            self.build(name, argument)
 
-    def _build(self, name: str) -> None:
-        stack = self._stack
+    def build(self, name: str, argument: Any) -> None:
+        """Put together what lies on the stack.
+
+        Raises: DataError, if the instruction could call anything.
+        """
+        stack = self.stack
         if name == "MARK":
-            self._marks.append(len(stack))
+            self.marks.append(len(stack))
         elif name in ("EMPTY_LIST", "EMPTY_DICT"):
             stack.append([] if name == "EMPTY_LIST" else {})
         elif name in _TUPLES:
-            stack.append(tuple(self._taken(len(stack) - _TUPLES[name])))
+            stack.append(tuple(self.taken(len(stack) - _TUPLES[name])))
         elif name in ("LIST", "TUPLE"):
-            stack.append((list if name == "LIST" else tuple)(self._taken(self._marks.pop())))
+            stack.append((list if name == "LIST" else tuple)(self.taken(self.marks.pop())))
         elif name == "DICT":
-            stack.append(_pairs(self._taken(self._marks.pop())))
+            stack.append(_pairs(self.taken(self.marks.pop())))
         elif name in ("APPEND", "APPENDS"):
-            items = self._taken(len(stack) - 1 if name == "APPEND" else self._marks.pop())
+            items = self.taken(len(stack) - 1 if name == "APPEND" else self.marks.pop())
             stack[-1].extend(items)
         elif name in ("SETITEM", "SETITEMS"):
-            items = self._taken(len(stack) - 2 if name == "SETITEM" else self._marks.pop())
+            items = self.taken(len(stack) - 2 if name == "SETITEM" else self.marks.pop())
             stack[-1].update(_pairs(items))
         else:
             raise DataError(
@@ -95,12 +108,12 @@ class _Reader:
                 "code; convert the file to JSON, as the documentation of segue.data.pickled shows, if you trust it"
             )
 
-    def _taken(self, start: int) -> list[Any]:
+    def taken(self, start: int) -> list[Any]:
         """What lies on the stack from a height on, taken off it."""
         if start < 0:
             raise IndexError("it takes more from its stack than is there")
-        items = self._stack[start:]
-        del self._stack[start:]
+        items = self.stack[start:]
+        del self.stack[start:]
         return items
 
 

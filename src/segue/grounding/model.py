@@ -112,8 +112,10 @@ class Layout:
     tied: Mapping[str, str]
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path, chat: str | None = None) -> Layout:
     """What a model folder says it is, from `config.json`, `sam2_config.json` and the tensor names alone.
+
+    `chat` names the chat template of an official folder that says none, or another one's.
 
     Raises: ConfigError, if no family claims the configuration; CheckpointError, if a file cannot be read.
     """
@@ -127,7 +129,7 @@ def read_layout(folder: Path) -> Layout:
         family=family.name,
         mllm_config=family.architecture(raw),
         sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
-        template=raw.get("template", "qwen_chat"),
+        template=chat or raw.get("template", "qwen_chat"),
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
     )
     says_tied = raw.get("tie_word_embeddings") is True
@@ -135,13 +137,13 @@ def read_layout(folder: Path) -> Layout:
     return Layout(config, key_table(config), head if says_tied else {})
 
 
-def plan(folder: Path) -> tuple[Layout, dict[str, tuple[int, ...]]]:
-    """How a folder is to be read, and the names and shapes of all tensors that its model needs.
+def plan(folder: Path, chat: str | None = None) -> tuple[Layout, dict[str, tuple[int, ...]]]:
+    """How a folder is to be read, and the names and shapes of all tensors that its model needs; `chat` as there.
 
     Raises: ConfigError, if config.json lacks a field or makes no sense, or as `read_layout` does; CheckpointError too.
     """
     try:
-        layout = read_layout(folder)
+        layout = read_layout(folder, chat)
         template(layout.config.template)
         return layout, expected(layout.config)
     except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -164,6 +166,25 @@ def claiming(raw: Mapping[str, Any]) -> Family:
 
 
 SAM2_UPSTREAM = "grounding_encoder.sam2_model."
+GROUNDER_PARTS = {
+    "sam2.encoder": ("grounder.sam2.vision_encoder.",),
+    "sam2.prompts": ("grounder.sam2.prompt_encoder.", "grounder.sam2.shared_image_embedding."),
+    "sam2.memory": ("grounder.sam2.",),
+    "language_decoder": ("grounder.language_decoder.",),
+}
+
+
+def components(family: Family) -> dict[str, tuple[str, ...]]:
+    """Every part of a family's models by name, and how its tensors' names begin; the first that fits counts.
+
+    The family's own groups come first, then what is left of the grounder.
+    """
+    return {**family.groups, **GROUNDER_PARTS}
+
+
+def component_of(place: str, parts: Mapping[str, tuple[str, ...]]) -> str | None:
+    """The part that a tensor of this name belongs to; `None` if it is of no known part."""
+    return next((name for name, prefixes in parts.items() if place.startswith(prefixes)), None)
 
 
 def key_table(config: GroundedConfig) -> KeyTable:

@@ -316,6 +316,30 @@ def architecture(sizes: Mapping[str, Any] | None = None) -> Sam2VideoConfig:
     )
 
 
+def sizes(config: Sam2VideoConfig) -> dict[str, Any]:
+    """The `sam2_config.json` of a configuration: `architecture` read backwards."""
+    backbone, decoder = config.vision_config.backbone_config, config.mask_decoder_config
+    return {
+        "embed_dim": backbone.hidden_size,
+        "num_heads": backbone.num_attention_heads,
+        "stages": list(backbone.blocks_per_stage),
+        "global_att_blocks": list(backbone.global_attention_blocks),
+        "window_pos_embed_bkg_spatial_size": list(backbone.window_positional_embedding_background_size),
+        "window_spec": list(backbone.window_size_per_stage),
+        "d_model": config.vision_config.fpn_hidden_size,
+        "mem_dim": config.memory_encoder_output_channels,
+        "mem_attn_layers": config.memory_attention_num_layers,
+        "mem_attn_ffn": config.memory_attention_feed_forward_hidden_size,
+        "fuser_layers": config.memory_fuser_num_layers,
+        "image_size": config.image_size,
+        "num_maskmem": config.num_maskmem,
+        "mask_decoder_mlp_dim": decoder.mlp_dim,
+        "mask_decoder_heads": decoder.num_attention_heads,
+        "mask_decoder_depth": decoder.num_hidden_layers,
+        "iou_head_hidden_dim": decoder.iou_head_hidden_dim,
+    }
+
+
 def whole_config(**fields: Any) -> Sam2VideoConfig:
     """The library's configuration from plain values, as `config.json` holds them."""
     parts: dict[str, type[PreTrainedConfig]] = {

@@ -163,6 +163,7 @@ class Family:
     video_frames: str
     prompts: Mapping[str, str]
     groups: Mapping[str, tuple[str, ...]]
+    official: Callable[[Any], dict[str, Any]] | None = None
 
 
 def seg_states(hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int) -> Float[Tensor, "n d"]:

@@ -30,6 +30,7 @@ from transformers import (
 
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.models.base import Batch, Decoding, Family, Steps, Visual, decode, positions
+from segue.models.internvl_official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, official
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tiling import squeeze, tile
 from segue.models.tokenizers import load_tokenizer, save_tokenizer, single_id
@@ -37,27 +38,6 @@ from segue.weights import KeyTable, Rule
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-LANGUAGE_CLASSES = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3", "InternLM2ForCausalLM": "llama"}
-
-LANGUAGE_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "vocab_size",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "hidden_act",
-    "head_dim",
-    "attention_bias",
-    "use_sliding_window",
-    "sliding_window",
-    "max_window_layers",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-)
 
 
 class InternVLMLLMConfig(PreTrainedConfig):
@@ -450,4 +430,5 @@ FAMILY = Family(
         "seg_projector": ("seg_projector.",),
         "mask_decoder": ("grounder.sam2.mask_decoder.",),
     },
+    official=official,
 )

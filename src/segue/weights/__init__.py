@@ -43,6 +43,8 @@ __all__ = [
     "check",
     "checkpoint_files",
     "file_hash",
+    "joint_hash",
+    "listing",
     "lineage",
     "load",
     "pickled",
@@ -178,8 +180,12 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     what = contrast or "the weights do not fit the architecture that config.json describes"
     is_cut = set(kinds) == {"missing"} and not contrast
     cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"
-    lines = "".join(f"\n  {problem}" for problem in _gathered(sorted(problems, key=_by_number)))
-    return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{lines}"
+    return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems)}"
+
+
+def listing(problems: Sequence[str]) -> str:
+    """Problems for an error's text, one indented line each below it; many that are alike share a line."""
+    return "".join(f"\n  {problem}" for problem in _gathered(sorted(problems, key=_by_number)))
 
 
 def _by_number(text: str) -> list[str]:
@@ -257,5 +263,10 @@ def write_lineage(folder: Path, made_from: Mapping[str, Any]) -> None:
 
 def _hashes(folder: Path) -> dict[str, Any]:
     files = {file.name: file_hash(file) for file in checkpoint_files(folder)}
-    whole = hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in sorted(files.items())).encode())
-    return {"files": files, "model_hash": whole.hexdigest()[:16]}
+    return {"files": files, "model_hash": joint_hash(files)}
+
+
+def joint_hash(digests: Mapping[str, str]) -> str:
+    """One hash over the digests of several things and their names, whatever their order: 16 hexadecimal digits."""
+    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]

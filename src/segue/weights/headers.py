@@ -196,12 +196,32 @@ def read_tensors(file: Path, names: Iterable[str]) -> Iterator[Tensor]:
 
     Raises: CheckpointError, if the file cannot be read.
     """
+    with open_tensors(file) as reader:
+        for name in names:
+            yield read_tensor(reader, file, name)
+
+
+def open_tensors(file: Path) -> Any:
+    """A file to read tensors of by `read_tensor`; closed when nothing refers to it.
+
+    Raises: CheckpointError, if the file cannot be read.
+    """
     try:
-        with safe_open(file, framework="pt") as reader:
-            for name in names:
-                yield reader.get_tensor(name)
+        return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); fetch it again") from error
+
+
+def read_tensor(reader: Any, file: Path, name: str) -> Tensor:
+    """One tensor of an opened file, as it is stored; the path is for the error.
+
+    Raises: CheckpointError, if it cannot be read.
+    """
+    try:
+        tensor: Tensor = reader.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}); fetch it again") from error
+    return tensor
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,193 @@
+"""`segue convert`: checkpoints of the original into ours and back, and parts of one model into another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from segue.cli import options
+from segue.cli.console import STDERR, say
+
+if TYPE_CHECKING:
+    from segue.convert.coverage import Coverage
+    from segue.convert.folders import Watch
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+"""The sub-commands; each is one function here."""
+
+_STAGES = {"hash": "reading what it is made from", "write": "writing", "verify": "reading back"}
+_PARTS = ("component", "taken", "misshapen", "absent", "unused", "numbers", "share")
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it appears when all is there.")]
+Dtype = Annotated[
+    Literal["bf16", "fp16", "fp32"],
+    typer.Option("--dtype", help="Precision to write in; mask decoders stay in fp32."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace OUT, once the new folder is complete, if it is a model folder.")
+]
+
+
+@app.callback()
+def group() -> None:
+    """Turn checkpoints of the original into ours and back, and pour parts of one model into another."""
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model folder, a hub id, or a .pth of training.")],
+    out: Out,
+    base: Annotated[
+        str | None, typer.Option("--base", help="For a .pth: the model that training began from, a folder or a hub id.")
+    ] = None,
+    sam2: Annotated[
+        Path | None,
+        typer.Option("--sam2", help="For a base without SAM 2: a Sa2VA folder, or SAM 2's own .pt file."),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", min=0.0, help="For a .pth: LoRA's alpha; twice its rank unless given.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", help="For a .pth: chat template, where the base does not say it.")
+    ] = None,
+    dtype: Dtype = "bf16",
+    overwrite: Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a checkpoint of the original as a model folder of ours: its folders, or a .pth of its trainer."""
+    from segue import convert
+    from segue.errors import ConfigError
+
+    only = {"--base": base, "--sam2": sam2, "--alpha": alpha, "--template": template}
+    if not Path(source).is_file():
+        given = [name for name, value in only.items() if value is not None]
+        if given:
+            raise ConfigError(f"{', '.join(given)} is for a .pth of training; {source!r} is no such file")
+        with _watching(as_json) as watch:
+            made_from = convert.import_folder(
+                _folder(source), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
+            )
+        _done(out, as_json, {"made_from": made_from})
+        return
+    if base is None:
+        text = f"{source} is a file of the original's trainer, which holds only what was trained"
+        raise ConfigError(f"{text}; name the model that this training began from: --base MODEL")
+    said = convert.Training(base=_folder(base), sam2=sam2, alpha=alpha, template=template)
+    with _watching(as_json) as watch:
+        found = convert.import_training(
+            Path(source), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch), said
+        )
+    if not as_json:
+        _account(found.rows, f"what {Path(source).name} says of the model; the rest is the base's")
+        for note in found.notes:
+            say(f"note: {note}", style="yellow")
+    _done(out, as_json, {"coverage": _plain(found.rows), "notes": list(found.notes)})
+
+
+@app.command("export")
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or demo.")],
+    out: Out,
+    dtype: Dtype = "bf16",
+    overwrite: Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a model in the official Hugging Face layout, which the original code reads with its own modelling files."""
+    from segue import convert
+
+    with _watching(as_json) as watch:
+        made_from = convert.export(
+            _folder(model), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
+        )
+    _done(out, as_json, {"made_from": made_from})
+
+
+@app.command("init")
+def init(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to pour into: a folder, a hub id, or demo.")],
+    out: Out,
+    source: Annotated[str, typer.Option("--from", help="The checkpoint to pour from: a folder, a hub id or a .pth.")],
+    components: Annotated[
+        str | None,
+        typer.Option("--components", help="What to take over, such as mask_decoder,seg_projector; else everything."),
+    ] = None,
+    min_coverage: Annotated[
+        float,
+        typer.Option("--min-coverage", min=0.0, max=1.0, help="Share of each named component that must fit."),
+    ] = 1.0,
+    dtype: Dtype = "bf16",
+    overwrite: Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Pour named components of one checkpoint into a model of perhaps another size, with an account of what fitted."""
+    from segue import convert
+    from segue.errors import ConfigError
+
+    names = None if components is None else [name.strip() for name in components.split(",") if name.strip()]
+    if names is None and min_coverage < 1:
+        raise ConfigError("--min-coverage is for components that are named; add --components")
+    wish = convert.Wish(components=names, min_coverage=min_coverage)
+    path = Path(source) if Path(source).is_file() else _folder(source)
+    with _watching(as_json) as watch:
+        poured = convert.initialise(
+            _folder(model), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch), path, wish
+        )
+    if not as_json:
+        _account(poured.rows, f"from {poured.source}\ninto {poured.target}")
+        if poured.kept:
+            say(f"kept as they were: {', '.join(poured.kept)}")
+    _done(out, as_json, {"report": poured.report()})
+
+
+def _folder(model: str) -> Path:
+    from segue.engine import resolve
+
+    return resolve(model)
+
+
+@contextmanager
+def _watching(hidden: bool) -> Iterator[Watch]:
+    """A bar per stage that counts bytes, with the time left; only where stderr is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=STDERR, transient=True, disable=hidden or not STDERR.is_terminal) as progress:
+        tasks: dict[tuple[str, int], Any] = {}
+
+        def watch(stage: Literal["hash", "write", "verify"], done: int, total: int) -> None:
+            if (stage, total) not in tasks:
+                tasks[stage, total] = progress.add_task(_STAGES[stage], total=total)
+            progress.advance(tasks[stage, total], done)
+
+        yield watch
+
+
+def _account(rows: Sequence[Coverage], title: str) -> None:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), title=Text(title), title_justify="left", title_style="")
+    for heading in _PARTS:
+        table.add_column(heading, justify="left" if heading == "component" else "right", no_wrap=True)
+    for row in rows:
+        counts = (f"{number:,}" for number in (row.loaded, row.mismatched, row.absent, row.unused, row.loaded_numbers))
+        table.add_row(Text(row.component), *counts, f"{row.fraction:.1%}")
+    Console().print(table)
+
+
+def _plain(rows: Sequence[Coverage]) -> list[dict[str, Any]]:
+    from segue.convert.coverage import plain
+
+    return plain(rows)
+
+
+def _done(out: Path, as_json: bool, result: Mapping[str, Any]) -> None:
+    if as_json:
+        print(json.dumps({"folder": str(out), **result}, ensure_ascii=False))
+    else:
+        say(f"{out} is written, and what was read back is what was meant", style="bold green")
