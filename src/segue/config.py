@@ -1,7 +1,8 @@
 """YAML and overrides to frozen dataclasses and back, strictly: nothing unknown, missing or of another type gets in.
 
 A field may be a bool, int, float, str or Path, a Literal, another dataclass, a tuple, a dict with str keys, or any of
-these or None. A number written without a point (`1`, `2e-5`) is a float where a float is expected.
+these or None. A number written without a point (`1`, `2e-5`) is a float where a float is expected. Several of the
+plain kinds may stand beside each other (`bool | int | float | str`): the value's own kind decides.
 """
 
 from __future__ import annotations
@@ -168,8 +169,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _build(cast(type, kind), value, where)
-    if origin in (Union, UnionType) and NoneType in arguments and len(arguments) == 2:
-        return None if value is None else _convert(next(a for a in arguments if a is not NoneType), value, where)
+    if origin in (Union, UnionType):
+        return _union(arguments, value, where)
     if origin is Literal:
         return _literal(arguments, value, where)
     if origin is tuple:
@@ -179,6 +180,19 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind in _SCALARS:
         return _scalar(kind, value, where)
     raise TypeError(f"{where} is declared as {kind}, which a configuration file cannot express")
+
+
+def _union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    kinds = [kind for kind in arguments if kind is not NoneType]
+    if value is None and len(kinds) < len(arguments):
+        return None
+    if len(kinds) == 1:
+        return _convert(kinds[0], value, where)
+    if not all(kind in _SCALARS for kind in kinds):
+        raise TypeError(f"{where} may be one of {kinds}, which a configuration file cannot tell apart")
+    if type(value) not in kinds:
+        raise ConfigError(f"{where} is {value!r}, expected {' or '.join(_SCALARS[kind] for kind in kinds)}")
+    return value
 
 
 def _literal(options: tuple[Any, ...], value: Any, where: str) -> Any:
