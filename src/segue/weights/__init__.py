@@ -36,6 +36,7 @@ from segue.weights.keys import KeyTable, Rule, Write, compiled, match, sources, 
 
 __all__ = [
     "DTYPES",
+    "MAX_LINES",
     "KeyTable",
     "LoadReport",
     "Rule",

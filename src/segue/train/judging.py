@@ -1,0 +1,107 @@
+"""How good the masks are: figures over the objects of held-out rows, found with the answers given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segue.data.base import rng_for
+from segue.errors import ConfigError, SegueError
+from segue.train.examples import Row, RowMaker, collate
+from segue.train.feed import parts_of
+from segue.train.learner import Judged, Learner
+from segue.train.recipe import Validation
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A held-out row: from which dataset, which row of it, and the row itself, ready for a model."""
+
+    part: str
+    number: int
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found of a case."""
+
+    part: str
+    number: int
+    objects: tuple[Judged, ...]
+
+    @property
+    def iou(self) -> float:
+        """Mean IoU of its objects."""
+        return float(np.mean([iou(judged) for judged in self.objects]))
+
+
+def cases(validation: Validation, make: RowMaker, seed: int, *, rank: int, processes: int) -> list[Case]:
+    """This process's share of the held-out rows: the same rows for the same seed, whatever the number of processes.
+
+    Raises: ConfigError, if none of them points at anything; SegueError, for a row that cannot be used.
+    """
+    parts = parts_of(validation.data)
+    rows = [(part, number) for part in parts for number in range(len(part.dataset))]
+    order = np.random.default_rng([3, seed]).permutation(len(rows))[: validation.limit]
+    found = []
+    for place, chosen in enumerate(sorted(order.tolist())):
+        part, number = rows[chosen]
+        if place % processes != rank:
+            continue
+        try:
+            row = make(part.dataset.get(number, rng_for(seed, 0, number)))
+        except SegueError as error:
+            raise type(error)(f"validation: {error}") from error
+        if row.truth is not None:
+            found.append(Case(part.name, number, row))
+    if not found and rank < len(order):
+        raise ConfigError(f"none of the {len(order)} validation rows points at anything, so no mask can be judged")
+    return found
+
+
+def judge(learner: Learner, held_out: Sequence[Case], make: RowMaker) -> list[Verdict]:
+    """What the model finds of each case now. Leaves the model in the mode it was in."""
+    was_training = learner.training
+    learner.eval()
+    try:
+        return [
+            Verdict(
+                case.part,
+                case.number,
+                tuple(learner.judge(collate([case.row], make.processor).to(learner.model.device))),
+            )
+            for case in held_out
+        ]
+    finally:
+        learner.train(was_training)
+
+
+def iou(judged: Judged) -> float:
+    """Shared pixels over those in either mask; nothing found of nothing is 1."""
+    union = judged.found + judged.truth - judged.intersection
+    return judged.intersection / union if union else 1.0
+
+
+def figures(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """`mean_iou` and `dice`, means over objects; `ciou`, all shared pixels over all pixels of either; `emitted`, the
+    share of objects whose `[SEG]` the model would have said by itself.
+    """
+    objects = [judged for verdict in verdicts for judged in verdict.objects]
+    shared = sum(judged.intersection for judged in objects)
+    union = sum(judged.found + judged.truth - judged.intersection for judged in objects)
+    both = [(2 * judged.intersection, judged.found + judged.truth) for judged in objects]
+    return {
+        "mean_iou": float(np.mean([iou(judged) for judged in objects])),
+        "ciou": shared / union if union else 1.0,
+        "dice": float(np.mean([double / total if total else 1.0 for double, total in both])),
+        "emitted": float(np.mean([judged.is_emitted for judged in objects])),
+    }
+
+
+def save_list(held_out: Sequence[tuple[str, int]], path: Path) -> None:
+    """Write down which rows were judged, a line each, so that figures of two runs can be compared or not."""
+    path.write_text("".join(f"{part} {number}\n" for part, number in held_out), encoding="utf-8")
