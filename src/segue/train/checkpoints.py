@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,7 +54,7 @@ def write(
                 (part / STATE).mkdir()
                 save_file(dict(state), part / STATE / OPTIMIZER)
             processor.save(part)
-            record = _hashed(record, part / TENSORS)
+            record = replace(record, tensors_hash=weights.file_hash(part / TENSORS))
             record.write(part)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -64,12 +65,6 @@ def write(
             f"cannot write {folder}: {reason}; the checkpoints before it are whole. Free space and go on with --resume"
         ) from error
     return record
-
-
-def _hashed(record: Record, tensors: Path) -> Record:
-    from dataclasses import replace
-
-    return replace(record, tensors_hash=weights.file_hash(tensors))
 
 
 def prune(run: Path, keep: int) -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class Verdict:
 def cases(validation: Validation, make: RowMaker, seed: int, *, rank: int, processes: int) -> list[Case]:
     """This process's share of the held-out rows: the same rows for the same seed, whatever the number of processes.
 
-    Raises: ConfigError, if none of them points at anything; SegueError, for a row that cannot be used.
+    Raises: SegueError, for a row that cannot be used.
     """
     parts = parts_of(validation.data)
     rows = [(part, number) for part in parts for number in range(len(part.dataset))]
@@ -58,8 +57,6 @@ def cases(validation: Validation, make: RowMaker, seed: int, *, rank: int, proce
             raise type(error)(f"validation: {error}") from error
         if row.truth is not None:
             found.append(Case(part.name, number, row))
-    if not found and rank < len(order):
-        raise ConfigError(f"none of the {len(order)} validation rows points at anything, so no mask can be judged")
     return found
 
 
@@ -89,8 +86,12 @@ def iou(judged: Judged) -> float:
 def figures(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """`mean_iou` and `dice`, means over objects; `ciou`, all shared pixels over all pixels of either; `emitted`, the
     share of objects whose `[SEG]` the model would have said by itself.
+
+    Raises: ConfigError, if there are no objects.
     """
     objects = [judged for verdict in verdicts for judged in verdict.objects]
+    if not objects:
+        raise ConfigError("none of the validation rows points at anything, so no mask can be judged; give other data")
     shared = sum(judged.intersection for judged in objects)
     union = sum(judged.found + judged.truth - judged.intersection for judged in objects)
     both = [(2 * judged.intersection, judged.found + judged.truth) for judged in objects]
@@ -100,8 +101,3 @@ def figures(verdicts: Sequence[Verdict]) -> dict[str, float]:
         "dice": float(np.mean([double / total if total else 1.0 for double, total in both])),
         "emitted": float(np.mean([judged.is_emitted for judged in objects])),
     }
-
-
-def save_list(held_out: Sequence[tuple[str, int]], path: Path) -> None:
-    """Write down which rows were judged, a line each, so that figures of two runs can be compared or not."""
-    path.write_text("".join(f"{part} {number}\n" for part, number in held_out), encoding="utf-8")

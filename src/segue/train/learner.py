@@ -84,7 +84,7 @@ class _Found:
     masks: Float[Tensor, "m q q"]
 
 
-_Pointing = tuple[Truth, Float[Tensor, "n d"]]
+_Pointing = tuple[Truth, Float[Tensor, "_ d"]]
 
 
 class Learner(nn.Module):
@@ -154,7 +154,7 @@ class Learner(nn.Module):
             ]
         return judged
 
-    def _speak(self, batch: TrainBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "r l d"], list[Float[Tensor, "_ d"]]]:
+    def _speak(self, batch: TrainBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "r l w"], list[Float[Tensor, "_ d"]]]:
         """The loss of the words, all states, and each row's prompts."""
         mllm, labels = self.model.mllm, batch.batch.labels
         if labels is None:

@@ -1,4 +1,4 @@
-"""Learning rates and the optimizer: a rate is a function of the step, so that a resumed run needs no scheduler state."""
+"""Learning rates and the optimizer. A rate is a function of the step, so a resumed run needs no scheduler's state."""
 
 from __future__ import annotations
 
@@ -98,3 +98,21 @@ def placed_like(parameter: Tensor, value: Tensor) -> Tensor:
     if not isinstance(parameter, DTensor):
         return value.clone()
     return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+
+@torch.no_grad()
+def restore_tensors(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Give parameters the values that a checkpoint has under their names.
+
+    Raises: CheckpointError, if names or shapes differ.
+    """
+    if set(parameters) != set(tensors):
+        wrong = sorted(set(parameters) ^ set(tensors))
+        raise CheckpointError(
+            f"the checkpoint holds other parameters ({len(wrong)} differ, the first: {wrong[0]}); "
+            "resume with the recipe that the run was started with"
+        )
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(f"{name} is {list(tensors[name].shape)}, the model has {list(parameter.shape)}")
+        parameter.copy_(placed_like(parameter, tensors[name]))

@@ -82,7 +82,9 @@ def switch_on(model: GroundedModel, stage: Stage, processor: Processor, *, seed:
         how: [name for name, group in stage.groups.items() if group.how == how] for how in ("full", "lora", "rows")
     }
     model.requires_grad_(False)
-    lora = _add_lora(model, stage.lora, {name: known[name] for name in by_how["lora"]}, seed) if by_how["lora"] else None
+    lora = (
+        _add_lora(model, stage.lora, {name: known[name] for name in by_how["lora"]}, seed) if by_how["lora"] else None
+    )
     token_ids = _add_rows(model, [known[name] for name in by_how["rows"]], processor) if by_how["rows"] else ()
     for name in by_how["full"]:
         for parameter in parts[name].values():
@@ -124,9 +126,7 @@ def _linears(model: nn.Module, prefixes: tuple[str, ...]) -> Iterator[str]:
             yield name
 
 
-def _add_lora(
-    model: GroundedModel, settings: Lora, groups: Mapping[str, tuple[str, ...]], seed: int
-) -> dict[str, Any]:
+def _add_lora(model: GroundedModel, settings: Lora, groups: Mapping[str, tuple[str, ...]], seed: int) -> dict[str, Any]:
     """Lay LoRA beside every linear layer of some groups; returns what an adapter_config.json would say."""
     try:
         from peft import LoraConfig, inject_adapter_in_model

@@ -38,6 +38,7 @@ __all__ = [
     "DTYPES",
     "MAX_LINES",
     "KeyTable",
+    "LINEAGE",
     "LoadReport",
     "Rule",
     "Stored",
