@@ -52,8 +52,22 @@ def draw_folder(root: Path, count: int = 4) -> Path:
 
 
 @pytest.fixture(scope="session")
+def draw():
+    return draw_folder
+
+
+@pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
     return draw_folder(tmp_path_factory.mktemp("pictures") / "mine")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """accelerate remembers the precision of a process's first run, and refuses another."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from segue.train.stages import seeded, stored_name
 log = logging.getLogger(__name__)
 
 SAMPLED = 4096
+FIRST_STEPS = 10
 
 
 class Stop:
@@ -70,39 +71,50 @@ class Progress:
 
 
 class Watch:
-    """Makes sure that every group learns: a gradient at the first step, other numbers once the rate has risen."""
+    """Makes sure that every group learns: the loss reaches it, and its numbers change.
 
-    def __init__(self, ready: Ready):
+    A group is sure once it has changed. That must have happened after a step at half the peak rate or more whose batch
+    had both an image and a mask, and in any case when the rate has risen.
+    """
+
+    def __init__(self, ready: Ready, first: int):
         self._ready = ready
-        self._before = {name: _sample(parameter) for name, parameter in ready.parameters.items()}
-        self._groups = {group: [stored_name(name) for name in names] for group, names in ready.learning.groups.items()}
-        self.deadline = max(1, int(ready.stage.warmup * ready.steps))
+        self._waiting = {
+            group: {stored_name(name): _sample(parameter) for name, parameter in parameters.items()}
+            for group, parameters in ready.learning.groups.items()
+        }
+        self._reached: set[str] = set()
+        self._deadline = min(ready.steps, first + max(FIRST_STEPS, int(ready.stage.warmup * ready.steps)))
 
     def gradients(self) -> None:
-        """Raises: ConfigError, naming the groups that the loss does not reach."""
+        """Note which groups the loss reaches; before the optimizer's step."""
         parameters = self._ready.parameters
-        silent = [
-            group for group, names in self._groups.items() if all(parameters[name].grad is None for name in names)
-        ]
+        for group, names in self._waiting.items():
+            if any(parameters[name].grad is not None for name in names):
+                self._reached.add(group)
+
+    def moved(self, done: int, factor: float, *, is_complete: bool) -> None:
+        """Judge after a step.
+
+        Raises: ConfigError, naming the groups that do not learn, and why.
+        """
+        parameters = self._ready.parameters
+        for group in list(self._waiting):
+            before = self._waiting[group]
+            if any(not torch.equal(before[name], _sample(parameters[name])) for name in before):
+                del self._waiting[group]
+        if not self._waiting or not (done >= self._deadline or (is_complete and factor >= 0.5)):
+            return
+        silent = [group for group in self._waiting if group not in self._reached]
         if silent:
             raise ConfigError(
                 f"the loss does not reach the groups {', '.join(silent)}, so they would never learn; give data and "
                 "loss weights that use them, or freeze them"
             )
-
-    def moved(self) -> None:
-        """Raises: ConfigError, naming the groups of which no number has changed."""
-        parameters = self._ready.parameters
-        still = [
-            group
-            for group, names in self._groups.items()
-            if all(torch.equal(self._before[name], _sample(parameters[name])) for name in names)
-        ]
-        if still:
-            raise ConfigError(
-                f"after {self.deadline} steps nothing in the groups {', '.join(still)} has changed; raise their rate, "
-                "or give data and loss weights that use them"
-            )
+        raise ConfigError(
+            f"after {done} steps nothing in the groups {', '.join(self._waiting)} has changed; raise their rate, or "
+            "give data and loss weights that use them"
+        )
 
 
 def _sample(parameter: Tensor) -> Tensor:
@@ -121,6 +133,7 @@ class Stretch:
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
     tokens: int = 0
+    is_complete: bool = False
     since: float = field(default_factory=perf_counter)
 
     def steps(self, last: int) -> Iterator[int]:
@@ -130,14 +143,13 @@ class Stretch:
             group that does not learn. What was saved before stays.
         """
         ready, first = self.ready, self.progress.stage_step
-        watch = Watch(ready)
+        watch = Watch(ready, first)
         batches = ready.feed.batches(first, last, workers=self.recipe.workers)
         for step in range(first, last):
             factor = rates.rate_factor(step, ready.steps, warmup=ready.stage.warmup, schedule=ready.stage.schedule)
             current = rates.set_rates(ready.optimizer, factor)
-            norm = self.learn(step, batches, watch if step == first else None)
-            if step + 1 - first == watch.deadline:
-                watch.moved()
+            norm = self.learn(step, batches, watch)
+            watch.moved(step + 1, factor, is_complete=self.is_complete)
             self.progress.stage_step, self.progress.step = step + 1, self.progress.step + 1
             self._tell(current, norm, is_last=step + 1 == last)
             yield step + 1
@@ -180,6 +192,7 @@ class Stretch:
             terms: Mapping[str, Tensor] = self.ready.learner(batch, seed)
         self._check(float(terms["loss"].detach()), "loss", step, fed)
         if counts:
+            self.is_complete = batch.batch.pixels is not None and any(truth is not None for truth in batch.truths)
             for name, term in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
             self.count += 1

@@ -52,7 +52,10 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, floa
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """An optimizer's memory as named tensors: "<parameter>|exp_avg", "|exp_avg_sq", "|step"; whole, on the CPU."""
+    """An optimizer's memory as named tensors: "<parameter>|exp_avg", "|exp_avg_sq", "|step"; whole, on the CPU.
+
+    Parameters that no gradient has reached have none.
+    """
     return {
         f"{name}|{moment}": whole(optimizer.state[parameter][moment]).cpu()
         for parameter, name in names.items()
@@ -68,17 +71,20 @@ def restore_optimizer(
 
     Raises: CheckpointError, if it belongs to other parameters.
     """
-    expected = {f"{name}|{moment}" for name in names.values() for moment in _MOMENTS}
-    if expected != set(tensors):
-        wrong = sorted(expected ^ set(tensors))
+    unknown = sorted(set(tensors) - {f"{name}|{moment}" for name in names.values() for moment in _MOMENTS})
+    if unknown:
         raise CheckpointError(
-            f"the optimizer's state is of other parameters ({len(wrong)} differ, the first: {wrong[0]}); "
+            f"the optimizer's state is of other parameters ({len(unknown)} of them, the first: {unknown[0]}); "
             "resume with the recipe that the run was started with"
         )
     for parameter, name in names.items():
-        state = {moment: tensors[f"{name}|{moment}"] for moment in _MOMENTS}
-        if state["exp_avg"].shape != parameter.shape:
-            raise CheckpointError(f"the optimizer's state of {name} is {list(state['exp_avg'].shape)}, not its shape")
+        state = {moment: tensors[f"{name}|{moment}"] for moment in _MOMENTS if f"{name}|{moment}" in tensors}
+        if not state:  # no gradient has reached it yet
+            continue
+        if len(state) < len(_MOMENTS) or state["exp_avg"].shape != parameter.shape:
+            raise CheckpointError(
+                f"the optimizer's state of {name} is incomplete or of another shape; take an older one"
+            )
         moments = {moment: placed_like(parameter, state[moment]) for moment in _MOMENTS[:2]}
         optimizer.state[parameter] = {**moments, "step": state["step"]}
 

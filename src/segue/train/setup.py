@@ -30,8 +30,6 @@ else:
     # An extra: imported where a run begins.
     Accelerator = Any
 
-CHECKPOINTING = {"use_reentrant": False}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
@@ -110,7 +108,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     model, processor = loaded.model, loaded.processor
     learning = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
     if recipe.gradient_checkpointing:
-        model.mllm.language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=CHECKPOINTING)
+        _checkpoint_activations(model.mllm.language_model)
     learner: Any = Learner(model, weights=stage.losses, seg_id=processor.seg_id).train()
     optimizer: Any = rates.optimizer(
         {name: list(group.values()) for name, group in learning.groups.items()},
@@ -144,6 +142,13 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         mixture=mixture,
         steps=steps,
     )
+
+
+def _checkpoint_activations(language: Any) -> None:
+    # transformers renames it on the way to version 6
+    is_new = hasattr(language, "activation_checkpointing_enable")
+    enable = language.activation_checkpointing_enable if is_new else language.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def first_base(recipe: TrainRecipe) -> Base:
