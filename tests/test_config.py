@@ -225,3 +225,11 @@ def test_where_several_plain_kinds_may_stand_a_value_keeps_its_own(write):
 def test_a_list_is_none_of_the_plain_kinds(write):
     with pytest.raises(ConfigError, match=r"options\.a is \[1\], expected true or false or a whole number"):
         config.load(Free, write("options: {a: [1]}\n"))
+
+
+def test_an_override_reaches_into_a_list_by_number(write):
+    path = write(MINIMAL + "stages: [{name: align}, {name: all, steps: 3}]\n")
+    recipe = config.load(Recipe, path, ["stages.1.steps=5"])
+    assert [stage.steps for stage in recipe.stages] == [1, 5]
+    with pytest.raises(ConfigError, match="there is no key '2' in"):
+        config.load(Recipe, path, ["stages.2.steps=5"])

@@ -29,7 +29,7 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
 
     The file may name one other file under `base:`, relative to itself, whose keys it overrides one by one; a base has
     no base of its own. `overrides` come last, each "dotted.key=value" with the value in YAML; it replaces whatever
-    stands at that key, a whole mapping or list included.
+    stands at that key, a whole mapping or list included. A number is a place in a list: "stages.0.rate=1e-5".
 
     Raises: ConfigError, naming the file and the dotted key: a file unreadable, not YAML, not a mapping, or with a key
     twice; a key unknown or missing; a value of another type; what a dataclass finds wrong in its `__post_init__`.
@@ -122,10 +122,14 @@ def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     keys = dotted.strip().split(".")
     if not equals or "" in keys:
         raise ConfigError(f"override {override!r} is not of the form key.subkey=value")
-    return _replace(tree, keys, _parse(text, f"--set {override}"), override)
+    return dict(_replace(tree, keys, _parse(text, f"--set {override}"), override))
 
 
-def _replace(tree: Any, keys: list[str], value: Any, override: str) -> dict[str, Any]:
+def _replace(tree: Any, keys: list[str], value: Any, override: str) -> Any:
+    if isinstance(tree, list) and keys[0].isdecimal() and int(keys[0]) < len(tree):
+        place = int(keys[0])
+        item = _replace(tree[place], keys[1:], value, override) if keys[1:] else value
+        return [*tree[:place], item, *tree[place + 1 :]]
     if not isinstance(tree, dict | None):
         raise ConfigError(f"--set {override}: there is no key {keys[0]!r} in {tree!r}; set the whole value instead")
     tree = tree or {}

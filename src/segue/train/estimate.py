@@ -75,17 +75,18 @@ def description(ready: Ready, recipe: TrainRecipe) -> str:
         for name, group in ready.stage.groups.items()
         if name in learned
     ]
-    lines = [
+    header = (
         f"stage {ready.stage.name}: {ready.steps} steps of {share.per_step} samples ({share.batch} at once, "
         f"{share.accumulation} batches to a step, {share.processes} process{'es' * (share.processes > 1)}), "
         f"{ready.steps * share.per_step / len(mixture):.3g} epochs"
-    ]
+    )
+    lines = [header]
     lines += [table(mixture.tallies(epochs, position)), f"learning: {sum(learned.values()):,} of {whole:,} numbers"]
     lines += groups
-    lines += [
+    lines.append(
         f"memory per process: about {size(need.total)} (weights {size(need.weights)}, gradients "
         f"{size(need.gradients)}, optimizer {size(need.optimizer)}, at work {size(need.working)})"
-    ]
+    )
     return "\n".join(lines)
 
 

@@ -48,7 +48,8 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16") -> Merged:
     before = _digests(((name, places[name]) for name in targets), precision)
     merged, applied = engine.put_onto(base, checkpoint)
     after = _digests(((name, places[name]) for name in targets), precision)
-    same = [name for name in applied.folded if name in applied.lost or _is_lost(checkpoint, name, before, after)]
+    lost = {name for name in applied.folded if _is_lost(checkpoint, name, before, after)}
+    same = sorted(lost.union(applied.lost))
     if same:
         raise CheckpointError(
             f"merging {checkpoint} would lose what {len(same)} layers learned, the first {same[0]}: in {dtype} they are "
