@@ -52,8 +52,8 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16") -> Merged:
     same = sorted(lost.union(applied.lost))
     if same:
         raise CheckpointError(
-            f"merging {checkpoint} would lose what {len(same)} layers learned, the first {same[0]}: in {dtype} they are "
-            "as in the base. Nothing was written; merge in fp32, or train longer or at a higher rate"
+            f"merging {checkpoint} would lose what {len(same)} layers learned, the first {same[0]}: in {dtype} they "
+            "are as in the base. Nothing was written; merge in fp32, or train longer or at a higher rate"
         )
     merged.save(out, dtype=dtype)
     _compare(out, {name: places[name] for name in (*targets, *applied.placed) if name in places}, precision)

@@ -57,7 +57,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parame
     Parameters that no gradient has reached have none.
     """
     return {
-        f"{name}|{moment}": whole(optimizer.state[parameter][moment]).cpu()
+        f"{name}|{moment}": whole(optimizer.state[parameter][moment]).cpu().clone()
         for parameter, name in names.items()
         if parameter in optimizer.state
         for moment in _MOMENTS
@@ -86,7 +86,7 @@ def restore_optimizer(
                 f"the optimizer's state of {name} is incomplete or of another shape; take an older one"
             )
         moments = {moment: placed_like(parameter, state[moment]) for moment in _MOMENTS[:2]}
-        optimizer.state[parameter] = {**moments, "step": state["step"]}
+        optimizer.state[parameter] = {**moments, "step": state["step"].clone()}
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -22,19 +22,22 @@ from segue.train.setup import Accelerator, Base, Ready
 
 log = logging.getLogger(__name__)
 
-STAGES, CASES, RUN = "stages", "validation.json", "run.json"
+STAGES, RUN = "stages", "run.json"
 _MAY_DIFFER = ("output", "log_every", "save_every", "keep", "workers", "on_bad_sample", "ceiling")
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended: its folder, the best checkpoint, steps done in all, whether somebody stopped it."""
+    """How a run ended: its folder, the best checkpoint, steps done in all, whether somebody stopped it, and whether
+    this process speaks for all.
+    """
 
     run: Path
     best: Path
     step: int
     metrics: dict[str, float]
     is_stopped: bool
+    is_main: bool
 
 
 @dataclass(slots=True)
@@ -76,7 +79,8 @@ def train(
     assert best is not None
     if accelerator.is_main_process:
         report.write(recipe.output, recipe)
-    return Outcome(recipe.output, best, progress.step, trained.read(best).metrics, is_stopped)
+    metrics = trained.read(best).metrics
+    return Outcome(recipe.output, best, progress.step, metrics, is_stopped, accelerator.is_main_process)
 
 
 def estimate(recipe: TrainRecipe, watcher: Watcher, *, device: str = "auto") -> Trial:
@@ -173,7 +177,10 @@ def _restore(ready: Ready, checkpoint: Path, record: Record) -> None:
 
 def _stage(run: _Run, ready: Ready, progress: Progress) -> bool:
     """One stage to its end; returns whether the run was stopped in it."""
-    run.journal.say(description(ready, run.recipe))
+    told = description(ready, run.recipe)
+    run.journal.say(told)
+    if not progress.stage_step:
+        run.journal.write("stage", progress.step, stage=ready.stage.name, text=told)
     held_out = _held_out(run, ready)
     stretch = Stretch(run.recipe, ready, run.accelerator, run.journal, progress)
     last = ready.steps
@@ -236,9 +243,11 @@ def _write_cases(run: Path, verdicts: list[judging.Verdict]) -> None:
     rows = [{"part": found.part, "row": found.number, "iou": round(found.iou, 6)} for found in verdicts]
     rows.sort(key=lambda row: (row["part"], row["row"]))
     try:
-        (run / CASES).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        (run / report.CASES).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise CheckpointError(f"cannot write {run / CASES}: {error.strerror}; free space, then --resume") from error
+        raise CheckpointError(
+            f"cannot write {run / report.CASES}: {error.strerror}; free space, then --resume"
+        ) from error
 
 
 def _save(run: _Run, ready: Ready, progress: Progress, *, is_over: bool) -> None:
