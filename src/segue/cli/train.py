@@ -159,7 +159,7 @@ def _run(recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool
     if as_json and outcome.is_main:
         told = {"run": str(outcome.run), "best": str(outcome.best), "step": outcome.step, "metrics": outcome.metrics}
         print(json.dumps({**told, "stopped": outcome.is_stopped}))
-    if outcome.is_stopped:
+    if outcome.is_stopped and limit is None:
         raise typer.Exit(STOPPED)
 
 

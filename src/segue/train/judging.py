@@ -41,16 +41,16 @@ class Verdict:
 def cases(validation: Validation, make: RowMaker, seed: int, *, rank: int, processes: int) -> list[Case]:
     """This process's share of the held-out rows: the same rows for the same seed, whatever the number of processes.
 
-    Raises: SegueError, for a row that cannot be used.
+    Raises: ConfigError, for fewer rows than processes; SegueError, for a row that cannot be used.
     """
     parts = parts_of(validation.data)
     rows = [(part, number) for part in parts for number in range(len(part.dataset))]
-    order = np.random.default_rng([3, seed]).permutation(len(rows))[: validation.limit]
+    order = sorted(np.random.default_rng([3, seed]).permutation(len(rows))[: validation.limit].tolist())
+    if len(order) < processes:
+        raise ConfigError(f"{len(order)} validation rows are too few for {processes} processes; give one for each")
     found = []
-    for place, chosen in enumerate(sorted(order.tolist())):
+    for chosen in order[rank::processes]:
         part, number = rows[chosen]
-        if place % processes != rank:
-            continue
         try:
             row = make(part.dataset.get(number, rng_for(seed, 0, number)))
         except SegueError as error:
@@ -60,21 +60,24 @@ def cases(validation: Validation, make: RowMaker, seed: int, *, rank: int, proce
     return found
 
 
-def judge(learner: Learner, held_out: Sequence[Case], make: RowMaker) -> list[Verdict]:
-    """What the model finds of each case now. Leaves the model in the mode it was in."""
+def judge(learner: Learner, held_out: Sequence[Case], make: RowMaker, *, rounds: int) -> list[Verdict]:
+    """What the model finds of each case now. Leaves the model in the mode it was in.
+
+    The model is asked `rounds` times, the last case again where there are fewer: where its parameters are spread over
+    processes, all must ask equally often.
+    """
     was_training = learner.training
     learner.eval()
+    verdicts = []
     try:
-        return [
-            Verdict(
-                case.part,
-                case.number,
-                tuple(learner.judge(collate([case.row], make.processor).to(learner.model.device))),
-            )
-            for case in held_out
-        ]
+        for number in range(rounds if held_out else 0):
+            case = held_out[min(number, len(held_out) - 1)]
+            objects = learner.judge(collate([case.row], make.processor).to(learner.model.device))
+            if number < len(held_out):
+                verdicts.append(Verdict(case.part, case.number, tuple(objects)))
     finally:
         learner.train(was_training)
+    return verdicts
 
 
 def iou(judged: Judged) -> float:

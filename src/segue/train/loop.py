@@ -242,8 +242,9 @@ class Stretch:
         Raises: ConfigError, if they point at nothing.
         """
         learner = self.accelerator.unwrap_model(self.ready.learner)
+        rounds = max(self._gathered([len(held_out)]))
         with self.accelerator.autocast():
-            mine = judging.judge(learner, held_out, self.ready.make)
+            mine = judging.judge(learner, held_out, self.ready.make, rounds=rounds)
         verdicts = self._gathered(mine)
         self.progress.metrics, self.progress.judged_at = judging.figures(verdicts), self.progress.step
         self.journal.write("judged", self.progress.step, stage=self.ready.stage.name, **self.progress.metrics)

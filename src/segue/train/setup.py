@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import register_fsdp_forward_method
 
 from segue import engine
 from segue.data.mixture import Mixture
@@ -82,20 +83,23 @@ class Ready:
 def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
     """How this process takes part: alone, or as `accelerate launch` or torchrun started it.
 
-    Raises: ConfigError, where accelerate is missing.
+    Raises: ConfigError, where accelerate is missing, or under DeepSpeed.
     """
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
     except ImportError as error:
         raise ConfigError("training needs accelerate; install the extra: pip install 'segue[train]'") from error
-    return Accelerator(
+    made = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
         gradient_accumulation_steps=recipe.accumulation,
         # the decoder's heads for IoU and presence learn only where their terms count
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if made.distributed_type.value == "DEEPSPEED":
+        raise ConfigError("DeepSpeed keeps its own optimizer, which no checkpoint here could go on from; use FSDP2")
+    return made
 
 
 def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerator) -> Ready:
@@ -117,6 +121,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         weight_decay=stage.weight_decay,
     )
     learner, optimizer = accelerator.prepare(learner, optimizer)
+    register_fsdp_forward_method(learner, "judge")
     share = Share(accelerator.process_index, accelerator.num_processes, recipe.batch, recipe.accumulation)
     make = RowMaker(
         processor=processor,
