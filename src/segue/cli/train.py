@@ -153,9 +153,8 @@ def _run(recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool
         outcome = run.train(recipe, watcher, resume=resume, limit=limit, device=device)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items())
     if outcome.is_main:
-        say(
-            f"best checkpoint: {outcome.best}{f' ({figures})' if figures else ''}; report: {outcome.run / 'report.html'}"
-        )
+        say(f"best checkpoint: {outcome.best}{f' ({figures})' if figures else ''}")
+        say(f"report: {outcome.run / 'report.html'}")
     if as_json and outcome.is_main:
         told = {"run": str(outcome.run), "best": str(outcome.best), "step": outcome.step, "metrics": outcome.metrics}
         print(json.dumps({**told, "stopped": outcome.is_stopped}))

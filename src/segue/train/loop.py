@@ -188,7 +188,8 @@ class Stretch:
         counts = 1.0 if batch is not None else 0.0
         batch = (batch or self.ready.feed.spare()).to(self.accelerator.device)
         seed = step_seed(self.recipe.seed, self.ready.index, step, self.accelerator.process_index, micro)
-        with seeded(seed, self.accelerator.device):
+        # FSDP2 is not wrapped in autocast by itself
+        with seeded(seed, self.accelerator.device), self.accelerator.autocast():
             terms: Mapping[str, Tensor] = self.ready.learner(batch, seed)
         self._check(float(terms["loss"].detach()), "loss", step, fed)
         if counts:

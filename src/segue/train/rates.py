@@ -56,6 +56,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parame
 
     Parameters that no gradient has reached have none.
     """
+    assert all(parameter in names for parameter in optimizer.state), "the optimizer knows other parameters"
     return {
         f"{name}|{moment}": whole(optimizer.state[parameter][moment]).cpu().clone()
         for parameter, name in names.items()

@@ -11,7 +11,7 @@ from typing import Literal
 
 from segue.data.mixture import CEILING
 from segue.errors import ConfigError
-from segue.train.learner import LossWeights
+from segue.train.learner import LossWeights, Objective
 
 Option = bool | int | float | str | None
 How = Literal["full", "lora", "rows", "frozen"]
@@ -112,6 +112,8 @@ class Stage:
     """Sizes, for groups that learn by LoRA."""
     losses: LossWeights = LossWeights()
     """Weights of the terms that are added up to the loss."""
+    objective: Objective = "whole"
+    """whole: words and masks together. grounder, language: one of them alone, where a model begins from nothing."""
     rate: float = 4e-5
     """Peak learning rate."""
     warmup: float = 0.05
@@ -182,8 +184,9 @@ class TrainRecipe:
     """Processes that read and prepare samples ahead; 0 does it between the steps."""
     max_tokens: int = 8192
     """Longest row; whole turns are left out from the end until a sample fits."""
-    followed: int = 0
-    """Frames at the end of each video sample that the language model is not shown: there objects are followed."""
+    frames: str | None = None
+    """Which of a video sample's frames the language model is shown (first:k, uniform:k, numbers); on the others objects
+    are followed by memory, as at inference. All are shown, where null."""
     max_tiles: int = 12
     """Most tiles an image is cut into."""
 
@@ -197,11 +200,8 @@ class TrainRecipe:
             max_tokens=self.max_tokens,
             max_tiles=self.max_tiles,
         )
-        if self.workers < 0 or self.followed < 0 or self.clip <= 0:
-            raise ConfigError(
-                f"workers {self.workers}, followed {self.followed} or clip {self.clip} is out of range; "
-                "expected 0 or more, and a clip above 0"
-            )
+        if self.workers < 0 or self.clip <= 0:
+            raise ConfigError(f"workers {self.workers} or clip {self.clip} is out of range; expected >= 0 and > 0")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"the stages are called {names}; expected one or more, each name once")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch.distributed.fsdp import register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from segue import engine
 from segue.data.mixture import Mixture
@@ -61,6 +61,9 @@ class Ready:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What learns, by its name in a checkpoint."""
+        if isinstance(self.learner, FSDPModule):
+            # a pass without a way back leaves the whole parameters in place of those that the optimizer knows
+            self.learner.reshard()
         return dict(_learning(self.model))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -113,7 +116,8 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     learning = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
     if recipe.gradient_checkpointing:
         _checkpoint_activations(model.mllm.language_model)
-    learner: Any = Learner(model, weights=stage.losses, seg_id=processor.seg_id).train()
+    learner: Any = Learner(model, weights=stage.losses, seg_id=processor.seg_id, objective=stage.objective)
+    learner.train()
     optimizer: Any = rates.optimizer(
         {name: list(group.values()) for name, group in learning.groups.items()},
         {name: stage.groups[name].rate or stage.rate for name in learning.groups},
@@ -128,7 +132,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         side=model.grounder.side,
         max_tokens=recipe.max_tokens,
         max_tiles=recipe.max_tiles,
-        followed=recipe.followed,
+        frames=recipe.frames,
     )
     mixture = mixture_of(recipe.data if stage.data is None else stage.data, recipe, recipe.output)
     steps = stage.steps or math.ceil((stage.epochs or 0) * len(mixture) / share.per_step)
