@@ -178,7 +178,8 @@ class Learner(nn.Module):
             order = torch.randperm(count, device=prompts.device, generator=generator)[: self.num_masks]
         else:
             order = torch.arange(self.num_masks, device=prompts.device) % count
-        return replace(truth, masks=truth.masks[order]), prompts[order]
+        phrases = tuple(truth.phrases[number] for number in order.tolist())
+        return replace(truth, masks=truth.masks[order], centres=truth.centres[order], phrases=phrases), prompts[order]
 
     def _encode(self, truths: Sequence[Truth]) -> Encoded:
         pixels = normalised(torch.cat([truth.frames for truth in truths]))
