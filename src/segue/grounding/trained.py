@@ -220,6 +220,7 @@ def fold(weight: Tensor, a: Tensor, b: Tensor, lora: Mapping[str, Any]) -> bool:
 
 def _problems(name: str, headers: Mapping[str, Stored], places: Mapping[str, Tensor], record: Record) -> list[str]:
     shape = headers[name].shape
+    wanted: tuple[int, ...]
     if match := _LORA.fullmatch(name):
         partner = headers.get(f"{match[1]}.lora_{'B' if match[2] == 'A' else 'A'}")
         weight = places.get(f"{match[1]}.weight")

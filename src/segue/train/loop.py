@@ -44,7 +44,7 @@ class Stop:
 
         def ask(number: int, _: Any) -> None:
             self.asked = True
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
         try:
             before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

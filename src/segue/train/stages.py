@@ -52,6 +52,7 @@ class TrainedRows(nn.Module):
         super().__init__()
         self.base = base
         self.rows = nn.Parameter(base.weight[list(token_ids)].detach().float().clone())
+        self.token_ids: Int[Tensor, " k"]
         self.register_buffer("token_ids", torch.tensor(token_ids, device=base.weight.device), persistent=False)
 
     @property
@@ -63,7 +64,7 @@ class TrainedRows(nn.Module):
         """Rows of the table for ids `Int[...]`, or scores of all tokens for states `Float[... d]`."""
         out: Tensor = self.base(given)
         if isinstance(self.base, nn.Embedding):
-            hit: Int[Tensor, "... k"] = given[..., None] == self.token_ids
+            hit = given[..., None].eq(self.token_ids)
             mine = self.rows.to(out.dtype)[hit.int().argmax(-1)]
             return torch.where(hit.any(-1, keepdim=True), mine, out)
         return out.index_copy(-1, self.token_ids, nn.functional.linear(given, self.rows.to(given.dtype)).to(out.dtype))
@@ -140,8 +141,9 @@ def _add_lora(model: GroundedModel, settings: Lora, groups: Mapping[str, tuple[s
         targets += linears
     if settings.quantize == "4bit":
         quantize(model, targets)
+    alpha: Any = settings.alpha  # annotated as a whole number, used as any
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, bias="none", target_modules=targets
+        r=settings.rank, lora_alpha=alpha, lora_dropout=settings.dropout, bias="none", target_modules=targets
     )
     with seeded(seed, model.device):
         inject_adapter_in_model(config, model)
