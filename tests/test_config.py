@@ -209,3 +209,27 @@ def test_a_field_that_yaml_cannot_express_is_a_bug_of_ours(write):
 
     with pytest.raises(TypeError, match="when is declared as"):
         config.load(Wrong, write("when: [1]"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Free:
+    options: dict[str, bool | int | float | str | None] = field(default_factory=dict)
+
+
+def test_where_several_plain_kinds_may_stand_a_value_keeps_its_own(write):
+    free = config.load(Free, write("options: {a: true, b: 1, c: 1.5, d: word, e: null}\n"))
+    assert free.options == {"a": True, "b": 1, "c": 1.5, "d": "word", "e": None}
+    assert [type(value) for value in free.options.values()] == [bool, int, float, str, type(None)]
+
+
+def test_a_list_is_none_of_the_plain_kinds(write):
+    with pytest.raises(ConfigError, match=r"options\.a is \[1\], expected true or false or a whole number"):
+        config.load(Free, write("options: {a: [1]}\n"))
+
+
+def test_an_override_reaches_into_a_list_by_number(write):
+    path = write(MINIMAL + "stages: [{name: align}, {name: all, steps: 3}]\n")
+    recipe = config.load(Recipe, path, ["stages.1.steps=5"])
+    assert [stage.steps for stage in recipe.stages] == [1, 5]
+    with pytest.raises(ConfigError, match="there is no key '2' in"):
+        config.load(Recipe, path, ["stages.2.steps=5"])

@@ -1,7 +1,8 @@
 """YAML and overrides to frozen dataclasses and back, strictly: nothing unknown, missing or of another type gets in.
 
 A field may be a bool, int, float, str or Path, a Literal, another dataclass, a tuple, a dict with str keys, or any of
-these or None. A number written without a point (`1`, `2e-5`) is a float where a float is expected.
+these or None. A number written without a point (`1`, `2e-5`) is a float where a float is expected. Several of the
+plain kinds may stand beside each other (`bool | int | float | str`): the value's own kind decides.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
 
     The file may name one other file under `base:`, relative to itself, whose keys it overrides one by one; a base has
     no base of its own. `overrides` come last, each "dotted.key=value" with the value in YAML; it replaces whatever
-    stands at that key, a whole mapping or list included.
+    stands at that key, a whole mapping or list included. A number is a place in a list: "stages.0.rate=1e-5".
 
     Raises: ConfigError, naming the file and the dotted key: a file unreadable, not YAML, not a mapping, or with a key
     twice; a key unknown or missing; a value of another type; what a dataclass finds wrong in its `__post_init__`.
@@ -121,10 +122,14 @@ def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     keys = dotted.strip().split(".")
     if not equals or "" in keys:
         raise ConfigError(f"override {override!r} is not of the form key.subkey=value")
-    return _replace(tree, keys, _parse(text, f"--set {override}"), override)
+    return dict(_replace(tree, keys, _parse(text, f"--set {override}"), override))
 
 
-def _replace(tree: Any, keys: list[str], value: Any, override: str) -> dict[str, Any]:
+def _replace(tree: Any, keys: list[str], value: Any, override: str) -> Any:
+    if isinstance(tree, list) and keys[0].isdecimal() and int(keys[0]) < len(tree):
+        place = int(keys[0])
+        item = _replace(tree[place], keys[1:], value, override) if keys[1:] else value
+        return [*tree[:place], item, *tree[place + 1 :]]
     if not isinstance(tree, dict | None):
         raise ConfigError(f"--set {override}: there is no key {keys[0]!r} in {tree!r}; set the whole value instead")
     tree = tree or {}
@@ -168,8 +173,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _build(cast(type, kind), value, where)
-    if origin in (Union, UnionType) and NoneType in arguments and len(arguments) == 2:
-        return None if value is None else _convert(next(a for a in arguments if a is not NoneType), value, where)
+    if origin in (Union, UnionType):
+        return _union(arguments, value, where)
     if origin is Literal:
         return _literal(arguments, value, where)
     if origin is tuple:
@@ -179,6 +184,19 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if kind in _SCALARS:
         return _scalar(kind, value, where)
     raise TypeError(f"{where} is declared as {kind}, which a configuration file cannot express")
+
+
+def _union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    kinds = [kind for kind in arguments if kind is not NoneType]
+    if value is None and len(kinds) < len(arguments):
+        return None
+    if len(kinds) == 1:
+        return _convert(kinds[0], value, where)
+    if not all(kind in _SCALARS for kind in kinds):
+        raise TypeError(f"{where} may be one of {kinds}, which a configuration file cannot tell apart")
+    if type(value) not in kinds:
+        raise ConfigError(f"{where} is {value!r}, expected {' or '.join(_SCALARS[kind] for kind in kinds)}")
+    return value
 
 
 def _literal(options: tuple[Any, ...], value: Any, where: str) -> Any:

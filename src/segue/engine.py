@@ -21,6 +21,7 @@ from segue.errors import CheckpointError, ConfigError, DataError
 from segue.geometry.masks import at_threshold, box_of, logit
 from segue.geometry.notation import parse_grounded
 from segue.grounding import model as grounded
+from segue.grounding import trained
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import iter_frames, open_media, results
@@ -467,7 +468,8 @@ def _reason(replies: Sequence[_Reply]) -> StopReason:
 
 
 def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Engine:
-    """A model from a folder in the official Sa2VA or our own layout, or from the hub by its id.
+    """A model from a folder in the official Sa2VA or our own layout, or from the hub by its id; or what a training run
+    has made of one: a checkpoint, or a run folder, which stands for its best.
 
     `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there
     is, and bfloat16 on a GPU that has it, float32 elsewhere. Nothing that the folder brings is executed.
@@ -475,6 +477,9 @@ def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Eng
     Raises: CheckpointError, if the weights do not fit; ConfigError, if nothing here knows the model or the device.
     """
     folder = resolve(model)
+    checkpoint = trained.find(folder)
+    if checkpoint is not None:
+        return _load_trained(model, checkpoint, device=device, dtype=dtype)
     place = pick_device(device)
     precision = pick_dtype(dtype, place)
     loaded, report = grounded.load(folder, dtype=precision, device=place)
@@ -489,6 +494,45 @@ def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Eng
         "python": platform.python_version(),
     }
     return Engine(loaded, processor, lineage)
+
+
+def _load_trained(model: str | Path, checkpoint: Path, *, device: str, dtype: str) -> Engine:
+    """The base of a checkpoint with what was learned put onto it."""
+    base = load(base_of(checkpoint, trained.read(checkpoint)), device=device, dtype=dtype)
+    engine, _ = put_onto(base, checkpoint)
+    engine.lineage["model"] = str(model)
+    return engine
+
+
+def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, trained.Applied]:
+    """What a checkpoint has learned, put onto its base, whose weights change; and which tensors those were.
+
+    Raises: CheckpointError, if it is not its base, or a tensor does not fit.
+    """
+    record = trained.read(checkpoint)
+    trained.check_base(checkpoint, record, base.lineage["model_hash"])
+    applied = trained.apply(base.model, checkpoint, record)
+    config = base.model.config
+    processor = base.model.family.processor(checkpoint, config.mllm_config, config.template)
+    lineage = {
+        **base.lineage,
+        "model": str(checkpoint),
+        "model_hash": record.content_hash,
+        "files": {**base.lineage["files"], trained.TENSORS: record.tensors_hash},
+        "trained": {"checkpoint": checkpoint.name, **record.summary()},
+    }
+    return Engine(base.model, processor, lineage), applied
+
+
+def base_of(checkpoint: Path, record: trained.Record) -> Path:
+    """The folder of a checkpoint's base: where it lay, or else by the name that the recipe had for it.
+
+    Raises: CheckpointError, if it is in neither place.
+    """
+    try:
+        return trained.base_folder(checkpoint, record) or resolve(record.base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint} needs its base {record.base}, which is gone: {error}") from error
 
 
 def resolve(model: str | Path) -> Path:

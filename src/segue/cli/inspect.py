@@ -33,11 +33,15 @@ def command(
     """Tell what a model folder is, from its headers alone. The exit code is 0 where it would load, else 2."""
     from segue import inspection
 
-    found = inspection.report(_folder(model))
+    folder, learned = _base(_folder(model))
+    found = inspection.report(folder)
     if as_json:
-        print(json.dumps(_plain(found), ensure_ascii=False))
+        print(json.dumps({**_plain(found), "trained": learned}, ensure_ascii=False))
     else:
         console = Console()
+        if learned is not None:
+            told = ", ".join(f"{name} {value}" for name, value in learned.items() if value)
+            console.print(Text(f"A training checkpoint ({told}). Its base:"), soft_wrap=True)
         console.print(_facts(found))
         console.print(_parts(found))
         _verdict(console, found)
@@ -76,6 +80,19 @@ def _folder(target: str) -> Path:
     from segue.engine import resolve
 
     return resolve(target)
+
+
+def _base(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The folder of the weights, and what a training checkpoint says of itself if they are the base of one."""
+    from segue.engine import base_of
+    from segue.grounding import trained
+
+    learned = None
+    while (checkpoint := trained.find(folder)) is not None:
+        record = trained.read(checkpoint)
+        learned = learned or {"checkpoint": str(checkpoint), **record.summary()}
+        folder = base_of(checkpoint, record)
+    return folder, learned
 
 
 def _plain(found: Report) -> dict[str, Any]:

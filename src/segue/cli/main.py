@@ -23,6 +23,8 @@ _ROWS = (
     ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
     ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
     ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; pour parts into another model."),
+    ("train", "segue.cli.train:command", "Train as a recipe says."),
+    ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
     ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
     ("doctor", "segue.cli.doctor:command", "Check this machine, a model folder, or your data."),
     ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),

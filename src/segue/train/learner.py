@@ -84,7 +84,7 @@ class _Found:
     masks: Float[Tensor, "m q q"]
 
 
-_Pointing = tuple[Truth, Float[Tensor, "n d"]]
+_Pointing = tuple[Truth, Float[Tensor, "_ d"]]
 
 
 class Learner(nn.Module):
@@ -154,7 +154,7 @@ class Learner(nn.Module):
             ]
         return judged
 
-    def _speak(self, batch: TrainBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "r l d"], list[Float[Tensor, "_ d"]]]:
+    def _speak(self, batch: TrainBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "r l w"], list[Float[Tensor, "_ d"]]]:
         """The loss of the words, all states, and each row's prompts."""
         mllm, labels = self.model.mllm, batch.batch.labels
         if labels is None:
@@ -178,7 +178,8 @@ class Learner(nn.Module):
             order = torch.randperm(count, device=prompts.device, generator=generator)[: self.num_masks]
         else:
             order = torch.arange(self.num_masks, device=prompts.device) % count
-        return replace(truth, masks=truth.masks[order]), prompts[order]
+        phrases = tuple(truth.phrases[number] for number in order.tolist())
+        return replace(truth, masks=truth.masks[order], centres=truth.centres[order], phrases=phrases), prompts[order]
 
     def _encode(self, truths: Sequence[Truth]) -> Encoded:
         pixels = normalised(torch.cat([truth.frames for truth in truths]))

@@ -36,7 +36,9 @@ from segue.weights.keys import KeyTable, Rule, Write, compiled, match, sources, 
 
 __all__ = [
     "DTYPES",
+    "MAX_LINES",
     "KeyTable",
+    "LINEAGE",
     "LoadReport",
     "Rule",
     "Stored",

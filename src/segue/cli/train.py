@@ -1,0 +1,206 @@
+"""`segue train` and `segue finetune`: learn from data, and leave checkpoints that every command reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from segue.cli import options
+from segue.cli.console import STDERR, say
+from segue.errors import ConfigError
+
+if TYPE_CHECKING:
+    from segue.train.recipe import TrainRecipe
+else:
+    # Recipes bring torch along, which `--help` can do without.
+    TrainRecipe = Any
+
+STOPPED = 130
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the recipe, such as clip=0.5."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many steps; --resume goes on.")]
+Estimate = Annotated[
+    bool, typer.Option("--estimate", help="Tell memory, steps and time from one step, and learn nothing.")
+]
+TrainDevice = Annotated[str, typer.Option("--device", help="auto or cpu; several GPUs through accelerate launch.")]
+
+
+def command(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/ holds some.")],
+    sets: Set = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, instead of the recipe's.")] = None,
+    resume: Resume = False,
+    limit: Limit = None,
+    estimate: Estimate = False,
+    device: TrainDevice = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Train as a recipe says.
+
+    Checkpoints, log and report go to the run folder. Ctrl-C finishes the
+    step, saves and ends with exit code 130; --resume goes on from there.
+    """
+    from segue import config
+    from segue.train.recipe import TrainRecipe
+
+    read = config.load(TrainRecipe, recipe, sets or [])
+    if output is not None:
+        read = replace(read, output=output)
+    _run(read, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
+
+
+def finetune(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Your images or videos with masks.")],
+    base: Annotated[str, typer.Option("--base", "-b", help="Model to start from: a folder, a hub id, or demo.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("segue-run"),
+    phrase: Annotated[
+        str | None, typer.Option("--phrase", help="What mask pictures show, where they do not say it.")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="A regular expression that finds in a name what must not be split (a patient)."),
+    ] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="How often to go through the data.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of eight samples.")] = None,
+    sets: Set = None,
+    resume: Resume = False,
+    limit: Limit = None,
+    estimate: Estimate = False,
+    device: TrainDevice = "auto",
+    as_json: options.Json = False,
+) -> None:
+    """Fine-tune a model on your own masks.
+
+    Makes a recipe that fits folder and model, keeps it in the run folder,
+    checks the data, and trains. `segue train` can go on with that recipe.
+    """
+    if epochs is not None and steps is not None:
+        raise ConfigError(f"--epochs {epochs} and --steps {steps} contradict each other; give one of them")
+    from segue import config
+    from segue.train.presets import Wish
+    from segue.train.recipe import TrainRecipe
+
+    if resume:
+        made = replace(config.load(TrainRecipe, output / "recipe.yaml", sets or []), output=output)
+    else:
+        wish = Wish(folder=folder, base=base, output=output, phrase=phrase, group=group, epochs=epochs, steps=steps)
+        made = _with_sets(_preset(wish, device), sets or [])
+        say(f"recipe ({output / 'recipe.yaml'}):\n{config.dump(made)}")
+        _check_data(made)
+    _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
+
+
+def _preset(wish: Any, device: str) -> TrainRecipe:
+    from segue import engine
+    from segue.grounding import trained
+    from segue.grounding.model import read_layout
+    from segue.train.presets import finetune as preset
+
+    folder = engine.resolve(wish.base)
+    while (checkpoint := trained.find(folder)) is not None:
+        folder = engine.base_of(checkpoint, trained.read(checkpoint))
+    return preset(wish, read_layout(folder).config, device=engine.pick_device(device))
+
+
+def _with_sets(made: TrainRecipe, sets: list[str]) -> TrainRecipe:
+    """The recipe with what the user would have otherwise, read as strictly as from a file."""
+    from tempfile import TemporaryDirectory
+
+    from segue import config
+    from segue.train.recipe import TrainRecipe
+
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "finetune.yaml"
+        path.write_text(config.dump(made), encoding="utf-8")
+        return config.load(TrainRecipe, path, sets)
+
+
+def _check_data(recipe: TrainRecipe) -> None:
+    """Read every row of the data once, so that what is wrong with them is told before anything is loaded.
+
+    Raises: DataError, naming the first bad rows and how many there are.
+    """
+    from segue.train.feed import check
+
+    counts = check([*recipe.data, *(recipe.validation.data if recipe.validation else ())])
+    for name, rows, objects in counts:
+        say(f"checked {name}: {rows} rows with {objects} objects, all of them usable")
+
+
+def _run(recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool, device: str, as_json: bool) -> None:
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"device {device!r} cannot be trained on by name; expected auto or cpu (accelerate chooses)")
+    from segue.train import run
+
+    with Watching(hidden=as_json and sys.stdout.isatty()) as watcher:
+        if estimate:
+            measured = run.estimate(recipe, watcher, device=device)
+            if as_json:
+                print(json.dumps({"seconds_per_step": measured.seconds, "peak_bytes": measured.peak}))
+            return
+        outcome = run.train(recipe, watcher, resume=resume, limit=limit, device=device)
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items())
+    if outcome.is_main:
+        say(f"best checkpoint: {outcome.best}{f' ({figures})' if figures else ''}")
+        say(f"report: {outcome.run / 'report.html'}")
+    if as_json and outcome.is_main:
+        told = {"run": str(outcome.run), "best": str(outcome.best), "step": outcome.step, "metrics": outcome.metrics}
+        print(json.dumps({**told, "stopped": outcome.is_stopped}))
+    if outcome.is_stopped and limit is None:
+        raise typer.Exit(STOPPED)
+
+
+class Watching:
+    """A bar with the time left on a terminal; elsewhere a line for each line of the log, with the time left too."""
+
+    def __init__(self, *, hidden: bool):
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=STDERR, disable=hidden or not STDERR.is_terminal, transient=True)
+        self._task: TaskID | None = None
+        self._steps = self._done = 0
+        self._started = 0.0
+
+    def __enter__(self) -> Watching:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line for people, above the bar."""
+        say(text)
+
+    def start(self, stage: str, steps: int, done: int) -> None:
+        """A new bar for a stage."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(stage, total=steps, completed=done)
+        self._steps, self._done, self._started = steps, done, perf_counter()
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """Move the bar; say the figures of the log."""
+        if self._task is not None:
+            self._bar.update(self._task, completed=step)
+        if values:
+            seconds = (perf_counter() - self._started) / max(step - self._done, 1) * (self._steps - step)
+            told = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+            say(f"step {step}/{self._steps}  {told}  left {_clock(seconds)}", style="dim")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

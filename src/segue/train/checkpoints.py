@@ -1,0 +1,112 @@
+"""Writing checkpoints while training, and going on from one."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from segue import weights
+from segue.errors import CheckpointError
+from segue.grounding.trained import CHECKPOINTS, RECORD, TENSORS, Record, best, checkpoints
+from segue.models.base import Processor
+
+log = logging.getLogger(__name__)
+
+STATE = "state"
+OPTIMIZER = "optimizer.safetensors"
+
+
+def versions() -> dict[str, str]:
+    """What a run is computed with."""
+    return {name: version(name) for name in ("segue", "torch", "transformers", "accelerate")}
+
+
+def write(
+    folder: Path,
+    record: Record,
+    tensors: Mapping[str, Tensor],
+    processor: Processor,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+) -> Record:
+    """Write a checkpoint whole or not at all; returns its record with the hash of its tensors.
+
+    `state` is the optimizer's memory; a checkpoint without one can be used and built upon, but not gone on from.
+
+    Raises: CheckpointError, if it cannot be written; older checkpoints stay as they are.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:
+            part = Path(scratch) / folder.name
+            part.mkdir()
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / TENSORS)
+            if state is not None:
+                (part / STATE).mkdir()
+                save_file(dict(state), part / STATE / OPTIMIZER)
+            processor.save(part)
+            record = replace(record, tensors_hash=weights.file_hash(part / TENSORS))
+            record.write(part)
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.replace(folder)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(
+            f"cannot write {folder}: {reason}; the checkpoints before it are whole. Free space and go on with --resume"
+        ) from error
+    return record
+
+
+def prune(run: Path, keep: int) -> list[Path]:
+    """Remove all checkpoints but the `keep` newest and the best; returns what is gone."""
+    found = checkpoints(run)
+    if not found:
+        return []
+    kept = {*list(found)[-keep:], best(found)}
+    gone = [folder for folder in found if folder not in kept]
+    for folder in gone:
+        # first the name by which it is known, so that a half-removed one is none
+        (folder / RECORD).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return gone
+
+
+def newest(run: Path) -> tuple[Path, Record]:
+    """The checkpoint to go on from.
+
+    Raises: CheckpointError, if there is none, or it holds no state.
+    """
+    found = checkpoints(run)
+    if not found:
+        raise CheckpointError(f"{run / CHECKPOINTS} holds no checkpoint to go on from; start without --resume")
+    folder, record = list(found.items())[-1]
+    if not (folder / STATE / OPTIMIZER).is_file():
+        raise CheckpointError(f"{folder} holds no state of the optimizer, so a run cannot go on from it")
+    return folder, record
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """The optimizer's memory in a checkpoint.
+
+    Raises: CheckpointError, if it cannot be read.
+    """
+    return read_all(folder / STATE / OPTIMIZER)
+
+
+def read_all(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file by name.
+
+    Raises: CheckpointError, if it cannot be read.
+    """
+    names = list(weights.read_header(file))
+    return dict(zip(names, weights.read_tensors(file, names), strict=True))

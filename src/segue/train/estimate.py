@@ -1,0 +1,132 @@
+"""What a stage will need, told before its first step: data, steps, what learns, and memory."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from segue.data.mixture import table
+from segue.train import rates
+from segue.train.feed import Fed
+from segue.train.loop import Stretch
+from segue.train.recipe import TrainRecipe
+from segue.train.setup import Ready
+
+# what the mask decoder keeps of one object on one frame, counted in maps of the size of its image embedding
+DECODER_MAPS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """About how many bytes a process needs: `working` is for one batch like the first of the data."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.optimizer + self.working
+
+
+def memory(ready: Ready, recipe: TrainRecipe) -> Memory:
+    """Weights as they are; a gradient and AdamW's two moments in float32 for all that learns; and what a batch needs.
+
+    The last is counted, not measured: states kept for the way back, one layer at work, the scores of the vocabulary,
+    and the mask decoder's maps of five objects on every frame.
+
+    Raises: SegueError, if no sample can be used.
+    """
+    model: Any = ready.model
+    learned = sum(ready.learning.count.values())
+    weights = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
+    batch = ready.feed.spare()
+    text, sam = model.config.get_text_config(), model.config.sam2_config
+    size = 2 if recipe.precision == "bf16" else 4
+    tokens = batch.batch.input_ids.numel()
+    layer = tokens * (4 * text.intermediate_size + 10 * text.hidden_size) * size
+    layers = text.num_hidden_layers
+    kept = tokens * text.hidden_size * size * layers + layer if recipe.gradient_checkpointing else layer * layers
+    scores = batch.tokens * text.vocab_size * (size + 8)
+    frames = sum(len(truth.frames) for truth in batch.truths if truth is not None)
+    cells = (sam.image_size // 16) ** 2 * sam.mask_decoder_config.hidden_size
+    return Memory(weights, 4 * learned, 8 * learned, kept + scores + frames * 5 * cells * DECODER_MAPS * 4)
+
+
+def description(ready: Ready, recipe: TrainRecipe) -> str:
+    """The lines that are printed before the first step.
+
+    Raises: SegueError, as `memory` does.
+    """
+    share, mixture, need = ready.feed.share, ready.mixture, memory(ready, recipe)
+    epochs, position = divmod(ready.steps * share.per_step, len(mixture))
+    learned = ready.learning.count
+    whole = sum(p.numel() for p in ready.model.parameters())
+    groups = [
+        f"  {name:<16}{group.how:<6}{learned[name]:>15,}  rate {group.rate or ready.stage.rate:g}"
+        for name, group in ready.stage.groups.items()
+        if name in learned
+    ]
+    header = (
+        f"stage {ready.stage.name}: {ready.steps} steps of {share.per_step} samples ({share.batch} at once, "
+        f"{share.accumulation} batches to a step, {share.processes} process{'es' * (share.processes > 1)}), "
+        f"{ready.steps * share.per_step / len(mixture):.3g} epochs"
+    )
+    lines = [header]
+    lines += [table(mixture.tallies(epochs, position)), f"learning: {sum(learned.values()):,} of {whole:,} numbers"]
+    lines += groups
+    lines.append(
+        f"memory per process: about {size(need.total)} (weights {size(need.weights)}, gradients "
+        f"{size(need.gradients)}, optimizer {size(need.optimizer)}, at work {size(need.working)})"
+    )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What one step took: seconds, and the peak of memory in bytes (of the GPU, else of the process)."""
+
+    seconds: float
+    peak: int
+
+
+def trial(stretch: Stretch) -> Trial:
+    """Learn one step twice, at a rate of 0, and measure the second.
+
+    Raises: SegueError, as a step does.
+    """
+    ready = stretch.ready
+    rates.set_rates(ready.optimizer, 0.0)
+    seconds = math.nan
+    for _ in range(2):
+        batches: list[Fed] = list(ready.feed.batches(0, 1, workers=0))
+        started = perf_counter()
+        stretch.learn(0, iter(batches))
+        seconds = perf_counter() - started
+    return Trial(seconds, peak_memory())
+
+
+def peak_memory() -> int:
+    """The most memory in bytes that was taken at once so far: of the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def size(count: int) -> str:
+    """Bytes for people: 3.2 GB."""
+    number = float(count)
+    for unit in ("B", "kB", "MB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

@@ -1,0 +1,101 @@
+"""What a run tells while it goes on: `log.jsonl`, TensorBoard where it is installed, and whoever watches."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from segue.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+LOG = "log.jsonl"
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Somebody who watches a run: the command line, or a test."""
+
+    def say(self, text: str) -> None:
+        """A line, or several, for people."""
+        ...
+
+    def start(self, stage: str, steps: int, done: int) -> None:
+        """A stage of so many steps begins, of which some were done before."""
+        ...
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """A step of the stage is over; `values` are empty between two lines of the log."""
+        ...
+
+
+class Journal:
+    """Lines of `log.jsonl`, and the same numbers as TensorBoard scalars. Silent in all processes but the first."""
+
+    def __init__(self, run: Path, watcher: Watcher, *, is_main: bool):
+        self.watcher = watcher
+        self.is_main = is_main
+        self._path = run / LOG
+        self._board = _board(run) if is_main else None
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        if self.is_main:
+            self.watcher.say(text)
+
+    def write(self, kind: str, step: int, **values: Any) -> None:
+        """A line of the log.
+
+        Raises: CheckpointError, if it cannot be written.
+        """
+        if not self.is_main:
+            return
+        line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False)
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write {self._path}: {error.strerror}; free space and go on with --resume"
+            ) from error
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def cut(self, step: int) -> None:
+        """Forget what stands in the log after a step: a resumed run will say it again."""
+        if self.is_main and self._path.is_file():
+            kept = [line for line in lines(self._path) if line["step"] <= step]
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+            self._path.write_text(text, encoding="utf-8")
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        if self._board is not None:
+            self._board.close()
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; one that a killed process left half written is left out."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            log.warning("%s has a damaged line, which is left out", path)
+    return found
+
+
+def _board(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log.info("no TensorBoard here (extra `train`); %s holds the same numbers", LOG)
+        return None
+    return SummaryWriter(str(run / "tensorboard"))

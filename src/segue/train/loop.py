@@ -1,0 +1,260 @@
+"""The steps of a stage: learn, watch that it does, judge, keep. One explicit loop over accelerate.
+
+Nothing here draws chance of its own: what a step does follows from its number, so a run that goes on from a checkpoint
+does what it would have done without the stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segue.errors import ConfigError, DataError, LimitError
+from segue.train import judging, rates
+from segue.train.feed import Fed, step_seed
+from segue.train.journal import Journal
+from segue.train.recipe import TrainRecipe
+from segue.train.setup import Accelerator, Ready
+from segue.train.stages import seeded, stored_name
+
+log = logging.getLogger(__name__)
+
+SAMPLED = 4096
+FIRST_STEPS = 10
+
+
+class Stop:
+    """Set when somebody asked the run to end (Ctrl-C, SIGTERM); the step that is at work is finished first."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals for the length of a block, where that is allowed (the main thread); a second one kills."""
+
+        def ask(number: int, _: Any) -> None:
+            self.asked = True
+            signal.signal(number, before[signal.Signals(number)])
+
+        try:
+            before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a stage is: its own steps done, steps of the whole run, and what judging said so far."""
+
+    stage_step: int = 0
+    step: int = 0
+    best: float | None = None
+    waited: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    judged_at: int = -1
+
+
+class Watch:
+    """Makes sure that every group learns: the loss reaches it, and its numbers change.
+
+    A group is sure once it has changed. That must have happened after a step at half the peak rate or more whose batch
+    had both an image and a mask, and in any case when the rate has risen.
+    """
+
+    def __init__(self, ready: Ready, first: int):
+        self._ready = ready
+        self._waiting = {
+            group: {stored_name(name): _sample(parameter) for name, parameter in parameters.items()}
+            for group, parameters in ready.learning.groups.items()
+        }
+        self._reached: set[str] = set()
+        self._deadline = min(ready.steps, first + max(FIRST_STEPS, int(ready.stage.warmup * ready.steps)))
+
+    def gradients(self) -> None:
+        """Note which groups the loss reaches; before the optimizer's step."""
+        parameters = self._ready.parameters
+        for group, names in self._waiting.items():
+            if any(parameters[name].grad is not None for name in names):
+                self._reached.add(group)
+
+    def moved(self, done: int, factor: float, *, is_complete: bool) -> None:
+        """Judge after a step.
+
+        Raises: ConfigError, naming the groups that do not learn, and why.
+        """
+        parameters = self._ready.parameters
+        for group in list(self._waiting):
+            before = self._waiting[group]
+            if any(not torch.equal(before[name], _sample(parameters[name])) for name in before):
+                del self._waiting[group]
+        if not self._waiting or not (done >= self._deadline or (is_complete and factor >= 0.5)):
+            return
+        silent = [group for group in self._waiting if group not in self._reached]
+        if silent:
+            raise ConfigError(
+                f"the loss does not reach the groups {', '.join(silent)}, so they would never learn; give data and "
+                "loss weights that use them, or freeze them"
+            )
+        raise ConfigError(
+            f"after {done} steps nothing in the groups {', '.join(self._waiting)} has changed; raise their rate, or "
+            "give data and loss weights that use them"
+        )
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    return rates.whole(parameter.detach()).flatten()[:SAMPLED].clone()
+
+
+@dataclass(slots=True)
+class Stretch:
+    """The loop of one stage: `run` yields after each step whether this is the moment to judge or to save."""
+
+    recipe: TrainRecipe
+    ready: Ready
+    accelerator: Accelerator
+    journal: Journal
+    progress: Progress
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+    tokens: int = 0
+    is_complete: bool = False
+    since: float = field(default_factory=perf_counter)
+
+    def steps(self, last: int) -> Iterator[int]:
+        """Learn up to the step `last` of the stage; yields the number of steps done after each.
+
+        Raises: SegueError, for data that cannot be used, a loss that is no number, memory that does not suffice, or a
+            group that does not learn. What was saved before stays.
+        """
+        ready, first = self.ready, self.progress.stage_step
+        watch = Watch(ready, first)
+        batches = ready.feed.batches(first, last, workers=self.recipe.workers)
+        for step in range(first, last):
+            factor = rates.rate_factor(step, ready.steps, warmup=ready.stage.warmup, schedule=ready.stage.schedule)
+            current = rates.set_rates(ready.optimizer, factor)
+            norm = self.learn(step, batches, watch)
+            watch.moved(step + 1, factor, is_complete=self.is_complete)
+            self.progress.stage_step, self.progress.step = step + 1, self.progress.step + 1
+            self._tell(current, norm, is_last=step + 1 == last)
+            yield step + 1
+
+    def learn(self, step: int, batches: Iterator[Fed], watch: Watch | None = None) -> float:
+        """One step from the next batches; returns the norm of the gradient before it was clipped.
+
+        Raises: SegueError, as `steps` does.
+        """
+        accelerator, ready = self.accelerator, self.ready
+        norm = torch.zeros(())
+        try:
+            for micro in range(self.recipe.accumulation):
+                fed = next(batches)
+                if fed.error:
+                    raise fed.error
+                with accelerator.accumulate(ready.learner):
+                    accelerator.backward(self._loss(fed, step, micro))
+                    if accelerator.sync_gradients:
+                        if watch:
+                            watch.gradients()
+                        norm = accelerator.clip_grad_norm_(ready.learner.parameters(), self.recipe.clip)
+                        self._check(float(norm), "gradient", step, fed)
+                    ready.optimizer.step()
+                    ready.optimizer.zero_grad()
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(step, error) from error
+        except RuntimeError as error:
+            if "not enough memory" not in str(error):
+                raise
+            raise _out_of_memory(step, error) from error
+        return float(norm)
+
+    def _loss(self, fed: Fed, step: int, micro: int) -> Tensor:
+        batch = fed.batch
+        counts = 1.0 if batch is not None else 0.0
+        batch = (batch or self.ready.feed.spare()).to(self.accelerator.device)
+        seed = step_seed(self.recipe.seed, self.ready.index, step, self.accelerator.process_index, micro)
+        # FSDP2 is not wrapped in autocast by itself
+        with seeded(seed, self.accelerator.device), self.accelerator.autocast():
+            terms: Mapping[str, Tensor] = self.ready.learner(batch, seed)
+        self._check(float(terms["loss"].detach()), "loss", step, fed)
+        if counts:
+            self.is_complete = batch.batch.pixels is not None and any(truth is not None for truth in batch.truths)
+            for name, term in terms.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
+            self.count += 1
+            self.tokens += batch.tokens
+        return terms["loss"] * counts
+
+    def _check(self, value: float, what: str, step: int, fed: Fed) -> None:
+        if not math.isfinite(value):
+            raise DataError(
+                f"the {what} became {value} at step {step + 1} of stage {self.ready.stage.name!r}, on the samples "
+                f"{', '.join(fed.ids) or 'none'}. Nothing was learned from it, and the last checkpoint is good: go on "
+                "from it with a lower rate, or look at these samples"
+            )
+
+    def _tell(self, current: Mapping[str, float], norm: float, *, is_last: bool) -> None:
+        done = self.progress.stage_step
+        if done % self.recipe.log_every and not is_last:
+            if self.journal.is_main:
+                self.journal.watcher.step(done, {})
+            return
+        means, tokens = self._together()
+        values = {**means, "norm": norm, "rate": max(current.values()), "tokens": tokens}
+        seconds = (perf_counter() - self.since) / self.recipe.log_every
+        self.journal.write("step", self.progress.step, stage=self.ready.stage.name, seconds=round(seconds, 3), **values)
+        if self.journal.is_main:
+            self.journal.watcher.step(done, values)
+        self.sums, self.count, self.tokens, self.since = {}, 0, 0, perf_counter()
+
+    def _together(self) -> tuple[dict[str, float], int]:
+        """Means of the terms over all processes, and all their tokens."""
+        said = self._gathered([(self.sums, self.count, self.tokens)])
+        count = max(sum(part[1] for part in said), 1)
+        names = sorted({name for part in said for name in part[0]})
+        means = {name: sum(part[0].get(name, 0.0) for part in said) / count for name in names}
+        return means, sum(part[2] for part in said)
+
+    def _gathered(self, mine: list[Any]) -> list[Any]:
+        if self.accelerator.num_processes == 1:
+            return mine
+        from accelerate.utils import gather_object
+
+        return list(gather_object(mine))
+
+    def judge(self, held_out: list[judging.Case]) -> list[judging.Verdict]:
+        """Judge the held-out rows of all processes and note the figures; returns what was found of each row.
+
+        Raises: ConfigError, if they point at nothing.
+        """
+        learner = self.accelerator.unwrap_model(self.ready.learner)
+        rounds = max(self._gathered([len(held_out)]))
+        with self.accelerator.autocast():
+            mine = judging.judge(learner, held_out, self.ready.make, rounds=rounds)
+        verdicts = self._gathered(mine)
+        self.progress.metrics, self.progress.judged_at = judging.figures(verdicts), self.progress.step
+        self.journal.write("judged", self.progress.step, stage=self.ready.stage.name, **self.progress.metrics)
+        return verdicts
+
+
+def _out_of_memory(step: int, error: Exception) -> LimitError:
+    return LimitError(
+        f"memory ran out at step {step + 1} ({str(error).splitlines()[0]}). The last checkpoint is good. Use a smaller "
+        "batch with more accumulation, fewer max_tiles, gradient_checkpointing, LoRA with quantize: 4bit, or rows "
+        "instead of full embeddings; `segue train RECIPE --estimate` says what fits"
+    )

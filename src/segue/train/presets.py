@@ -1,0 +1,89 @@
+"""A recipe for one's own masks: LoRA for language, the rows of the new tokens, and all that makes masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.data import DATASETS
+from segue.errors import DataError
+from segue.grounding.model import GroundedConfig
+from segue.train.recipe import Group, Lora, Option, Source, Stage, TrainRecipe, Validation
+
+BATCH = 8
+"""Samples per step."""
+LEAST_STEPS, MOST_STEPS = 500, 2000
+"""What a fine-tune on a small set takes, whatever its size."""
+LARGE = 3584
+"""Width of a language model of 7 billion numbers and more, which is kept in 4 bits on a GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a user says of a fine-tune; None leaves it to the preset."""
+
+    folder: Path
+    base: str
+    output: Path
+    phrase: str | None = None
+    group: str | None = None
+    epochs: float | None = None
+    steps: int | None = None
+
+
+def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
+    """A recipe that fits a folder and a model: as many steps as 500 to 2000 samples deserve, judged twenty times on the
+    folder's own validation split, ended when five judgements bring nothing new.
+
+    A model with two mask decoders learns with the one that follows language. On a GPU a model of 7B and more is kept in
+    4 bits.
+
+    Raises: SegueError, if the folder cannot be read or has no validation split.
+    """
+    options: dict[str, Option] = {}
+    if wish.phrase is not None:
+        options["phrase"] = wish.phrase
+    if wish.group is not None:
+        options["group"] = wish.group
+    rows = {split: DATASETS["folder"](wish.folder, split, **options) for split in ("train", "val")}
+    if not len(rows["train"]) or not len(rows["val"]):
+        raise DataError(f"{wish.folder} has {len(rows['train'])} rows to train on and {len(rows['val'])} to judge by")
+    steps = _steps(len(rows["train"]), wish)
+    is_gpu, is_large = device != "cpu", config.get_text_config().hidden_size >= LARGE
+    batch = 2 if is_gpu and not is_large else 1
+    decoder = "language_decoder" if config.two_decoders else "mask_decoder"
+    stage = Stage(
+        name="finetune",
+        steps=steps,
+        groups={
+            "language": Group(how="lora"),
+            "embeddings": Group(how="rows"),
+            "seg_projector": Group(how="full"),
+            decoder: Group(how="full"),
+        },
+        lora=Lora(rank=32, alpha=64.0, quantize="4bit" if is_gpu and is_large else "none"),
+    )
+    every = max(1, steps // 20)
+    return TrainRecipe(
+        model=wish.base,
+        output=wish.output,
+        data=(Source(dataset="folder", root=wish.folder, split="train", options=options),),
+        validation=Validation(
+            data=(Source(dataset="folder", root=wish.folder, split="val", options=options),), every=every, patience=5
+        ),
+        stages=(stage,),
+        batch=batch,
+        accumulation=BATCH // batch,
+        precision="bf16" if is_gpu else "fp32",
+        save_every=every,
+        log_every=max(1, min(10, steps // 20)),
+        workers=2 if is_gpu else 0,
+    )
+
+
+def _steps(rows: int, wish: Wish) -> int:
+    if wish.steps is not None:
+        return wish.steps
+    if wish.epochs is not None:
+        return max(1, round(wish.epochs * rows / BATCH))
+    return min(max(20 * rows // BATCH, LEAST_STEPS), MOST_STEPS)

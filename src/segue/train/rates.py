@@ -1,0 +1,125 @@
+"""Learning rates and the optimizer. A rate is a function of the step, so a resumed run needs no scheduler's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from segue.errors import CheckpointError
+
+WARMUP_START = 1e-5
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def rate_factor(step: int, steps: int, *, warmup: float, schedule: Literal["cosine", "constant"]) -> float:
+    """What the peak rate is multiplied by at a step, counted from 0, of a stage of `steps` steps.
+
+    It rises linearly from 1e-5 over the first `warmup` of the steps; then it stays, or falls to 0 along a cosine, which
+    the step after the last would reach.
+    """
+    rising = int(warmup * steps)
+    if step < rising:
+        return WARMUP_START + (1 - WARMUP_START) * step / rising
+    if schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+
+
+def optimizer(
+    groups: Mapping[str, Sequence[nn.Parameter]],
+    rates: Mapping[str, float],
+    *,
+    betas: tuple[float, float],
+    weight_decay: float,
+) -> torch.optim.AdamW:
+    """AdamW over named groups; each remembers its peak rate under `peak`, and weight decay is on all parameters."""
+    parts = [
+        {"params": list(parameters), "lr": rates[name], "peak": rates[name], "name": name}
+        for name, parameters in groups.items()
+    ]
+    return torch.optim.AdamW(parts, betas=betas, eps=1e-8, weight_decay=weight_decay)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
+    """Give every group its peak rate times a factor; returns the rates by group name."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    return {group["name"]: group["lr"] for group in optimizer.param_groups}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
+    """An optimizer's memory as named tensors: "<parameter>|exp_avg", "|exp_avg_sq", "|step"; whole, on the CPU.
+
+    Parameters that no gradient has reached have none.
+    """
+    assert all(parameter in names for parameter in optimizer.state), "the optimizer knows other parameters"
+    return {
+        f"{name}|{moment}": whole(optimizer.state[parameter][moment]).cpu().clone()
+        for parameter, name in names.items()
+        if parameter in optimizer.state
+        for moment in _MOMENTS
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str], tensors: Mapping[str, Tensor]
+) -> None:
+    """Give an optimizer the memory that `optimizer_tensors` took from another.
+
+    Raises: CheckpointError, if it belongs to other parameters.
+    """
+    unknown = sorted(set(tensors) - {f"{name}|{moment}" for name in names.values() for moment in _MOMENTS})
+    if unknown:
+        raise CheckpointError(
+            f"the optimizer's state is of other parameters ({len(unknown)} of them, the first: {unknown[0]}); "
+            "resume with the recipe that the run was started with"
+        )
+    for parameter, name in names.items():
+        state = {moment: tensors[f"{name}|{moment}"] for moment in _MOMENTS if f"{name}|{moment}" in tensors}
+        if not state:  # no gradient has reached it yet
+            continue
+        if len(state) < len(_MOMENTS) or state["exp_avg"].shape != parameter.shape:
+            raise CheckpointError(
+                f"the optimizer's state of {name} is incomplete or of another shape; take an older one"
+            )
+        moments = {moment: placed_like(parameter, state[moment]) for moment in _MOMENTS[:2]}
+        optimizer.state[parameter] = {**moments, "step": state["step"].clone()}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor as one piece, also where it is spread over processes (FSDP); then all of them must call this."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def placed_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """A tensor on a parameter's device and, where that is spread over processes, spread the same way."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    value = value.to(parameter.device)
+    if not isinstance(parameter, DTensor):
+        return value.clone()
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+
+
+@torch.no_grad()
+def restore_tensors(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Give parameters the values that a checkpoint has under their names.
+
+    Raises: CheckpointError, if names or shapes differ.
+    """
+    if set(parameters) != set(tensors):
+        wrong = sorted(set(parameters) ^ set(tensors))
+        raise CheckpointError(
+            f"the checkpoint holds other parameters ({len(wrong)} differ, the first: {wrong[0]}); "
+            "resume with the recipe that the run was started with"
+        )
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            raise CheckpointError(f"{name} is {list(tensors[name].shape)}, the model has {list(parameter.shape)}")
+        parameter.copy_(placed_like(parameter, tensors[name]))

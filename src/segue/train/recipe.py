@@ -1,0 +1,215 @@
+"""What a training run is told: one recipe, read strictly from YAML, every default the one Sa2VA was trained with.
+
+Source: Sa2VA's training configurations (AdamW, rates, warm-up, LoRA sizes, loss weights).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from segue.data.mixture import CEILING
+from segue.errors import ConfigError
+from segue.train.learner import LossWeights, Objective
+
+Option = bool | int | float | str | None
+How = Literal["full", "lora", "rows", "frozen"]
+Metric = Literal["mean_iou", "ciou", "dice", "emitted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A dataset and how often its rows are drawn."""
+
+    dataset: str
+    """Its form, a name of the table `segue.data.DATASETS`."""
+    root: Path
+    """The folder it lies in; relative paths start where the command runs."""
+    split: str = "train"
+    """The part of it to draw from."""
+    weight: float = 1.0
+    """How often an epoch draws each row, on average."""
+    options: dict[str, Option] = field(default_factory=dict)
+    """What this form can be told beside that, such as `variant` or `phrase`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What the model is judged on while it learns."""
+
+    data: tuple[Source, ...]
+    """Held-out data; every row is judged once, whatever its weight."""
+    limit: int = 64
+    """At most so many rows, chosen once by the seed and the same ever after."""
+    every: int = 100
+    """Steps between two judgements; one more stands at the end of each stage."""
+    metric: Metric = "mean_iou"
+    """Which figure tells the best checkpoint; higher is better for all of them."""
+    patience: int | None = None
+    """End the stage after so many judgements without a new best; never, where null."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(limit=self.limit, every=self.every, patience=self.patience)
+        if not self.data:
+            raise ConfigError("validation names no data; give a list, or leave validation out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """How one group of a model's parameters learns."""
+
+    how: How
+    """full: every number; lora: small matrices beside each linear layer; rows: only those of the new tokens."""
+    rate: float | None = None
+    """Its own peak learning rate; the stage's, where null."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """The small matrices of groups that learn by LoRA."""
+
+    rank: int = 128
+    """Their inner width. Sa2VA: 128, and 256 from 8B on; 16 to 64 suit small data."""
+    alpha: float = 256.0
+    """What they add is scaled by alpha / rank; twice the rank keeps the scale at 2."""
+    dropout: float = 0.05
+    """Share of their inputs left out by chance."""
+    quantize: Literal["none", "4bit"] = "none"
+    """4bit: keep the frozen matrices below them in 4 bits (extra `quant`), a quarter of the memory of bf16."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"rank {self.rank}, alpha {self.alpha} or dropout {self.dropout} is out of range; "
+                "expected rank >= 1, alpha > 0 and 0 <= dropout < 1"
+            )
+
+
+def _sa2va_groups() -> dict[str, Group]:
+    return {
+        "connector": Group(how="full"),
+        "language": Group(how="lora"),
+        "embeddings": Group(how="full"),
+        "seg_projector": Group(how="full"),
+        "mask_decoder": Group(how="full"),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stretch of training in which the same parameters learn from the same data."""
+
+    name: str
+    """What it is called in logs and folders."""
+    steps: int | None = None
+    """Optimizer steps; give this or `epochs`."""
+    epochs: float | None = None
+    """How often all data are gone through; may be a fraction."""
+    groups: dict[str, Group] = field(default_factory=_sa2va_groups)
+    """Which groups learn, and how; all others are frozen."""
+    lora: Lora = Lora()
+    """Sizes, for groups that learn by LoRA."""
+    losses: LossWeights = LossWeights()
+    """Weights of the terms that are added up to the loss."""
+    objective: Objective = "whole"
+    """whole: words and masks together. grounder, language: one of them alone, where a model begins from nothing."""
+    rate: float = 4e-5
+    """Peak learning rate."""
+    warmup: float = 0.05
+    """Share of the steps over which the rate rises linearly from 1e-5 of its peak."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What the rate does after that: fall to 0 along a cosine, or stay."""
+    weight_decay: float = 0.05
+    """AdamW's, on every parameter that learns."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's memory of gradients and of their squares."""
+    data: tuple[Source, ...] | None = None
+    """This stage's own data; the recipe's, where null."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ConfigError(f"stage {self.name!r} has steps {self.steps} and epochs {self.epochs}; give one of them")
+        _at_least_one(steps=self.steps)
+        if self.epochs is not None and self.epochs <= 0:
+            raise ConfigError(f"stage {self.name!r} has {self.epochs} epochs; expected more than 0")
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise ConfigError(f"a stage is called {self.name!r}; a folder gets that name, so give plain letters")
+        if self.rate <= 0 or not 0 <= self.warmup < 1 or self.weight_decay < 0:
+            raise ConfigError(
+                f"rate {self.rate}, warmup {self.warmup} or weight_decay {self.weight_decay} is out of range; "
+                "expected rate > 0, 0 <= warmup < 1 and weight_decay >= 0"
+            )
+        if all(group.how == "frozen" for group in self.groups.values()):
+            raise ConfigError(f"stage {self.name!r} trains nothing; give a group that is full, lora or rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRecipe:
+    """A whole run: from which model, on which data, in which stages, and what is kept of it."""
+
+    model: str
+    """What to start from: a model folder, a training checkpoint, a hub id, or "demo"."""
+    output: Path
+    """The run folder: checkpoints, logs, report."""
+    data: tuple[Source, ...]
+    """What to learn from."""
+    stages: tuple[Stage, ...]
+    """One stage after another, each on top of the last."""
+    validation: Validation | None = None
+    """Held-out data to judge checkpoints by; without it the newest counts as the best."""
+    batch: int = 2
+    """Samples per process that go through the model at once."""
+    accumulation: int = 1
+    """Such batches per optimizer step; their gradients are averaged."""
+    clip: float = 1.0
+    """Longest gradient, as the norm over all parameters."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bf16: compute and keep frozen weights in bfloat16, learn in float32. fp32: everything in float32."""
+    gradient_checkpointing: bool = True
+    """Compute the language model's activations twice instead of keeping them: a third slower, far less memory."""
+    seed: int = 0
+    """Decides order, wordings, frames, first weights and dropout; the same seed gives the same run."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+    save_every: int = 500
+    """Steps between two checkpoints."""
+    keep: int = 2
+    """How many of the newest checkpoints to keep, beside the best one."""
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    """What becomes of data that cannot be used: end the run, or leave them out and write them to `skipped.jsonl`."""
+    ceiling: float = CEILING
+    """With skip: the share of a dataset's rows that may be left out before the run ends all the same."""
+    workers: int = 2
+    """Processes that read and prepare samples ahead; 0 does it between the steps."""
+    max_tokens: int = 8192
+    """Longest row; whole turns are left out from the end until a sample fits."""
+    frames: str | None = None
+    """Which of a video sample's frames the language model is shown (first:k, uniform:k, numbers); on the others objects
+    are followed by memory, as at inference. All are shown, where null."""
+    max_tiles: int = 12
+    """Most tiles an image is cut into."""
+
+    def __post_init__(self) -> None:
+        _at_least_one(
+            batch=self.batch,
+            accumulation=self.accumulation,
+            log_every=self.log_every,
+            save_every=self.save_every,
+            keep=self.keep,
+            max_tokens=self.max_tokens,
+            max_tiles=self.max_tiles,
+        )
+        if self.workers < 0 or self.clip <= 0:
+            raise ConfigError(f"workers {self.workers} or clip {self.clip} is out of range; expected >= 0 and > 0")
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"the stages are called {names}; expected one or more, each name once")
+        if not self.data and any(stage.data is None for stage in self.stages):
+            raise ConfigError("the recipe names no data; give a list under data")
+
+
+def _at_least_one(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ConfigError(f"{name} is {number}; expected 1 or more")

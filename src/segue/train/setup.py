@@ -1,0 +1,187 @@
+"""A stage made ready: base loaded, groups switched on, everything handed to accelerate, data opened."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+from segue import engine
+from segue.data.mixture import Mixture
+from segue.errors import ConfigError
+from segue.grounding import trained
+from segue.grounding.model import GroundedModel
+from segue.models.base import Processor
+from segue.train import rates
+from segue.train.examples import RowMaker
+from segue.train.feed import Feed, Share, mixture_of, step_seed
+from segue.train.learner import Learner
+from segue.train.recipe import Stage, TrainRecipe
+from segue.train.stages import Learning, stored_name, switch_on
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+else:
+    # An extra: imported where a run begins.
+    Accelerator = Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What a stage starts from: a model by name and the folder it was found in."""
+
+    name: str
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A stage that can begin: `learner` and `optimizer` are as accelerate wrapped them."""
+
+    index: int
+    stage: Stage
+    base: Base
+    base_hash: str
+    model: GroundedModel
+    processor: Processor
+    learning: Learning
+    learner: nn.Module
+    optimizer: Any
+    feed: Feed
+    make: RowMaker
+    mixture: Mixture
+    steps: int
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What learns, by its name in a checkpoint."""
+        if isinstance(self.learner, FSDPModule):
+            # a pass without a way back leaves the whole parameters in place of those that the optimizer knows
+            self.learner.reshard()
+        return dict(_learning(self.model))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learned so far, whole and on the CPU. All processes must call this."""
+        return {name: rates.whole(parameter.detach()).cpu().clone() for name, parameter in self.parameters.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's memory, whole and on the CPU. All processes must call this."""
+        return rates.optimizer_tensors(_bare(self.optimizer), {p: name for name, p in self.parameters.items()})
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        """Go back to where a checkpoint was.
+
+        Raises: CheckpointError, if it is of other parameters.
+        """
+        rates.restore_tensors(self.parameters, tensors)
+        rates.restore_optimizer(_bare(self.optimizer), {p: name for name, p in self.parameters.items()}, state)
+
+
+def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
+    """How this process takes part: alone, or as `accelerate launch` or torchrun started it.
+
+    Raises: ConfigError, where accelerate is missing, or under DeepSpeed.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import DistributedDataParallelKwargs
+    except ImportError as error:
+        raise ConfigError("training needs accelerate; install the extra: pip install 'segue[train]'") from error
+    made = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+        gradient_accumulation_steps=recipe.accumulation,
+        # the decoder's heads for IoU and presence learn only where their terms count
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+    if made.distributed_type.value == "DEEPSPEED":
+        raise ConfigError("DeepSpeed keeps its own optimizer, which no checkpoint here could go on from; use FSDP2")
+    return made
+
+
+def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerator) -> Ready:
+    """Load, switch on, wrap and open all that a stage needs.
+
+    Raises: SegueError, for whatever of it cannot be used.
+    """
+    stage = recipe.stages[index]
+    loaded = engine.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
+    model, processor = loaded.model, loaded.processor
+    learning = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
+    if recipe.gradient_checkpointing:
+        _checkpoint_activations(model.mllm.language_model)
+    learner: Any = Learner(model, weights=stage.losses, seg_id=processor.seg_id, objective=stage.objective)
+    learner.train()
+    optimizer: Any = rates.optimizer(
+        {name: list(group.values()) for name, group in learning.groups.items()},
+        {name: stage.groups[name].rate or stage.rate for name in learning.groups},
+        betas=stage.betas,
+        weight_decay=stage.weight_decay,
+    )
+    learner, optimizer = accelerator.prepare(learner, optimizer)
+    register_fsdp_forward_method(learner, "judge")
+    share = Share(accelerator.process_index, accelerator.num_processes, recipe.batch, recipe.accumulation)
+    make = RowMaker(
+        processor=processor,
+        side=model.grounder.side,
+        max_tokens=recipe.max_tokens,
+        max_tiles=recipe.max_tiles,
+        frames=recipe.frames,
+    )
+    mixture = mixture_of(recipe.data if stage.data is None else stage.data, recipe, recipe.output)
+    steps = stage.steps or math.ceil((stage.epochs or 0) * len(mixture) / share.per_step)
+    return Ready(
+        index=index,
+        stage=stage,
+        base=base,
+        base_hash=loaded.lineage["model_hash"],
+        model=accelerator.unwrap_model(learner).model,
+        processor=processor,
+        learning=learning,
+        learner=learner,
+        optimizer=optimizer,
+        feed=Feed(mixture, make, share),
+        make=make,
+        mixture=mixture,
+        steps=steps,
+    )
+
+
+def _checkpoint_activations(language: Any) -> None:
+    # transformers renames it on the way to version 6
+    is_new = hasattr(language, "activation_checkpointing_enable")
+    enable = language.activation_checkpointing_enable if is_new else language.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
+def first_base(recipe: TrainRecipe) -> Base:
+    """The recipe's own base.
+
+    Raises: CheckpointError, if it cannot be found.
+    """
+    folder = engine.resolve(recipe.model)
+    return Base(name=recipe.model, folder=trained.find(folder) or folder)
+
+
+def relative_to_checkpoint(base: Path, run: Path) -> str:
+    """Where a base lies as a checkpoint of the run says it: relative inside the run, so that runs can be moved."""
+    base, run = base.resolve(), run.resolve()
+    if not base.is_relative_to(run):
+        return str(base)
+    return Path(os.path.relpath(base, run / trained.CHECKPOINTS / "one")).as_posix()
+
+
+def _learning(model: GroundedModel) -> Iterator[tuple[str, nn.Parameter]]:
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield stored_name(name), parameter
+
+
+def _bare(optimizer: Any) -> Any:
+    return getattr(optimizer, "optimizer", optimizer)

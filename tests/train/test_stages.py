@@ -1,0 +1,175 @@
+import pytest
+import torch
+
+from segue import engine
+from segue.errors import CheckpointError, ConfigError
+from segue.grounding import trained
+from segue.train import checkpoints, stages
+from segue.train.merge import merge
+from segue.train.recipe import Group, Lora, Stage
+from segue.train.run import train
+
+
+@pytest.fixture
+def loaded(official_folder):
+    return engine.load(official_folder, device="cpu")
+
+
+def stage(**groups):
+    made = {name: Group(how=how) for name, how in groups.items()}
+    return Stage(name="s", steps=1, groups=made, lora=Lora(rank=4, alpha=8.0, dropout=0.0))
+
+
+def switch_on(loaded, **groups):
+    return stages.switch_on(loaded.model, stage(**groups), loaded.processor, seed=0)
+
+
+def test_lora_lies_beside_every_linear_layer_of_the_language_model_but_the_head(loaded):
+    learning = switch_on(loaded, language="lora")
+    # rank x (in + out) of q, k, v, o, gate, up and down, in both layers
+    width, kv, inner = 128, 32, 192
+    per_layer = 4 * (2 * (width + width) + 2 * (width + kv) + 3 * (width + inner))
+    assert learning.count == {"language": 2 * per_layer}
+    assert not any("lm_head" in name for name in learning.lora["target_modules"])
+
+
+def test_full_groups_learn_every_number_and_all_else_is_frozen(loaded):
+    learning = switch_on(loaded, mask_decoder="full", connector="full")
+    decoder = sum(p.numel() for p in loaded.model.grounder.sam2.mask_decoder.parameters())
+    assert learning.count["mask_decoder"] == decoder
+    assert sum(p.numel() for p in loaded.model.parameters() if p.requires_grad) == sum(learning.count.values())
+
+
+def test_rows_let_only_the_new_tokens_learn(loaded):
+    model, new = loaded.model, [268, 269, 270, 271, 272]
+    ids = torch.tensor([[1, 2, 268, 270]])
+    before = model.mllm.language_model(ids).logits
+    learning = switch_on(loaded, embeddings="rows")
+    assert learning.token_ids == tuple(new) and learning.count == {"embeddings": 2 * 5 * 128}
+    torch.testing.assert_close(model.mllm.language_model(ids).logits, before)
+    with torch.no_grad():
+        model.mllm.language_model.lm_head.rows += 1.0
+        model.mllm.get_input_embeddings().rows += 1.0
+    embedded = model.mllm.get_input_embeddings()(ids)[0]
+    torch.testing.assert_close(embedded[:2], model.mllm.get_input_embeddings().weight[[1, 2]])
+    torch.testing.assert_close(embedded[2:], model.mllm.get_input_embeddings().weight[[268, 270]] + 1.0)
+
+
+def test_the_same_seed_gives_the_same_first_weights_and_leaves_the_random_state(official_folder):
+    state = torch.random.get_rng_state()
+    first = [
+        next(iter(switch_on(engine.load(official_folder), language="lora").groups["language"].values()))
+        for _ in range(2)
+    ]
+    torch.testing.assert_close(*first)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        ({"languages": "full"}, "no group 'languages'; it has vision"),
+        ({"language_decoder": "full"}, "'language_decoder' holds nothing in this model"),
+        ({"embeddings": "lora"}, "'embeddings' has no linear layer for LoRA"),
+        ({"language": "rows"}, "only the group of embeddings and head has rows"),
+    ],
+)
+def test_groups_that_cannot_learn_so_are_refused(loaded, groups, text):
+    with pytest.raises(ConfigError, match=text):
+        switch_on(loaded, **groups)
+
+
+def test_four_bits_keep_the_layers_close_and_learn_by_lora(loaded):
+    pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
+    ids = torch.tensor([[1, 2, 3]])
+    before = loaded.model.mllm.language_model(ids).logits
+    four = Stage(name="s", steps=1, groups={"language": Group(how="lora")}, lora=Lora(rank=4, quantize="4bit"))
+    learning = stages.switch_on(loaded.model, four, loaded.processor, seed=0)
+    after = loaded.model.mllm.language_model(ids).logits
+    assert torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.95
+    after.sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in learning.groups["language"].values())
+
+
+@pytest.fixture
+def checkpoint(make_recipe, watcher):
+    return train(make_recipe(stage={"rate": 1e-2}), watcher, device="cpu").best
+
+
+def learner_logits(model, ids):
+    with torch.no_grad():
+        return model.mllm.language_model(ids).logits
+
+
+def test_folded_weights_say_what_the_adapters_said(make_recipe, checkpoint):
+    recipe = make_recipe()
+    ids = torch.tensor([[5, 9, 268, 77]])
+    beside = engine.load(recipe.model, device="cpu")
+    stages.switch_on(beside.model, recipe.stages[0], beside.processor, seed=0)
+    stored = checkpoints.read_all(checkpoint / trained.TENSORS)
+    with torch.no_grad():
+        for name, parameter in beside.model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(stored[stages.stored_name(name)])
+    beside.model.eval()
+    folded = engine.load(checkpoint, device="cpu")
+    torch.testing.assert_close(learner_logits(folded.model, ids), learner_logits(beside.model, ids))
+    assert not torch.allclose(learner_logits(folded.model, ids), learner_logits(engine.load(recipe.model).model, ids))
+
+
+def test_a_merged_model_is_the_checkpoint_in_one_folder(checkpoint, tmp_path):
+    made = merge(checkpoint, tmp_path / "merged", dtype="fp32")
+    one, other = engine.load(checkpoint, device="cpu"), engine.load(made.folder, device="cpu")
+    states = one.model.state_dict(), other.model.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert (made.folded, other.lineage["model_hash"]) == (14, made.model_hash)
+    text = (made.folder / "lineage.json").read_text()
+    assert '"base_hash"' in text and '"step": 2' in text
+
+
+def test_merging_refuses_to_lose_what_was_learned(checkpoint, tmp_path):
+    record = trained.read(checkpoint)
+    stored = checkpoints.read_all(checkpoint / trained.TENSORS)
+    faint = {name: tensor * 1e-12 if name.endswith("lora_B") else tensor for name, tensor in stored.items()}
+    from segue.train.merge import engine as loader
+
+    processor = loader.load(checkpoint).processor
+    checkpoints.write(tmp_path / "faint", record, faint, processor)
+    with pytest.raises(CheckpointError, match="would lose what 14 layers learned"):
+        merge(tmp_path / "faint", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_another_base_is_refused(checkpoint, make_recipe):
+    from segue.grounding.official import random_checkpoint
+
+    folder = engine.base_of(checkpoint, trained.read(checkpoint))
+    elsewhere = random_checkpoint(checkpoint.parent / "other", seed=3)
+    record = (checkpoint / trained.RECORD).read_text().replace(str(folder), str(elsewhere))
+    (checkpoint / trained.RECORD).write_text(record)
+    with pytest.raises(CheckpointError, match="was trained on .* with the hash .* bring back the base"):
+        engine.load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ("gone", "needs its base"),
+        ("damaged", "is not the file that was written"),
+        ("format", "is of format 2, this version reads 1"),
+        ("misfit", "does not fit its base"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_refused(checkpoint, change, text):
+    record, tensors = checkpoint / trained.RECORD, checkpoint / trained.TENSORS
+    if change == "gone":
+        folder = str(engine.base_of(checkpoint, trained.read(checkpoint)))
+        record.write_text(record.read_text().replace(folder, "/nowhere/at/all"))
+    elif change == "damaged":
+        tensors.write_bytes(tensors.read_bytes()[:-4] + b"abcd")
+    elif change == "format":
+        record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+    else:
+        record.write_text(record.read_text().replace('"r": 4', '"r": 8'))
+    with pytest.raises(CheckpointError, match=text):
+        engine.load(checkpoint)
