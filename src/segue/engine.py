@@ -279,7 +279,8 @@ class Engine:
                 "policy 'consistent' needs a checkpoint with both mask decoders (such as Sa2VA-i); this one has the "
                 "language decoder alone. Use policy 'upstream' or 'auto'"
             )
-        published = "uniform:5" if policy == "consistent" else self.model.family.video_frames
+        trained = self.model.config.video_frames or self.model.family.video_frames
+        published = "uniform:5" if policy == "consistent" else trained
         return _Plan(policy, published if options.frames == "auto" else options.frames, options)
 
     def _look(self, media: Media, plan: _Plan, timer: _Timer) -> _Seen:

@@ -37,7 +37,8 @@ class GroundedConfig(PreTrainedConfig):
     """The parts of a model: its family's own configuration, SAM 2's, and what joins them.
 
     `template` is the chat template's name; `two_decoders` says that the decoder that learned language stands apart from
-    the original SAM 2 decoder (Sa2VA-i).
+    the original SAM 2 decoder (Sa2VA-i). `video_frames` is the plan of frames that the model was trained on, if it is
+    not its family's.
     """
 
     model_type = MODEL_TYPE
@@ -50,6 +51,7 @@ class GroundedConfig(PreTrainedConfig):
         sam2_config: dict[str, Any] | Sam2VideoConfig | None = None,
         template: str = "qwen_chat",
         two_decoders: bool = False,
+        video_frames: str | None = None,
         **kwargs: Any,
     ):
         self.family = family
@@ -62,6 +64,7 @@ class GroundedConfig(PreTrainedConfig):
             self.sam2_config = sam2.whole_config(**sam2_config) if sam2_config else sam2.architecture()
         self.template = template
         self.two_decoders = two_decoders
+        self.video_frames = video_frames
         kwargs["tie_word_embeddings"] = False
         super().__init__(**kwargs)
 

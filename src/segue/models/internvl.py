@@ -44,7 +44,8 @@ class InternVLMLLMConfig(PreTrainedConfig):
     """Sizes of an InternVL: tower, language model, and how tiles become visual tokens.
 
     `select_layer` is the tower layer that is read (-1 the last); `downsample_ratio` the side ratio of the pixel shuffle
-    and `shuffle_version` its layout; `tile_side` the side of a tile in pixels.
+    and `shuffle_version` its layout; `tile_side` the side of a tile in pixels. A model that was trained on fewer tiles
+    than people may ask for says so in `most_tiles`.
     """
 
     model_type = "segue_internvl"
@@ -71,6 +72,7 @@ class InternVLMLLMConfig(PreTrainedConfig):
         self.downsample_ratio = downsample_ratio
         self.shuffle_version = shuffle_version
         self.tile_side = tile_side
+        self.most_tiles: int | None = kwargs.pop("most_tiles", None)
         kwargs["tie_word_embeddings"] = False
         super().__init__(**kwargs)
 
@@ -198,6 +200,7 @@ class InternVLProcessor:
     visual_id: int
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
+    most_tiles: int | None = None
     visual_token: str = "<IMG_CONTEXT>"
 
     @classmethod
@@ -228,11 +231,13 @@ class InternVLProcessor:
             visual_id=ids["<IMG_CONTEXT>"],
             bos_ids=(tokenizer.bos_token_id,) if is_internlm2 else (),
             eos_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
+            most_tiles=config.most_tiles,
         )
 
     def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
         """One image: its tiles and a thumbnail, all inside one `<img>` pair."""
-        tiles = tile(Image.fromarray(pixels), max_tiles=max_tiles, side=self.tile_side)
+        most = min(max_tiles, self.most_tiles or max_tiles)
+        tiles = tile(Image.fromarray(pixels), max_tiles=most, side=self.tile_side)
         return self._visual(tiles, self._block(len(tiles)))
 
     def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:

@@ -11,7 +11,9 @@ from typing import Literal
 
 from segue.data.mixture import CEILING
 from segue.errors import ConfigError
+from segue.grounding.losses import NUM_POINTS
 from segue.train.learner import LossWeights, Objective
+from segue.train.scratch import Scratch
 
 Option = bool | int | float | str | None
 How = Literal["full", "lora", "rows", "frozen"]
@@ -148,8 +150,10 @@ class Stage:
 class TrainRecipe:
     """A whole run: from which model, on which data, in which stages, and what is kept of it."""
 
-    model: str
+    model: str = ""
     """What to start from: a model folder, a training checkpoint, a hub id, or "demo"."""
+    scratch: Scratch | None = None
+    """What to make and start from, in place of a model."""
     output: Path
     """The run folder: checkpoints, logs, report."""
     data: tuple[Source, ...]
@@ -158,6 +162,10 @@ class TrainRecipe:
     """One stage after another, each on top of the last."""
     validation: Validation | None = None
     """Held-out data to judge checkpoints by; without it the newest counts as the best."""
+    objects: int = 5
+    """With how many objects each row counts; of more, some are drawn by chance, fewer are repeated."""
+    points: int = NUM_POINTS
+    """At how many points each mask is judged."""
     batch: int = 2
     """Samples per process that go through the model at once."""
     accumulation: int = 1
@@ -199,7 +207,11 @@ class TrainRecipe:
             keep=self.keep,
             max_tokens=self.max_tokens,
             max_tiles=self.max_tiles,
+            objects=self.objects,
+            points=self.points,
         )
+        if bool(self.model) == bool(self.scratch):
+            raise ConfigError(f"the recipe has model {self.model!r} and scratch {self.scratch}; give one of them")
         if self.workers < 0 or self.clip <= 0:
             raise ConfigError(f"workers {self.workers} or clip {self.clip} is out of range; expected >= 0 and > 0")
         names = [stage.name for stage in self.stages]

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch import Tensor
 
+from segue import weights
+from segue.grounding import model as grounded
 from segue.grounding import sam2
 from segue.grounding.model import GroundedConfig, GroundedModel, build
 from segue.grounding.official import SPECIAL_TOKENS
+from segue.models.tokenizers import load_tokenizer
 
-# What stands in for "as large as its input is wide": places and tokens that are added to what is seen.
+# How large random weights are, where the inverse root of the number of inputs is not right.
 _SPREAD = {
     r".*\.embed_tokens\.weight": 0.5,
     r".*\.lm_head\.weight": 0.02,
@@ -30,28 +33,124 @@ _LINE = {r".*\.bias": 0.0, r".*\.lambda_[12]": 1.0, r".*\.scale": 0.1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scratch:
-    """Sizes of a model of the InternVL family with a Qwen2 language model."""
+class TowerSizes:
+    """An InternViT."""
 
-    tower: Mapping[str, Any]
-    """InternViT: fields of the library's configuration (hidden_size, num_hidden_layers, patch_size ...)."""
-    language: Mapping[str, Any]
-    """Qwen2: fields of the library's configuration; the number of embedding rows follows from the tokenizer."""
-    sam2: Mapping[str, Any]
-    """SAM 2: what differs from Hiera-L, in the names of `sam2_config.json`."""
-    tile: int = 448
-    """Side of a tile in pixels."""
+    width: int
+    """Of its states."""
+    layers: int
+    """How many."""
+    heads: int
+    """Of its attention."""
+    mlp: int
+    """Width inside its MLPs."""
+    patch: int
+    """Side of a patch in pixels; four patches become one visual token."""
+    tile: int
+    """Side of a tile in pixels; every image and frame is one tile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageSizes:
+    """A Qwen2."""
+
+    width: int
+    """Of its states."""
+    layers: int
+    """How many."""
+    heads: int
+    """Of its attention, for queries, keys and values alike."""
+    mlp: int
+    """Width inside its MLPs."""
+    positions: int
+    """Longest text in tokens, visual ones included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sam2Sizes:
+    """A SAM 2."""
+
+    side: int
+    """Of the square that frames are stretched to, in pixels; masks have a quarter of it."""
+    embed: int
+    """Width of the image encoder's first stage; each stage doubles it."""
+    stages: tuple[int, ...]
+    """Blocks of the four stages."""
+    windows: tuple[int, ...]
+    """Side of the attention windows of the four stages."""
+    whole: tuple[int, ...]
+    """Which blocks, counted from 0, attend to the whole frame."""
+    width: int
+    """Of prompts, of the image embedding and of the mask decoder."""
+    decoder_mlp: int
+    """Width inside the mask decoder's MLPs."""
+    memory: int
+    """Channels of a memory map."""
+    memory_layers: int
+    """Of memory attention."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scratch:
+    """A model of the InternVL family with a Qwen2 language model, to be trained from nothing."""
+
+    tower: TowerSizes
+    """What sees, for the language model."""
+    language: LanguageSizes
+    """What reads and speaks."""
+    sam2: Sam2Sizes
+    """What finds masks."""
     pieces: int = 1024
-    """Tokens of text to make, besides the special ones."""
-    spoken: Mapping[str, Any] = field(default_factory=dict)
+    """Tokens of text to make, beside the special ones."""
+    texts: int = 1500
+    """Dialogues of the data that the tokenizer is made from."""
+    video_frames: str = "first:5"
+    """The plan of video frames that it will be asked with, and should be trained on."""
 
 
 def configuration(scratch: Scratch, rows: int) -> GroundedConfig:
     """The configuration of a model whose tokenizer has so many tokens."""
-    vision = {"image_size": [scratch.tile] * 2, "use_mean_pooling": True, **scratch.tower}
-    text = {"model_type": "qwen2", "vocab_size": rows, "tie_word_embeddings": False, **scratch.language}
-    mllm = {"vision_config": vision, "text_config": text, "tile_side": scratch.tile}
-    return GroundedConfig(mllm_config=mllm, sam2_config=sam2.architecture(scratch.sam2))
+    tower, language, sizes = scratch.tower, scratch.language, scratch.sam2
+    vision = {
+        "hidden_size": tower.width,
+        "num_hidden_layers": tower.layers,
+        "num_attention_heads": tower.heads,
+        "intermediate_size": tower.mlp,
+        "patch_size": [tower.patch] * 2,
+        "image_size": [tower.tile] * 2,
+        "use_mean_pooling": True,
+    }
+    text = {
+        "model_type": "qwen2",
+        "hidden_size": language.width,
+        "num_hidden_layers": language.layers,
+        "num_attention_heads": language.heads,
+        "num_key_value_heads": language.heads,
+        "intermediate_size": language.mlp,
+        "max_position_embeddings": language.positions,
+        "vocab_size": rows,
+        "tie_word_embeddings": False,
+    }
+    finder = {
+        "image_size": sizes.side,
+        "embed_dim": sizes.embed,
+        "num_heads": 1,
+        "stages": list(sizes.stages),
+        "window_spec": list(sizes.windows),
+        "global_att_blocks": list(sizes.whole),
+        "d_model": sizes.width,
+        "mem_dim": sizes.memory,
+        "mem_attn_layers": sizes.memory_layers,
+        "mem_attn_ffn": 2 * sizes.width,
+        "mask_decoder_mlp_dim": sizes.decoder_mlp,
+        "mask_decoder_heads": 4,
+        "iou_head_hidden_dim": sizes.width // 2,
+    }
+    return GroundedConfig(
+        mllm_config={"vision_config": vision, "text_config": text, "tile_side": tower.tile, "most_tiles": 1},
+        sam2_config=sam2.architecture(finder),
+        video_frames=scratch.video_frames,
+    )
 
 
 def begin(config: GroundedConfig, seed: int) -> GroundedModel:
@@ -59,25 +158,45 @@ def begin(config: GroundedConfig, seed: int) -> GroundedModel:
 
     The library's own initialisation is meant for loading: it leaves places at zero, and such a model does not learn.
     """
-    model = build(config, dtype=torch.float32, device="cpu")
+    with torch.random.fork_rng(devices=[]):
+        model = build(config, dtype=torch.float32, device="cpu")
     draws = torch.Generator().manual_seed(seed)
     for name, tensor in sorted(model.state_dict().items()):
         if tensor.ndim < 2:
             tensor.fill_(_first(_LINE, name, 1.0))
         else:
-            tensor.normal_(std=_first(_SPREAD, name, _fan_in(name, tensor) ** -0.5), generator=draws)
+            tensor.normal_(std=_first(_SPREAD, name, _inputs(name, tensor) ** -0.5), generator=draws)
     gaussian = model.grounder.sam2.prompt_encoder.shared_embedding.positional_embedding
     model.grounder.sam2.shared_image_embedding.positional_embedding.copy_(gaussian)
     return model
 
 
-def _fan_in(name: str, tensor: Tensor) -> int:
+def _inputs(name: str, tensor: Tensor) -> int:
     # transposed convolutions of the mask decoder have their inputs in front
     return tensor.shape[0] if re.fullmatch(r".*\.upscale_conv\d\.weight", name) else tensor[0].numel()
 
 
 def _first(table: Mapping[str, float], name: str, default: float) -> float:
     return next((value for pattern, value in table.items() if re.fullmatch(pattern, name)), default)
+
+
+def write(scratch: Scratch, folder: Path, texts: Iterable[str], *, seed: int) -> Path:
+    """Write a model folder of our layout to begin from: tokenizer, random weights, lineage; returns the folder.
+
+    Raises: CheckpointError, if it cannot be written.
+    """
+    tokenizer = train_tokenizer(texts, scratch.pieces)
+    model = begin(configuration(scratch, tokenizer.get_vocab_size()), seed)
+
+    def also(part: Path) -> None:
+        tokenizer.save(str(part / "tokenizer.json"))
+        named = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+        (part / "tokenizer_config.json").write_text(json.dumps(named, indent=2) + "\n", encoding="utf-8")
+        load_tokenizer(part)
+        weights.write_lineage(part, {"random": True, "seed": seed})
+
+    grounded.save(model, folder, also=also)
+    return folder
 
 
 def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
@@ -96,8 +215,3 @@ def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
     )
     tokenizer.add_special_tokens(SPECIAL_TOKENS)
     return tokenizer
-
-
-def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write the files by which a tokenizer is loaded."""
-    tokenizer.save(str(folder / "tokenizer.json"))

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from segue import engine
+from segue.data.base import rng_for
 from segue.data.mixture import Mixture
 from segue.errors import ConfigError
 from segue.grounding import trained
 from segue.grounding.model import GroundedModel
 from segue.models.base import Processor
-from segue.train import rates
+from segue.train import rates, scratch
 from segue.train.examples import RowMaker
-from segue.train.feed import Feed, Share, mixture_of, step_seed
+from segue.train.feed import Feed, Share, mixture_of, parts_of, step_seed
 from segue.train.learner import Learner
 from segue.train.recipe import Stage, TrainRecipe
 from segue.train.stages import Learning, stored_name, switch_on
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 else:
     # An extra: imported where a run begins.
     Accelerator = Any
+
+
+BEGINNING = "beginning"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +120,14 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     learning = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
     if recipe.gradient_checkpointing:
         _checkpoint_activations(model.mllm.language_model)
-    learner: Any = Learner(model, weights=stage.losses, seg_id=processor.seg_id, objective=stage.objective)
+    learner: Any = Learner(
+        model,
+        weights=stage.losses,
+        seg_id=processor.seg_id,
+        objective=stage.objective,
+        num_masks=recipe.objects,
+        num_points=recipe.points,
+    )
     learner.train()
     optimizer: Any = rates.optimizer(
         {name: list(group.values()) for name, group in learning.groups.items()},
@@ -161,12 +172,27 @@ def _checkpoint_activations(language: Any) -> None:
 
 
 def first_base(recipe: TrainRecipe) -> Base:
-    """The recipe's own base.
+    """The recipe's own base; one from scratch is made in the run folder.
 
-    Raises: CheckpointError, if it cannot be found.
+    Raises: CheckpointError, if it cannot be found or written; what reading the texts for its tokenizer raises.
     """
+    if recipe.scratch is not None:
+        folder = recipe.output / BEGINNING
+        if not folder.exists():
+            scratch.write(recipe.scratch, folder, _texts(recipe), seed=recipe.seed)
+        return Base(name=str(folder), folder=folder)
     folder = engine.resolve(recipe.model)
     return Base(name=recipe.model, folder=trained.find(folder) or folder)
+
+
+def _texts(recipe: TrainRecipe) -> Iterator[str]:
+    """Every turn of the first dialogues of all data, headed by who speaks, as the prompt will have it."""
+    assert recipe.scratch is not None
+    parts = parts_of([source for stage in recipe.stages for source in stage.data or recipe.data])
+    for part in parts:
+        for row in range(min(len(part.dataset), recipe.scratch.texts // len(parts))):
+            for message in part.dataset.get(row, rng_for(recipe.seed, 0, row)).messages:
+                yield f"{message.role}\n{message.text}"
 
 
 def relative_to_checkpoint(base: Path, run: Path) -> str:
