@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segue.cli.main import main
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """Pictures of one bright square each, enough of them for a validation split."""
+    for name in ("images", "masks"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    for number in range(6):
+        image, mask = np.full((60, 80, 3), 30, np.uint8), np.zeros((60, 80), np.uint8)
+        image[10:40, 5 * number : 5 * number + 30], mask[10:40, 5 * number : 5 * number + 30] = 220, 255
+        Image.fromarray(image).save(tmp_path / "mine" / "images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "mine" / "masks" / f"{number}.png")
+    return tmp_path / "mine"
+
+
+def run(*words):
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return end.value.code
+
+
+def test_a_fine_tune_is_one_command_and_goes_on_by_its_recipe(mine, official_folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    given = ("--set", "max_tiles=1", "--set", "accumulation=1", "--device", "cpu", "--json")
+    words = ("--base", official_folder, "--phrase", "the square", "--steps", 2, "-o", out)
+    assert run("finetune", mine, *words, "--limit", 1, *given) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["step"] == 1
+    assert "checked folder:mine/train: 4 rows with 4 objects, all of them usable" in told.err
+    assert "memory per process: about" in told.err
+    assert run("train", out / "recipe.yaml", "--resume", "--device", "cpu", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 2
+    assert (out / "report.html").read_text().startswith("<!doctype html>")
+    assert run("inspect", out, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["trained"]["step"] == 2
+
+
+def test_bad_data_end_it_before_anything_is_loaded(mine, official_folder, tmp_path, capsys):
+    (mine / "images" / "1.png").write_bytes(b"no image")
+    words = ("--base", official_folder, "--phrase", "the square", "-o", tmp_path / "run", "--device", "cpu")
+    assert run("finetune", mine, *words) == 2
+    assert "1.png" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_lengths_contradict_each_other(mine, tmp_path, capsys):
+    assert run("finetune", mine, "--base", "demo", "--steps", 2, "--epochs", 1) == 2
+    assert "contradict each other" in capsys.readouterr().err
