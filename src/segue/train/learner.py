@@ -44,9 +44,12 @@ class LossWeights:
     """Cross-entropy of the judgement that an object is visible."""
     code: float = 0.0
     """Squared error of the prompts to the codes of their objects; see `segue.train.codes`."""
+    sight: float = 0.0
+    """The same of the visual features that show an object, read as if they were prompts."""
 
 
 _SHARPNESS = 16.0
+_SEEN = 0.3
 
 Objective = Literal["whole", "grounder", "language"]
 """What learns: all together; or, from nothing, the grounder from codes, or the language model to say them."""
@@ -82,6 +85,16 @@ class _Found:
     iou: Float[Tensor, " m"]
     presence: Float[Tensor, " m"]
     masks: Float[Tensor, "m q q"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """The loss of the words, the states of all tokens, each row's prompts, and the visual features."""
+
+    text: Float[Tensor, ""]
+    hidden: Float[Tensor, "r l w"]
+    prompts: list[Float[Tensor, "_ d"]]
+    features: Float[Tensor, "v w"] | None
 
 
 _Pointing = tuple[Truth, Float[Tensor, "_ d"]]
@@ -123,11 +136,12 @@ class Learner(nn.Module):
         if self.objective == "grounder":
             prompts = [loose_codes(truth, self.model.grounder, generator) for truth in truths]
         else:
-            terms["text"], _, spoken = self._speak(batch)
-            prompts = [row for row, truth in zip(spoken, batch.truths, strict=True) if truth is not None]
+            spoken = self._speak(batch)
+            terms["text"] = spoken.text
+            prompts = [row for row, truth in zip(spoken.prompts, batch.truths, strict=True) if truth is not None]
         rows = list(zip(truths, prompts, strict=True))
-        if self.weights.code and self.objective == "language":
-            terms["code"] = self._code_term(rows)
+        if self.objective == "language":
+            terms |= {"code": self._code_term(rows), "sight": self._sight_term(batch, spoken.features)}
         if self.objective != "language":
             drawn = [self._drawn(row, generator) for row in rows]
             terms |= self._mask_terms(drawn, generator) if drawn else self._idle()
@@ -137,9 +151,9 @@ class Learner(nn.Module):
     @torch.no_grad()
     def judge(self, batch: TrainBatch) -> list[Judged]:
         """Each object of the batch, found by the state on its `[SEG]` with the answers given."""
-        _, hidden, prompts = self._speak(batch)
+        spoken = self._speak(batch)
         judged = []
-        for number, (truth, asking) in enumerate(zip(batch.truths, prompts, strict=True)):
+        for number, (truth, asking) in enumerate(zip(batch.truths, spoken.prompts, strict=True)):
             if truth is None:
                 continue
             found = self._find([(truth, asking)], self._encode([truth]))
@@ -147,15 +161,14 @@ class Learner(nn.Module):
             whole = functional.interpolate(found.logits[:, None], size, mode="bilinear", align_corners=False) > 0
             masks = whole.view(-1, len(asking), size[0] * size[1]).transpose(0, 1)
             real = (found.masks > 0.5).view(-1, len(asking), size[0] * size[1]).transpose(0, 1)
-            said = self._emitted(hidden[number], batch.batch.input_ids[number])
+            said = self._emitted(spoken.hidden[number], batch.batch.input_ids[number])
             judged += [
                 Judged(int((one & other).sum()), int(one.sum()), int(other.sum()), is_emitted)
                 for one, other, is_emitted in zip(masks, real, said, strict=True)
             ]
         return judged
 
-    def _speak(self, batch: TrainBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "r l w"], list[Float[Tensor, "_ d"]]]:
-        """The loss of the words, all states, and each row's prompts."""
+    def _speak(self, batch: TrainBatch) -> _Spoken:
         mllm, labels = self.model.mllm, batch.batch.labels
         if labels is None:
             raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
@@ -163,7 +176,7 @@ class Learner(nn.Module):
         text, hidden = mllm(batch.batch, features)
         # by the labels, not the ids: a [SEG] in a question asks for nothing
         prompts = self.model.prompts(seg_states(hidden, labels, self.seg_id))
-        return text, hidden, list(prompts.split((labels == self.seg_id).sum(1).tolist()))
+        return _Spoken(text, hidden, list(prompts.split((labels == self.seg_id).sum(1).tolist())), features)
 
     def _emitted(self, hidden: Float[Tensor, "l d"], ids: Int[Tensor, " l"]) -> list[bool]:
         before = hidden[:-1][ids[1:] == self.seg_id]
@@ -235,10 +248,37 @@ class Learner(nn.Module):
             yield _Found(decoded.logits, decoded.iou, decoded.presence, truth.masks[:, place].float() / 255)
 
     def _code_term(self, rows: Sequence[_Pointing]) -> Float[Tensor, ""]:
+        """How far the prompts are from the codes of their objects."""
         if not rows:
             return torch.zeros((), device=self.model.device)
         wanted = torch.cat([codes(truth, self.model.grounder) for truth, _ in rows])
         return functional.mse_loss(torch.cat([prompts for _, prompts in rows]).float(), wanted)
+
+    def _sight_term(self, batch: TrainBatch, features: Float[Tensor, "v w"] | None) -> Float[Tensor, ""]:
+        """How far visual features, read as prompts, are from the code of the object that they show.
+
+        Without it a fresh tower gets no clear word of what is worth seeing, and the language model learns to do
+        without its features.
+        """
+        places, rows = batch.batch.visual_places, batch.batch.visual_rows
+        if features is None or places is None or rows is None:
+            return torch.zeros((), device=self.model.device)
+        shown, wanted = [], []
+        for truth, mine in zip(batch.truths, rows.split(places.sum(1).tolist()), strict=True):
+            if truth is None:
+                continue
+            cells = self.model.mllm.config.tile_tokens
+            seen = features[mine[: len(truth.asked) * cells]].unflatten(0, (len(truth.asked), cells))
+            share = functional.interpolate(
+                truth.masks[:, list(truth.asked)].float() / 255, round(cells**0.5), mode="area"
+            )
+            most, which = share.flatten(2).max(0)
+            shown.append(seen[most > _SEEN])
+            wanted.append(codes(truth, self.model.grounder)[which[most > _SEEN]])
+        if not shown:
+            return torch.zeros((), device=self.model.device)
+        scaled = functional.rms_norm(torch.cat(shown), features.shape[-1:])
+        return functional.mse_loss(self.model.prompts(scaled).float(), torch.cat(wanted))
 
     def _idle(self) -> dict[str, Float[Tensor, ""]]:
         """Terms of 0 that reach every parameter that learns from masks: all processes must reach the same ones."""
