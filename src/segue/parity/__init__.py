@@ -64,7 +64,9 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> S
 
 
 def subject(engine: Engine) -> Subject:
-    """A loaded model to replay a recording on."""
+    """A loaded model to replay a recording on; from now on its language side attends as the recorded one did."""
+    # another order of summation would turn a pixel whose logit is 0 to within float32
+    engine.model.mllm.set_attn_implementation("eager")
     # the original's two flavours choose their frames by different rules, and each was recorded with its own
     plan = "uniform:5" if engine.model.config.two_decoders else engine.model.family.video_frames
     return Subject(engine.processor, engine, plan)
