@@ -207,10 +207,10 @@ def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
     question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
     example = prepare([Message.user(question, media)], engine.processor, view=view)
     batch = collate([example], engine.processor).to(device)
-    pixels = view.visual.pixels.to(device)
-    seconds = _in_turns({0: partial(mllm.encode, pixels)}, repeats, device)[0]
-    yield Stage("vision encode", None, len(pixels), "tile", seconds)
-    features = mllm.encode(pixels)
+    assert batch.pixels is not None
+    seconds = _in_turns({0: partial(mllm.encode, batch.pixels, batch.grids)}, repeats, device)[0]
+    yield Stage("vision encode", None, len(batch.pixels), "tile" if batch.grids is None else "patch", seconds)
+    features = mllm.encode(batch.pixels, batch.grids)
     decoding = Decoding(is_over=lambda ids: False, seg_id=engine.processor.seg_id, max_new_tokens=NEW_TOKENS)
     prefill: tuple[float, ...] = ()
     decode: tuple[float, ...] = ()

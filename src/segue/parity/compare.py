@@ -28,7 +28,8 @@ FLIPPED = 0.01
 
 _ROUNDED, _FROM_ROUNDED = "maskmem_features", "pix_feat_with_mem"
 _BFLOAT16_BITS = 8
-_PART = re.compile(r"_(every|tail|first|cls_and_first)(\d+)$")
+_PART = re.compile(r"_(?:(every|tail|last|first|cls_and_first)(\d+)|rows)$")
+_STRIDE = re.compile(r"\bevery (\d+)(?:st|nd|rd|th) of\b|\bevery (\d+)(?:st|nd|rd|th) patch row")
 _PLACES = re.compile(r"(?:rows|columns|tokens|positions|frames) (\d+),\s*(\d+),")
 
 Verdict = Literal["pass", "fail", "skipped", "unknown"]
@@ -176,13 +177,16 @@ def compare_masks(
 def like_recorded(ours: Tensor, shape: torch.Size, name: str, what: str) -> Tensor | None:
     """The part of a value that was recorded; `None` if no such part has the recorded shape.
 
-    The name's ending says which part (`_every4`, `_tail16`, `_first8`), the recorded shape which axes it is taken of,
-    and the manifest's words where a stride does not begin at 0 ("rows 3,59,115,...").
+    The name's ending says which part (`_every4`, `_tail16`, `_last8`, `_first8`), the recorded shape which axes it is
+    taken of, and the manifest's words the stride of `_rows` ("every 88th of 2116") and where a stride does not begin at
+    0 ("rows 3,59,115,...").
     """
     if ours.ndim != len(shape):
         return None
     found = _PART.search(name)
-    kind, number = (found[1], int(found[2])) if found else ("every", 0)
+    kind, number = (found[1], int(found[2])) if found and found[1] else ("every", 0)
+    if found and not found[1] and (stride := _STRIDE.search(what)):
+        number = int(stride[1] or stride[2])
     for axis, (have, want) in enumerate(zip(ours.shape, shape, strict=True)):
         if have != want:
             ours = ours.index_select(axis, _positions(kind, number, have, want, what))
@@ -190,7 +194,7 @@ def like_recorded(ours: Tensor, shape: torch.Size, name: str, what: str) -> Tens
 
 
 def _positions(kind: str, number: int, have: int, want: int, what: str) -> Tensor:
-    if kind == "tail":
+    if kind in ("tail", "last"):
         return torch.arange(max(have - number, 0), have)
     if kind == "first":
         return torch.arange(min(number, have))
