@@ -115,8 +115,8 @@ def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_e
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_token_of_the_answer_has_one_successor(name):
-    tokenizer = official._byte_tokenizer(FAMILIES[official.config_of(name).family].special_tokens)
+def test_every_token_of_the_answer_has_one_successor(name, tmp_path):
+    tokenizer = official.write_tokenizer(tmp_path, FAMILIES[official.config_of(name).family].special_tokens)
     ids = tokenizer.encode("\n" + official.ANSWER).ids
     assert len(set(ids)) == len(ids)
     assert max(ids) < ZOO[name].language.rows == tokenizer.get_vocab_size()
