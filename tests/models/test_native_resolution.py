@@ -74,7 +74,7 @@ def rows(model, picture, clip):
     return [prepare([Message.user(text, open_media(pixels))], model.processor) for text, pixels in asked]
 
 
-def thw(grids):
+def timed(grids):
     return torch.cat([torch.ones_like(grids[:, :1]), grids], dim=1)
 
 
@@ -86,7 +86,7 @@ def test_logits_of_padded_rows_with_images_equal_the_librarys(model, whole, rows
         input_ids=batch.input_ids,
         attention_mask=batch.attention,
         pixel_values=batch.pixels,
-        image_grid_thw=thw(batch.grids),
+        image_grid_thw=timed(batch.grids),
         mm_token_type_ids=batch.visual_places.int(),
     ).logits
     real = batch.attention.bool()
@@ -100,7 +100,7 @@ def test_positions_equal_the_librarys(model, whole, rows):
     theirs, _ = whole.model.get_rope_index(
         batch.input_ids,
         mm_token_type_ids=batch.visual_places.int(),
-        image_grid_thw=thw(batch.grids),
+        image_grid_thw=timed(batch.grids),
         attention_mask=batch.attention,
     )
     real = batch.attention.bool()

@@ -29,7 +29,7 @@ FLIPPED = 0.01
 _ROUNDED, _FROM_ROUNDED = "maskmem_features", "pix_feat_with_mem"
 _BFLOAT16_BITS = 8
 _PART = re.compile(r"_(?:(every|tail|last|first|cls_and_first)(\d+)|rows)$")
-_STRIDE = re.compile(r"\bevery (\d+)(?:st|nd|rd|th) of\b|\bevery (\d+)(?:st|nd|rd|th) patch row")
+_STRIDE = re.compile(r"\bevery (\d+)[a-z]{2} (?:of\b|patch row)")
 _PLACES = re.compile(r"(?:rows|columns|tokens|positions|frames) (\d+),\s*(\d+),")
 
 Verdict = Literal["pass", "fail", "skipped", "unknown"]
@@ -186,7 +186,7 @@ def like_recorded(ours: Tensor, shape: torch.Size, name: str, what: str) -> Tens
     found = _PART.search(name)
     kind, number = (found[1], int(found[2])) if found and found[1] else ("every", 0)
     if found and not found[1] and (stride := _STRIDE.search(what)):
-        number = int(stride[1] or stride[2])
+        number = int(stride[1])
     for axis, (have, want) in enumerate(zip(ours.shape, shape, strict=True)):
         if have != want:
             ours = ours.index_select(axis, _positions(kind, number, have, want, what))
