@@ -5,6 +5,8 @@ import os
 # Tiny models spend longer on waking threads than on numbers. Set before torch is first imported, inherited by
 # the processes that tests start, and left alone where somebody chose otherwise.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Replays of recordings use several all the same; those that wait give way to others.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
@@ -147,7 +149,7 @@ def teach():
         for messages, reply in zip(dialogues, replies, strict=True):
             example = prepare(messages, engine.processor, prefill=reply, frames=frames)
             batch = collate([example], engine.processor)
-            hidden = mllm.forward(batch, None if batch.pixels is None else mllm.encode(batch.pixels))[1][0]
+            hidden = mllm.forward(batch, None if batch.pixels is None else mllm.encode(batch.pixels, batch.grids))[1][0]
             states.append(hidden[example.answer_start - 1 : -1])
             ids.append(example.ids[example.answer_start :])
         head = mllm.language_model.lm_head.weight

@@ -80,6 +80,19 @@ def test_a_measured_model_gives_every_stage_and_encodes_each_frame_once(request,
     assert found.encodes == tuple(Encodes(kind, objects, count, count) for kind, count in media for objects in (1, 2))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "count", "unit"),
+    [("tiny", 11, "tile"), ("tiny-qwen25-vl", 1, "image"), ("tiny-qwen3-vl", 1, "image")],
+)
+def test_every_family_is_measured_by_what_its_tower_sees(monkeypatch, architecture, count, unit):
+    monkeypatch.setattr(bench, "IMAGE_SIZE", (112, 224))
+    monkeypatch.setattr(bench, "_mask_stages", lambda *_: ())
+    monkeypatch.setattr(bench, "_ask", lambda *_: None)
+    found = measure(random_engine(architecture, device="cpu", dtype="fp32"), Plan(frames=1, repeats=1), lambda _: None)
+    assert (found.stages[0].name, found.stages[0].unit) == ("vision encode", unit)
+    assert found.stages[0].count == count
+
+
 def test_the_memory_measured_late_in_a_video_is_as_full_as_one_that_has_grown(engine, picture):
     grounder = engine.model.grounder
     encoded, prompts = encode(grounder, [picture()]), torch.ones(1, 32)

@@ -17,11 +17,14 @@ from segue.grounding import model as grounded
 from segue.grounding import sam2
 from segue.models.templates import TEMPLATES
 from segue.parity.compare import Found, Ours, compare_masks, compare_numbers, compare_rounded, judge, like_recorded
+from segue.parity.preprocessing import question_of
 
 GOLDEN = Path(__file__).parent / "golden"
 FULL = Path(__file__).parents[2] / "shared" / "golden"
 FULL_NAMES = sorted(
-    path.parent.name for pattern in ("sa2va_internvl_*", "sa2va_i") for path in FULL.glob(f"{pattern}/manifest.json")
+    path.parent.name
+    for pattern in ("sa2va_internvl_*", "sa2va_i", "sa2va_qwen*")
+    for path in FULL.glob(f"{pattern}/manifest.json")
 )
 
 
@@ -145,6 +148,10 @@ def test_a_changed_prompt_fails_with_exit_code_1(run_segue, monkeypatch):
         (torch.arange(8), (3,), "x_every3", "", [0, 3, 6]),
         (torch.arange(8), (2,), "x_every3", "rows/columns 2,5,...", [2, 5]),
         (torch.arange(8), (4,), "x", "every 2nd of (1,3,8)", [0, 2, 4, 6]),
+        (torch.arange(9), (3,), "x_rows", "processor output, every 4th of 9 patch rows", [0, 4, 8]),
+        (torch.arange(9), (3,), "x_rows", "every 4th patch row of 9 (fast processor)", [0, 4, 8]),
+        (torch.arange(9), (3,), "x_rows", "", [0, 3, 6]),
+        (torch.arange(8), (3,), "x_last3", "", [5, 6, 7]),
         (torch.arange(8), (3,), "x_tail3", "", [5, 6, 7]),
         (torch.arange(2), (2,), "x_tail3", "", [0, 1]),
         (torch.arange(8), (2,), "x_first2", "", [0, 1]),
@@ -186,15 +193,59 @@ def test_bfloat16_values_may_differ_by_one_step_in_few_places(steps, share, verd
     assert check.difference == pytest.approx(steps * 2**-7 if share else 0.0)
 
 
-@pytest.mark.parametrize(("logit", "verdict"), [(1e-6, "pass"), (-1e-6, "pass"), (1e-3, "fail"), (None, "fail")])
-def test_a_pixel_may_differ_only_where_its_logit_is_as_good_as_zero(logit, verdict):
+def test_one_pixel_that_differs_fails_a_mask_and_the_note_says_how_near_to_zero_it_was():
     recorded = torch.zeros(1, 4, 4, dtype=torch.bool)
     recorded[0, :2] = True
     ours, logits = recorded.clone(), torch.full((1, 4, 4), 5.0)
-    ours[0, 3, 3], logits[0, 3, 3] = True, logit or 0.0
-    check = compare_masks("x.masks", ours, recorded, None if logit is None else logits)
-    assert check.verdict == verdict
-    assert check.iou == pytest.approx(8 / 9) and check.note.startswith("1 of 16 pixels differ")
+    ours[0, 3, 3], logits[0, 3, 3] = True, 1e-6
+    check = compare_masks("x.masks", ours, recorded, logits)
+    assert check.verdict == "fail" and check.iou == pytest.approx(8 / 9)
+    assert check.note == "1 of 16 pixels differ, at logits of at most 1.0e-06 where the largest is 5.0e+00"
+    assert compare_masks("x.masks", ours, recorded).note == "1 of 16 pixels differ"
+    assert compare_masks("x.masks", recorded, recorded, logits).verdict == "pass"
+
+
+def test_the_language_side_of_a_replay_attends_as_the_recorded_one_did(subject):
+    attended = {
+        part.config._attn_implementation for part in subject.engine.model.mllm.modules() if hasattr(part, "config")
+    }
+    assert attended == {"eager"}
+
+
+def test_a_recording_is_replayed_on_as_many_threads_as_it_was_made(recording, subject, monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr("segue.parity._replay_seam", lambda *_: seen.append(torch.get_num_threads()) or Found())
+    parity.replay(recording, subject, ["llm"])
+    other = parity.Recording(Path(), {"dtype": "float32"}, {}, {})
+    parity.replay(other, subject, ["llm"])
+    assert (recording.threads, other.threads) == (2, None)
+    assert seen == [2, before] and torch.get_num_threads() == before
+
+
+@pytest.fixture
+def unnamed(tmp_path, picture):
+    """A recording whose calls do not name their pictures, as those of the Qwen-VL flavours."""
+    from PIL import Image
+
+    for name in ("imgA", "imgB", "video_0", "video_1"):
+        Image.fromarray(picture(30, 40, seed=len(name))).save(tmp_path / f"{name}.png")
+    grids = {"one": [[1, 2, 4]], "lost": [[1, 9, 9]], "clip": [[1, 2, 2], [1, 2, 2]]}
+    inputs = {f"e2e.{case}.image_grid_thw": torch.tensor(grid) for case, grid in grids.items()}
+    inputs |= {f"e2e.{case}.prompt_ids": torch.zeros(3) for case in (*grids, "words")}
+    cases = {case: {"text": "what?" if case == "words" else "<image>what?"} for case in (*grids, "words")}
+    rows = {"imgA": {"grid_thw": [[1, 2, 4]]}, "imgB": {"grid_thw": [[1, 4, 2]]}, "form1": {"grid_thw": [[1, 2, 4]]}}
+    return parity.Recording(tmp_path, {"cases": cases, "preprocess": rows}, inputs, {})
+
+
+@pytest.mark.parametrize(("case", "kind", "count"), [("one", "image", 1), ("clip", "video", 2), ("words", None, 0)])
+def test_a_call_that_names_no_picture_is_about_the_one_of_its_grid_or_the_clip(unnamed, case, kind, count):
+    media = [part for part in question_of(unnamed, case).parts if not isinstance(part, str)]
+    assert [(one.kind, one.count) for one in media] == ([(kind, count)] if kind else [])
+
+
+def test_a_call_whose_grid_no_picture_makes_is_a_user_error(unnamed):
+    with pytest.raises(DataError, match="does not tell which picture its call 'lost' is about"):
+        question_of(unnamed, "lost")
 
 
 def test_what_nothing_here_computes_is_shown_as_unknown_and_what_has_a_reason_as_skipped():

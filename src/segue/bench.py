@@ -29,7 +29,7 @@ from segue.engine import Engine, Options, pick_device, pick_dtype
 from segue.errors import ConfigError
 from segue.grounding import model as grounded
 from segue.grounding.following import encode, find
-from segue.grounding.official import config_of, random_checkpoint
+from segue.grounding.official import config_of, write_tokenizer
 from segue.grounding.sam2 import Encoded, LanguageSam2
 from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, step
 from segue.media import open_media
@@ -154,8 +154,8 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
     precision = pick_dtype(dtype, place)
     model = grounded.build(config, dtype=precision, device=place, fill=True)
     with TemporaryDirectory() as name:
-        folder = random_checkpoint(Path(name), "tiny")
-        processor = model.family.processor(folder, config.mllm_config, config.template)
+        write_tokenizer(Path(name), model.family.special_tokens)
+        processor = model.family.processor(Path(name), config.mllm_config, config.template)
     lineage = {"model": architecture, "random": True, "dtype": str(precision).removeprefix("torch."), "device": place}
     return Engine(model, processor, lineage)
 
@@ -207,10 +207,11 @@ def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
     question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
     example = prepare([Message.user(question, media)], engine.processor, view=view)
     batch = collate([example], engine.processor).to(device)
-    pixels = view.visual.pixels.to(device)
-    seconds = _in_turns({0: partial(mllm.encode, pixels)}, repeats, device)[0]
-    yield Stage("vision encode", None, len(pixels), "tile", seconds)
-    features = mllm.encode(pixels)
+    assert batch.pixels is not None
+    seconds = _in_turns({0: partial(mllm.encode, batch.pixels, batch.grids)}, repeats, device)[0]
+    count, unit = (len(batch.pixels), "tile") if batch.grids is None else (len(batch.grids), "image")
+    yield Stage("vision encode", None, count, unit, seconds)
+    features = mllm.encode(batch.pixels, batch.grids)
     decoding = Decoding(is_over=lambda ids: False, seg_id=engine.processor.seg_id, max_new_tokens=NEW_TOKENS)
     prefill: tuple[float, ...] = ()
     decode: tuple[float, ...] = ()

@@ -56,7 +56,7 @@ class Options:
     the masks; `keep_masks` False leaves masks out of the answer, for a reader of the stream who has taken them as they
     came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
-    tiles; fewer are faster and coarser.
+    tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
     """
 
     frames: str = "auto"
@@ -233,7 +233,7 @@ class Engine:
         }
         examples = [self._prepare(messages, plan, views.get(id(_media(messages)))) for messages in dialogues]
         batch = collate(examples, self.processor).to(self.model.device)
-        features = None if batch.pixels is None else self.model.mllm.encode(batch.pixels)
+        features = None if batch.pixels is None else self.model.mllm.encode(batch.pixels, batch.grids)
         timer.lap("vision")
         generations = self._generate(batch, features, examples, options)
         timer.lap("language")
@@ -288,7 +288,7 @@ class Engine:
         seen = self._seen
         if seen is None or seen.view.media is not media or seen.key != key:
             view = look(media, self.processor, frames=plan.frames, max_tiles=plan.options.max_tiles)
-            features = self.model.mllm.encode(view.visual.pixels.to(self.model.device))
+            features = self.model.mllm.encode(view.visual.pixels.to(self.model.device), view.visual.grids)
             seen = self._seen = _Seen(key, view, features, None)
         timer.lap("vision")
         return seen

@@ -27,8 +27,8 @@ from segue.weights.keys import compiled, match
 
 PRECISIONS = {"fp32": 4, "bf16": 2, "fp16": 2}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
-# what an estimate of working memory is made for: one image in its most tiles, and a page of text
-TILES, TEXT_TOKENS = 13, 1024
+# what an estimate of working memory is made for, beside one image at its largest: a page of text
+TEXT_TOKENS = 1024
 _TITLES = {
     "vision": "vision tower",
     "connector": "projector",
@@ -67,7 +67,7 @@ class Report:
     `described` and `found` are what config.json and the weights say, in words. `rows` is the length of the embedding
     table. `policy` is how videos are followed unless asked otherwise. `is_tied` says that the output head repeats the
     embeddings. `memory` is what the weights need in each precision (the mask decoder stays in fp32), `working_memory`
-    about what one image of 13 tiles needs besides. `code` and `pickles` are files that are never executed or read.
+    about what one image at its largest needs besides. `code` and `pickles` are files that are never executed or read.
     `problems` are why the folder cannot be used: first lines are summaries, indented lines belong to the one above.
     """
 
@@ -210,15 +210,15 @@ def weight_memory(places: Mapping[str, tuple[int, ...]], itemsize: int) -> int:
 
 
 def working_memory(config: GroundedConfig, itemsize: int) -> int:
-    """About how many bytes an image of 13 tiles and 1024 tokens of text need besides the weights.
+    """About how many bytes an image at its largest and 1024 tokens of text need besides the weights.
 
     The largest of three stages, and the keys and values that language keeps. Counted per stage: what its widest layer
     holds at once, which in float32 on a CPU came within a fifth of the measured peak for Sa2VA-1B.
     """
     vision, language = config.mllm_config.vision_config, config.mllm_config.text_config
-    patches = TILES * ((vision.image_size[0] // vision.patch_size[0]) ** 2 + 1)
+    patches, visual_tokens = config.mllm_config.largest_image
     tower = patches * (2 * vision.intermediate_size + 6 * vision.hidden_size)
-    tokens = TILES * config.mllm_config.tile_tokens + TEXT_TOKENS
+    tokens = visual_tokens + TEXT_TOKENS
     layer = tokens * (3 * language.intermediate_size + 6 * language.hidden_size)
     head: int = getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
     kept = 2 * tokens * language.num_hidden_layers * language.num_key_value_heads * head

@@ -84,7 +84,7 @@ def prepare(
     """
     _check_turns(messages)
     chat = processor.template
-    segments: list[tuple[str, bool]] = []
+    segments: list[tuple[str, bool]] = [] if messages[0].role == "system" else [(chat.opening, False)]
     for number, message in enumerate(messages):
         if message.role == "assistant":
             segments.append((message.text + chat.answer_end, True))
@@ -146,7 +146,8 @@ def _render(
                 view = look(part, processor, frames=frames, max_tiles=max_tiles)
             if regions:
                 view = View(view.media, _marked(processor, view, regions), view.shown, view.plan)
-            pieces.append(view.visual.text)
+            # PARITY(images_first): what a turn shows stands before its text, with nothing in between
+            pieces.insert(0 if processor.shows_first else len(pieces), view.visual.text)
     if regions and not any(isinstance(part, Media) for part in message.parts):
         raise DataError(f"the message marks {len(regions)} regions of no image; give the image in the same message")
     return "".join(pieces), view
@@ -179,20 +180,22 @@ def collate(examples: Sequence[Example], processor: Processor) -> Batch:
     attention = _pad_left([torch.ones_like(example.ids) for example in examples], 0)
     labels = _pad_left([example.labels for example in examples], IGNORED)
     first_row: dict[int, int] = {}
-    pixels: list[Tensor] = []
+    shown: list[Visual] = []
     rows: list[Tensor] = []
     encoded = 0
     for view in (example.view for example in examples if example.view is not None):
         key = view.visual.pixels.data_ptr()
         if key not in first_row:
             first_row[key] = encoded
-            pixels.append(view.visual.pixels)
-            encoded += len(view.visual.pixels) * processor.tile_tokens
+            shown.append(view.visual)
+            encoded += view.visual.features
         rows.append(view.visual.rows + first_row[key])
     if not rows:
         return Batch(ids, attention, labels)
     places = (ids == processor.visual_id) & (attention == 1)
-    return Batch(ids, attention, labels, torch.cat(pixels), places, torch.cat(rows))
+    grids = [visual.grids for visual in shown if visual.grids is not None]
+    pixels = torch.cat([visual.pixels for visual in shown])
+    return Batch(ids, attention, labels, pixels, places, torch.cat(rows), torch.cat(grids) if grids else None)
 
 
 def _pad_left(rows: Sequence[Int[Tensor, " _"]], value: int) -> Int[Tensor, "b s"]:

@@ -12,13 +12,17 @@ from segue.errors import CheckpointError
 from segue.grounding import official
 from segue.grounding.model import expected, key_table, load, read_layout
 from segue.media import open_media
-from segue.models import zoo
+from segue.models import FAMILIES, zoo
 from segue.models.zoo import ZOO
 from segue.types import FrameMasks, Message
 from segue.weights import Stored
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
-RECORDINGS = ["sa2va_internvl_qwen2", "sa2va_internvl_internlm2", "sa2va_internvl_qwen3", "sa2va_i"]
+RECORDINGS = [
+    *("sa2va_internvl_qwen2", "sa2va_internvl_internlm2", "sa2va_internvl_qwen3", "sa2va_i"),
+    *("sa2va_qwen25vl", "sa2va_qwen3vl"),
+]
+TINY = ["tiny", "tiny-qwen25-vl", "tiny-qwen3-vl"]
 GAUSSIAN = "grounding_encoder.sam2_model.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 
 
@@ -45,6 +49,25 @@ def test_the_8b_on_internvl3_is_the_exported_one_to_the_last_parameter():
     # the export counts parameters; the random-Fourier matrix is a buffer
     assert sum(math.prod(shape) for name, shape in shapes.items() if name != GAUSSIAN) == 8_182_606_130
     assert len(shapes) == 1589
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "tower"),
+    [
+        ("Sa2VA-Qwen2_5-VL-3B", 1729, 668.7),
+        ("Sa2VA-Qwen2_5-VL-7B", 1633, 676.6),
+        ("Sa2VA-Qwen3-VL-2B", 1530, 407.0),
+        ("Sa2VA-Qwen3-VL-4B", 1618, 415.3),
+    ],
+)
+def test_a_released_qwen_vl_has_as_many_tensors_as_its_export_and_a_tower_of_the_published_size(name, tensors, tower):
+    shapes = official.official_shapes(official.config_of(name))
+    seen = [math.prod(shape) for key, shape in shapes.items() if key.startswith("model.model.visual.")]
+    assert len(shapes) == tensors and round(sum(seen) / 1e6, 1) == tower
+    language, rows = ZOO[name].language, ZOO[name].language.rows
+    assert shapes["model.lm_head.weight"] == (rows, language.width)
+    assert shapes["model.model.language_model.embed_tokens.weight"] == (rows, language.width)
+    assert shapes["model.model.language_model.norm.weight"] == (language.width,)
 
 
 @pytest.mark.parity
@@ -78,8 +101,9 @@ def test_a_random_checkpoint_leaves_the_global_generator_alone(tmp_path):
     assert torch.equal(torch.rand(1), wanted)
 
 
-def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_everything(tiny):
-    model = engine.load(tiny, device="cpu", dtype="fp32")
+@pytest.mark.parametrize("name", TINY)
+def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_everything(name, tmp_path):
+    model = engine.load(official.random_checkpoint(tmp_path, name), device="cpu", dtype="fp32")
     image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     image[20:40, 30:50] = (250, 20, 20)
     media = open_media(image)
@@ -90,10 +114,12 @@ def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_e
     assert all(tensor.isfinite().all() for tensor in model.model.state_dict().values())
 
 
-def test_every_token_of_the_answer_has_one_successor():
-    ids = official._byte_tokenizer().encode("\n" + official.ANSWER).ids
+@pytest.mark.parametrize("name", TINY)
+def test_every_token_of_the_answer_has_one_successor(name, tmp_path):
+    tokenizer = official.write_tokenizer(tmp_path, FAMILIES[official.config_of(name).family].special_tokens)
+    ids = tokenizer.encode("\n" + official.ANSWER).ids
     assert len(set(ids)) == len(ids)
-    assert max(ids) < ZOO["tiny"].language.rows == official._byte_tokenizer().get_vocab_size()
+    assert max(ids) < ZOO[name].language.rows == tokenizer.get_vocab_size()
 
 
 def test_weights_of_another_size_are_refused_before_anything_is_built(tiny, tmp_path, monkeypatch):

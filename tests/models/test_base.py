@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from segue.errors import ConfigError
-from segue.models.base import Decoding, decode, finished, positions, seg_states
+from segue.models.base import Decoding, Prompt, decode, finished, positions, seg_states
 
 NEVER = -1
 
@@ -25,6 +25,19 @@ def prompt():
     return lambda length, seed=0: torch.randn(1, length, 32, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(scope="module")
+def steps_of(language_model):
+    """Decodes prompts that are padded where `attention` says so, step by step."""
+
+    def start(embeddings, decoding, attention=None):
+        if attention is None:
+            attention = torch.ones(embeddings.shape[:2], dtype=torch.long)
+        read = Prompt(embeddings, attention, positions(attention))
+        return decode(language_model, read, decoding, language_model.lm_head)
+
+    return start
+
+
 @pytest.fixture
 def settings():
     """Greedy decoding of 12 tokens that knows no stop and no segmentation token."""
@@ -32,14 +45,9 @@ def settings():
 
 
 @pytest.fixture
-def run(language_model):
+def run(steps_of):
     """Decodes one prompt to its end."""
-
-    def decode_one(embeddings, decoding):
-        attention = torch.ones(embeddings.shape[:2], dtype=torch.long)
-        return finished(decode(language_model, embeddings, attention, decoding))[0]
-
-    return decode_one
+    return lambda embeddings, decoding: finished(steps_of(embeddings, decoding))[0]
 
 
 @pytest.fixture
@@ -104,7 +112,7 @@ def test_a_segmentation_token_in_the_prompt_asks_for_nothing(language_model, run
 
 
 @pytest.mark.parametrize("seg_place", [1, 4])
-def test_rows_padded_on_the_left_equal_single_rows(seg_place, language_model, prompt, run, settings):
+def test_rows_padded_on_the_left_equal_single_rows(seg_place, steps_of, prompt, run, settings):
     lengths = (3, 11, 6)
     singles = [run(prompt(length, seed=length), settings) for length in lengths]
     decoding = replace(settings, seg_id=singles[1].ids[seg_place])
@@ -113,21 +121,21 @@ def test_rows_padded_on_the_left_equal_single_rows(seg_place, language_model, pr
     for row, length in enumerate(lengths):
         embeddings[row, 11 - length :] = prompt(length, seed=length)[0]
         attention[row, 11 - length :] = 1
-    batched = finished(decode(language_model, embeddings, attention, decoding))
+    batched = finished(steps_of(embeddings, decoding, attention))
     assert [row.ids for row in batched] == [single.ids for single in singles]
     assert all(torch.allclose(a.seg_hidden, b.seg_hidden, atol=1e-5) for a, b in zip(batched, singles, strict=True))
     assert sum(len(row.seg_hidden) for row in batched) >= 1
 
 
-def test_a_row_that_is_over_says_no_more_while_the_others_go_on(language_model, prompt, run, settings):
+def test_a_row_that_is_over_says_no_more_while_the_others_go_on(steps_of, prompt, run, settings):
     embeddings = torch.cat([prompt(5), prompt(5, seed=9)])
     first, second = (run(row[None], settings).ids for row in embeddings)
     over = replace(settings, is_over=lambda ids: ids == first[:2])
-    steps = decode(language_model, embeddings, torch.ones(2, 5, dtype=torch.long), over)
+    steps = steps_of(embeddings, over)
     said = list(steps)
     assert [row[0] for row in said] == first[:2] + [None] * 10
     assert [row[1] for row in said] == second
-    rows = finished(decode(language_model, embeddings, torch.ones(2, 5, dtype=torch.long), over))
+    rows = finished(steps_of(embeddings, over))
     assert [(row.ids, row.stop_reason) for row in rows] == [(first[:2], "stop"), (second, "length")]
 
 
@@ -175,10 +183,10 @@ def test_sampling_settings_out_of_range_are_refused(setting, prompt, run, settin
         run(prompt(3), replace(settings, **setting))
 
 
-def test_closing_the_generator_cancels_the_work(language_model, prompt, settings):
+def test_closing_the_generator_cancels_the_work(language_model, steps_of, prompt, settings):
     passes = []
     hook = language_model.model.register_forward_hook(lambda *_: passes.append(1))
-    steps = decode(language_model, prompt(4), torch.ones(1, 4, dtype=torch.long), settings)
+    steps = steps_of(prompt(4), settings)
     said = list(islice(steps, 3))
     steps.close()
     hook.remove()
@@ -196,8 +204,8 @@ def test_each_token_costs_one_pass_and_the_prompt_is_read_once(language_model, p
     assert lengths == [6] + [1] * 11
 
 
-def test_the_callers_own_gradients_stay_on_between_steps(language_model, prompt, settings):
-    steps = decode(language_model, prompt(5), torch.ones(1, 5, dtype=torch.long), settings)
+def test_the_callers_own_gradients_stay_on_between_steps(steps_of, prompt, settings):
+    steps = steps_of(prompt(5), settings)
     next(steps)
     assert torch.is_grad_enabled()
 

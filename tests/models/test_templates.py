@@ -1,7 +1,7 @@
 import pytest
 
-from segue.errors import ConfigError
-from segue.models.templates import TEMPLATES, stop_check, template
+from segue.errors import CheckpointError, ConfigError
+from segue.models.templates import TEMPLATES, opening, stop_check, template
 
 IM_USER = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 PHI_USER = "<|user|>\nhello<|end|>\n<|assistant|>\n"
@@ -116,3 +116,36 @@ def test_parity_stop_text_is_noticed_at_the_same_token_as_in_the_whole_decoded_t
 
     first = [next((n for n in range(1, len(ids) + 1) if judge(ids[:n])), None) for judge in (is_over, upstream)]
     assert first[0] == first[1]
+
+
+class Rendered:
+    """A tokenizer whose chat template gives a fixed text, or fails."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def apply_chat_template(self, conversation, *, tokenize, add_generation_prompt):
+        if isinstance(self.text, Exception):
+            raise self.text
+        return self.text
+
+
+QUESTION = "<|im_start|>user\n<image>a question<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("before", ["", "<|im_start|>system\nBe kind.<|im_end|>\n"])
+def test_what_a_checkpoints_template_puts_before_a_question_is_its_opening(before):
+    assert opening(Rendered(before + QUESTION), template("qwen_chat"), "<image>") == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<|im_start|>user\na question<|im_end|>\n<|im_start|>assistant\n", "expected it to end in"),
+        (QUESTION + "<think>\n", "expected it to end in"),
+        (ValueError("only text, please"), r"cannot be rendered \(only text, please\)"),
+    ],
+)
+def test_a_checkpoints_template_that_asks_in_another_way_is_refused(text, words):
+    with pytest.raises(CheckpointError, match=words):
+        opening(Rendered(text), template("qwen_chat"), "<image>")

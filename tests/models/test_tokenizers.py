@@ -5,7 +5,7 @@ import pytest
 import sentencepiece
 
 from segue.errors import CheckpointError
-from segue.models.tokenizers import load_tokenizer, save_tokenizer, single_id
+from segue.models.tokenizers import check_length, load_chat_template, load_tokenizer, save_tokenizer, single_id
 
 TEXTS = [
     "Please segment the cat.",
@@ -171,3 +171,35 @@ def test_an_unknown_token_is_refused_where_it_maps_to_unk():
     backend = Tokenizer(models.WordLevel({"<unk>": 0, "cat": 1}, unk_token="<unk>"))
     with pytest.raises(CheckpointError, match="reads '\\[SEG\\]' as \\[0\\]"):
         single_id(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"), "[SEG]", 2)
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({}, None),
+        ({"tokenizer_config.json": "{}"}, None),
+        ({"tokenizer_config.json": '{"chat_template": "old"}'}, "old"),
+        (
+            {"tokenizer_config.json": '{"chat_template": "old"}', "chat_template.json": '{"chat_template": "newer"}'},
+            "newer",
+        ),
+        ({"chat_template.json": '{"chat_template": "newer"}', "chat_template.jinja": "newest"}, "newest"),
+        ({"tokenizer_config.json": '{"chat_template": [{"name": "default"}]}'}, None),
+    ],
+)
+def test_a_chat_template_is_found_wherever_the_library_keeps_one(files, found, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert load_chat_template(tmp_path) == found
+
+
+def test_a_chat_template_that_is_no_text_is_a_user_error(tmp_path):
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe{{")
+    with pytest.raises(CheckpointError, match="chat_template.jinja cannot be read"):
+        load_chat_template(tmp_path)
+
+
+def test_more_tokens_than_embedding_rows_are_refused(byte_tokenizer, tmp_path):
+    check_length(byte_tokenizer, len(byte_tokenizer), tmp_path)
+    with pytest.raises(CheckpointError, match="take the tokenizer of these weights"):
+        check_length(byte_tokenizer, len(byte_tokenizer) - 1, tmp_path)

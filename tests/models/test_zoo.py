@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from segue.errors import ConfigError
-from segue.models import internvl, zoo
-from segue.models.zoo import ZOO, Sizes
+from segue.models import FAMILIES, zoo
+from segue.models.zoo import RELEASED, ZOO, Sizes
 from segue.weights import Stored
 
-RELEASED = [name for name in ZOO if name != "tiny"]
+FAMILY_OF = {"InternViT": "internvl", "Qwen2.5-VL": "qwen25_vl", "Qwen3-VL": "qwen3_vl"}
 
 
 def stored(shapes):
@@ -38,8 +38,8 @@ def official_headers(tower=1024, language="Qwen2", width=2048, layers=36, mlp=11
 @pytest.mark.parametrize("name", ZOO)
 def test_an_official_config_is_claimed_and_has_the_sizes_of_its_architecture(name):
     official, model = zoo.official_config(name), ZOO[name]
-    assert internvl.claims(official)
-    config = internvl.architecture(official)
+    assert [family for family in FAMILIES if FAMILIES[family].claims(official)] == [FAMILY_OF[model.tower.kind]]
+    config = FAMILIES[FAMILY_OF[model.tower.kind]].architecture(official)
     assert (config.vision_config.hidden_size, config.vision_config.num_hidden_layers) == (
         model.tower.width,
         model.tower.layers,
@@ -48,7 +48,7 @@ def test_an_official_config_is_claimed_and_has_the_sizes_of_its_architecture(nam
         model.language.width,
         model.language.rows,
     )
-    assert config.vision_config.use_qk_norm is model.tower.is_6b_style
+    assert getattr(config.vision_config, "use_qk_norm", False) is model.tower.is_6b_style
     assert not zoo.differing(Sizes.of_config(official), Sizes.of(model))
 
 
@@ -70,12 +70,15 @@ def test_a_config_alone_tells_the_architecture(name):
 @pytest.mark.parametrize(
     ("headers", "sizes"),
     [
-        (official_headers(), Sizes(1024, 24, "Qwen2", 2048, 36, 11008, 151679, 144, False)),
+        (official_headers(), Sizes(1024, 24, "Qwen2", 2048, 36, 11008, 151679, 144, False, "InternViT")),
         (
             official_headers(3200, "InternLM2", 6144, 48, 16384),
-            Sizes(3200, 24, "InternLM2", 6144, 48, 16384, 151679, 144, False),
+            Sizes(3200, 24, "InternLM2", 6144, 48, 16384, 151679, 144, False, "InternViT"),
         ),
-        (official_headers(language="Qwen3"), Sizes(1024, 24, "Qwen3", 2048, 36, 11008, 151679, 144, False)),
+        (
+            official_headers(language="Qwen3"),
+            Sizes(1024, 24, "Qwen3", 2048, 36, 11008, 151679, 144, False, "InternViT"),
+        ),
         (
             stored(
                 {
@@ -88,7 +91,32 @@ def test_a_config_alone_tells_the_architecture(name):
                     "grounder.language_decoder.iou_token.weight": (1, 32),
                 }
             ),
-            Sizes(64, 2, "Qwen2", 128, 1, 192, 273, 16, True),
+            Sizes(64, 2, "Qwen2", 128, 1, 192, 273, 16, True, "InternViT"),
+        ),
+        (
+            stored(
+                {
+                    "model.model.visual.patch_embed.proj.weight": (1024, 3, 2, 16, 16),
+                    "model.model.visual.blocks.23.norm1.weight": (1024,),
+                    "model.model.visual.deepstack_merger_list.0.norm.weight": (4096,),
+                    "model.model.language_model.embed_tokens.weight": (151674, 2560),
+                    "model.model.language_model.layers.0.mlp.down_proj.weight": (2560, 9728),
+                    "model.model.language_model.layers.35.self_attn.q_norm.weight": (128,),
+                    "model.model.language_model.layers.0.self_attn.q_norm.weight": (128,),
+                }
+            ),
+            Sizes(1024, 24, "Qwen3", 2560, 36, 9728, 151674, vision="Qwen3-VL"),
+        ),
+        (
+            stored(
+                {
+                    "model.visual.patch_embed.proj.weight": (1280, 3, 2, 14, 14),
+                    "model.visual.merger.ln_q.weight": (1280,),
+                    "model.model.embed_tokens.weight": (151670, 2048),
+                    "model.model.layers.0.self_attn.q_proj.bias": (2048,),
+                }
+            ),
+            Sizes(1280, None, "Qwen2", 2048, 1, None, 151670, vision="Qwen2.5-VL"),
         ),
         (stored({"model.layers.0.self_attn.q_proj.weight": (8, 8)}), Sizes()),
         (stored({"language_model.model.embed_tokens.weight": ()}), Sizes()),
@@ -122,6 +150,8 @@ def test_our_own_config_says_as_much_as_the_official_one():
         }
     }
     assert Sizes.of_config(own) == Sizes(tower=1024, language="InternLM2", width=4096)
+    own["mllm_config"] |= {"model_type": "segue_internvl"}
+    assert Sizes.of_config(own).vision == "InternViT"
 
 
 def test_weights_of_another_size_are_told_with_both_names():
@@ -146,7 +176,13 @@ def test_a_vocabulary_of_another_length_is_no_other_architecture(change, is_anot
     assert bool(zoo.contrast(config, official_headers())) is is_another
 
 
+def test_a_qwen_vl_is_told_from_an_internvl_of_the_same_widths():
+    text = zoo.contrast(zoo.official_config("Sa2VA-Qwen2_5-VL-3B"), official_headers())
+    assert "config.json describes Sa2VA-Qwen2_5-VL-3B (Qwen2.5-VL tower 1280 wide, 32 deep; Qwen2 2048 wide" in text
+    assert "the weights are those of Sa2VA-4B (InternViT 1024 wide, 24 deep; Qwen2 2048 wide" in text
+
+
 def test_a_model_of_unknown_size_is_described_by_what_it_is_like():
-    sizes = Sizes(tower=1024, tower_layers=24, language="Qwen2", width=2048, layers=30, mlp=11008)
+    sizes = Sizes(1024, 24, "Qwen2", 2048, 30, 11008, vision="InternViT")
     assert zoo.describe(sizes) == "a model like Sa2VA-4B (InternViT 1024 wide, 24 deep; Qwen2 2048 wide, 30 deep)"
-    assert zoo.describe(Sizes()) == "no part of a Sa2VA-InternVL"
+    assert zoo.describe(Sizes()) == "no part of a Sa2VA"

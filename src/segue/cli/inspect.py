@@ -129,7 +129,7 @@ def _rows(found: Report) -> Iterator[tuple[str, str]]:
     if found.memory:
         yield "to load", "; ".join(f"{name} {_bytes(size)}" for name, size in found.memory.items())
         sizes = [f"{name} {_bytes(size)}" for name, size in found.working_memory.items()]
-        yield "to run", f"about {'; '.join(sizes)} more, for an image of 13 tiles"
+        yield "to run", f"about {'; '.join(sizes)} more, for an image at its largest"
         decoders = "has two mask decoders" if found.policy == "consistent" else "has one mask decoder"
         yield "videos", f"policy {found.policy}, because it {decoders}"
     if found.code:

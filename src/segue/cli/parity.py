@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +40,8 @@ def command(
     A recording is a folder with a model, inputs and the outputs of the original code. Differences are relative to the
     largest recorded value; recordings are float32, so only --dtype fp32 can pass. The exit code is 1 if a seam fails.
     """
+    # recordings are replayed on several threads: those that wait should give way to others, not spin
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from segue import parity
 
     recordings = [parity.Recording.read(folder) for folder in folders]

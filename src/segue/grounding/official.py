@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,13 +21,8 @@ from torch import Tensor
 from segue import weights
 from segue.grounding import sam2
 from segue.grounding.model import GroundedConfig, build, claiming, expected, key_table
-from segue.models import zoo
+from segue.models import FAMILIES, zoo
 
-SPECIAL_TOKENS = [
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
-    *("<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"),
-    *("[SEG]", "<p>", "</p>", "<vp>", "</vp>"),
-]
 ANSWER = "Sure, [SEG].<|im_end|>"
 _SPREAD = {
     r".*\.embed_tokens\.weight|.*\.positional_embedding": 1.0,
@@ -73,16 +68,13 @@ def random_checkpoint(folder: Path, name: str = "tiny", *, seed: int = 0) -> Pat
     config = config_of(name)
     with torch.random.fork_rng(devices=[]):
         state = build(config, dtype=torch.float32, device="cpu").state_dict()
-    tokenizer = _byte_tokenizer()
+    tokenizer = write_tokenizer(folder, FAMILIES[config.family].special_tokens)
     _randomise(state, seed)
     _teach_answer(state, tokenizer)
     save_torch_state_dict(weights.to_upstream(state, key_table(config), official_shapes(config)), folder)
     _write_json(folder / "config.json", zoo.official_config(name))
     if zoo.find(name).sam2:
         _write_json(folder / "sam2_config.json", {**sam2.HIERA_L, **zoo.find(name).sam2})
-    tokenizer.save(str(folder / "tokenizer.json"))
-    named = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
-    _write_json(folder / "tokenizer_config.json", named)
     weights.write_lineage(folder, {"random": True, "architecture": name, "seed": seed})
     return folder
 
@@ -111,12 +103,16 @@ def _teach_answer(state: dict[str, Tensor], tokenizer: Tokenizer) -> None:
         state["mllm.language_model.lm_head.weight"][after] = embedded[before]
 
 
-def _byte_tokenizer() -> Tokenizer:
+def write_tokenizer(folder: Path, special: Sequence[str]) -> Tokenizer:
+    """Write the files of a tokenizer that knows single bytes and these special tokens; returns it."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(BPE({letter: number for number, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.add_special_tokens(list(special))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    _write_json(folder / "tokenizer_config.json", named)
     return tokenizer
 
 

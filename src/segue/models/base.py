@@ -1,13 +1,13 @@
 """What every model family offers, and the decoding loop they share.
 
-Letters in shapes: b rows, s tokens, d width, p tiles, v visual tokens, n objects.
+Letters in shapes: b rows, s tokens, d width, p tiles or patches, i images, v visual tokens, n objects.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from segue.errors import ConfigError
+from segue.errors import ConfigError, DataError
 from segue.models.templates import Template, TextTokenizer
 from segue.types import StopReason
 from segue.weights import KeyTable
@@ -28,18 +29,19 @@ from segue.weights import KeyTable
 class Batch:
     """Rows of token ids, ready for a model, and the pixels they speak of.
 
-    Rows are padded on the left where `attention` is 0. `labels` are the ids to be learned, -100 elsewhere. `pixels` are
-    the tiles of all rows; `visual_places` marks the visual tokens, and `visual_rows` names for each of them in reading
-    order the row of the encoded features that stands there (one feature may stand in several places: region prompts,
-    questions that share an image).
+    Rows are padded on the left where `attention` is 0. `labels` are the ids to be learned, -100 elsewhere. `pixels` and
+    `grids` are those of all rows' `Visual`s and go to `MLLM.encode` together; `visual_places` marks the visual tokens,
+    and `visual_rows` names for each of them in reading order the row of the encoded features that stands there (one
+    feature may stand in several places: region prompts, questions that share an image).
     """
 
     input_ids: Int[Tensor, "b s"]
     attention: Int[Tensor, "b s"]
     labels: Int[Tensor, "b s"] | None = None
-    pixels: Float[Tensor, "p 3 h w"] | None = None
+    pixels: Float[Tensor, "p ..."] | None = None
     visual_places: Bool[Tensor, "b s"] | None = None
     visual_rows: Int[Tensor, " v"] | None = None
+    grids: Int[Tensor, "i 2"] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -75,30 +77,36 @@ class Decoding:
 class Visual:
     """A medium as a family's language model sees it.
 
-    Normalised tiles, the prompt text that holds their place, and the rows of encoded features that its visual tokens
-    stand for, in reading order.
+    Its normalised pixels, the prompt text that holds their place, and the rows of encoded features that its visual
+    tokens stand for, in reading order. Pixels are tiles `p 3 h w`, or `p c` patches of images that keep their
+    resolution: then `grids` are each image's rows and columns of patches. `features` is how many rows they encode to.
     """
 
-    pixels: Float[Tensor, "p 3 h w"]
+    pixels: Float[Tensor, "p ..."]
     text: str
     rows: Int[Tensor, " v"]
+    features: int
+    grids: Int[Tensor, "i 2"] | None = None
 
 
 @runtime_checkable
 class Processor(Protocol):
-    """A family's preprocessing: media to tiles and placeholder text. It holds the tokenizer and no weights."""
+    """A family's preprocessing: media to pixels and placeholder text. It holds the tokenizer and no weights.
+
+    `shows_first` says that a medium stands before all of its turn's text, wherever the user put it.
+    """
 
     tokenizer: TextTokenizer
     template: Template
     visual_token: str
-    tile_tokens: int
+    shows_first: bool
     seg_id: int
     visual_id: int
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
 
     def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
-        """One image in as many tiles as suit its shape."""
+        """One image in as many tiles as suit its shape; without tiles, at a resolution that `max_tiles` scales."""
         ...
 
     def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
@@ -106,7 +114,10 @@ class Processor(Protocol):
         ...
 
     def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
-        """The same medium with a sentence that marks these regions of it."""
+        """The same medium with a sentence that marks these regions of it.
+
+        Raises: DataError, if the family knows no region prompts.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -116,30 +127,33 @@ class Processor(Protocol):
 
 @runtime_checkable
 class MLLM(Protocol):
-    """A language model that sees. `encode` stands apart from `forward`: that is where features can be kept."""
+    """A language model that sees. `encode` stands apart from `forward`: that is where features can be kept.
+
+    Features may be wider than the language model, where more than its input embeddings is fed by them.
+    """
 
     width: int
     language_model: nn.Module
 
-    def encode(self, pixels: Float[Tensor, "p 3 h w"]) -> Float[Tensor, "v d"]:
-        """Visual features of tiles, one row per visual token."""
+    def encode(self, pixels: Float[Tensor, "p ..."], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "v f"]:
+        """Visual features of a batch's or a `Visual`'s pixels and grids, one row per visual token."""
         ...
 
-    def embed(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Float[Tensor, "b s d"]:
+    def embed(self, batch: Batch, features: Float[Tensor, "v f"] | None) -> Float[Tensor, "b s d"]:
         """Input embeddings with the features written in."""
         ...
 
     def forward(
-        self, batch: Batch, features: Float[Tensor, "v d"] | None
+        self, batch: Batch, features: Float[Tensor, "v f"] | None
     ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
         """Loss over the labels, if there are any, and the state that a segmentation token is read from."""
         ...
 
-    def logits(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """Scores of all c tokens to come after states of `forward`."""
+    def head(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
+        """Scores of all tokens to come after states of `forward`."""
         ...
 
-    def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
+    def generate(self, batch: Batch, features: Float[Tensor, "v f"] | None, decoding: Decoding) -> Steps:
         """Token ids step by step, one per row; returns the rows' `Generation`s."""
         ...
 
@@ -149,8 +163,9 @@ class Family:
     """All that is known about one family of models; the only place a dispatcher looks.
 
     `claims` judges an official config.json by its content, never by a name. `architecture` reads the family's own
-    configuration out of an official one. `video_frames` is the plan of frames that it was published with. `prompts` are
-    the questions per task, with `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names.
+    configuration out of an official one. `special_tokens` are those that its vocabulary has beyond ordinary text, in
+    the order of their ids. `video_frames` is the plan of frames that it was published with. `prompts` are the questions
+    per task, with `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names.
     """
 
     name: str
@@ -160,6 +175,7 @@ class Family:
     build: Callable[[Any], PreTrainedModel]
     processor: Callable[[Path, Any, str], Processor]
     key_table: Callable[[Any], KeyTable]
+    special_tokens: tuple[str, ...]
     video_frames: str
     prompts: Mapping[str, str]
     groups: Mapping[str, tuple[str, ...]]
@@ -179,13 +195,64 @@ def positions(attention: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
     return (attention.cumsum(-1) - 1).clamp(min=0)
 
 
+def written(
+    embeddings: Float[Tensor, "b s d"], batch: Batch, features: Float[Tensor, "v d"] | None
+) -> Float[Tensor, "b s d"]:
+    """Token embeddings with the features written over the visual tokens, in reading order.
+
+    Raises: DataError, if features are missing or do not match the visual tokens in number.
+    """
+    if batch.visual_rows is None or batch.visual_places is None:
+        return embeddings
+    if features is None:
+        raise DataError(f"{len(batch.visual_rows)} visual tokens have no features; encode the pixels first")
+    places = batch.visual_places
+    if int(places.sum()) != len(batch.visual_rows):
+        raise DataError(
+            f"the prompt has {int(places.sum())} visual tokens for {len(batch.visual_rows)} features; "
+            "prepare and collate must agree"
+        )
+    return embeddings.masked_scatter(places[..., None], features[batch.visual_rows].to(embeddings))
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a language model reads at once: embeddings, where they stand, and which tokens up to their last one count.
+
+    `attention` is as long as all that was read, k tokens, these among them. `positions` have an axis in front where a
+    family counts along several. `extra` goes to the language model with this reading alone, not with what follows.
+    """
+
+    embeddings: Float[Tensor, "b s d"]
+    attention: Int[Tensor, "b k"]
+    positions: Int[Tensor, "*axes b s"]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+Head = Callable[[Float[Tensor, "... d"]], Float[Tensor, "... v"]]
+"""States to the scores of the next token."""
+
+
+def read(
+    language_model: Any, prompt: Prompt, labels: Int[Tensor, "b s"] | None, head: Head
+) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+    """Mean cross-entropy over the labelled tokens of a batch (`None` without labels), and its last states."""
+    hidden = language_model.model(
+        inputs_embeds=prompt.embeddings,
+        attention_mask=prompt.attention,
+        position_ids=prompt.positions,
+        use_cache=False,
+        **prompt.extra,
+    ).last_hidden_state
+    if labels is None:
+        return None, hidden
+    labelled = labels[:, 1:] != -100
+    scores = head(hidden[:, :-1][labelled])
+    return functional.cross_entropy(scores.float(), labels[:, 1:][labelled]), hidden
+
+
 @torch.no_grad()
-def decode(
-    language_model: PreTrainedModel,
-    embeddings: Float[Tensor, "b s d"],
-    attention: Int[Tensor, "b s"],
-    decoding: Decoding,
-) -> Steps:
+def decode(language_model: Any, prompt: Prompt, decoding: Decoding, head: Head) -> Steps:
     """Token ids step by step, one per row and `None` for rows that are over; returns one `Generation` per row.
 
     Close the generator to cancel. Only the states at segmentation tokens are kept, never a layer's or a step's others.
@@ -193,26 +260,27 @@ def decode(
     Raises: ConfigError, for sampling settings out of range.
     """
     choose = _chooser(decoding)
-    rows: list[list[int]] = [[] for _ in range(len(embeddings))]
+    rows: list[list[int]] = [[] for _ in range(len(prompt.embeddings))]
     found: list[list[Tensor]] = [[] for _ in rows]
     reasons: list[StopReason] = ["length" for _ in rows]
     alive = [decoding.max_new_tokens > 0] * len(rows)
     owed = [False] * len(rows)
-    cache, step = DynamicCache(), embeddings
+    cache, step = DynamicCache(), prompt
     while any(alive) or any(owed):
         hidden = language_model.model(
-            inputs_embeds=step,
-            attention_mask=attention,
-            position_ids=positions(attention)[:, -step.shape[1] :],
+            inputs_embeds=step.embeddings,
+            attention_mask=step.attention,
+            position_ids=step.positions,
             past_key_values=cache,
             use_cache=True,
+            **step.extra,
         ).last_hidden_state[:, -1]
         # PARITY(seg_state_at_token): the state is read where [SEG] is consumed, one step after it was chosen
         for row in (row for row, is_owed in enumerate(owed) if is_owed):
             found[row].append(hidden[row])
         if not any(alive):
             break
-        chosen = choose(language_model.lm_head(hidden))
+        chosen = choose(head(hidden))
         tokens: list[int | None] = [int(token) if alive[row] else None for row, token in enumerate(chosen)]
         owed = [token == decoding.seg_id for token in tokens]
         for row, token in enumerate(tokens):
@@ -224,13 +292,20 @@ def decode(
             elif len(rows[row]) >= decoding.max_new_tokens:
                 alive[row] = False
         yield tokens
-        step = language_model.get_input_embeddings()(chosen[:, None])
-        attention = torch.cat([attention, attention.new_ones(len(rows), 1)], dim=1)
-    width = embeddings.shape[-1]
+        step = _after(step, language_model.get_input_embeddings()(chosen[:, None]))
+    width = prompt.embeddings.shape[-1]
     return [
-        Generation(ids, torch.stack(states) if states else embeddings.new_empty(0, width), reason)
+        Generation(ids, torch.stack(states) if states else prompt.embeddings.new_empty(0, width), reason)
         for ids, states, reason in zip(rows, found, reasons, strict=True)
     ]
+
+
+def _after(step: Prompt, embeddings: Float[Tensor, "b 1 d"]) -> Prompt:
+    """One more token per row. It stands one beyond the furthest place there is, along every axis."""
+    rows = step.positions.shape[-2]
+    furthest = step.positions.reshape(-1, *step.positions.shape[-2:]).amax((0, 2)).view(rows, 1)
+    attention = torch.cat([step.attention, step.attention.new_ones(rows, 1)], dim=1)
+    return Prompt(embeddings, attention, (furthest + 1).expand(*step.positions.shape[:-1], 1))
 
 
 def finished(steps: Steps) -> list[Generation]:

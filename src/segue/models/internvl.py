@@ -9,7 +9,7 @@ Source: Sa2VA's InternVL flavour (bytedance/Sa2VA, `projects/sa2va/hf/models`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,16 @@ from transformers import (
 )
 
 from segue.errors import CheckpointError, ConfigError, DataError
-from segue.models.base import Batch, Decoding, Family, Steps, Visual, decode, positions
+from segue.models.base import Batch, Decoding, Family, Prompt, Steps, Visual, decode, positions, read, written
 from segue.models.internvl_official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, official
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tiling import squeeze, tile
-from segue.models.tokenizers import load_tokenizer, save_tokenizer, single_id
+from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer, single_id
 from segue.weights import KeyTable, Rule
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
+MOST_TILES = 13  # with the thumbnail
 
 
 class InternVLMLLMConfig(PreTrainedConfig):
@@ -82,6 +83,12 @@ class InternVLMLLMConfig(PreTrainedConfig):
         return self.grid**2
 
     @property
+    def largest_image(self) -> tuple[int, int]:
+        """Patches and visual tokens of an image in its most tiles, class tokens included."""
+        patches = (self.vision_config.image_size[0] // self.vision_config.patch_size[0]) ** 2 + 1
+        return MOST_TILES * patches, MOST_TILES * self.tile_tokens
+
+    @property
     def grid(self) -> int:
         """Visual tokens along one side of a tile."""
         return int(self.tile_side // self.vision_config.patch_size[0] * self.downsample_ratio)
@@ -113,8 +120,10 @@ class InternVLMLLM(PreTrainedModel):
         """The table of token embeddings."""
         return self.language_model.get_input_embeddings()
 
-    def encode(self, pixels: Float[Tensor, "p 3 h w"]) -> Float[Tensor, "v d"]:
-        """Visual features of tiles: tower, pixel shuffle, projector; a tile's tokens stand row by row."""
+    def encode(self, pixels: Float[Tensor, "p 3 h w"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "v d"]:
+        """Visual features of tiles: tower, pixel shuffle, projector; a tile's tokens stand row by row. There are no
+        `grids`: tiles are all alike.
+        """
         pixels = pixels.to(self.dtype)
         last = self.config.select_layer == -1
         output = self.vision_tower(pixels, output_hidden_states=not last)
@@ -123,22 +132,11 @@ class InternVLMLLM(PreTrainedModel):
         return self.projector(shuffled).flatten(0, 1)
 
     def embed(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Float[Tensor, "b s d"]:
-        """Input embeddings with the features written over the visual tokens, in reading order.
+        """Input embeddings with the features written over the visual tokens; see `segue.models.base.written`."""
+        return written(self.get_input_embeddings()(batch.input_ids), batch, features)
 
-        Raises: DataError, if features are missing or do not match the visual tokens in number.
-        """
-        embeddings = self.get_input_embeddings()(batch.input_ids)
-        if batch.visual_rows is None or batch.visual_places is None:
-            return embeddings
-        if features is None:
-            raise DataError(f"{len(batch.visual_rows)} visual tokens have no features; encode the pixels first")
-        places = batch.visual_places
-        if int(places.sum()) != len(batch.visual_rows):
-            raise DataError(
-                f"the prompt has {int(places.sum())} visual tokens for {len(batch.visual_rows)} features; "
-                "prepare and collate must agree"
-            )
-        return embeddings.masked_scatter(places[..., None], features[batch.visual_rows].to(embeddings))
+    def _prompt(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Prompt:
+        return Prompt(self.embed(batch, features), batch.attention, positions(batch.attention))
 
     def forward(
         self, batch: Batch, features: Float[Tensor, "v d"] | None
@@ -146,26 +144,16 @@ class InternVLMLLM(PreTrainedModel):
         """Mean cross-entropy over the labelled tokens of the batch (`None` without labels), and the states after the
         final norm, from which a segmentation token is read.
         """
-        hidden = self.language_model.model(
-            inputs_embeds=self.embed(batch, features),
-            attention_mask=batch.attention,
-            position_ids=positions(batch.attention),
-            use_cache=False,
-        ).last_hidden_state
-        if batch.labels is None:
-            return None, hidden
-        labelled = batch.labels[:, 1:] != -100
-        logits = self.logits(hidden[:, :-1][labelled])
-        return functional.cross_entropy(logits.float(), batch.labels[:, 1:][labelled]), hidden
+        return read(self.language_model, self._prompt(batch, features), batch.labels, self.head)
 
-    def logits(self, states: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-        """Scores of all c tokens to come after states of `forward`."""
-        scores: Float[Tensor, "n c"] = self.language_model.lm_head(states)
+    def head(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
+        """Scores of all tokens to come after states of `forward`."""
+        scores: Float[Tensor, "... v"] = self.language_model.lm_head(hidden)
         return scores
 
     def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
         """Token ids step by step; see `segue.models.base.decode`."""
-        return decode(self.language_model, self.embed(batch, features), batch.attention, decoding)
+        return decode(self.language_model, self._prompt(batch, features), decoding, self.head)
 
 
 def pixel_shuffle(patches: Float[Tensor, "p n d"], ratio: float, version: str) -> Float[Tensor, "p m e"]:
@@ -202,6 +190,7 @@ class InternVLProcessor:
     eos_ids: tuple[int, ...]
     most_tiles: int | None = None
     visual_token: str = "<IMG_CONTEXT>"
+    shows_first: bool = False
 
     @classmethod
     def load(cls, folder: Path, config: InternVLMLLMConfig, chat: str) -> InternVLProcessor:
@@ -212,11 +201,7 @@ class InternVLProcessor:
         tokenizer = load_tokenizer(folder)
         rows = config.text_config.vocab_size
         ids = {token: single_id(tokenizer, token, rows) for token in ("[SEG]", "<IMG_CONTEXT>", "<img>", "</img>")}
-        if len(tokenizer) > rows:
-            raise CheckpointError(
-                f"the tokenizer in {folder} has {len(tokenizer)} tokens and the model {rows} embedding rows; "
-                "take the tokenizer of these weights"
-            )
+        check_length(tokenizer, rows, folder)
         # PARITY(no_system_message): a prompt is turns alone; InternLM2 has a begin-of-text token first
         is_internlm2 = config.text_config.model_type == "llama"
         if is_internlm2 and tokenizer.bos_token_id is None:
@@ -252,7 +237,8 @@ class InternVLProcessor:
     def _visual(self, tiles: Sequence[Image.Image], text: str) -> Visual:
         pixels = torch.from_numpy(np.stack([np.asarray(square) for square in tiles])).permute(0, 3, 1, 2)
         mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
-        return Visual((pixels / 255 - mean) / deviation, text, torch.arange(len(tiles) * self.tile_tokens))
+        count = len(tiles) * self.tile_tokens
+        return Visual((pixels / 255 - mean) / deviation, text, torch.arange(count), count)
 
     def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
         """The medium with its sentence about marked regions; each repeats the visual tokens it covers.
@@ -268,9 +254,8 @@ class InternVLProcessor:
             f"region{number}<vp>{self.visual_token * len(covered)}</vp>" for number, covered in enumerate(cells, 1)
         )
         sentence = f"\nThere are {len(cells)} part regions in the picture: {marks}.\n"
-        return Visual(
-            visual.pixels, visual.text + sentence, torch.cat([visual.rows, *(first + cell for cell in cells)])
-        )
+        rows = torch.cat([visual.rows, *(first + cell for cell in cells)])
+        return replace(visual, text=visual.text + sentence, rows=rows)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files."""
@@ -420,6 +405,11 @@ FAMILY = Family(
     build=InternVLMLLM,
     processor=InternVLProcessor.load,
     key_table=key_table,
+    special_tokens=(
+        *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
+        *("<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"),
+        *("[SEG]", "<p>", "</p>", "<vp>", "</vp>"),
+    ),
     # PARITY(video_first_five): the frames that are shown are also the only ones that are asked for objects
     video_frames="first:5",
     prompts={

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from segue.errors import ConfigError
+from segue.errors import CheckpointError, ConfigError
 
 
 @runtime_checkable
@@ -35,7 +35,7 @@ class Template:
     """The strings around a turn.
 
     `user` holds `{text}`; `answer_end` closes an answer, in training as in a dialogue's history; `stops` are the
-    strings that end generation; `separator` stands between turns.
+    strings that end generation; `separator` stands between turns; `opening` begins a dialogue without a system turn.
     """
 
     system: str
@@ -43,6 +43,7 @@ class Template:
     answer_end: str
     stops: tuple[str, ...]
     separator: str = "\n"
+    opening: str = ""
 
 
 _IM_START = "<|im_start|>{role}\n{{text}}<|im_end|>\n"
@@ -76,6 +77,39 @@ def template(name: str) -> Template:
     if key not in TEMPLATES:
         raise ConfigError(f"unknown chat template {name!r} in config.json; known are {', '.join(TEMPLATES)}")
     return TEMPLATES[key]
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """A tokenizer with a checkpoint's chat template, which the library renders in a sandbox."""
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """The dialogue as one text."""
+        ...
+
+
+def opening(renderer: Renderer, chat: Template, block: str) -> str:
+    """What a checkpoint's own template puts in front of a dialogue: a default system turn, or nothing.
+
+    `block` is the text that holds an image's place.
+
+    Raises: CheckpointError, if the template cannot be rendered, or writes turns in another way than `chat` does.
+    """
+    words = "a question"
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}
+    try:
+        text = renderer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # noqa: BLE001  a template may raise whatever it likes
+        raise CheckpointError(f"the chat template of the checkpoint cannot be rendered ({error})") from error
+    ending = chat.user.replace("{text}", block + words)
+    if not text.endswith(ending):
+        raise CheckpointError(
+            f"the chat template of the checkpoint writes a question as {text!r}; expected it to end in {ending!r}. "
+            "Take the template that belongs to the weights"
+        )
+    return text.removesuffix(ending)
 
 
 def stop_check(tokenizer: TextTokenizer, chat: Template, eos_ids: Sequence[int]) -> Callable[[Sequence[int]], bool]:

@@ -66,6 +66,36 @@ def single_id(tokenizer: PreTrainedTokenizerFast, token: str, rows: int) -> int:
     return ids[0]
 
 
+def check_length(tokenizer: PreTrainedTokenizerFast, rows: int, folder: Path) -> None:
+    """See that every token has a row among the model's `rows` embeddings.
+
+    Raises: CheckpointError, if there are more tokens than rows.
+    """
+    if len(tokenizer) > rows:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has {len(tokenizer)} tokens and the model {rows} embedding rows; "
+            "take the tokenizer of these weights"
+        )
+
+
+def load_chat_template(folder: Path) -> str | None:
+    """The chat template of a model folder, in any of the places where the library keeps one; `None` if it has none.
+
+    Raises: CheckpointError, if a file cannot be read.
+    """
+    plain = folder / "chat_template.jinja"
+    try:
+        if plain.is_file():
+            return plain.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{plain} cannot be read ({error}); fetch it again") from error
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        found = read_json(folder / name).get("chat_template") if (folder / name).is_file() else None
+        if isinstance(found, str):
+            return found
+    return None
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     named = {key: config.get(f"{key}_token") for key in ("bos", "eos", "pad", "unk")}

@@ -1,4 +1,4 @@
-"""The released Sa2VA checkpoints of the InternVL family as data, and which of them a configuration or weights are.
+"""The released Sa2VA checkpoints as data, and which of them a configuration or weights are.
 
 Source: Sa2VA's training configurations and exports (bytedance/Sa2VA, kumuji/Sa2VA-i).
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from segue.errors import ConfigError
@@ -32,8 +32,10 @@ TINY_SAM2: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """An InternViT: width, layers, heads, width inside its MLPs; in the 6B style norms are RMS norms, q and k have one
-    too, and the fused q, k, v has no bias.
+    """A vision tower: width, layers, heads, width inside its MLPs, kind.
+
+    An InternViT in the 6B style has RMS norms, on q and k too, and no bias on the fused q, k, v. `marks` are the layers
+    of a Qwen2.5-VL that attend to the whole image, of a Qwen3-VL those that also feed the language model.
     """
 
     width: int
@@ -41,11 +43,16 @@ class Tower:
     heads: int
     mlp: int
     is_6b_style: bool = False
+    kind: str = "InternViT"
+    marks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """A language model: kind, width, layers, query heads, key-value heads, width inside its MLPs, embedding rows."""
+    """A language model: kind, width, layers, query heads, key-value heads, width inside its MLPs, embedding rows.
+
+    `head` is the width of a head where that is not the heads' share of the width.
+    """
 
     kind: str
     width: int
@@ -54,6 +61,7 @@ class Language:
     groups: int
     mlp: int
     rows: int
+    head: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,9 @@ class Architecture:
 
 
 _300M, _6B = Tower(1024, 24, 16, 4096), Tower(3200, 45, 25, 12800, is_6b_style=True)
-_QWEN_ROWS, _INTERNLM_ROWS = 151679, 92558
+_WINDOWED = Tower(1280, 32, 16, 3420, kind="Qwen2.5-VL", marks=(7, 15, 23, 31))
+_STACKED = Tower(1024, 24, 16, 4096, kind="Qwen3-VL", marks=(5, 11, 17))
+_QWEN_ROWS, _INTERNLM_ROWS, _QWEN25_VL_ROWS, _QWEN3_VL_ROWS = 151679, 92558, 151670, 151674
 _0_5B = Language("Qwen2", 896, 24, 14, 2, 4864, _QWEN_ROWS)
 _1_5B = Language("Qwen2", 1536, 28, 12, 2, 8960, _QWEN_ROWS)
 _3B = Language("Qwen2", 2048, 36, 16, 2, 11008, _QWEN_ROWS)
@@ -84,6 +94,9 @@ _7B = Language("Qwen2", 3584, 28, 28, 4, 18944, _QWEN_ROWS)
 _14B = Language("Qwen2", 5120, 48, 40, 8, 13824, _QWEN_ROWS)
 _LM_7B = Language("InternLM2", 4096, 32, 32, 8, 14336, _INTERNLM_ROWS)
 _LM_20B = Language("InternLM2", 6144, 48, 48, 8, 16384, _INTERNLM_ROWS)
+_VL_3B, _VL_7B = replace(_3B, rows=_QWEN25_VL_ROWS), replace(_7B, rows=_QWEN25_VL_ROWS)
+_VL_2B = Language("Qwen3", 2048, 28, 16, 8, 6144, _QWEN3_VL_ROWS, head=128)
+_VL_4B = Language("Qwen3", 2560, 36, 32, 8, 9728, _QWEN3_VL_ROWS, head=128)
 _TINY = Language("Qwen2", 128, 2, 8, 2, 192, 273)
 
 ZOO: Mapping[str, Architecture] = {
@@ -99,9 +112,30 @@ ZOO: Mapping[str, Architecture] = {
     "Sa2VA-i-4B": Architecture("kumuji/Sa2VA-i-4B", _300M, _3B, "phi3_chat", 3.946, two_decoders=True),
     "Sa2VA-i-8B": Architecture("kumuji/Sa2VA-i-8B", _300M, _LM_7B, "internlm2_chat", 8.322, two_decoders=True),
     "Sa2VA-i-26B": Architecture("kumuji/Sa2VA-i-26B", _6B, _LM_20B, "internlm2_chat", 25.782, two_decoders=True),
+    "Sa2VA-Qwen2_5-VL-3B": Architecture("ByteDance/Sa2VA-Qwen2_5-VL-3B", _WINDOWED, _VL_3B, "qwen_chat", 4.294),
+    "Sa2VA-Qwen2_5-VL-7B": Architecture("ByteDance/Sa2VA-Qwen2_5-VL-7B", _WINDOWED, _VL_7B, "qwen_chat", 8.528),
+    "Sa2VA-Qwen3-VL-2B": Architecture("ByteDance/Sa2VA-Qwen3-VL-2B", _STACKED, _VL_2B, "qwen_chat", 2.667),
+    "Sa2VA-Qwen3-VL-4B": Architecture("ByteDance/Sa2VA-Qwen3-VL-4B", _STACKED, _VL_4B, "qwen_chat", 5.057),
     "tiny": Architecture("", Tower(64, 3, 4, 128), _TINY, "qwen_chat", 0.001, sam2=TINY_SAM2, tile=112),
+    "tiny-qwen25-vl": Architecture(
+        "",
+        Tower(64, 3, 4, 96, kind="Qwen2.5-VL", marks=(1,)),
+        replace(_TINY, rows=275),
+        "qwen_chat",
+        0.001,
+        sam2=TINY_SAM2,
+    ),
+    "tiny-qwen3-vl": Architecture(
+        "",
+        Tower(64, 3, 4, 96, kind="Qwen3-VL", marks=(0, 1)),
+        Language("Qwen3", 128, 3, 8, 2, 192, 275, head=16),
+        "qwen_chat",
+        0.002,
+        sam2=TINY_SAM2,
+    ),
 }
-"""Names to architectures; `tiny` is none of the released ones, but small enough for tests."""
+"""Names to architectures; the `tiny` ones are none of the released, but small enough for tests."""
+RELEASED = tuple(name for name, model in ZOO.items() if model.repository)
 
 
 def find(name: str) -> Architecture:
@@ -120,6 +154,10 @@ def official_config(name: str) -> dict[str, Any]:
     Raises: ConfigError, for an unknown name.
     """
     model = find(name)
+    return _OFFICIAL[model.tower.kind](model)
+
+
+def _internvl(model: Architecture) -> dict[str, Any]:
     tower, language = model.tower, model.language
     return {
         "architectures": ["Sa2VAChatModel"],
@@ -148,26 +186,82 @@ def official_config(name: str) -> dict[str, Any]:
         },
         "llm_config": {
             "architectures": [f"{language.kind}ForCausalLM"],
-            "hidden_size": language.width,
-            "num_hidden_layers": language.layers,
-            "num_attention_heads": language.heads,
-            "num_key_value_heads": language.groups,
-            "intermediate_size": language.mlp,
-            "vocab_size": language.rows,
+            **_language(language),
             "max_position_embeddings": 32768,
             "rms_norm_eps": 1e-5 if language.kind == "InternLM2" else 1e-6,
             "rope_theta": 1000000.0,
-            "hidden_act": "silu",
-            "tie_word_embeddings": False,
         },
     }
+
+
+def _language(language: Language) -> dict[str, Any]:
+    return {
+        "hidden_size": language.width,
+        "num_hidden_layers": language.layers,
+        "num_attention_heads": language.heads,
+        "num_key_value_heads": language.groups,
+        "intermediate_size": language.mlp,
+        "vocab_size": language.rows,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    }
+
+
+def _qwen_vl(
+    model: Architecture, vision: Mapping[str, Any], text: Mapping[str, Any], *, spatial: float
+) -> dict[str, Any]:
+    """`spatial` is the share of rotary frequencies that turn with the height, and of those that do with the width."""
+    tower, language = model.tower, model.language
+    frequencies = (language.head or language.width // language.heads) // 2
+    each = int(frequencies * spatial)
+    return {
+        "architectures": ["Sa2VAChatModelQwen"],
+        "model_type": "sa2va_chat",
+        "template": model.template,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "vision_config": {
+            "depth": tower.layers,
+            "hidden_size": tower.width,
+            "num_heads": tower.heads,
+            "intermediate_size": tower.mlp,
+            "out_hidden_size": language.width,
+            "in_channels": 3,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            **vision,
+        },
+        "text_config": {
+            **_language(language),
+            "rms_norm_eps": 1e-6,
+            **text,
+            "rope_scaling": {"rope_type": "default", "mrope_section": [frequencies - 2 * each, each, each]},
+        },
+    }
+
+
+def _qwen25_vl(model: Architecture) -> dict[str, Any]:
+    vision = {"hidden_act": "silu", "patch_size": 14, "window_size": 112, "tokens_per_second": 2}
+    text = {"max_position_embeddings": 128000, "rope_theta": 1000000.0}
+    return _qwen_vl(model, vision | {"fullatt_block_indexes": list(model.tower.marks)}, text, spatial=3 / 8)
+
+
+def _qwen3_vl(model: Architecture) -> dict[str, Any]:
+    vision = {"hidden_act": "gelu_pytorch_tanh", "patch_size": 16, "num_position_embeddings": 2304}
+    text: dict[str, Any] = {"max_position_embeddings": 262144, "rope_theta": 5000000.0, "attention_bias": False}
+    text["head_dim"] = model.language.head
+    return _qwen_vl(model, vision | {"deepstack_visual_indexes": list(model.tower.marks)}, text, spatial=5 / 16)
+
+
+_OFFICIAL = {"InternViT": _internvl, "Qwen2.5-VL": _qwen25_vl, "Qwen3-VL": _qwen3_vl}
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """What tells one architecture from another; `None` where a source does not say.
 
-    `mlp` is the width inside the language model's MLPs, `sam2` the width of SAM 2's first stage.
+    `mlp` is the width inside the language model's MLPs, `sam2` the width of SAM 2's first stage, `vision` the kind of
+    the tower.
     """
 
     tower: int | None = None
@@ -179,66 +273,85 @@ class Sizes:
     rows: int | None = None
     sam2: int | None = None
     two_decoders: bool | None = None
+    vision: str | None = None
 
     @classmethod
     def of(cls, model: Architecture) -> Sizes:
         """The sizes of a known architecture."""
         tower, language = model.tower, model.language
         widths = (language.kind, language.width, language.layers, language.mlp, language.rows)
-        return cls(tower.width, tower.layers, *widths, model.sam2.get("embed_dim", HIERA_L_WIDTH), model.two_decoders)
+        sam2 = model.sam2.get("embed_dim", HIERA_L_WIDTH)
+        return cls(tower.width, tower.layers, *widths, sam2, model.two_decoders, tower.kind)
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Sizes:
         """The sizes that a config.json states, in the official or our own layout; what makes no sense is left out."""
         inner = _part(config, "mllm_config") or config
         vision, language = _part(inner, "vision_config"), _part(inner, "llm_config") or _part(inner, "text_config")
-        named = str(language.get("architectures") or language.get("model_type")).lower()
+        seen = next((kind for word, kind in _MARKS.items() if word in vision), None)
+        if seen is None and ("llm_config" in inner or inner.get("model_type") == "segue_internvl"):
+            seen = "InternViT"
+        named = str(language.get("architectures") or language.get("model_type") or seen).lower()
         sizes = {
             "tower": vision.get("hidden_size"),
-            "tower_layers": vision.get("num_hidden_layers"),
+            "tower_layers": vision.get("num_hidden_layers", vision.get("depth")),
             "width": language.get("hidden_size"),
             "layers": language.get("num_hidden_layers"),
             "mlp": language.get("intermediate_size"),
             "rows": language.get("vocab_size"),
         }
         known: dict[str, Any] = {name: value for name, value in sizes.items() if type(value) is int}
-        return cls(language=next((kind for word, kind in _KINDS.items() if word in named), None), **known)
+        kind = next((kind for word, kind in _KINDS.items() if word in named), None) if language else None
+        return cls(language=kind, vision=seen if "tower" in known else None, **known)
 
     @classmethod
     def of_headers(cls, headers: Mapping[str, Stored]) -> Sizes:
         """The sizes that tensor names and shapes betray, in the official or our own layout."""
-        embeddings = _first(headers, r"(mllm\.)?language_model\.model\.(tok_embeddings|embed_tokens)\.weight")
-        down = r".*language_model\.model\.layers\.0\.(feed_forward\.w2|mlp\.down_proj)\.weight"
+        embeddings = _first(headers, _TEXT + r"(?:tok_embeddings|embed_tokens)\.weight")
+        down = _TEXT + r"layers\.0\.(?:feed_forward\.w2|mlp\.down_proj)\.weight"
         trunk = r".+\.trunk\.patch_embed\.proj\.weight|.+\.backbone\.patch_embed\.projection\.weight"
         second = r".+\.sam_mask_decoder_modified\.iou_token\.weight|grounder\.language_decoder\.iou_token\.weight"
         styles = [kind for kind, pattern in _STYLES.items() if _first(headers, pattern)]
+        tower = _last(_first(headers, _TOWERS["InternViT"]))
+        patches = _first(headers, _PATCHES + r"patch_embed\.proj\.weight")
         return cls(
-            tower=_last(_first(headers, r"vision_model\.embeddings\.class_embedding|.+\.embeddings\.cls_token")),
-            tower_layers=_count(headers, r"(?:mllm\.)?vision_(?:model|tower)\.encoder\.layers?\.(\d{1,6})\."),
+            tower=patches[0] if patches else tower,
+            tower_layers=_count(headers, rf"(?:{_TILES}|{_PATCHES}blocks)\.(\d{{1,6}})\."),
             language=[*styles, "InternLM2"][0] if embeddings else None,
             width=_last(embeddings),
-            layers=_count(headers, r"(?:mllm\.)?language_model\.model\.layers\.(\d{1,6})\."),
+            layers=_count(headers, _TEXT + r"layers\.(\d{1,6})\."),
             mlp=_last(_first(headers, down)),
             rows=embeddings[0] if embeddings else None,
             sam2=(_first(headers, trunk) or (None,))[0],
             two_decoders=bool(_first(headers, second)) if _first(headers, trunk) else None,
+            vision=next((kind for kind, pattern in _TOWERS.items() if _first(headers, pattern)), None),
         )
 
     def __str__(self) -> str:
         parts = []
         if self.tower is not None:
-            parts.append(f"InternViT {self.tower} wide, {self.tower_layers} deep")
+            parts.append(f"{_TITLES.get(self.vision or '', 'tower')} {self.tower} wide, {self.tower_layers} deep")
         if self.width is not None:
             parts.append(f"{self.language or 'language model'} {self.width} wide, {self.layers} deep")
         if self.sam2 is not None:
             parts.append("SAM 2 Hiera-L" if self.sam2 == HIERA_L_WIDTH else f"SAM 2 {self.sam2} wide")
-        return "; ".join(parts) or "no part of a Sa2VA-InternVL"
+        return "; ".join(parts) or "no part of a Sa2VA"
 
 
 _KINDS = {"qwen2": "Qwen2", "qwen3": "Qwen3", "internlm2": "InternLM2", "llama": "InternLM2"}
+_MARKS = {"deepstack_visual_indexes": "Qwen3-VL", "fullatt_block_indexes": "Qwen2.5-VL"}
+_TITLES = {"InternViT": "InternViT", "Qwen2.5-VL": "Qwen2.5-VL tower", "Qwen3-VL": "Qwen3-VL tower"}
+_TEXT = r"(?:(?:mllm\.)?language_model\.model|model\.model(?:\.language_model)?)\."
+_PATCHES = r"(?:model\.(?:model\.)?visual|mllm\.vision_tower)\."
+_TILES = r"(?:mllm\.)?vision_(?:model|tower)\.encoder\.layers?"
 _STYLES = {
-    "Qwen3": r".*language_model\.model\.layers\.0\.self_attn\.q_norm\.weight",
-    "Qwen2": r".*language_model\.model\.layers\.0\.self_attn\.q_proj\.bias",
+    "Qwen3": _TEXT + r"layers\.0\.self_attn\.q_norm\.weight",
+    "Qwen2": _TEXT + r"layers\.0\.self_attn\.q_proj\.bias",
+}
+_TOWERS = {
+    "InternViT": r"vision_model\.embeddings\.class_embedding|.+\.embeddings\.cls_token",
+    "Qwen3-VL": _PATCHES + r"deepstack_merger_list\.0\.norm\.weight",
+    "Qwen2.5-VL": _PATCHES + r"merger\.ln_q\.weight",
 }
 
 

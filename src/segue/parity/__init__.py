@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +14,7 @@ from segue.engine import Engine
 from segue.errors import ConfigError
 from segue.grounding.model import claiming
 from segue.models.base import Processor
+from segue.models.native_resolution import NativeResolutionMLLM
 from segue.parity.cases import replay_case
 from segue.parity.compare import TOLERANCE, Check, Found, Seam, judge
 from segue.parity.language import replay_language, replay_vision
@@ -64,7 +66,11 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> S
 
 
 def subject(engine: Engine) -> Subject:
-    """A loaded model to replay a recording on."""
+    """A loaded model to replay a recording on; from now on its language side attends as the recorded one did."""
+    # another order of summation would turn a pixel whose logit is 0 to within float32; the Qwen-VL flavours were
+    # recorded with the fused kernel, whatever their manifests say: only with it are states equal to the last bit
+    is_fused = isinstance(engine.model.mllm, NativeResolutionMLLM)
+    engine.model.mllm.set_attn_implementation("sdpa" if is_fused else "eager")
     # the original's two flavours choose their frames by different rules, and each was recorded with its own
     plan = "uniform:5" if engine.model.config.two_decoders else engine.model.family.video_frames
     return Subject(engine.processor, engine, plan)
@@ -87,15 +93,27 @@ def wanted_seams(recording: Recording, only: Sequence[str] = ()) -> tuple[str, .
 def replay(
     recording: Recording, model: Subject, seams: Sequence[str], say: Callable[[str], None] = lambda _: None
 ) -> Report:
-    """Replay these seams of a recording; `say` hears each announced before its turn."""
+    """Replay these seams of a recording, on as many threads as it was made; `say` hears each before its turn."""
     done, notes = [], []
     frames = None if model.engine is None else Frames(model.engine.model.grounder)
-    for seam in seams:
-        say(f"{recording.folder.name}: {seam}")
-        found = _replay_seam(recording, seam, model, frames)
-        done.append(Seam(seam, tuple(judge(recording, seam, found))))
-        notes += found.notes
+    with _threads(recording.threads):
+        for seam in seams:
+            say(f"{recording.folder.name}: {seam}")
+            found = _replay_seam(recording, seam, model, frames)
+            done.append(Seam(seam, tuple(judge(recording, seam, found))))
+            notes += found.notes
     return Report(recording.folder.name, tuple(done), tuple(notes))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads for sums on a CPU, which are split among them, while the context lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _replay_seam(recording: Recording, seam: str, model: Subject, frames: Frames | None) -> Found:

@@ -50,7 +50,7 @@ def replay_case(recording: Recording, case: str, engine: Engine, plan: str, fram
     """
     example = example_of(recording, case, engine.processor, plan)
     batch = collate([example], engine.processor).to(engine.model.device)
-    features = None if batch.pixels is None else engine.model.mllm.encode(batch.pixels)
+    features = None if batch.pixels is None else engine.model.mllm.encode(batch.pixels, batch.grids)
     asked, found = Asked(recording, case, engine, example, batch, features), Found()
     if example.view is not None:
         _replay_view(asked, example.view, found)

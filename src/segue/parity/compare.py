@@ -23,16 +23,13 @@ FEW = 32
 """Tensors of fewer numbers (scores) are measured against the largest value of their seam instead of their own, and so
 is what is read from memory maps: those are rounded to bfloat16, which makes 1e-7 into 1e-2 now and then."""
 
-UNDECIDED = 1e-5
-"""Logits at most this far from 0, relative to the mask's largest, say nothing: float32 alone moves them across. Both
-sides are that far from the same computation in float64, and such pixels turn with the order of a summation."""
-
 FLIPPED = 0.01
 """Largest share of memory values that may fall to the other side of a bfloat16 rounding."""
 
 _ROUNDED, _FROM_ROUNDED = "maskmem_features", "pix_feat_with_mem"
 _BFLOAT16_BITS = 8
-_PART = re.compile(r"_(every|tail|first|cls_and_first)(\d+)$")
+_PART = re.compile(r"_(?:(every|tail|last|first|cls_and_first)(\d+)|rows)$")
+_STRIDE = re.compile(r"\bevery (\d+)[a-z]{2} (?:of\b|patch row)")
 _PLACES = re.compile(r"(?:rows|columns|tokens|positions|frames) (\d+),\s*(\d+),")
 
 Verdict = Literal["pass", "fail", "skipped", "unknown"]
@@ -164,31 +161,32 @@ def compare_masks(
     recorded: Bool[Tensor, "t h w"],
     logits: Float[Tensor, "t h w"] | None = None,
 ) -> Check:
-    """Masks frame by frame: every pixel must agree whose logit is not `UNDECIDED`.
-
-    `iou` counts all pixels. Where any differ, the note says how many and how near to 0 their logits were.
+    """Masks frame by frame: every pixel must agree. Where any differ, the note says how many and how near to 0 their
+    logits were, so that an error can be told from rounding.
     """
     least = min((iou(a.numpy(), b.numpy()) for a, b in zip(ours, recorded, strict=True)), default=1.0)
     differing = ours != recorded
-    count, nearness = int(differing.sum()), math.inf
+    count = int(differing.sum())
     note = f"{count} of {differing.numel()} pixels differ" if count else ""
     if count and logits is not None:
         nearness = float(logits[differing].abs().max())
         note += f", at logits of at most {nearness:.1e} where the largest is {_largest(logits):.1e}"
-    agrees = not count or (logits is not None and nearness <= UNDECIDED * _largest(logits))
-    return Check(name=name, verdict="pass" if agrees else "fail", iou=least, note=note)
+    return Check(name=name, verdict="fail" if count else "pass", iou=least, note=note)
 
 
 def like_recorded(ours: Tensor, shape: torch.Size, name: str, what: str) -> Tensor | None:
     """The part of a value that was recorded; `None` if no such part has the recorded shape.
 
-    The name's ending says which part (`_every4`, `_tail16`, `_first8`), the recorded shape which axes it is taken of,
-    and the manifest's words where a stride does not begin at 0 ("rows 3,59,115,...").
+    The name's ending says which part (`_every4`, `_tail16`, `_last8`, `_first8`), the recorded shape which axes it is
+    taken of, and the manifest's words the stride of `_rows` ("every 88th of 2116") and where a stride does not begin at
+    0 ("rows 3,59,115,...").
     """
     if ours.ndim != len(shape):
         return None
     found = _PART.search(name)
-    kind, number = (found[1], int(found[2])) if found else ("every", 0)
+    kind, number = (found[1], int(found[2])) if found and found[1] else ("every", 0)
+    if found and not found[1] and (stride := _STRIDE.search(what)):
+        number = int(stride[1])
     for axis, (have, want) in enumerate(zip(ours.shape, shape, strict=True)):
         if have != want:
             ours = ours.index_select(axis, _positions(kind, number, have, want, what))
@@ -196,7 +194,7 @@ def like_recorded(ours: Tensor, shape: torch.Size, name: str, what: str) -> Tens
 
 
 def _positions(kind: str, number: int, have: int, want: int, what: str) -> Tensor:
-    if kind == "tail":
+    if kind in ("tail", "last"):
         return torch.arange(max(have - number, 0), have)
     if kind == "first":
         return torch.arange(min(number, have))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -12,11 +13,27 @@ from torch import Tensor
 
 from segue.models.base import Batch
 from segue.models.internvl import InternVLMLLM
+from segue.models.native_resolution import VISUAL_TOKEN, NativeResolutionMLLM
 from segue.parity.compare import Found, Ours
+from segue.parity.masks import overheard
 from segue.parity.recording import Recording
 
 
-def replay_vision(recording: Recording, mllm: InternVLMLLM) -> Found:
+def replay_vision(recording: Recording, mllm: Any) -> Found:
+    """Pixels to features, and what the tower has on the way."""
+    if isinstance(mllm, NativeResolutionMLLM):
+        names = ["merged", *(f"deepstack_{number}" for number in range(len(recording.names("vision.deepstack_"))))]
+        pieces = _native_features(recording, mllm).split(mllm.width, dim=1)
+        return Found({f"vision.{name}": piece for name, piece in zip(names, pieces, strict=True)})
+    return _replay_tiles(recording, mllm)
+
+
+def _native_features(recording: Recording, mllm: NativeResolutionMLLM) -> Float[Tensor, "v f"]:
+    pixels = recording.given("vision.pixel_values").to(mllm.device)
+    return mllm.encode(pixels, recording.given("vision.image_grid_thw")[:, 1:])
+
+
+def _replay_tiles(recording: Recording, mllm: InternVLMLLM) -> Found:
     """The tower's embeddings and last states, and the features, also under other layouts of the pixel shuffle."""
     pixels = recording.given("vision.pixel_values").to(mllm.device, mllm.dtype)
     found = Found()
@@ -40,8 +57,44 @@ def _features(mllm: InternVLMLLM, pixels: Float[Tensor, "p 3 h w"]) -> Float[Ten
     return features.view(len(pixels), -1, features.shape[-1])
 
 
-def replay_language(recording: Recording, mllm: InternVLMLLM) -> Found:
-    """States of every layer and logits: from ids, embeddings and a padded batch, and with a rope that stretches."""
+def replay_language(recording: Recording, mllm: Any) -> Found:
+    """States of every layer and logits."""
+    if isinstance(mllm, NativeResolutionMLLM):
+        return _replay_native(recording, mllm)
+    return _replay_causal(recording, mllm)
+
+
+def _replay_native(recording: Recording, mllm: NativeResolutionMLLM) -> Found:
+    """Text around two images, where each token of it stands, and text alone."""
+    grids = recording.given("vision.image_grid_thw")[:, 1:]
+    features = _native_features(recording, mllm)
+    ids = recording.given("llm.input_ids").to(mllm.device)
+    places = ids == recording.manifest["special_token_ids"][VISUAL_TOKEN]
+    rows = torch.arange(len(features), device=mllm.device)
+    batch = Batch(ids, torch.ones_like(ids), visual_places=places, visual_rows=rows, grids=grids.to(mllm.device))
+    text = recording.given("llm.text_input_ids").to(mllm.device)
+    with ExitStack() as stack:
+        calls = [stack.enter_context(overheard(layer)) for layer in mllm.language_model.model.layers]
+        _, hidden = mllm.forward(batch, features)
+    _, alone = mllm.forward(Batch(text, torch.ones_like(text)), None)
+    # what a layer is given is its predecessor's output, and for some what the tower adds to that
+    states = [*(call.arguments[0] for (call,) in calls), hidden]
+    where = mllm.positions(batch)
+    return Found(
+        {
+            **{f"llm.hidden_states_{layer}": each for layer, each in enumerate(states)},
+            "llm.n_hidden_states": torch.tensor(len(states)),
+            "llm.logits": mllm.head(hidden),
+            "llm.position_ids": where,
+            "llm.rope_delta": (where.amax((0, 2)) + 1 - ids.shape[1])[:, None],
+            "llm.text_last_hidden": alone,
+            "llm.text_logits": mllm.head(alone),
+        }
+    )
+
+
+def _replay_causal(recording: Recording, mllm: InternVLMLLM) -> Found:
+    """From ids, embeddings and a padded batch, and with a rope that stretches."""
     found, language = Found(), mllm.language_model
     if "llm.input_ids" in recording.inputs:
         ids = recording.inputs["llm.input_ids"].to(mllm.device)

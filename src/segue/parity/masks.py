@@ -24,8 +24,9 @@ from segue.parity.recording import Recording
 
 @dataclass(slots=True)
 class Call:
-    """What went into a module and what came out, once."""
+    """What went into a module, without names and by name, and what came out, once."""
 
+    arguments: tuple[Any, ...]
     given: Mapping[str, Any]
     output: Any
 
@@ -35,7 +36,7 @@ def overheard(module: nn.Module) -> Iterator[list[Call]]:
     """The calls of a module while the context lasts, as they come."""
     calls: list[Call] = []
     hook = module.register_forward_hook(
-        lambda _, __, given, output: calls.append(Call(given, output)), with_kwargs=True
+        lambda _, arguments, given, output: calls.append(Call(arguments, given, output)), with_kwargs=True
     )
     try:
         yield calls
@@ -81,8 +82,7 @@ class Tracks:
 
 def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
     """One image: pixels, trunk, feature levels and position codes, and all that the decoder gives back."""
-    source = recording.given("sam2.image_source").numpy()
-    prompts = _prompts(recording, grounder)
+    source, prompts = _image(recording, "sam2."), _prompts(recording, grounder)
     eyes, decoder = grounder.sam2.vision_encoder, grounder.sam2.mask_decoder
     with overheard(eyes.backbone) as trunks, overheard(eyes) as encodings:
         encoded = encode(grounder, [source])
@@ -107,7 +107,7 @@ def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
 
 def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Found:
     """One object on one image: the four masks of the decoder, their scores and tokens, and the one that is taken."""
-    encoded = frames(recording.given("sam2.image_source").numpy())
+    encoded = frames(_image(recording, "sam2.single."))
     prompts, recorded = _prompts(recording, grounder), _first_masks(recording, "sam2.single.best_low_res_mask")
     row = nearest_row(grounder.prompted(encoded, prompts).logits, recorded)
     decoder = grounder.sam2.mask_decoder
@@ -242,6 +242,14 @@ def _first_masks(recording: Recording, name: str) -> Float[Tensor, "t 1 u u"]:
     if not found:
         raise DataError(f"{recording.folder} has no {name}, by which its other tensors are understood; record it too")
     return recording.outputs[found[0]]
+
+
+def _image(recording: Recording, seam: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The image of a seam: recorded beside it, or a file that the manifest names."""
+    named = re.search(r"\w+\.png", " ".join(recording.what(name) for name in recording.names(seam)))
+    if named and "sam2.image_source" not in recording.inputs:
+        return recording.picture(named[0])
+    return recording.given("sam2.image_source").numpy()
 
 
 def _prompts(recording: Recording, grounder: LanguageSam2) -> Float[Tensor, "n d"]:

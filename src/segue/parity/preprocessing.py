@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
+from torch import Tensor
 
 from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
-from segue.models.base import Processor
+from segue.models.base import Processor, Visual
+from segue.models.patches import rounded
 from segue.models.tiling import choose_grid, squeeze, tile
 from segue.parity.compare import Found, fact
 from segue.parity.recording import Recording
@@ -69,9 +71,11 @@ def _replay_picture(
     found: Found, name: str, pixels: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any], most: int, processor: Processor
 ) -> None:
     visual, image = processor.image(pixels, max_tiles=most), Image.fromarray(pixels)
-    found.values[f"{name}.tiles"] = visual.pixels
+    found.values |= {f"{name}.tiles": visual.pixels, f"{name}.pixel_values": visual.pixels}
     found.facts.append(fact(f"{name}.size", [image.width, image.height], row["size"]))
     found.facts.append(fact(f"{name}.source_sha256", _sha256(pixels), row["source_sha256"]))
+    if visual.grids is not None:
+        _replay_grid(found, name, rounded(pixels), row, visual)
     if "tile_sha256" in row:
         tiles = tile(image, max_tiles=most, side=visual.pixels.shape[-1])
         hashes = [_sha256(np.asarray(square)) for square in tiles]
@@ -81,6 +85,24 @@ def _replay_picture(
             square = np.array(squeeze(image, int(wanted[1]), int(wanted[1])))
             found.values[f"{name}.grounding"] = torch.from_numpy(square)
             found.facts.append(fact(f"{name}.{key}", _sha256(square), row[key]))
+
+
+def _replay_grid(
+    found: Found, name: str, once: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any], visual: Visual
+) -> None:
+    """The two resizings of an image that keeps its resolution, and the patches and tokens that it becomes."""
+    ours = {
+        "after_qwen_vl_utils": [once.shape[1], once.shape[0]],
+        "after_qwen_vl_utils_sha256": _sha256(once),
+        "grid_thw": grids_of(visual),
+        "n_image_tokens": visual.features,
+    }
+    found.facts += [fact(f"{name}.{key}", value, row[key]) for key, value in ours.items()]
+
+
+def grids_of(visual: Visual) -> list[list[int]]:
+    """The grids of a visual's images as the original counts them, with one moment in front."""
+    return [] if visual.grids is None else [[1, *grid] for grid in visual.grids.tolist()]
 
 
 def source_of(recording: Recording, name: str, row: Mapping[str, Any]) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -119,6 +141,9 @@ def replay_prompts(recording: Recording, processor: Processor, frames: str) -> F
         example = example_of(recording, case, processor, frames)
         recorded = recording.inputs[f"e2e.{case}.prompt_ids"]
         found.facts.append(fact(f"prompt.{case}", example.ids.tolist(), recorded.flatten().tolist()))
+        grids = recording.inputs.get(f"e2e.{case}.image_grid_thw")
+        if grids is not None and example.view is not None:
+            found.facts.append(fact(f"prompt.{case}.grids", grids_of(example.view.visual), grids.tolist()))
     return found
 
 
@@ -144,6 +169,9 @@ def question_of(recording: Recording, case: str) -> Message:
 def _media(recording: Recording, case: str) -> Media | None:
     record = recording.cases[case]
     files, count = record.get("files"), record.get("n_frames")
+    grids = recording.inputs.get(f"e2e.{case}.image_grid_thw")
+    if files is None and not count and grids is not None:
+        return open_media(recording.clip() if len(grids) > 1 else recording.picture(_by_grid(recording, case, grids)))
     if files is None and not count:
         return None
     if files is None or "*" in str(files):
@@ -153,6 +181,16 @@ def _media(recording: Recording, case: str) -> Media | None:
     if not (recording.folder / files).is_file():
         raise DataError(f"{recording.folder} lacks {files}, which its call {case!r} is about; copy the whole recording")
     return open_media(recording.folder / files)
+
+
+def _by_grid(recording: Recording, case: str, grids: Int[Tensor, "1 3"]) -> str:
+    """The file of a call that does not name it: the recorded picture that makes the same grid of patches."""
+    pictures = recording.manifest.get("preprocess", {}).items()
+    names = [f"{name}.png" for name, row in pictures if row.get("grid_thw") == grids.tolist()]
+    found = [name for name in names if (recording.folder / name).is_file()]
+    if len(found) != 1:
+        raise DataError(f"{recording.folder} does not tell which picture its call {case!r} is about; found {found}")
+    return found[0]
 
 
 def _sha256(pixels: np.ndarray) -> str:

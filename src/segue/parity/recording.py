@@ -53,6 +53,12 @@ class Recording:
         return (self.folder / "weights.safetensors").is_file()
 
     @property
+    def threads(self) -> int | None:
+        """On how many threads it was made, where the manifest says so."""
+        found = re.search(r"\btorch threads (\d+)", str(self.manifest.get("dtype", "")))
+        return int(found[1]) if found else None
+
+    @property
     def cases(self) -> Mapping[str, Mapping[str, Any]]:
         """The whole calls that were recorded, by name."""
         cases = self.manifest.get("cases", {})

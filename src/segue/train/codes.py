@@ -8,17 +8,20 @@ the code of what it is asked for.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from segue.grounding.sam2 import LanguageSam2
 from segue.train.examples import Truth
 
 _WORD, _PLACE, _NOISE = 0.75, 1.5, 0.2
 _ONLY_WORDS, _ONLY_PLACE = 0.35, 0.25
+_SQUARED = 0.3
 
 
 def codes(truth: Truth, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
@@ -38,6 +41,22 @@ def loose_codes(truth: Truth, grounder: LanguageSam2, generator: torch.Generator
     noise = torch.randn(words.shape, device=words.device, generator=generator)
     said = torch.where((drawn < _ONLY_WORDS) | (drawn > _ONLY_WORDS + _ONLY_PLACE), words, 0.0)
     return said + torch.where(drawn > _ONLY_WORDS, places, 0.0) + _NOISE * noise
+
+
+def code_loss(prompts: Float[Tensor, "n d"], wanted: Float[Tensor, "n d"], phrases: Sequence[str]) -> Float[Tensor, ""]:
+    """How far prompts are from the codes that are wanted, whose phrases are given; n is 1 or more.
+
+    Cross-entropy of the words, chosen among all words that the phrases have, tells a fresh model early what matters;
+    the squared error beside it brings the prompts to the size of codes, and to their places.
+    """
+    known = sorted({word for phrase in phrases for word in phrase.split()})
+    distance = functional.mse_loss(prompts, wanted)
+    if not known:
+        return distance
+    vectors = _WORD * torch.stack([_word(word, prompts.shape[1]) for word in known]).to(prompts)
+    said = torch.tensor([[word in phrase.split() for word in known] for phrase in phrases], device=prompts.device)
+    chances = (prompts @ vectors.T / prompts.shape[1] ** 0.5).log_softmax(-1)
+    return _SQUARED * distance - chances[said].mean()
 
 
 def _words(truth: Truth, grounder: LanguageSam2) -> Float[Tensor, "n d"]:

@@ -22,7 +22,7 @@ from segue.grounding.model import GroundedModel
 from segue.grounding.sam2 import Decoded, Encoded, normalised
 from segue.grounding.tracking import VideoMemory, conditioning, step
 from segue.models.base import seg_states
-from segue.train.codes import codes, loose_codes
+from segue.train.codes import code_loss, codes, loose_codes
 from segue.train.examples import TrainBatch, Truth
 
 
@@ -43,7 +43,7 @@ class LossWeights:
     presence: float = 0.0
     """Cross-entropy of the judgement that an object is visible."""
     code: float = 0.0
-    """Squared error of the prompts to the codes of their objects; see `segue.train.codes`."""
+    """Distance of the prompts from the codes of their objects; see `segue.train.codes.code_loss`."""
     sight: float = 0.0
     """The same of the visual features that show an object, read as if they were prompts."""
 
@@ -172,7 +172,7 @@ class Learner(nn.Module):
         mllm, labels = self.model.mllm, batch.batch.labels
         if labels is None:
             raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
-        features = None if batch.batch.pixels is None else mllm.encode(batch.batch.pixels)
+        features = None if batch.batch.pixels is None else mllm.encode(batch.batch.pixels, batch.batch.grids)
         text, hidden = mllm(batch.batch, features)
         # by the labels, not the ids: a [SEG] in a question asks for nothing
         prompts = self.model.prompts(seg_states(hidden, labels, self.seg_id))
@@ -180,7 +180,7 @@ class Learner(nn.Module):
 
     def _emitted(self, hidden: Float[Tensor, "l d"], ids: Int[Tensor, " l"]) -> list[bool]:
         before = hidden[:-1][ids[1:] == self.seg_id]
-        chosen: list[bool] = (self.model.mllm.logits(before).argmax(-1) == self.seg_id).tolist()
+        chosen: list[bool] = (self.model.mllm.head(before).argmax(-1) == self.seg_id).tolist()
         return chosen
 
     def _drawn(self, row: _Pointing, generator: torch.Generator) -> _Pointing:
@@ -252,7 +252,8 @@ class Learner(nn.Module):
         if not rows:
             return torch.zeros((), device=self.model.device)
         wanted = torch.cat([codes(truth, self.model.grounder) for truth, _ in rows])
-        return functional.mse_loss(torch.cat([prompts for _, prompts in rows]).float(), wanted)
+        phrases = [phrase for truth, _ in rows for phrase in truth.phrases]
+        return code_loss(torch.cat([prompts for _, prompts in rows]).float(), wanted, phrases)
 
     def _sight_term(self, batch: TrainBatch, features: Float[Tensor, "v w"] | None) -> Float[Tensor, ""]:
         """How far visual features, read as prompts, are from the code of the object that they show.
@@ -263,7 +264,9 @@ class Learner(nn.Module):
         places, rows = batch.batch.visual_places, batch.batch.visual_rows
         if features is None or places is None or rows is None:
             return torch.zeros((), device=self.model.device)
-        shown, wanted = [], []
+        shown: list[Tensor] = []
+        wanted: list[Tensor] = []
+        phrases: list[str] = []
         for truth, mine in zip(batch.truths, rows.split(places.sum(1).tolist()), strict=True):
             if truth is None:
                 continue
@@ -275,10 +278,11 @@ class Learner(nn.Module):
             most, which = share.flatten(2).max(0)
             shown.append(seen[most > _SEEN])
             wanted.append(codes(truth, self.model.grounder)[which[most > _SEEN]])
-        if not shown:
+            phrases += [truth.phrases[number] for number in which[most > _SEEN].tolist()]
+        if not phrases:
             return torch.zeros((), device=self.model.device)
         scaled = functional.rms_norm(torch.cat(shown), features.shape[-1:])
-        return functional.mse_loss(self.model.prompts(scaled).float(), torch.cat(wanted))
+        return code_loss(self.model.prompts(scaled).float(), torch.cat(wanted), phrases)
 
     def _idle(self) -> dict[str, Float[Tensor, ""]]:
         """Terms of 0 that reach every parameter that learns from masks: all processes must reach the same ones."""

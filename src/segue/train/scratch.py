@@ -17,7 +17,7 @@ from segue import weights
 from segue.grounding import model as grounded
 from segue.grounding import sam2
 from segue.grounding.model import GroundedConfig, GroundedModel, build
-from segue.grounding.official import SPECIAL_TOKENS
+from segue.models.internvl import FAMILY
 from segue.models.tokenizers import load_tokenizer
 
 # How large random weights are, where the inverse root of the number of inputs is not right.
@@ -213,5 +213,5 @@ def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=pieces, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.add_special_tokens(list(FAMILY.special_tokens))
     return tokenizer

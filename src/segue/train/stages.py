@@ -23,8 +23,17 @@ NEW_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
 GROUNDER = {
     "image_encoder": ("grounder.sam2.vision_encoder.",),
     "language_decoder": ("grounder.language_decoder.",),
+    "prompt_encoder": ("grounder.sam2.prompt_encoder.", "grounder.sam2.no_memory_embedding"),
+    "memory": (
+        "grounder.sam2.memory_attention.",
+        "grounder.sam2.memory_encoder.",
+        "grounder.sam2.memory_temporal_positional_encoding",
+        "grounder.sam2.object_pointer_proj.",
+        "grounder.sam2.no_object_pointer",
+    ),
 }
-"""Groups beside a family's own: SAM 2's image encoder, and Sa2VA-i's decoder that learned language."""
+"""Groups beside a family's own: SAM 2's image encoder, Sa2VA-i's decoder that learned language, the embeddings that
+stand for no point, no mask and no memory, and what follows objects through a video."""
 
 
 @dataclass(frozen=True, slots=True)
