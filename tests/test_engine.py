@@ -578,3 +578,11 @@ class TestKeptMasks:
     def test_logits_cannot_be_kept_without_the_masks_that_hold_them(self):
         with pytest.raises(ConfigError, match="keep_logits needs keep_masks"):
             Options(keep_logits=True, keep_masks=False)
+
+
+def test_a_box_in_words_becomes_a_region_without_masks_after_those_of_seg(engine, picture):
+    reply = "Sure, [SEG] in <box>[[250,500,500,1000]]</box>.<|im_end|>"
+    answer = engine.ask(picture(height=80, width=120), "Where is it?", options=Options(prefill=reply))
+    found, box = answer.regions
+    assert found.masks is not None and box.masks is None
+    assert box.box.tolist() == [30, 40, 60, 80]

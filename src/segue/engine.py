@@ -19,7 +19,7 @@ from torch import Tensor
 from segue import demo, types, weights
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.geometry.masks import at_threshold, box_of, logit
-from segue.geometry.notation import parse_grounded
+from segue.geometry.notation import parse_boxes, parse_grounded
 from segue.grounding import model as grounded
 from segue.grounding import trained
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
@@ -369,6 +369,8 @@ class Engine:
                 frames += 1
                 yield masks
             regions = tuple(track.region(region, media.size) for track, region in zip(tracks, regions, strict=True))
+        if seen is not None:
+            regions += tuple(box for spoken in raw for box in parse_boxes(spoken, seen.view.media.size))
         timer.lap("masks")
         usage = Usage(
             prompt_tokens=sum(reply.example.answer_start for reply in replies),

@@ -179,8 +179,9 @@ class Answer:
     """What a model said and what it pointed at.
 
     `text` is clean; `raw_text` is what was generated, special tokens and terminator included. `regions` stand in
-    reading order, one per `[SEG]`, and lie on `media`. `lineage` names model, code version, precision and every choice
-    that decided the result (policy, frames, threshold, prompt ...).
+    reading order, one per `[SEG]`, and lie on `media`; boxes that were given in words come after them, without masks.
+    `lineage` names model, code version, precision and every choice that decided the result (policy, frames, threshold,
+    prompt ...).
     """
 
     text: str
