@@ -37,7 +37,7 @@ def kill_over_and_over(recipe, root, first, stride):
 def test_killed_at_any_moment_a_run_loses_at_most_the_steps_since_its_last_checkpoint(make_recipe, tmp_path):
     recipe = make_recipe(stage={"steps": 3}, save_every=1, keep=1)
     recipe = replace(recipe, validation=Validation(data=recipe.data, every=2, limit=1))
-    assert kill_over_and_over(recipe, tmp_path, first=1, stride=7) > 5
+    assert kill_over_and_over(recipe, tmp_path, first=1, stride=11) > 5
 
 
 def at(step, act, watcher):
