@@ -586,3 +586,16 @@ def test_a_box_in_words_becomes_a_region_without_masks_after_those_of_seg(engine
     found, box = answer.regions
     assert found.masks is not None and box.masks is None
     assert box.box.tolist() == [30, 40, 60, 80]
+
+
+def test_a_model_is_shown_no_more_tiles_and_the_frames_that_it_was_trained_on_unless_told(make_engine, picture, clip):
+    usual, trained = make_engine(), make_engine()
+    trained.model.config.video_frames = "uniform:2"
+    trained.processor = replace(trained.processor, most_tiles=1)
+    tokens = [engine.ask(picture(60, 120), "a", options=ONE).usage.visual_tokens for engine in (usual, trained)]
+    assert tokens == [3 * 16, 16]
+    shown = [
+        engine.ask(clip(6), "a", options=replace(ONE, frames=plan)).lineage["request"]["frames_shown"]
+        for engine, plan in ((usual, "auto"), (trained, "auto"), (trained, "first:3"))
+    ]
+    assert shown == [[0, 1, 2, 3, 4], [0, 5], [0, 1, 2]]

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,15 @@ def test_large_shapes_come_without_memory():
     specs = {name: lazy.Spec(shape, torch.bfloat16) for name, shape in shapes.items()}
     assert lazy.Tensors(specs, specs.__getitem__).nbytes > 50e9
     assert key_table(config)
+
+
+def test_the_tiles_and_frames_of_training_go_out_and_come_in_again(ours, target):
+    source = target("source").folder
+    shutil.copytree(ours, source)
+    raw = weights.read_json(source / "config.json")
+    raw["mllm_config"]["most_tiles"], raw["video_frames"] = 1, "uniform:3"
+    (source / "config.json").write_text(json.dumps(raw))
+    convert.export(source, target("official"))
+    config = read_layout(target("official").folder).config
+    assert (config.mllm_config.most_tiles, config.video_frames) == (1, "uniform:3")
+    assert "most_tiles" not in official_config(open_folder(ours))

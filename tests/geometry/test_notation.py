@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segue.geometry.notation import parse_grounded
+from segue.geometry.notation import box_text, parse_boxes, parse_grounded
 
 ANSWERS = {
     "nothing": ("", "", []),
@@ -82,3 +82,43 @@ def test_any_mixture_of_marks_keeps_regions_and_spans_aligned(seed):
 def test_clean_text_is_its_own_clean_text():
     text, _ = parse_grounded("<p> A man </p> [SEG] rides <p> a horse </p> [SEG] .<|im_end|>")
     assert parse_grounded(text) == (text, ())
+
+
+@pytest.mark.parametrize(
+    ("box", "text"),
+    [
+        ((0, 0, 200, 100), "<box>[[0,0,1000,1000]]</box>"),
+        ((20, 10, 61, 52), "<box>[[100,100,305,520]]</box>"),
+        ((-5, -5, 300, 300), "<box>[[0,0,1000,1000]]</box>"),
+    ],
+)
+def test_a_box_is_written_in_thousandths_and_never_beyond_the_medium(box, text):
+    assert box_text(np.array(box, float), (100, 200)) == text
+
+
+def test_a_box_that_is_written_and_read_is_the_same_to_half_a_thousandth():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        size = tuple(int(side) for side in rng.integers(40, 2000, 2))
+        box = (np.sort(rng.uniform(0, 1, (2, 2)), axis=0) * size[::-1]).ravel()
+        (found,) = parse_boxes(f"It is at {box_text(box, size)}.", size)
+        assert (abs(found.box - box) <= np.array([*size[::-1], *size[::-1]]) / 2000 + 1e-9).all()
+
+
+def test_boxes_are_read_in_order_spaces_allowed_and_coordinates_clipped():
+    raw = "A <box>[[0, 0, 500, 500]]</box> and <box> [[ 100,200,1200,99999 ]] </box>."
+    found = [region.box.tolist() for region in parse_boxes(raw, (100, 200))]
+    assert found == [[0, 0, 100, 50], [20, 20, 200, 100]]
+    assert all(region.phrase == "" and region.masks is None for region in parse_boxes(raw, (100, 200)))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        *("", "no box", "[[1,2,3,4]]", "<box>[[1,2,3]]</box>", "<box>[[1,2,3,4,5]]</box>", "<box>[1,2,3,4]</box>"),
+        *("<box>[[1,2,3,4]]", "<box>[[-1,2,3,4]]</box>", "<box>[[1.5,2,3,4]]</box>", "<box>[[a,b,c,d]]</box>"),
+        "<box>[[1,2,3,4],[5,6,7,8]]</box>",
+    ],
+)
+def test_what_is_written_otherwise_is_no_box(raw):
+    assert parse_boxes(raw, (100, 100)) == ()

@@ -328,3 +328,25 @@ def test_memory_maps_may_have_another_width_than_the_librarys(randomise, memory)
         encoded = module.encode(torch.randn(1, 3, 256, 256))
         assert module.remember(encoded, torch.randn(1, 64, 64)).shape == (1, memory, 16, 16)
     assert module.sam2.memory_attention.layers[0].cross_attn_image.k_proj.in_features == memory
+
+
+@torch.no_grad()
+def test_prompts_of_several_frames_asked_together_equal_each_frame_asked_alone(grounder, clip, prompts):
+    pixels = torch.stack([frame_pixels(image, 256) for image in clip(2)])
+    both = grounder.encode(pixels)
+    asked = torch.stack([prompts, prompts.flip(0)])
+    together = grounder.prompted_each(both, asked)
+    for frame in range(2):
+        alone = grounder.prompted(both.frame(frame), asked[frame])
+        for field in ("logits", "iou", "presence", "pointer"):
+            part = getattr(together, field)[3 * frame : 3 * frame + 3]
+            assert torch.allclose(part, getattr(alone, field), atol=1e-4)
+
+
+@torch.no_grad()
+def test_candidates_are_all_three_masks_of_each_object_and_the_best_of_them_is_the_answer(grounder, encoded, prompts):
+    three, best = grounder.candidates(encoded, prompts[None]), grounder.prompted(encoded, prompts)
+    assert (len(three.logits), len(best.logits)) == (9, 3)
+    chosen = three.iou.view(3, 3).argmax(1) + torch.arange(0, 9, 3)
+    for field in ("logits", "iou", "presence", "pointer"):
+        assert torch.equal(getattr(three, field)[chosen], getattr(best, field))

@@ -1,7 +1,11 @@
+import json
+import shutil
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from segue import engine
+from segue import engine, weights
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import trained
 from segue.train import checkpoints, stages
@@ -138,6 +142,26 @@ def test_merging_refuses_to_lose_what_was_learned(checkpoint, tmp_path):
     with pytest.raises(CheckpointError, match="would lose what 14 layers learned"):
         merge(tmp_path / "faint", tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_tied_embeddings_after_merge_are_two_tables_as_they_were_learned(
+    make_recipe, official_folder, watcher, tmp_path
+):
+    """The base says that its head repeats its embeddings, and has no head; training parts them for good."""
+    base = tmp_path / "tied"
+    shutil.copytree(official_folder, base)
+    tensors = load_file(base / "model.safetensors")
+    del tensors["language_model.lm_head.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    fields = weights.read_json(base / "config.json")
+    (base / "config.json").write_text(json.dumps({**fields, "tie_word_embeddings": True}))
+    run = train(make_recipe(model=str(base), stage={"steps": 1, "rate": 1e-2}), watcher, device="cpu").run
+    merge(run, tmp_path / "merged", dtype="fp32")
+    merged, beside = (engine.load(folder, device="cpu").model for folder in (tmp_path / "merged", run))
+    table, head = (merged.mllm.language_model.get_input_embeddings().weight, merged.mllm.language_model.lm_head.weight)
+    assert not torch.equal(table[268], head[268]) and torch.equal(table[:200], head[:200])
+    assert torch.equal(head, beside.mllm.language_model.lm_head.weight)
+    assert not weights.read_json(tmp_path / "merged" / "config.json").get("tie_word_embeddings", False)
 
 
 def test_another_base_is_refused(checkpoint, make_recipe):

@@ -1,4 +1,4 @@
-"""`segue convert`: checkpoints of the original into ours and back, and parts of one model into another."""
+"""`segue convert`: checkpoints of the original into ours and back, our own into models, parts of one into another."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Overwrite = Annotated[
 
 @app.callback()
 def group() -> None:
-    """Turn checkpoints of the original into ours and back, and pour parts of one model into another."""
+    """Turn checkpoints of the original into ours and back, our own into models, and parts of one into another."""
 
 
 @app.command("import")
@@ -112,6 +112,27 @@ def export(
     _done(out, as_json, {"made_from": made_from})
 
 
+@app.command("merge")
+def merge(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of `segue train`, or a run: its best one.")
+    ],
+    out: Out,
+    dtype: Dtype = "bf16",
+    overwrite: Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a training checkpoint and its base as one model folder, with what was learned folded into the weights."""
+    from segue.train import merge as train
+
+    with _watching(as_json) as watch:
+        merged = train.merge(checkpoint, out, dtype=dtype, overwrite=overwrite, watch=watch)
+    if not as_json:
+        say(f"from {merged.checkpoint}: {merged.folded} layers with LoRA, {merged.placed} other tensors")
+    counts = {"folded": merged.folded, "placed": merged.placed, "model_hash": merged.model_hash}
+    _done(out, as_json, {"checkpoint": str(merged.checkpoint), **counts})
+
+
 @app.command("init")
 def init(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to pour into: a folder, a hub id, or demo.")],
@@ -151,8 +172,14 @@ def init(
 
 def _folder(model: str) -> Path:
     from segue.engine import resolve
+    from segue.errors import ConfigError
+    from segue.grounding import trained
 
-    return resolve(model)
+    folder = resolve(model)
+    if trained.find(folder) is not None:
+        text = "is a training checkpoint or run, which stands on a base"
+        raise ConfigError(f"{model} {text}; make one model of both first: segue convert merge {model} OUT")
+    return folder
 
 
 @contextmanager

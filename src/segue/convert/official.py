@@ -64,7 +64,9 @@ def official_config(opened: Opened) -> dict[str, Any]:
     family = FAMILIES[opened.config.family]
     if family.official is None:
         raise ConfigError(f"models of family {family.name} cannot be written in the official layout; use our own")
-    return {**family.official(opened.config.mllm_config), "template": opened.config.template}
+    frames = opened.config.video_frames
+    ours = {} if frames is None else {"video_frames": frames}
+    return {**family.official(opened.config.mllm_config), "template": opened.config.template, **ours}
 
 
 def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) -> Draft:

@@ -134,6 +134,7 @@ def read_layout(folder: Path, chat: str | None = None) -> Layout:
         sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
         template=chat or raw.get("template", "qwen_chat"),
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
+        video_frames=raw.get("video_frames"),
     )
     says_tied = raw.get("tie_word_embeddings") is True
     head = {"mllm.language_model.lm_head.weight": "mllm.language_model.model.embed_tokens.weight"}

@@ -311,6 +311,7 @@ def architecture(config: Mapping[str, Any]) -> InternVLMLLMConfig:
         downsample_ratio=config.get("downsample_ratio", 0.5),
         shuffle_version=config.get("ps_version", "v2"),
         tile_side=config.get("force_image_size") or vision.get("image_size", 448),
+        most_tiles=config.get("most_tiles"),
     )
 
 

@@ -57,6 +57,7 @@ def official(config: Any) -> dict[str, Any]:
         "use_llm_lora": 0,
         "hidden_size": config.text_config.hidden_size,
         "tie_word_embeddings": False,
+        **({} if config.most_tiles is None else {"most_tiles": config.most_tiles}),
     }
 
 

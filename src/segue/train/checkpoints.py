@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segue import weights
-from segue.errors import CheckpointError
+from segue.errors import CheckpointError, DataError
 from segue.grounding.trained import CHECKPOINTS, RECORD, TENSORS, Record, best, checkpoints
 from segue.models.base import Processor
+from segue.weights import lazy
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,10 @@ def write(
 
     `state` is the optimizer's memory; a checkpoint without one can be used and built upon, but not gone on from.
 
-    Raises: CheckpointError, if it cannot be written; older checkpoints stay as they are.
+    Raises: CheckpointError, if it cannot be written; older checkpoints stay as they are. DataError, if a number in it
+        is infinite or none: such a model is of no use, and would take the place of one that is.
     """
+    _check_numbers(tensors, folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:
@@ -56,15 +59,36 @@ def write(
             processor.save(part)
             record = replace(record, tensors_hash=weights.file_hash(part / TENSORS))
             record.write(part)
+            for path in (*part.rglob("*"), part):
+                lazy.flush(path)
             if folder.exists():
-                shutil.rmtree(folder)
+                folder.replace(Path(scratch) / "old")
             part.replace(folder)
+            lazy.flush(folder.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
             f"cannot write {folder}: {reason}; the checkpoints before it are whole. Free space and go on with --resume"
         ) from error
     return record
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    wrong = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise DataError(
+            f"{len(wrong)} tensors, the first {wrong[0]}, have numbers that are infinite or none, so {folder.name} was "
+            "not written. The checkpoints before it are good: start a new run on top of one, at a lower rate"
+        )
+
+
+def tidy(run: Path) -> None:
+    """Remove what a killed process left half written or half removed; nothing that a reader would take for whole."""
+    for left in (run / CHECKPOINTS).glob(".segue-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for folder in (run / CHECKPOINTS).glob("step-*"):
+        if not (folder / RECORD).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prune(run: Path, keep: int) -> list[Path]:
@@ -81,14 +105,14 @@ def prune(run: Path, keep: int) -> list[Path]:
     return gone
 
 
-def newest(run: Path) -> tuple[Path, Record]:
-    """The checkpoint to go on from.
+def newest(run: Path) -> tuple[Path, Record] | None:
+    """The checkpoint to go on from; None for a run that ended before its first.
 
-    Raises: CheckpointError, if there is none, or it holds no state.
+    Raises: CheckpointError, if it holds no state.
     """
     found = checkpoints(run)
     if not found:
-        raise CheckpointError(f"{run / CHECKPOINTS} holds no checkpoint to go on from; start without --resume")
+        return None
     folder, record = list(found.items())[-1]
     if not (folder / STATE / OPTIMIZER).is_file():
         raise CheckpointError(f"{folder} holds no state of the optimizer, so a run cannot go on from it")

@@ -57,26 +57,29 @@ class Journal:
         try:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(line + "\n")
+            if self._board is not None:
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        self._board.add_scalar(f"{kind}/{name}", value, step)
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write {self._path}: {error.strerror}; free space and go on with --resume"
-            ) from error
-        if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+            raise _full(self._path, error) from error
 
     def cut(self, step: int) -> None:
-        """Forget what stands in the log after a step: a resumed run will say it again."""
+        """Forget what stands in the log after a step: a resumed run will say it again.
+
+        Raises: CheckpointError, if it cannot be written.
+        """
         if self.is_main and self._path.is_file():
             kept = [line for line in lines(self._path) if line["step"] <= step]
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            self._path.write_text(text, encoding="utf-8")
+            write_text(self._path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def close(self) -> None:
-        """Write what TensorBoard still holds back."""
+        """Write what TensorBoard still holds back; whether that works or not, for the run is over."""
         if self._board is not None:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError as error:
+                log.warning("the last figures are not in TensorBoard (%s); %s has them", error, self._path)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -90,6 +93,24 @@ def lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             log.warning("%s has a damaged line, which is left out", path)
     return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of a run whole or not at all.
+
+    Raises: CheckpointError, if it cannot be written; an older file of that name stays as it was.
+    """
+    part = path.with_name(f".{path.name}")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise _full(path, error) from error
+
+
+def _full(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot write {path}: {error.strerror}; free space and go on with --resume")
 
 
 def _board(run: Path) -> Any:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 SAMPLED = 4096
 FIRST_STEPS = 10
+_WORKER = "DataLoader worker"
 
 
 class Stop:
@@ -161,7 +162,7 @@ class Stretch:
         """
         accelerator, ready = self.accelerator, self.ready
         norm = torch.zeros(())
-        try:
+        with enough_memory(f"at step {step + 1}"):
             for micro in range(self.recipe.accumulation):
                 fed = next(batches)
                 if fed.error:
@@ -175,12 +176,6 @@ class Stretch:
                         self._check(float(norm), "gradient", step, fed)
                     ready.optimizer.step()
                     ready.optimizer.zero_grad()
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(step, error) from error
-        except RuntimeError as error:
-            if "not enough memory" not in str(error):
-                raise
-            raise _out_of_memory(step, error) from error
         return float(norm)
 
     def _loss(self, fed: Fed, step: int, micro: int) -> Tensor:
@@ -244,7 +239,7 @@ class Stretch:
         """
         learner = self.accelerator.unwrap_model(self.ready.learner)
         rounds = max(self._gathered([len(held_out)]))
-        with self.accelerator.autocast():
+        with enough_memory(f"while judging after step {self.progress.step}"), self.accelerator.autocast():
             mine = judging.judge(learner, held_out, self.ready.make, rounds=rounds)
         verdicts = self._gathered(mine)
         self.progress.metrics, self.progress.judged_at = judging.figures(verdicts), self.progress.step
@@ -252,9 +247,34 @@ class Stretch:
         return verdicts
 
 
-def _out_of_memory(step: int, error: Exception) -> LimitError:
+@contextmanager
+def enough_memory(when: str) -> Iterator[None]:
+    """Say in one line that memory ran out in the block, on whatever device; `when` is what was at work.
+
+    Raises: LimitError, if it did, or if a data worker was killed, which is what then happens to workers.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(when, error) from error
+    except RuntimeError as error:
+        if _WORKER in str(error):
+            raise LimitError(
+                f"a data worker died {when} ({_first_line(error)}), most often for want of memory. The last checkpoint "
+                "is good. Use fewer workers, a smaller batch or fewer max_tiles, and go on with --resume"
+            ) from error
+        if "not enough memory" not in str(error):
+            raise
+        raise _out_of_memory(when, error) from error
+
+
+def _out_of_memory(when: str, error: Exception) -> LimitError:
     return LimitError(
-        f"memory ran out at step {step + 1} ({str(error).splitlines()[0]}). The last checkpoint is good. Use a smaller "
+        f"memory ran out {when} ({_first_line(error)}). The last checkpoint is good. Use a smaller "
         "batch with more accumulation, fewer max_tiles, gradient_checkpointing, LoRA with quantize: 4bit, or rows "
         "instead of full embeddings; `segue train RECIPE --estimate` says what fits"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,13 @@ import torch
 from torch import Tensor
 
 from segue import engine, weights
-from segue.errors import CheckpointError, ConfigError
+from segue.convert import Target
+from segue.convert.folders import Draft, Watch, check_target, precision, unwatched, write
+from segue.engine import Engine
+from segue.errors import CheckpointError
 from segue.grounding import trained
+from segue.grounding.model import component_of, components
+from segue.weights import lazy
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,67 +30,61 @@ class Merged:
     model_hash: str
 
 
-def merge(source: Path, out: Path, *, dtype: str = "bf16") -> Merged:
+def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = False, watch: Watch = unwatched) -> Merged:
     """Write the model that a checkpoint, or the best one of a run, stands for, in our own layout.
 
-    LoRA is folded in float32 and everything saved in `dtype` (the mask decoder too, which loads back into float32).
-    The folder appears when all of it is written. Before that, every layer whose LoRA is not zero must differ from the
-    base in that precision; after it, the files are read back and compared.
+    LoRA is folded in float32 and saved in `dtype`; mask decoders stay in float32. Before anything is written, every
+    layer whose LoRA is not zero must differ from the base in that precision. The folder appears when all of it is
+    written, read back and compared; with `overwrite` it then replaces an older model folder.
 
-    Raises: CheckpointError, if a layer did not change, or the files differ from what was merged; as loading and
-    saving do.
+    Raises: CheckpointError, if a layer did not change; as loading a checkpoint and `convert.folders.write` do.
     """
+    target = Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
     checkpoint = trained.find(source)
     if checkpoint is None:
         raise CheckpointError(f"{source} is no training checkpoint and no run; give the folder that holds one")
-    if dtype not in engine.DTYPES:
-        raise ConfigError(f"unknown dtype {dtype!r}; expected {', '.join(engine.DTYPES)}")
-    precision = engine.DTYPES[dtype]
-    base = engine.load(engine.base_of(checkpoint, trained.read(checkpoint)), device="cpu", dtype="fp32")
-    places = base.model.state_dict()
-    targets = [name for name in _targets(checkpoint) if name in places]
-    before = _digests(((name, places[name]) for name in targets), precision)
+    below = engine.base_of(checkpoint, trained.read(checkpoint))
+    check_target(target, source, checkpoint, below)
+    base = engine.load(below, device="cpu", dtype="fp32")
+    places, type_of = base.model.state_dict(), precision(dtype)
+    learned = _learned(checkpoint)
+    before = _digests(learned, places, type_of)
     merged, applied = engine.put_onto(base, checkpoint)
-    after = _digests(((name, places[name]) for name in targets), precision)
-    lost = {name for name in applied.folded if _is_lost(checkpoint, name, before, after)}
-    same = sorted(lost.union(applied.lost))
+    same = [name for name, digest in _digests(learned, places, type_of).items() if digest == before[name]]
     if same:
         raise CheckpointError(
             f"merging {checkpoint} would lose what {len(same)} layers learned, the first {same[0]}: in {dtype} they "
             "are as in the base. Nothing was written; merge in fp32, or train longer or at a higher rate"
         )
-    merged.save(out, dtype=dtype)
-    _compare(out, {name: places[name] for name in (*targets, *applied.placed) if name in places}, precision)
+    write(target, _draft(merged, places, dtype))
     model_hash = weights.read_json(out / weights.LINEAGE)["model_hash"]
     return Merged(out, checkpoint, len(applied.folded), len(applied.placed), model_hash)
 
 
-def _targets(checkpoint: Path) -> list[str]:
-    """The weights that LoRA adds to."""
-    names = weights.read_header(checkpoint / trained.TENSORS)
-    return [name.removesuffix(".lora_B") + ".weight" for name in names if name.endswith(".lora_B")]
+def _learned(checkpoint: Path) -> list[str]:
+    """The weights that LoRA adds something to: a layer whose B is still zero, as at the start, is none of them."""
+    file = checkpoint / trained.TENSORS
+    names = sorted(name for name in weights.read_header(file) if name.endswith(".lora_B"))
+    tensors = zip(names, weights.read_tensors(file, names), strict=True)
+    return [f"{name.removesuffix('.lora_B')}.weight" for name, tensor in tensors if bool(tensor.any())]
 
 
-def _is_lost(checkpoint: Path, name: str, before: dict[str, str], after: dict[str, str]) -> bool:
-    if before[name] != after[name]:
-        return False
-    tensor = f"{name.removesuffix('.weight')}.lora_B"
-    (learned,) = weights.read_tensors(checkpoint / trained.TENSORS, [tensor])
-    return bool(learned.any())
+def _digests(names: list[str], places: Mapping[str, Tensor], type_of: Callable[[str], torch.dtype]) -> dict[str, str]:
+    # a name without a place is told, with all others of its kind, when the checkpoint is put onto its base
+    return {name: lazy.digest(places[name].to(type_of(name))) for name in names if name in places}
 
 
-def _digests(tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> dict[str, str]:
-    return {name: _digest(tensor, dtype) for name, tensor in tensors}
+def _draft(merged: Engine, places: Mapping[str, Tensor], dtype: str) -> Draft:
+    specs = {name: lazy.Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in places.items()}
+    parts = components(merged.model.family)
 
+    def small_files(folder: Path) -> None:
+        merged.processor.save(folder)
+        merged.model.config.save_pretrained(folder)
 
-def _digest(tensor: Tensor, dtype: torch.dtype) -> str:
-    cast = tensor.detach().cpu().to(dtype).contiguous()
-    return hashlib.sha256(cast.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _compare(out: Path, places: dict[str, Tensor], dtype: torch.dtype) -> None:
-    headers = weights.read_headers(out)
-    for name, tensor in places.items():
-        (stored,) = weights.read_tensors(headers[name].file, [name])
-        if _digest(stored, dtype) != _digest(tensor, dtype):
-            raise CheckpointError(f"{out} does not hold {name} as it was merged; the disk may be failing, merge again")
+    return Draft(
+        tensors=lazy.Tensors(specs, places.__getitem__).cast(precision(dtype)),
+        small_files=small_files,
+        groups={name: str(component_of(name, parts)) for name in places},
+        made_from={"command": "merge", **merged.lineage, "dtype": dtype},
+    )

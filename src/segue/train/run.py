@@ -15,8 +15,8 @@ from segue.grounding import trained
 from segue.grounding.trained import CHECKPOINTS, RECIPE, Record
 from segue.train import checkpoints, judging, report, setup
 from segue.train.estimate import Trial, description, size, trial
-from segue.train.journal import Journal, Watcher
-from segue.train.loop import Progress, Stop, Stretch
+from segue.train.journal import Journal, Watcher, write_text
+from segue.train.loop import Progress, Stop, Stretch, enough_memory
 from segue.train.recipe import TrainRecipe
 from segue.train.setup import Accelerator, Base, Ready
 
@@ -58,8 +58,8 @@ def train(
 ) -> Outcome:
     """Train as a recipe says, in this process or in all that were launched together.
 
-    `resume` goes on from the newest checkpoint in the run folder. `limit` ends the run after so many steps, as a
-    signal would: with a checkpoint to go on from.
+    `resume` goes on from the newest checkpoint in the run folder, or begins where there is none yet. `limit` ends the
+    run after so many steps, as a signal would: with a checkpoint to go on from.
 
     Raises: SegueError. Whatever goes wrong, the last checkpoint is whole.
     """
@@ -125,16 +125,17 @@ def _begin(recipe: TrainRecipe, *, resume: bool) -> tuple[Path, Record] | None:
 def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:
     try:
         recipe.output.mkdir(parents=True, exist_ok=True)
-        (recipe.output / RECIPE).write_text(config.dump(recipe), encoding="utf-8")
-        told = {
-            "versions": checkpoints.versions(),
-            "processes": accelerator.num_processes,
-            "device": str(accelerator.device),
-            "distribution": str(accelerator.distributed_type.value),
-        }
-        (recipe.output / RUN).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write into {recipe.output}: {error.strerror}; choose another output") from error
+    checkpoints.tidy(recipe.output)
+    told = {
+        "versions": checkpoints.versions(),
+        "processes": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "distribution": str(accelerator.distributed_type.value),
+    }
+    write_text(recipe.output / RECIPE, config.dump(recipe))
+    write_text(recipe.output / RUN, json.dumps(told, indent=2) + "\n")
 
 
 def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[Progress, bool]:
@@ -147,12 +148,13 @@ def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[Progress, boo
             first, progress, start = first + 1, Progress(step=progress.step), None
             if first == len(run.recipe.stages):
                 run.journal.say(f"the run in {run.folder} is finished; nothing is left to do")
-        run.journal.cut(progress.step)
+    run.journal.cut(progress.step or -1)
     for index in range(first, len(run.recipe.stages)):
         base = setup.first_base(run.recipe) if index == 0 else _stage_base(run, index - 1)
-        ready = setup.prepare(run.recipe, index, base, run.accelerator)
-        if start is not None:
-            _restore(ready, *start)
+        with enough_memory(f"while stage {run.recipe.stages[index].name!r} was made ready"):
+            ready = setup.prepare(run.recipe, index, base, run.accelerator)
+            if start is not None:
+                _restore(ready, *start)
         if _stage(run, ready, progress):
             return progress, True
         _close(run, ready)
@@ -242,16 +244,12 @@ def _judged(run: _Run, stretch: Stretch, held_out: list[judging.Case], done: int
 def _write_cases(run: Path, verdicts: list[judging.Verdict]) -> None:
     rows = [{"part": found.part, "row": found.number, "iou": round(found.iou, 6)} for found in verdicts]
     rows.sort(key=lambda row: (row["part"], row["row"]))
-    try:
-        (run / report.CASES).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {run / report.CASES}: {error.strerror}; free space, then --resume"
-        ) from error
+    write_text(run / report.CASES, json.dumps(rows, indent=1) + "\n")
 
 
 def _save(run: _Run, ready: Ready, progress: Progress, *, is_over: bool) -> None:
-    tensors, state = ready.tensors(), ready.state()
+    with enough_memory(f"while step {progress.step} was saved"):
+        tensors, state = ready.tensors(), ready.state()
     if run.accelerator.is_main_process:
         folder = run.folder / CHECKPOINTS / f"step-{progress.step:06d}"
         checkpoints.write(folder, _record(run, ready, progress, is_over), tensors, ready.processor, state=state)
