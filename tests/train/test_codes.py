@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from segue.train.codes import codes, loose_codes
+from segue.train.codes import code_loss, codes, loose_codes
 from segue.train.examples import Truth
 
 
@@ -53,3 +53,17 @@ def test_loose_codes_are_words_or_place_or_both_and_follow_from_the_generator(gr
     nearest = torch.cdist(drawn[0], kinds).argmin(1).bincount(minlength=3) / 400
     torch.testing.assert_close(nearest, torch.tensor([0.35, 0.25, 0.4]), atol=0.1, rtol=0)
     assert len(drawn[0].unique(dim=0)) == 400  # never quite exact
+
+
+@torch.no_grad()
+def test_a_prompt_that_says_other_words_or_nothing_is_further_from_the_code(grounder):
+    phrases = ("red star", "blue ring")
+    wanted = codes(truth(*phrases, frames=2), grounder)
+    right, none, crossed = (code_loss(said, wanted, phrases) for said in (wanted, wanted * 0, wanted.flip(0)))
+    assert right < none < crossed
+
+
+@torch.no_grad()
+def test_objects_without_words_differ_by_their_places_alone(grounder):
+    wanted = codes(truth("", ""), grounder)
+    assert code_loss(wanted, wanted, ("", "")) == 0

@@ -180,7 +180,7 @@ def test_frames_that_are_followed_by_memory_count(engine, make, picture):
     shown, followed = make(clip), make(clip, frames="first:1")
     assert (shown.truths[0].asked, followed.truths[0].asked) == ((0, 1, 2), (0,))
     module = learner(engine, num_masks=1)
-    _, _, prompts = module._speak(followed)
+    prompts = module._speak(followed).prompts
     found = module._find([(followed.truths[0], prompts[0])], module._encode([followed.truths[0]]))
     assert len(found.logits) == len(found.masks) == 3
     terms = [module(batch, 0)["mask"].item() for batch in (shown, followed)]
@@ -231,5 +231,22 @@ def test_each_objective_learns_its_own(engine, make, picture):
     weights = LossWeights(code=1.0)
     grounder = learner(engine, objective="grounder")(batch, 0)
     language = learner(engine, objective="language", weights=weights)(batch, 0)
-    assert set(grounder) == {"loss", "mask", "dice"} and set(language) == {"loss", "text", "code"}
+    assert set(grounder) == {"loss", "mask", "dice"} and set(language) == {"loss", "text", "code", "sight"}
     assert int((batch.batch.labels != IGNORED).sum()) == batch.tokens
+
+
+def test_sight_judges_the_features_that_show_an_object_and_no_others(engine, make, picture):
+    batch = make(sample(picture, 2))
+    module = learner(engine, objective="language")
+    features = engine.model.mllm.encode(batch.batch.pixels, batch.batch.grids).detach().requires_grad_()
+    module._sight_term(batch, features).backward()
+    truth, cells = batch.truths[0], engine.model.mllm.config.tile_tokens
+    side = round(cells**0.5)
+    share = torch.nn.functional.interpolate(truth.masks[:, [0]].float() / 255, side, mode="area").flatten(1).amax(0)
+    touched = features.grad[:cells].abs().sum(1) > 0
+    assert torch.equal(touched, share > 0.3)
+
+
+def test_nothing_to_see_costs_nothing(engine, make):
+    messages = (Message.user("Who?"), Message("assistant", ("Me.",)))
+    assert learner(engine, objective="language")(make(Sample("a", "chat", messages)), 0)["sight"] == 0
