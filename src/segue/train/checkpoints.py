@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segue import weights
 from segue.errors import CheckpointError
-from segue.grounding.trained import CHECKPOINTS, RECORD, TENSORS, Record, best, checkpoints
+from segue.grounding.trained import RECORD, TENSORS, Record, best, checkpoints
 from segue.models.base import Processor
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,14 @@ def prune(run: Path, keep: int) -> list[Path]:
     return gone
 
 
-def newest(run: Path) -> tuple[Path, Record]:
-    """The checkpoint to go on from.
+def newest(run: Path) -> tuple[Path, Record] | None:
+    """The checkpoint to go on from; None, where the run ended before its first.
 
-    Raises: CheckpointError, if there is none, or it holds no state.
+    Raises: CheckpointError, if it cannot be read or holds no state.
     """
     found = checkpoints(run)
     if not found:
-        raise CheckpointError(f"{run / CHECKPOINTS} holds no checkpoint to go on from; start without --resume")
+        return None
     folder, record = list(found.items())[-1]
     if not (folder / STATE / OPTIMIZER).is_file():
         raise CheckpointError(f"{folder} holds no state of the optimizer, so a run cannot go on from it")
