@@ -1,4 +1,7 @@
-"""`report.html`: how a run went, on one page that needs nothing beside it. Rows have numbers, never file names."""
+"""`report.html`: how a run went, on one page that needs nothing beside it.
+
+Rows have numbers, never file names; the best and the worst of the held-out ones are shown.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,21 @@ from typing import Any
 from segue import config
 from segue.grounding import trained
 from segue.media.files import atomic_path
+from segue.train import pictures
+from segue.train.feed import parts_of
 from segue.train.journal import LOG, lines
 from segue.train.recipe import TrainRecipe
 
 REPORT, CASES = "report.html", "validation.json"
 WIDTH, HEIGHT, MARGIN = 640, 220, 52
 COLOURS = ("#1490ff", "#d9730d", "#c4127a", "#4b8b00", "#6a00e8", "#8a3d12")
-SHOWN = 5
+SHOWN = 3
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}"
     "pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:13px}svg{max-width:100%;height:auto}"
+    ".rows{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:1rem}figure{margin:0}"
+    "img{width:100%}figcaption{font-size:13px}"
     "@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre{background:#242424}}"
 )
 Points = Sequence[tuple[float, float]]
@@ -51,7 +58,7 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
         _chart("loss", {name: _points(steps, name) for name in ("loss", "text", "mask", "dice", "align", "iou")}),
         _chart("validation", {name: _points(judged, name) for name in figures}),
         _chart("learning rate", {"rate": _points(steps, "rate")}),
-        _cases(run / CASES),
+        _cases(run / CASES, recipe),
         "".join(f"<h2>Stage</h2><pre>{escape(line['text'])}</pre>" for line in said if line["kind"] == "stage"),
         f"<h2>Recipe</h2><pre>{escape(config.dump(recipe))}</pre>",
     ]
@@ -110,13 +117,20 @@ def _dot(place: str, colour: str) -> str:
     return f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>'
 
 
-def _cases(path: Path) -> str:
-    """The best and the worst held-out rows of the best judgement."""
-    if not path.is_file():
+def _cases(path: Path, recipe: TrainRecipe) -> str:
+    """The best and the worst held-out rows of the best judgement, as pictures."""
+    if not path.is_file() or recipe.validation is None:
         return ""
     rows = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda row: row["iou"])
+    parts = parts_of(recipe.validation.data)
     chosen = rows if len(rows) <= 2 * SHOWN else [*rows[:SHOWN], *rows[-SHOWN:]]
-    listed = "".join(
-        f"<tr><td>{escape(row['part'])}</td><td>row {row['row']}</td><td>{row['iou']:.3f}</td></tr>" for row in chosen
+    shown = "".join(
+        f'<figure><img src="{pictures.pair(row, parts, recipe.seed)}" alt="">'
+        f"<figcaption>{escape(row['part'])} row {row['row']}, IoU {row['iou']:.3f}</figcaption></figure>"
+        for row in chosen
     )
-    return f"<h2>Held-out rows, worst first ({len(rows)} in all)</h2><table>{listed}</table>"
+    return (
+        f"<h2>Held-out rows, worst first ({len(chosen)} of {len(rows)})</h2>"
+        f"<p>On the left what is marked, on the right what the best checkpoint found.</p>"
+        f'<div class="rows">{shown}</div>'
+    )
