@@ -6,6 +6,7 @@ Rows have numbers, never file names; the best and the worst of the held-out ones
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -27,6 +28,7 @@ _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}"
     "pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:13px}svg{max-width:100%;height:auto}"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(25rem,1fr));gap:0 2rem}"
     ".rows{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:1rem}figure{margin:0}"
     "img{width:100%}figcaption{font-size:13px}"
     "@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre{background:#242424}}"
@@ -50,14 +52,18 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
         "base": f"{record.base} ({record.base_hash})",
         "hash": record.content_hash,
         **{name: f"{value:.4f}" for name, value in record.metrics.items()},
-        **{f"{name} version": text for name, text in record.versions.items()},
+        "versions": ", ".join(f"{name} {text}" for name, text in record.versions.items()),
     }
     figures = ("mean_iou", "ciou", "dice", "emitted")
-    parts = [
-        _table(facts),
-        _chart("loss", {name: _points(steps, name) for name in ("loss", "text", "mask", "dice", "align", "iou")}),
+    charts = [
+        _chart("loss", {name: _points(steps, name) for name in ("loss", "text")}),
+        _chart("loss of masks", {name: _points(steps, name) for name in ("mask", "dice", "align", "iou")}),
         _chart("validation", {name: _points(judged, name) for name in figures}),
         _chart("learning rate", {"rate": _points(steps, "rate")}),
+    ]
+    parts = [
+        _table(facts),
+        f'<div class="charts">{"".join(charts)}</div>',
         _cases(run / CASES, recipe),
         "".join(f"<h2>Stage</h2><pre>{escape(line['text'])}</pre>" for line in said if line["kind"] == "stage"),
         f"<h2>Recipe</h2><pre>{escape(config.dump(recipe))}</pre>",
@@ -87,7 +93,7 @@ def _chart(title: str, curves: Mapping[str, Points]) -> str:
         return ""
     places = [point for points in drawn.values() for point in points]
     left, right = min(x for x, _ in places), max(x for x, _ in places)
-    top, bottom = max(y for _, y in places), min(0.0, *(y for _, y in places))
+    top, bottom = _ceiling(max(y for _, y in places)), min(0.0, *(y for _, y in places))
 
     def at(x: float, y: float) -> str:
         across = (x - left) / (right - left or 1) * (WIDTH - MARGIN - 8) + MARGIN
@@ -100,15 +106,32 @@ def _chart(title: str, curves: Mapping[str, Points]) -> str:
         dots = "".join(_dot(at(*point), colour) for point in points) if len(points) < 60 else ""
         lines_drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>{dots}')
         names.append(f'<span style="color:{colour}">&#9632;</span> {escape(name)}')
-    axes = (
-        f'<text x="0" y="16">{top:.4g}</text><text x="0" y="{HEIGHT - 30}">{bottom:.4g}</text>'
+    ticks = [bottom + share * (top - bottom) for share in (0, 0.25, 0.5, 0.75, 1)]
+    axes = "".join(_line(float(at(left, tick).split(",")[1]), f"{tick:.3g}") for tick in ticks)
+    axes += (
         f'<text x="{MARGIN}" y="{HEIGHT - 8}">step {left:.0f}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 8}" text-anchor="end">{right:.0f}</text>'
     )
     return (
-        f"<h2>{escape(title)}</h2><p>{' &nbsp; '.join(names)}</p>"
+        f"<section><h2>{escape(title)}</h2><p>{' &nbsp; '.join(names)}</p>"
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" aria-label="{escape(title)} over steps" '
-        f'font-size="12" fill="currentColor">{axes}{"".join(lines_drawn)}</svg>'
+        f'font-size="12" fill="currentColor">{axes}{"".join(lines_drawn)}</svg></section>'
+    )
+
+
+def _ceiling(value: float) -> float:
+    """A round number not below a value; 1 for one that is not above 0."""
+    if value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next((digit * power for digit in (1, 2, 4, 6, 8, 10) if digit * power >= value), value)
+
+
+def _line(y: float, label: str) -> str:
+    """A line across the chart at a round number."""
+    return (
+        f'<text x="0" y="{y + 4:.1f}">{label}</text>'
+        f'<line x1="{MARGIN}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="currentColor" stroke-opacity="0.15"/>'
     )
 
 
