@@ -33,7 +33,7 @@ def test_a_fine_tune_is_one_command_and_goes_on_by_its_recipe(mine, official_fol
     assert run("finetune", mine, *words, "--limit", 1, *given) == 0
     told = capsys.readouterr()
     assert json.loads(told.out)["step"] == 1
-    assert "checked folder:mine/train: 4 rows with 4 objects, all of them usable" in told.err
+    assert "mine: 6 rows (1 test, 4 train, 1 val) with 6 objects, no errors" in told.err
     assert "memory per process: about" in told.err
     assert run("train", out / "recipe.yaml", "--resume", "--device", "cpu", "--json") == 0
     assert json.loads(capsys.readouterr().out)["step"] == 2
@@ -46,7 +46,9 @@ def test_bad_data_end_it_before_anything_is_loaded(mine, official_folder, tmp_pa
     (mine / "images" / "1.png").write_bytes(b"no image")
     words = ("--base", official_folder, "--phrase", "the square", "-o", tmp_path / "run", "--device", "cpu")
     assert run("finetune", mine, *words) == 2
-    assert "1.png" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{mine} has 1 error: unreadable file (1, first in 1.png)" in told
+    assert f"`segue doctor {mine} --phrase 'the square' --fix {mine}-mended` writes a corrected copy" in told
     assert not (tmp_path / "run").exists()
 
 

@@ -1,9 +1,9 @@
-"""J and F against the recorded values of the official scorer."""
+"""J and F against the recorded values of the official scorer; shares of pixels by hand."""
 
 import numpy as np
 import pytest
 
-from segue.evals.masks import contour_accuracy, dilate, outline, region_similarity
+from segue.evals.masks import Overlap, contour_accuracy, dilate, outline, overlap, region_similarity
 
 
 def block(top: int = 20, left: int = 30, height: int = 40, width: int = 50) -> np.ndarray:
@@ -54,3 +54,26 @@ def test_a_point_at_the_edge_grows_into_the_frame_only() -> None:
 def test_frames_are_scored_one_by_one() -> None:
     found, truth = np.concatenate([block(), block(25, 35)]), np.concatenate([block(), block()])
     assert region_similarity(found, truth).tolist() == pytest.approx([1.0, 0.649485], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("counts", "iou", "dice", "precision", "recall"),
+    [
+        ((6, 8, 12), 6 / 14, 12 / 20, 6 / 8, 6 / 12),
+        ((0, 5, 5), 0.0, 0.0, 0.0, 0.0),
+        ((0, 0, 0), 1.0, 1.0, 1.0, 1.0),  # nothing found of nothing
+        ((0, 5, 0), 0.0, 0.0, 0.0, None),  # something found of nothing
+        ((0, 0, 5), 0.0, 0.0, None, 0.0),  # nothing found of something
+    ],
+)
+def test_shares_of_pixels_and_those_of_nothing(
+    counts: tuple[int, int, int], iou: float, dice: float, precision: float | None, recall: float | None
+) -> None:
+    counted = Overlap(*counts)
+    assert (counted.iou, counted.dice, counted.precision, counted.recall) == (iou, dice, precision, recall)
+
+
+def test_pixels_are_counted_and_add_up() -> None:
+    counted = overlap(block(25, 35), block())
+    assert counted == Overlap(35 * 45, 40 * 50, 40 * 50)
+    assert counted + Overlap(1, 2, 3) == Overlap(35 * 45 + 1, 2002, 2003)

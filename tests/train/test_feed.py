@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from segue import engine
-from segue.errors import ConfigError, DataError
+from segue.errors import ConfigError
 from segue.train.examples import RowMaker
-from segue.train.feed import Feed, Share, check, mixture_of, parts_of, step_seed
+from segue.train.feed import Feed, Share, mixture_of, parts_of, step_seed
 
 
 @pytest.fixture
@@ -72,15 +72,6 @@ def test_the_same_dataset_twice_gets_numbers(make_recipe):
 def test_an_unknown_option_names_the_dataset(make_recipe):
     with pytest.raises(ConfigError, match="dataset 'folder' at .* cannot take the options colour"):
         parts_of([replace(make_recipe().data[0], options={"colour": 1})])
-
-
-def test_a_check_reads_every_row_and_names_the_bad_ones(make_recipe, draw, tmp_path):
-    source = make_recipe().data[0]
-    assert check([source]) == [("folder:mine/all", 4, 4)]
-    folder = draw(tmp_path / "mine")
-    (folder / "images" / "1.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"1 rows cannot be used: .*1\.png"):
-        check([replace(source, root=folder)])
 
 
 def test_chance_differs_by_every_number():

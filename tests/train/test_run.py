@@ -37,6 +37,15 @@ def test_a_run_that_was_stopped_and_goes_on_ends_with_the_same_weights(make_reci
     assert [line.get("loss") for line in straight] == [line.get("loss") for line in resumed]
 
 
+def test_a_run_that_died_before_its_first_checkpoint_begins_anew(make_recipe, watcher, monkeypatch):
+    recipe = make_recipe(stage={"steps": 2})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(loop.Stretch, "learn", lambda *_: _raise(KeyboardInterrupt()))
+        train(recipe, watcher, device="cpu")
+    assert train(recipe, watcher, device="cpu", resume=True).step == 2
+    assert [line["kind"] for line in journal.lines(recipe.output / "log.jsonl")] == ["stage", "step", "step"]
+
+
 @pytest.mark.slow  # starting a worker imports torch anew
 def test_workers_change_nothing(make_recipe, watcher, tmp_path):
     recipe = make_recipe(stage={"steps": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from segue.cli import options
 from segue.cli.console import STDERR, say
-from segue.errors import ConfigError
+from segue.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from segue.train.recipe import TrainRecipe
@@ -83,8 +84,9 @@ def finetune(
 ) -> None:
     """Fine-tune a model on your own masks.
 
-    Makes a recipe that fits folder and model, keeps it in the run folder,
-    checks the data, and trains. `segue train` can go on with that recipe.
+    Checks the data as `segue doctor` does, makes a recipe that fits folder
+    and model, keeps it in the run folder, and trains. `segue train` can go
+    on with that recipe.
     """
     if epochs is not None and steps is not None:
         raise ConfigError(f"--epochs {epochs} and --steps {steps} contradict each other; give one of them")
@@ -96,9 +98,9 @@ def finetune(
         made = replace(config.load(TrainRecipe, output / "recipe.yaml", sets or []), output=output)
     else:
         wish = Wish(folder=folder, base=base, output=output, phrase=phrase, group=group, epochs=epochs, steps=steps)
-        made = _with_sets(_preset(wish, device), sets or [])
+        objects = _check_data(folder, phrase=phrase, group=group)
+        made = _with_sets(_preset(replace(wish, objects=objects), device), sets or [])
         say(f"recipe ({output / 'recipe.yaml'}):\n{config.dump(made)}")
-        _check_data(made)
     _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
 
 
@@ -127,16 +129,30 @@ def _with_sets(made: TrainRecipe, sets: list[str]) -> TrainRecipe:
         return config.load(TrainRecipe, path, sets)
 
 
-def _check_data(recipe: TrainRecipe) -> None:
-    """Read every row of the data once, so that what is wrong with them is told before anything is loaded.
+def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
+    """What the data doctor finds, told before anything is loaded; returns the most objects of an image.
 
-    Raises: DataError, naming the first bad rows and how many there are.
+    Raises: DataError, for data with errors; what `segue.data.doctor.examine` raises.
     """
-    from segue.train.feed import check
+    from segue.data.doctor import KINDS, examine
 
-    counts = check([*recipe.data, *(recipe.validation.data if recipe.validation else ())])
-    for name, rows, objects in counts:
-        say(f"checked {name}: {rows} rows with {objects} objects, all of them usable")
+    examined = examine(folder, phrase=phrase, group=group)
+    report = examined.report
+    options = [word for name, value in (("--phrase", phrase), ("--group", group)) if value for word in (name, value)]
+    doctor = shlex.join(["segue", "doctor", str(folder), *options])
+    errors = [finding for finding in report.findings if finding.severity == "error"]
+    if errors:
+        kinds = [(KINDS[kind].title, several) for kind, several in report.by_kind().items() if several[0] in errors]
+        told = "; ".join(f"{title} ({len(several)}, first in {several[0].file})" for title, several in kinds)
+        raise DataError(
+            f"{folder} has {_many(len(errors), 'error')}: {told}. `{doctor}` shows them all, and "
+            f"`{doctor} --fix {shlex.quote(f'{folder}-mended')}` writes a corrected copy"
+        )
+    parts = ", ".join(f"{count} {split or 'in no split'}" for split, count in report.splits.items())
+    say(f"checked {folder}: {_many(report.rows, 'row')} ({parts}) with {_many(report.objects, 'object')}, no errors")
+    if report.findings:
+        say(f"{_many(len(report.findings), 'warning')}; `{doctor}` shows them", style="yellow")
+    return max(len(seen.texts) for seen in examined.seen)
 
 
 def _run(recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool, device: str, as_json: bool) -> None:
@@ -198,6 +214,10 @@ class Watching:
             seconds = (perf_counter() - self._started) / max(step - self._done, 1) * (self._steps - step)
             told = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
             say(f"step {step}/{self._steps}  {told}  left {_clock(seconds)}", style="dim")
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _clock(seconds: float) -> str:

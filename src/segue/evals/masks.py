@@ -1,4 +1,4 @@
-"""How well masks agree, for whole clips at once.
+"""How well masks agree, for whole clips at once or pixel by pixel.
 
 Letters in shapes: t frames (or any other stack of masks), h w pixels.
 """
@@ -6,12 +6,61 @@ Letters in shapes: t frames (or any other stack of masks), h w pixels.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 TOLERANCE = 0.008
 """How far apart outlines may lie and still agree, as a share of the frame's diagonal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Pixels of two masks: how many both have, how many the found one has and how many the true one.
+
+    Overlaps add up, so that images can be taken together as one. What is a share of nothing is None: precision where
+    nothing was found of something, recall where something was found of nothing. Nothing found of nothing is right in
+    every respect.
+    """
+
+    shared: int = 0
+    found: int = 0
+    truth: int = 0
+
+    def __add__(self, other: Overlap) -> Overlap:
+        return Overlap(self.shared + other.shared, self.found + other.found, self.truth + other.truth)
+
+    @property
+    def iou(self) -> float:
+        """Shared pixels over those in either mask, in [0, 1]."""
+        union = self.found + self.truth - self.shared
+        return self.shared / union if union else 1.0
+
+    @property
+    def dice(self) -> float:
+        """Twice the shared pixels over the pixels of both masks, in [0, 1]."""
+        total = self.found + self.truth
+        return 2 * self.shared / total if total else 1.0
+
+    @property
+    def precision(self) -> float | None:
+        """The share of what was found that is true, in [0, 1]."""
+        if self.found:
+            return self.shared / self.found
+        return None if self.truth else 1.0
+
+    @property
+    def recall(self) -> float | None:
+        """The share of what is true that was found, in [0, 1]."""
+        if self.truth:
+            return self.shared / self.truth
+        return None if self.found else 1.0
+
+
+def overlap(found: Bool[np.ndarray, "*shape"], truth: Bool[np.ndarray, "*shape"]) -> Overlap:
+    """Pixels counted over two masks of one shape, over all frames of a clip together."""
+    return Overlap(int(np.count_nonzero(found & truth)), int(np.count_nonzero(found)), int(np.count_nonzero(truth)))
 
 
 def region_similarity(found: Bool[np.ndarray, "t h w"], truth: Bool[np.ndarray, "t h w"]) -> Float[np.ndarray, " t"]:

@@ -106,9 +106,9 @@ def prune(run: Path, keep: int) -> list[Path]:
 
 
 def newest(run: Path) -> tuple[Path, Record] | None:
-    """The checkpoint to go on from; None for a run that ended before its first.
+    """The checkpoint to go on from; None, where the run ended before its first.
 
-    Raises: CheckpointError, if it holds no state.
+    Raises: CheckpointError, if it cannot be read or holds no state.
     """
     found = checkpoints(run)
     if not found:

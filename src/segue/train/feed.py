@@ -15,14 +15,12 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from segue.data import DATASETS
-from segue.data.base import rng_for
 from segue.data.mixture import Mixture, Part
 from segue.errors import ConfigError, DataError, LimitError, MediaError, SegueError
 from segue.train.examples import RowMaker, TrainBatch, collate
 from segue.train.recipe import Source, TrainRecipe
 
 SKIPPED = "skipped.jsonl"
-SHOWN = 5
 
 
 def parts_of(sources: Sequence[Source]) -> list[Part]:
@@ -45,29 +43,6 @@ def parts_of(sources: Sequence[Source]) -> list[Part]:
         number = sum(other == name or other.startswith(f"{name}#") for other in taken)
         parts.append(Part(f"{name}#{number + 1}" if number else name, dataset, source.weight))
     return parts
-
-
-def check(sources: Sequence[Source]) -> list[tuple[str, int, int]]:
-    """Read every row once, masks and all; returns name, rows and objects of each dataset.
-
-    Raises: DataError, naming the first bad rows of all datasets and their number.
-    """
-    counts, bad = [], []
-    for part in parts_of(sources):
-        objects = 0
-        for row in range(len(part.dataset)):
-            try:
-                objects += len(part.dataset.get(row, rng_for(0, 0, row)).regions)
-            except SegueError as error:
-                bad.append(str(error))
-        counts.append((part.name, len(part.dataset), objects))
-    if bad:
-        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise DataError(
-            f"{len(bad)} rows cannot be used: {'; '.join(bad[:SHOWN])}{more}. Mend them, or train by a recipe with "
-            "on_bad_sample: skip"
-        )
-    return counts
 
 
 def mixture_of(sources: Sequence[Source], recipe: TrainRecipe, run: Path) -> Mixture:

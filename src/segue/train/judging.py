@@ -26,11 +26,12 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found of a case."""
+    """What was found of a case; `frame` is the number of the first frame that the model was shown."""
 
     part: str
     number: int
     objects: tuple[Judged, ...]
+    frame: int = 0
 
     @property
     def iou(self) -> float:
@@ -74,10 +75,15 @@ def judge(learner: Learner, held_out: Sequence[Case], make: RowMaker, *, rounds:
             case = held_out[min(number, len(held_out) - 1)]
             objects = learner.judge(collate([case.row], make.processor).to(learner.model.device))
             if number < len(held_out):
-                verdicts.append(Verdict(case.part, case.number, tuple(objects)))
+                verdicts.append(Verdict(case.part, case.number, tuple(objects), _first_frame(case.row)))
     finally:
         learner.train(was_training)
     return verdicts
+
+
+def _first_frame(row: Row) -> int:
+    assert row.truth is not None
+    return row.truth.numbers[row.truth.asked[0]]
 
 
 def iou(judged: Judged) -> float:

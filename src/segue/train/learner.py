@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segue.errors import DataError
+from segue.geometry.masks import encode
 from segue.grounding.losses import NUM_POINTS, at_points, dice_loss, mask_loss, uncertain_points
 from segue.grounding.model import GroundedModel
 from segue.grounding.sam2 import Decoded, Encoded, normalised
@@ -59,13 +60,15 @@ Objective = Literal["whole", "grounder", "language"]
 class Judged:
     """An object of a validation row: pixels of SAM 2's square over all its frames, and whether `[SEG]` came by itself.
 
-    `found` and `truth` count the pixels of the predicted and of the true mask.
+    `found` and `truth` count the pixels of the predicted and of the true mask. `mask` is the predicted one on the first
+    frame that the model was shown, as COCO run lengths.
     """
 
     intersection: int
     found: int
     truth: int
     is_emitted: bool
+    mask: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,13 @@ class Learner(nn.Module):
             real = (found.masks > 0.5).view(-1, len(asking), size[0] * size[1]).transpose(0, 1)
             said = self._emitted(spoken.hidden[number], batch.batch.input_ids[number])
             judged += [
-                Judged(int((one & other).sum()), int(one.sum()), int(other.sum()), is_emitted)
+                Judged(
+                    int((one & other).sum()),
+                    int(one.sum()),
+                    int(other.sum()),
+                    is_emitted,
+                    encode(one[0].view(size).cpu().numpy()),
+                )
                 for one, other, is_emitted in zip(masks, real, said, strict=True)
             ]
         return judged

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segue.data import DATASETS
 from segue.errors import DataError
+from segue.grounding.losses import NUM_POINTS
 from segue.grounding.model import GroundedConfig
 from segue.train.recipe import Group, Lora, Option, Source, Stage, TrainRecipe, Validation
 
@@ -16,11 +17,17 @@ LEAST_STEPS, MOST_STEPS = 500, 2000
 """What a fine-tune on a small set takes, whatever its size."""
 LARGE = 3584
 """Width of a language model of 7 billion numbers and more, which is kept in 4 bits on a GPU."""
+SMALL = 512
+"""Width up to which a model takes a step's samples at once, keeps its activations, and learns at `SMALL_RATE`."""
+RATE, SMALL_RATE = 4e-5, 1e-3
+"""Sa2VA's peak learning rate, found for widths of 896 and more, and that of a model of a few million numbers."""
+MOST_OBJECTS = 5
+"""With how many objects Sa2VA counted each row; where no row has so many, the most there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a user says of a fine-tune; None leaves it to the preset."""
+    """What a user says of a fine-tune, and the most objects of a row, where known; None leaves it to the preset."""
 
     folder: Path
     base: str
@@ -29,6 +36,7 @@ class Wish:
     group: str | None = None
     epochs: float | None = None
     steps: int | None = None
+    objects: int | None = None
 
 
 def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
@@ -36,7 +44,8 @@ def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
     folder's own validation split, ended when five judgements bring nothing new.
 
     A model with two mask decoders learns with the one that follows language. On a GPU a model of 7B and more is kept in
-    4 bits.
+    4 bits. No mask is judged at more points than its prediction has pixels, and no object of a row twice where all rows
+    have few.
 
     Raises: SegueError, if the folder cannot be read or has no validation split.
     """
@@ -49,8 +58,9 @@ def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
     if not len(rows["train"]) or not len(rows["val"]):
         raise DataError(f"{wish.folder} has {len(rows['train'])} rows to train on and {len(rows['val'])} to judge by")
     steps = _steps(len(rows["train"]), wish)
-    is_gpu, is_large = device != "cpu", config.get_text_config().hidden_size >= LARGE
-    batch = 2 if is_gpu and not is_large else 1
+    width = config.get_text_config().hidden_size
+    is_gpu, is_large, is_small = device != "cpu", width >= LARGE, width <= SMALL
+    batch = BATCH if is_small else 2 if is_gpu and not is_large else 1
     decoder = "language_decoder" if config.two_decoders else "mask_decoder"
     stage = Stage(
         name="finetune",
@@ -62,6 +72,7 @@ def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
             decoder: Group(how="full"),
         },
         lora=Lora(rank=32, alpha=64.0, quantize="4bit" if is_gpu and is_large else "none"),
+        rate=SMALL_RATE if is_small else RATE,
     )
     every = max(1, steps // 20)
     return TrainRecipe(
@@ -72,9 +83,12 @@ def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
             data=(Source(dataset="folder", root=wish.folder, split="val", options=options),), every=every, patience=5
         ),
         stages=(stage,),
+        objects=min(wish.objects or MOST_OBJECTS, MOST_OBJECTS),
+        points=min(NUM_POINTS, (config.sam2_config.image_size // 4) ** 2),
         batch=batch,
         accumulation=BATCH // batch,
         precision="bf16" if is_gpu else "fp32",
+        gradient_checkpointing=not is_small,
         save_every=every,
         log_every=max(1, min(10, steps // 20)),
         workers=2 if is_gpu else 0,

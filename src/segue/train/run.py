@@ -140,7 +140,9 @@ def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:
 
 def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[Progress, bool]:
     first, progress = 0, Progress()
-    if start is not None:
+    if start is None:
+        run.journal.cut(-1)  # what a run said that ended before its first checkpoint
+    else:
         record = start[1]
         first = [stage.name for stage in run.recipe.stages].index(record.stage)
         progress = _progress(record)
@@ -237,13 +239,21 @@ def _judged(run: _Run, stretch: Stretch, held_out: list[judging.Case], done: int
     is_best = progress.best is None or score > progress.best
     progress.best, progress.waited = (score, 0) if is_best else (progress.best, progress.waited + 1)
     if is_best and run.journal.is_main:
-        _write_cases(run.folder, verdicts)
+        _write_cases(run.folder, verdicts, stretch.ready.make.side)
     return is_best, validation.patience is not None and progress.waited >= validation.patience
 
 
-def _write_cases(run: Path, verdicts: list[judging.Verdict]) -> None:
-    rows = [{"part": found.part, "row": found.number, "iou": round(found.iou, 6)} for found in verdicts]
-    rows.sort(key=lambda row: (row["part"], row["row"]))
+def _write_cases(run: Path, verdicts: list[judging.Verdict], side: int) -> None:
+    rows = [
+        {
+            "part": found.part,
+            "row": found.number,
+            "iou": round(found.iou, 6),
+            "frame": found.frame,
+            "masks": [{"size": [side, side], "counts": judged.mask} for judged in found.objects],
+        }
+        for found in sorted(verdicts, key=lambda found: (found.part, found.number))
+    ]
     write_text(run / report.CASES, json.dumps(rows, indent=1) + "\n")
 
 

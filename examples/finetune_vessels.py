@@ -1,0 +1,117 @@
+"""Fine-tune the demo model on thin vessels, from the data doctor to a threshold and a report, in minutes on a CPU.
+
+    python examples/finetune_vessels.py [--output segue-out/vessels] [--steps 240]
+
+Scans of made-up patients are drawn, looked at, and learned from; then the model before and the model after are asked
+for the vessels of patients that neither has seen. Stop it when you like: the same command goes on where it stopped.
+docs/finetune.md walks through it and says what to change for masks of your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import segue
+from segue.cli.main import main as command_line
+from segue.data import DATASETS
+from segue.evals.own_masks import Asked, ask, best_threshold, means, scan, scores
+from segue.media import read_image
+from segue.media.export import write_png
+from segue.media.render import overlay
+
+PHRASE, SIZE = "vessel", "128x128"
+THIN = ("--set", "stages.0.losses.dice=2", "--set", "validation.patience=null")
+"""Overlap counts more than single pixels, and no early end: the last steps, at a low rate, bring the most."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--base", default="demo", help="model to start from")
+    parser.add_argument("--output", type=Path, default=Path("segue-out/vessels"))
+    parser.add_argument("--images", type=int, default=160, help="to learn from, four of each patient")
+    parser.add_argument("--steps", type=int, default=240)
+    settings = parser.parse_args()
+    data, run = settings.output / "data", settings.output / "run"
+
+    draw(data, settings.images)
+    do("doctor", data, "-o", settings.output / "doctor")
+    goes_on = ["--resume"] if (run / "recipe.yaml").exists() else []
+    do("finetune", data, "--base", settings.base, "--steps", settings.steps, "--output", run, *THIN, *goes_on)
+
+    threshold = choose_threshold(segue.load(run), data)
+    test = DATASETS["folder"](data, "test")
+    before, after = ask(segue.load(settings.base), test), ask(segue.load(run), test)
+    tell(
+        {
+            "before, at 0.5": means(scores(before)),
+            "after, at 0.5": means(scores(after)),
+            f"after, at {threshold}": means(scores(after, threshold=threshold)),
+        }
+    )
+    show(before, after, threshold, settings.output / "pictures")
+    print(f"\npictures: {settings.output / 'pictures'}\nreport: {run / 'report.html'}")
+
+
+def draw(data: Path, images: int) -> None:
+    """Three folders of scans; no patient is in two of them."""
+    held_out = max(4, images // 5)
+    for split, name, count in (("train", "train", images), ("val", "validation", held_out), ("test", "test", held_out)):
+        if not (data / split).exists():
+            do("data", "synth", data / split, "--kind", "vessels", "--size", SIZE, "--split", name, "--count", count)
+
+
+def choose_threshold(model: segue.Engine, data: Path) -> float:
+    """The threshold with the best Dice on the validation split, from one pass of the model."""
+    scanned = scan(ask(model, DATASETS["folder"](data, "val")))
+    chosen = best_threshold(scanned, by="dice")
+    print("\nvalidation split, Dice by threshold: ", end="")
+    print(", ".join(f"{threshold}: {figures['dice']:.3f}" for threshold, figures in scanned.items()))
+    print(f"chosen: {chosen}")
+    return chosen
+
+
+def tell(table: Mapping[str, Mapping[str, float]]) -> None:
+    """Means over the test images, a line for each model and threshold."""
+    names = list(next(iter(table.values())))
+    print(f"\n{'test split':16}" + "".join(f"{name:>11}" for name in names))
+    for title, figures in table.items():
+        print(f"{title:16}" + "".join(f"{figures[name]:11.3f}" for name in names))
+
+
+def show(before: Sequence[Asked], after: Sequence[Asked], threshold: float, folder: Path) -> None:
+    """The worst, the middle and the best test image: as it is, what is marked, what was found before and after."""
+    order = np.argsort([score.overlap.dice for score in scores(after, threshold=threshold)])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, place in (("worst", order[0]), ("middle", order[len(order) // 2]), ("best", order[-1])):
+        pixels = enlarged(read_image(after[place].media))
+        masks = (
+            after[place].truth(PHRASE),
+            before[place].found(PHRASE, 0.5),
+            after[place].found(PHRASE, threshold),
+        )
+        drawn = [pixels, *(overlay(pixels, enlarged(mask[0])[None], [""]) for mask in masks)]
+        write_png(folder / f"{name}.png", np.concatenate(drawn, axis=1))
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    """Three times the side, so that outlines leave something of a thin thing to be seen."""
+    return image.repeat(3, axis=0).repeat(3, axis=1)
+
+
+def do(*words: object) -> None:
+    """Run a command of Segue's as on the command line; where it fails or is stopped, so does this."""
+    told = [str(word) for word in words]
+    print(f"\n$ segue {' '.join(told)}", flush=True)
+    try:
+        command_line(told)
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+if __name__ == "__main__":
+    main()

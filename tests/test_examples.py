@@ -1,0 +1,59 @@
+"""What stands in examples/ runs, shortened: with the tiny random model, and with the demo model if it is trained."""
+
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from segue import demo
+from segue.cli.train import Watching
+from segue.grounding import trained
+from segue.train import checkpoints
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def finetune_vessels(monkeypatch, tmp_path, capsys):
+    """Runs the example in a folder of its own with further words; returns what it prints."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["finetune_vessels.py", *map(str, words)])
+        runpy.run_path(str(EXAMPLES / "finetune_vessels.py"), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def learned(run):
+    return checkpoints.read_all(trained.find(run) / trained.TENSORS)
+
+
+def test_a_fine_tune_that_is_killed_goes_on_and_ends_as_if_nothing_had_been(
+    finetune_vessels, official_folder, tmp_path, monkeypatch
+):
+    words = ("--base", official_folder, "--images", 4, "--steps", 2)
+    told = finetune_vessels(*words, "--output", "whole")
+    assert "No errors, 0 warnings" in told and "chosen: 0." in told and "after, at 0.5" in told
+    assert {path.name for path in Path("whole/pictures").iterdir()} == {"worst.png", "middle.png", "best.png"}
+    assert "data:image/jpeg" in Path("whole/run/report.html").read_text()
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
+        patched.setattr(Watching, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        finetune_vessels(*words, "--output", "killed")
+    assert stopped.value.code == 130 and trained.read(trained.find(Path("killed/run"))).step == 1
+    assert finetune_vessels(*words, "--output", "killed").splitlines()[-6:-3] == told.splitlines()[-6:-3]
+    whole, again = learned(tmp_path / "whole" / "run"), learned(tmp_path / "killed" / "run")
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.skipif(demo.WEIGHTS_ARE_RANDOM, reason="needs the trained demo model")
+def test_vessels_are_found_after_a_few_steps(finetune_vessels):
+    rows = [line.split() for line in finetune_vessels("--images", 32, "--steps", 30).splitlines()]
+    dice = {row[0]: float(row[3]) for row in rows if row[1:3] == ["at", "0.5"]}
+    assert dice["before,"] < 0.2 and dice["after,"] > 0.5
