@@ -55,8 +55,8 @@ def test_an_answer_without_a_mask_is_an_empty_mask_and_told_apart():
 
 def test_the_best_threshold_is_that_of_the_highest_mean_and_nearest_to_a_half():
     scanned = scan([answered(sure(slice(0, 8), -1.0))], thresholds=(0.1, 0.2, 0.5, 0.9))
-    assert scanned[0.2]["dice"] == scanned[0.1]["dice"] > scanned[0.5]["dice"]
-    assert best_threshold(scanned) == 0.2
+    assert scanned[0.1]["dice"] > scanned[0.2]["dice"] > scanned[0.5]["dice"]
+    assert best_threshold(scanned) == 0.1
     assert best_threshold({0.3: {"dice": 0.5}, 0.6: {"dice": 0.5}}) == 0.6
     assert best_threshold({0.3: {"dice": 0.5, "iou": 0.1}, 0.6: {"dice": 0.4, "iou": 0.2}}, by="iou") == 0.6
 

@@ -138,8 +138,9 @@ def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
 
     examined = examine(folder, phrase=phrase, group=group)
     report = examined.report
-    options = [word for name, value in (("--phrase", phrase), ("--group", group)) if value for word in (name, value)]
-    doctor = shlex.join(["segue", "doctor", str(folder), *options])
+    options = (("--phrase", phrase), ("--group", group))
+    words = [word for name, value in options if value is not None for word in (name, value)]
+    doctor = shlex.join(["segue", "doctor", str(folder), *words])
     errors = [finding for finding in report.findings if finding.severity == "error"]
     if errors:
         kinds = [(KINDS[kind].title, several) for kind, several in report.by_kind().items() if several[0] in errors]
