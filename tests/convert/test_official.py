@@ -116,7 +116,8 @@ def flat(value, prefix=""):
     return {name: found for key, part in value.items() for name, found in flat(part, f"{prefix}{key}.").items()}
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+# the Qwen flavours cannot be exported yet, and `convert export` says so
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if FAMILIES[official.config_of(name).family].official])
 def test_a_config_read_back_is_the_same_for_every_known_architecture(name):
     config = official.config_of(name)
     family = FAMILIES[config.family]
