@@ -1,4 +1,4 @@
-"""What stands in examples/ runs, shortened: with the tiny random model, and with the demo model if it is trained."""
+"""What stands in examples/ runs, shortened: with the tiny random model, and with the demo model."""
 
 import os
 import runpy
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue import demo
 from segue.cli.train import Watching
 from segue.grounding import trained
 from segue.train import checkpoints
@@ -52,7 +51,6 @@ def test_a_fine_tune_that_is_killed_goes_on_and_ends_as_if_nothing_had_been(
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
 
 
-@pytest.mark.skipif(demo.WEIGHTS_ARE_RANDOM, reason="needs the trained demo model")
 def test_vessels_are_found_after_a_few_steps(finetune_vessels):
     rows = [line.split() for line in finetune_vessels("--images", 32, "--steps", 30).splitlines()]
     dice = {row[0]: float(row[3]) for row in rows if row[1:3] == ["at", "0.5"]}

@@ -5,25 +5,19 @@ Letters in shapes: t frames, h w pixels.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Bool
 
 from segue.data.synth import Phrase, Scene, clip, scene
-from segue.errors import CheckpointError, ConfigError
 from segue.geometry.masks import iou
 
 MODEL = "demo"
-WEIGHTS_ARE_RANDOM = True
-"""Until a trained demo model ships, the name stands for a tiny one made on the spot, whose masks are noise."""
+FOLDER = Path(__file__).parent / "demo_model"
+"""The model of that name, which comes with the package; the model card in it says what it can do."""
 
 SCENE_SIZE, CLIP_SIZE, CLIP_FRAMES = (300, 400), (240, 320), 10
 FRAME_RATE = 10.0
@@ -106,59 +100,3 @@ def _chosen(drawn: Scene) -> Iterator[Phrase]:
         things.add(phrase.objects[0])
         waiting = [phrase for phrase in waiting if phrase.objects[0] not in things]
     yield from [phrase for phrase in drawn.phrases if not phrase.objects][:1]
-
-
-def model_folder() -> Path:
-    """The folder of the model named "demo", made in the cache when first asked for.
-
-    Whole or not there at all, also when several processes ask at once.
-
-    Raises: CheckpointError, if the cache cannot be written; ConfigError, if there is no place for one.
-    """
-    folder = cache_folder() / f"demo-tiny-{version('segue')}-{_recipe_hash()}"
-    if folder.is_dir():
-        return folder
-    from segue.grounding.official import random_checkpoint
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".part-", dir=folder.parent) as part:
-            _publish(random_checkpoint(Path(part) / folder.name), folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot make the demo model in {folder.parent}: {error.strerror or error}; "
-            "set SEGUE_CACHE to a folder that can be written and has room for 10 MB"
-        ) from error
-    return folder
-
-
-def cache_folder() -> Path:
-    """Where files are kept that can be made again: SEGUE_CACHE, else `segue` in the user's cache folder.
-
-    Raises: ConfigError, if the user has no home and nothing is set.
-    """
-    if chosen := os.environ.get("SEGUE_CACHE"):
-        return Path(chosen)
-    if chosen := os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA"):
-        return Path(chosen) / "segue"
-    try:
-        home = Path.home()
-    except RuntimeError as error:
-        raise ConfigError("there is no home folder to keep a cache in; set SEGUE_CACHE to a folder") from error
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "segue"
-
-
-def _publish(made: Path, folder: Path) -> None:
-    """Give a folder its name, unless another process was quicker."""
-    try:
-        made.rename(folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
-
-
-def _recipe_hash() -> str:
-    """Stands for the code that makes the model, which changes in a checkout while the version does not."""
-    here = Path(__file__).parent
-    code = b"".join((here / name).read_bytes() for name in ("grounding/official.py", "models/zoo.py"))
-    return hashlib.sha256(code).hexdigest()[:8]

@@ -544,7 +544,7 @@ def resolve(model: str | Path) -> Path:
     Raises: CheckpointError, if it is neither.
     """
     if str(model) == demo.MODEL:
-        return demo.model_folder()
+        return demo.FOLDER
     folder = Path(model)
     if folder.is_dir():
         return folder

@@ -83,17 +83,6 @@ def test_the_table_shows_phrases_and_where_to_look(knowing, run_segue, tmp_path)
     assert "1.00" in result.stdout and "overlay.mp4" in result.stdout
 
 
-def test_that_the_weights_are_random_is_said_first_and_last(knowing, run_segue, tmp_path):
-    result = run_segue("demo", "-o", tmp_path, "--seed", 4)
-    assert "random weights" in result.stderr.splitlines()[0] and "noise" in result.stderr.splitlines()[0]
-    assert "random" in result.stdout.splitlines()[-1]
-
-
-def test_of_another_model_nothing_of_the_kind_is_said(knowing, run_segue, tmp_path):
-    result = run_segue("demo", "-o", tmp_path, "--seed", 4, "--model", "some/model")
-    assert "random" not in result.stdout + result.stderr
-
-
 def test_without_a_seed_every_run_has_new_ones_and_says_which(run_segue, tmp_path):
     seeds = {json.loads(run_segue("demo", "-o", tmp_path / name, "--json").stdout)["seed"] for name in "ab"}
     assert len(seeds) == 2
