@@ -6,6 +6,7 @@ Everything here is numpy and plain Python, so importing it is cheap and values c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +152,8 @@ class Sample:
     `id` is unique within its dataset, `source` names the dataset. `regions` stand in the order of the `[SEG]`s in the
     answers, all on the one medium of the dialogue, with masks at `frames`: the frame numbers that are shown, (0,)
     for an image and () for text alone. `group` is what must not be parted between training and test, such as a
-    patient or a video; `task` the kind of question.
+    patient or a video; `task` the kind of question. `target` holds what only a score needs beside the dialogue:
+    reference answers, options, the right letter, the kind of question; values that JSON can hold.
     """
 
     id: str
@@ -161,6 +163,7 @@ class Sample:
     frames: tuple[int, ...] = ()
     source: str = ""
     group: str = ""
+    target: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

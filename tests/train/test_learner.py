@@ -15,6 +15,7 @@ from segue.geometry.masks import track
 from segue.media import open_media
 from segue.models.base import Batch, seg_states
 from segue.prepare import IGNORED
+from segue.train.codes import codes
 from segue.train.examples import RowMaker, Truth, collate
 from segue.train.learner import Judged, Learner, LossWeights, _iou
 from segue.types import Message, Region, Sample
@@ -250,3 +251,12 @@ def test_sight_judges_the_features_that_show_an_object_and_no_others(engine, mak
 def test_nothing_to_see_costs_nothing(engine, make):
     messages = (Message.user("Who?"), Message("assistant", ("Me.",)))
     assert learner(engine, objective="language")(make(Sample("a", "chat", messages)), 0)["sight"] == 0
+
+
+def test_a_grounder_that_learns_alone_is_judged_by_codes_one_mask_an_object(engine, make, picture):
+    batch = make(sample(picture, 2))
+    alone = learner(engine, objective="grounder")
+    judged = alone.judge(batch)
+    truth = batch.truths[0]
+    found = alone._find([(truth, codes(truth, engine.model.grounder))], alone._encode([truth]))
+    assert len(judged) == len(truth.masks) == len(found.logits)

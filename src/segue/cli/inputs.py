@@ -7,6 +7,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -53,7 +54,7 @@ def is_frame_folder(path: Path) -> bool:
     if len(stems) < 3 or not all(re.fullmatch(r"[0-9]+", stem) for stem in stems):
         return False
     numbers = sorted(map(int, stems))
-    steps = {after - before for before, after in zip(numbers, numbers[1:], strict=False)}
+    steps = {after - before for before, after in pairwise(numbers)}
     return len(steps) == 1 and len({len(stem) for stem in stems}) == 1
 
 

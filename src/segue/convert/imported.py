@@ -89,6 +89,7 @@ def import_training(source: Path, target: Target, said: Training) -> Imported:
     notes = tuple(_notes(found, merge, file.beside))
     made_from = {
         "command": "import",
+        # sam2 may not have been given
         **{name: hashed(path, target.watch) for name, path in zip(("source", "base", "sam2"), sources, strict=False)},
         "lora": _lora(trained, merge),
     }

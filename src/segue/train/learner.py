@@ -153,12 +153,17 @@ class Learner(nn.Module):
 
     @torch.no_grad()
     def judge(self, batch: TrainBatch) -> list[Judged]:
-        """Each object of the batch, found by the state on its `[SEG]` with the answers given."""
+        """Each object of the batch, found by the state on its `[SEG]` with the answers given.
+
+        A grounder that learns alone is judged by the codes that it learns from, for nothing else asks it yet.
+        """
         spoken = self._speak(batch)
         judged = []
         for number, (truth, asking) in enumerate(zip(batch.truths, spoken.prompts, strict=True)):
             if truth is None:
                 continue
+            if self.objective == "grounder":
+                asking = codes(truth, self.model.grounder)
             found = self._find([(truth, asking)], self._encode([truth]))
             size = (truth.masks.shape[-2], truth.masks.shape[-1])
             whole = functional.interpolate(found.logits[:, None], size, mode="bilinear", align_corners=False) > 0
@@ -210,7 +215,7 @@ class Learner(nn.Module):
 
     def _mask_terms(self, rows: Sequence[_Pointing], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         encoded = self._encode([truth for truth, _ in rows])
-        found = self._find(rows, encoded)
+        found = self._try(rows, encoded) if self.objective == "grounder" else self._find(rows, encoded)
         points = uncertain_points(found.logits, generator, count=self.num_points)
         predicted, wanted = at_points(found.logits, points), at_points(found.masks, points)
         terms = {"mask": mask_loss(predicted, wanted), "dice": dice_loss(predicted, wanted)}
@@ -226,13 +231,6 @@ class Learner(nn.Module):
     def _find(self, rows: Sequence[_Pointing], encoded: Encoded) -> _Found:
         """All objects of all frames, which stand row by row in `encoded`: those asked for, then those followed."""
         grounder, asked = self.model.grounder, _asked(rows, encoded)
-        if self.objective == "grounder":
-            # a fresh model does not know yet which of the three to choose, so all of them learn
-            decoded = grounder.candidates(asked.encoded, asked.prompts)
-            wanted = asked.masks.flatten(0, 1).repeat_interleave(
-                len(decoded.logits) // asked.masks[:, :, 0, 0].numel(), 0
-            )
-            return _Found(decoded.logits, decoded.iou, decoded.presence, wanted)
         decoded = grounder.prompted_each(asked.encoded, asked.prompts)
         parts = [_Found(decoded.logits, decoded.iou, decoded.presence, asked.masks.flatten(0, 1))]
         first, done = 0, 0
@@ -242,6 +240,14 @@ class Learner(nn.Module):
                 parts += self._followed(truth, frames, list(_by_frame(decoded, done, len(truth.asked), len(prompts))))
             first, done = first + len(truth.frames), done + len(truth.asked) * len(prompts)
         return _joined(parts)
+
+    def _try(self, rows: Sequence[_Pointing], encoded: Encoded) -> _Found:
+        """All three masks of each object that is asked for: a fresh model does not know yet which of them to choose."""
+        asked = _asked(rows, encoded)
+        decoded = self.model.grounder.candidates(asked.encoded, asked.prompts)
+        masks = asked.masks.flatten(0, 1)
+        wanted = masks.repeat_interleave(len(decoded.logits) // len(masks), 0)
+        return _Found(decoded.logits, decoded.iou, decoded.presence, wanted)
 
     def _followed(self, truth: Truth, frames: Sequence[Encoded], given: Sequence[Decoded]) -> Iterator[_Found]:
         """The objects of one row on the frames that the language model was not shown, from memory."""

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def _chart(title: str, curves: Mapping[str, Points]) -> str:
         return f"{across:.1f},{down:.1f}"
 
     lines_drawn, names = [], []
-    for colour, (name, points) in zip(COLOURS, drawn.items(), strict=False):
+    for colour, (name, points) in zip(cycle(COLOURS), drawn.items(), strict=False):  # colours never end
         path = " ".join(at(*point) for point in points)
         dots = "".join(_dot(at(*point), colour) for point in points) if len(points) < 60 else ""
         lines_drawn.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>{dots}')
