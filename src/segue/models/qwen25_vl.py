@@ -23,6 +23,7 @@ from segue.models.native_resolution import (
     key_table,
     parts,
 )
+from segue.models.native_resolution_official import official
 
 
 class Qwen25MLLMConfig(NativeResolutionConfig):
@@ -71,4 +72,5 @@ FAMILY = Family(
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
+    official=official("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
 )

@@ -25,6 +25,7 @@ from segue.models.native_resolution import (
     key_table,
     parts,
 )
+from segue.models.native_resolution_official import official
 from segue.weights import Rule
 
 
@@ -91,4 +92,5 @@ FAMILY = Family(
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
+    official=official("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
 )
