@@ -43,7 +43,7 @@ def spread(recipe, folder, limit=2):
 def launch(recipe, folder):
     (folder / "recipe.yaml").write_text(config.dump(recipe))
     torchrun = ("torch.distributed.run", "--standalone", "--nproc_per_node", 2)
-    run_module(folder, *torchrun, "-m", "segue", "train", "recipe.yaml", "--device", "cpu")
+    run_module(folder, *torchrun, "-m", "segue.cli.main", "train", "recipe.yaml", "--device", "cpu")
 
 
 def steps(folder):
