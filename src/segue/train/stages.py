@@ -208,6 +208,8 @@ def quantize(model: nn.Module, names: Sequence[str]) -> None:
         )
         new.weight = Params4bit(old.weight.data.cpu(), requires_grad=False, quant_type="nf4")
         new.bias = old.bias
+        # the form into which a CPU packs them to judge has no way back, and would stay
+        new.support_avx512bf16_for_cpu = False
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, new.to(old.weight.device))
     # the word by which peft knows such a model
