@@ -109,3 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     typer.main.get_command(application())(args=arguments, prog_name="segue")
     raise AssertionError("typer leaves the process itself")
+
+
+if __name__ == "__main__":  # launchers start modules: accelerate launch -m segue.cli.main
+    main()

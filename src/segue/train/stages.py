@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,12 @@ class Learning:
     def count(self) -> dict[str, int]:
         """How many numbers learn, by group."""
         return {name: sum(p.numel() for p in group.values()) for name, group in self.groups.items()}
+
+    def renewed(self, model: nn.Module) -> Learning:
+        """The same of a model whose parameters were put in place of others meanwhile, which could be given up then."""
+        now = dict(model.named_parameters())
+        groups = {name: {place: now[place] for place in group} for name, group in self.groups.items()}
+        return replace(self, groups=groups)
 
 
 class TrainedRows(nn.Module):
@@ -202,6 +208,8 @@ def quantize(model: nn.Module, names: Sequence[str]) -> None:
         )
         new.weight = Params4bit(old.weight.data.cpu(), requires_grad=False, quant_type="nf4")
         new.bias = old.bias
+        # the form into which a CPU packs them to judge has no way back, and would stay
+        new.support_avx512bf16_for_cpu = False
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, new.to(old.weight.device))
     # the word by which peft knows such a model
