@@ -185,7 +185,14 @@ def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None
         objects, times, asked, numbers, phrases = shell
         shape = (objects, times)
         truths.append(
-            Truth(next(frames), next(masks).unflatten(0, shape), asked, numbers, phrases, next(centres).unflatten(0, shape))
+            Truth(
+                next(frames),
+                next(masks).unflatten(0, shape),
+                asked,
+                numbers,
+                phrases,
+                next(centres).unflatten(0, shape),
+            )
         )
     return TrainBatch(batch, tuple(truths))
 

@@ -182,7 +182,7 @@ class Stretch:
         return float(norm)
 
     def _terms(self, fed: Fed, step: int, micro: int) -> tuple[Mapping[str, Tensor], float]:
-        """The terms of a batch, and whether they count: where all its rows are bad, another goes through for nothing."""
+        """The terms of a batch, and 1 if they count; where all its rows are bad another goes through, and counts 0."""
         batch = fed.batch
         counts = 1.0 if batch is not None else 0.0
         batch = (batch or self.ready.feed.spare()).to(self.accelerator.device)
