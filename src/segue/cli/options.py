@@ -12,6 +12,31 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--dtype", help="Precision to compute in.")]
+Sam2 = Annotated[
+    str | None,
+    typer.Option(
+        "--sam2",
+        help="SAM 2's own file (sam2_hiera_large.pt), for a model with one mask decoder: videos are then followed "
+        "consistently.",
+    ),
+]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option("--quantize", help="Keep the layers of vision tower and language model in 8 or 4 bits."),
+]
+Offload = Annotated[bool, typer.Option("--offload", help="Keep language layers in main memory, for a small GPU.")]
+IgnoreMemory = Annotated[
+    bool, typer.Option("--ignore-memory", help="Load the model even where it will hardly fit into memory.")
+]
+Reprompt = Annotated[
+    float,
+    typer.Option(
+        "--reprompt",
+        min=0.0,
+        max=1.0,
+        help="Ask for an object again on frames of a video where its confidence falls below this; 0 never.",
+    ),
+]
 Frames = Annotated[
     str,
     typer.Option(

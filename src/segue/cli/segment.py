@@ -69,9 +69,14 @@ def command(
     model: options.Model = "demo",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    sam2: options.Sam2 = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = False,
+    ignore_memory: options.IgnoreMemory = False,
     frames: options.Frames = "auto",
     policy: options.Policy = "auto",
     threshold: options.Threshold = 0.5,
+    reprompt: options.Reprompt = 0.0,
     prefill: Annotated[
         str | None,
         typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it."),
@@ -105,22 +110,34 @@ def command(
         "prefill": prefill,
         "max_new_tokens": max_new_tokens,
         "max_tiles": max_tiles,
+        "reprompt": reprompt,
         "keep_logits": "logits" in wanted,
         "keep_masks": "logits" in wanted,
     }
+
+    choice: dict[str, Any] = {"device": device, "dtype": dtype, "sam2": sam2, "quantize": quantize}
+    choice |= {"offload": offload, "check_memory": not ignore_memory}
 
     def load() -> Segment:
         from segue import engine, loading
 
         settings = engine.Options(**answering)
-        loaded = loading.load(model, device=device, dtype=dtype)
+        loaded = loading.load(model, **choice)
         return lambda media: loaded.segment(media, phrases, settings)
 
     job = Job(
         out=output,
         formats=wanted,
         overwrite=overwrite,
-        settings={"phrases": phrases, "model": _identity(model), "dtype": dtype, "formats": wanted, **answering},
+        settings={
+            "phrases": phrases,
+            "model": _identity(model),
+            "dtype": dtype,
+            "sam2": None if sam2 is None else _identity(sam2),
+            "quantize": quantize,
+            "formats": wanted,
+            **answering,
+        },
     )
     try:
         tally = run(sources, job, load, as_json=as_json)
@@ -260,8 +277,10 @@ def _check_phrases(phrases: Sequence[str]) -> None:
 
 
 def _identity(model: str) -> dict[str, str]:
-    """What tells a model from another without reading its weights; a folder whose files changed is another model."""
+    """What tells a model from another without reading its weights; a file or folder that changed is another."""
     folder = Path(model)
+    if folder.is_file():
+        return {"name": str(folder.resolve()), "files": inputs.digest(f"{folder.name} {inputs.stamp(folder)}")}
     if not folder.is_dir():
         return {"name": model}
     files = (f"{path.name} {inputs.stamp(path)}" for path in sorted(folder.iterdir()) if path.is_file())
