@@ -77,7 +77,7 @@ def load(  # noqa: PLR0913  every choice by its own name
     folder = resolve(model)
     checkpoint = trained.find(folder)
     if check_memory:
-        check_fit(_base_folder(folder), choice, precision)
+        check_fit(str(model), _base_folder(folder), choice, precision)
     engine = _load_folder(model, folder, choice, precision) if checkpoint is None else _load_trained(checkpoint, choice)
     engine.lineage["model"] = str(model)
     _finish(engine, choice)
@@ -169,7 +169,7 @@ def _finish(engine: Engine, choice: Loading) -> None:
         lineage["offloaded_layers"] = offloading.offload(model.mllm.language_model, choice.device)
 
 
-def check_fit(folder: Path, choice: Loading, precision: torch.dtype) -> None:
+def check_fit(name: str, folder: Path, choice: Loading, precision: torch.dtype) -> None:
     """Refuse a model that cannot fit where it is to run, judged from headers; warn where only small questions fit.
 
     Raises: LimitError, with both sizes and what would fit; ConfigError and CheckpointError, as
@@ -185,7 +185,7 @@ def check_fit(folder: Path, choice: Loading, precision: torch.dtype) -> None:
     most = need + footprint.working_memory(config, size, footprint.LARGEST_IMAGE)
     if least > free:
         raise LimitError(
-            f"{folder.name} needs about {least / 1e9:.1f} GB on {choice.device} and {free / 1e9:.1f} GB are free there;"
+            f"{name} needs about {least / 1e9:.1f} GB on {choice.device} and {free / 1e9:.1f} GB are free there;"
             f" {_what_fits(config, places, free, choice.device)}. --ignore-memory tries all the same"
         )
     if most > free:

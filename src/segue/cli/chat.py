@@ -90,15 +90,7 @@ def command(
         seed=seed,
         max_tiles=max_tiles,
     )
-    loaded = loading.load(
-        model,
-        device=device,
-        dtype=dtype,
-        sam2=sam2,
-        quantize=quantize,
-        offload=offload,
-        check_memory=not ignore_memory,
-    )
+    loaded = loading.load(model, **options.loading(device, dtype, sam2, quantize, offload, ignore_memory))
     session = Session(lambda messages: loaded.stream(messages, settings), opened, out=output, formats=wanted)
     if ask is None:
         talk(session)

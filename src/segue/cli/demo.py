@@ -69,8 +69,8 @@ def command(
     seed = secrets.randbelow(2**31) if seed is None else seed
     say(f"Drawing a scene and a clip from seed {seed}.")
     asked = demo.challenges(seed)
-    wanted = {"model": model, "device": device, "dtype": dtype, "sam2": sam2, "quantize": quantize, "offload": offload}
-    lines = _run(asked, output, wanted, check_memory=not ignore_memory)
+    wanted = options.loading(device, dtype, sam2, quantize, offload, ignore_memory)
+    lines = _run(asked, output, {"model": model, **wanted})
     mean = float(np.mean([line.iou for line in lines]))
     if as_json:
         result = {"seed": seed, "model": model, "output": str(output), "mean_iou": mean}
@@ -84,7 +84,7 @@ def command(
         print(f"{title}: {'  '.join(str(folder / name) for name in names)}")
 
 
-def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any], *, check_memory: bool) -> list[Line]:
+def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> list[Line]:
     """Do the job as `segue segment` does it, and keep what was found for comparison.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
@@ -98,7 +98,7 @@ def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any], *, ch
     def load() -> segment.Segment:
         from segue import engine, loading
 
-        loaded = loading.load(**wanted, check_memory=check_memory)
+        loaded = loading.load(**wanted)
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]

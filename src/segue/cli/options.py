@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -55,6 +55,14 @@ MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Long
 MaxTiles = Annotated[int, typer.Option("--max-tiles", min=1, help="Most tiles that an image is cut into.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write results into.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+
+
+def loading(
+    device: str, dtype: str, sam2: str | None, quantize: str | None, offload: bool, ignore_memory: bool
+) -> dict[str, Any]:
+    """The options of loading a model as `segue.loading.load` takes them."""
+    how = {"device": device, "dtype": dtype, "sam2": sam2, "quantize": quantize, "offload": offload}
+    return {**how, "check_memory": not ignore_memory}
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

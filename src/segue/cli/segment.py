@@ -115,8 +115,7 @@ def command(
         "keep_masks": "logits" in wanted,
     }
 
-    choice: dict[str, Any] = {"device": device, "dtype": dtype, "sam2": sam2, "quantize": quantize}
-    choice |= {"offload": offload, "check_memory": not ignore_memory}
+    choice = options.loading(device, dtype, sam2, quantize, offload, ignore_memory)
 
     def load() -> Segment:
         from segue import engine, loading
@@ -129,24 +128,21 @@ def command(
         out=output,
         formats=wanted,
         overwrite=overwrite,
-        settings={
-            "phrases": phrases,
-            "model": _identity(model),
-            "dtype": dtype,
-            "sam2": None if sam2 is None else _identity(sam2),
-            "quantize": quantize,
-            "formats": wanted,
-            **answering,
-        },
+        settings={"phrases": phrases, "formats": wanted, **_weights(model, choice), **answering},
     )
+    raise typer.Exit(2 if _told(sources, job, load, as_json=as_json).failed else 0)
+
+
+def _told(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_json: bool) -> Tally:
+    """Run, and say how it went."""
     try:
         tally = run(sources, job, load, as_json=as_json)
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
     if len(sources) > 1 or tally.skipped:
-        say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {output / 'manifest.jsonl'}")
-    raise typer.Exit(2 if tally.failed else 0)
+        say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {job.out / 'manifest.jsonl'}")
+    return tally
 
 
 def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:
@@ -274,6 +270,12 @@ def _check_phrases(phrases: Sequence[str]) -> None:
             raise ConfigError(
                 f"the phrase {phrase!r} is a file; put a pattern in quotes so that it stays one INPUT ('photos/*.jpg')"
             )
+
+
+def _weights(model: str, choice: dict[str, Any]) -> dict[str, Any]:
+    """Which numbers answer, as far as the options say: where they lie is no part of it."""
+    sam2 = choice["sam2"] and _identity(choice["sam2"])
+    return {"model": _identity(model), "sam2": sam2, "dtype": choice["dtype"], "quantize": choice["quantize"]}
 
 
 def _identity(model: str) -> dict[str, str]:

@@ -71,7 +71,7 @@ def placed_memory(
     for name, shape in places.items():
         size = math.prod(shape) * layers.get(name, 4 if _EXACT.search(name) else itemsize)
         # a scale for every output of a layer in 8 bits
-        size += 8 * shape[0] if quantize == "int8" and name in layers else 0
+        size += 4 * shape[0] if quantize == "int8" and name in layers else 0
         layer = _LAYER.match(name) if offload else None
         if layer:
             moved[layer[1]] = moved.get(layer[1], 0) + size

@@ -30,30 +30,24 @@ class Int8Linear(nn.Module):
     Source: LLM.int8() (arXiv 2208.07339), its vector-wise part.
     """
 
+    weight: Tensor
+    scale: Tensor
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features, self.bias = linear.in_features, linear.out_features, linear.bias
         weight = linear.weight.detach().float()
         scale = weight.abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / LARGEST
-        rounded = (weight / scale[:, None]).round().to(torch.int8)
-        # packed weights are no ordinary tensors: they cannot be saved, so they are no buffer
-        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
-        self.scale, self.zero = scale, torch.zeros(len(scale), dtype=torch.int32)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the packed weight and its scales take."""
-        return self.in_features * self.out_features + 8 * self.out_features
+        self.register_buffer("weight", (weight / scale[:, None]).round().to(torch.int8))
+        self.register_buffer("scale", scale)
 
     def forward(self, inputs: Float[Tensor, "*b d"]) -> Float[Tensor, "*b e"]:
         """The layer's output, in the type of its input."""
         rows = inputs.reshape(-1, self.in_features)
         step = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / LARGEST
         whole = (rows / step).round_().to(torch.int8)
-        product = torch.ops.onednn.qlinear_pointwise(
-            whole, 1.0, 0, self.packed, self.scale, self.zero, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        output = product.mul_(step)
+        output = torch._int_mm(whole, self.weight.t()) * self.scale
+        output *= step
         if self.bias is not None:
             output += self.bias
         return output.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
@@ -71,10 +65,6 @@ def check(bits: str, device: str) -> None:
         raise ConfigError(f"{bits} weights cannot be used on {device}; take the CPU, a CUDA card, or --dtype bf16")
     if kind == "cuda" or bits == "int4":
         _bitsandbytes(f"{bits} weights on {kind}")
-    elif not torch.backends.mkldnn.is_available():
-        raise ConfigError(
-            "int8 weights on this CPU need a torch built with oneDNN; take --quantize int4 or --dtype bf16"
-        )
 
 
 def quantise(model: nn.Module, names: Sequence[str], bits: Bits, device: str) -> None:
