@@ -347,7 +347,9 @@ def test_a_run_may_be_killed_at_any_step(mixed, tmp_path):
     assert apart >= 50 and together >= 30
 
 
-def test_how_a_model_is_loaded_is_said_to_the_loader_and_what_changes_numbers_is_kept(run_segue, fake, photo, out, tmp_path, monkeypatch):
+def test_how_a_model_is_loaded_is_said_to_the_loader_and_what_changes_numbers_is_kept(
+    run_segue, fake, photo, out, tmp_path, monkeypatch
+):
     told = {}
     monkeypatch.setattr(fake, "load", lambda model, **choices: told.update(choices) or fake.Engine())
     sam2 = tmp_path / "sam2.pt"
@@ -355,7 +357,12 @@ def test_how_a_model_is_loaded_is_said_to_the_loader_and_what_changes_numbers_is
     words = ("--sam2", sam2, "--quantize", "int8", "--ignore-memory", "--reprompt", "0.3")
     assert run_segue("segment", photo, "bright", "-o", out, *words).exit_code == 0
     assert told == {
-        "device": "auto", "dtype": "auto", "sam2": str(sam2), "quantize": "int8", "offload": False, "check_memory": False
+        "device": "auto",
+        "dtype": "auto",
+        "sam2": str(sam2),
+        "quantize": "int8",
+        "offload": False,
+        "check_memory": False,
     }
     (result,) = out.glob("*/result.json")
     settings = json.loads(result.read_text())["settings"]

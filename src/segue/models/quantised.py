@@ -46,10 +46,8 @@ class Int8Linear(nn.Module):
         rows = inputs.reshape(-1, self.in_features)
         step = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-12) / LARGEST
         whole = (rows / step).round_().to(torch.int8)
-        output = torch._int_mm(whole, self.weight.t()) * self.scale
-        output *= step
-        if self.bias is not None:
-            output += self.bias
+        output = torch._int_mm(whole, self.weight.t()).to(torch.float32).mul_(self.scale)
+        output = output.mul_(step) if self.bias is None else torch.addcmul(self.bias.float(), output, step)
         return output.to(inputs.dtype).view(*inputs.shape[:-1], self.out_features)
 
 
