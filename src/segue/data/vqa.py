@@ -37,7 +37,8 @@ def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = "{ques
 
     Raises: ConfigError, DataError.
     """
-    read = chosen(_READERS, variant, "variant of vqa")
+    read, splits = chosen(_READERS, variant, "variant of vqa")
+    chosen(dict.fromkeys(splits.split()), split, f"split of {variant}")
     rows = list(enumerate(read(root, split)))
     unique([question.id for _, question in rows], f"{variant}/{split}")
     pool = read(root, "train") if shots else []
@@ -64,7 +65,7 @@ def _sample(
 
 
 def _vqa(root: Path, split: str, *, home: str, prefix: str) -> list[Question]:
-    part = chosen(_PARTS, split, f"split of {home}")
+    part = _PARTS[split]
     asked = f"data/{home}/{prefix}OpenEnded_mscoco_{part}_questions.json"
     told = f"data/{home}/{prefix}mscoco_{part}_annotations.json"
     # the images of test-dev are a part of those of test
@@ -140,10 +141,10 @@ def _question(
     return Question(str(name), image, folders, field(record, "question", str, where), tuple(answers), target)
 
 
-_READERS: dict[str, Callable[[Path, str], list[Question]]] = {
-    "vqav2": partial(_vqa, home="vqav2", prefix="v2_"),
-    "okvqa": partial(_vqa, home="okvqa", prefix=""),
-    "textvqa": _textvqa,
-    "vizwiz": _vizwiz,
-    "docvqa": _docvqa,
+_READERS: dict[str, tuple[Callable[[Path, str], list[Question]], str]] = {
+    "vqav2": (partial(_vqa, home="vqav2", prefix="v2_"), "train val testdev test"),
+    "okvqa": (partial(_vqa, home="okvqa", prefix=""), "train val"),
+    "textvqa": (_textvqa, "train val"),
+    "vizwiz": (_vizwiz, "train val test"),
+    "docvqa": (_docvqa, "train val test"),
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import DataError
-from segue.evals.base import Reduce, Row, Score
+from segue.evals.base import Reduce, Row, Score, Submit
 from segue.evals.figures import grouped, mean, some
 from segue.types import Answer, Sample
 
@@ -57,6 +57,15 @@ def ratings(figure: str, *, times: float = 1.0, by: Sequence[str] = ()) -> Reduc
         return figures
 
     return reduce
+
+
+def waiting(submit: Submit) -> Submit:
+    """The same submission of the rows alone that a judge has still to rate."""
+
+    def write(rows: Sequence[Row], path: Path) -> Path:
+        return submit([row for row in rows if "rating" in row and row["rating"] is None], path)
+
+    return write
 
 
 def rated(rows: Sequence[Row], path: Path) -> list[Row]:

@@ -13,9 +13,9 @@ from segue.evals.figures import grouped, mean, percent, shares, some, unparsed
 from segue.evals.judged import Scale, ratings, to_rate
 from segue.types import Answer, Sample
 
-CAPTION_SCALE: Scale = (0, 1)
-MLVU_SCALE: Scale = (2, 10)
-MMBENCH_VIDEO_SCALE: Scale = (0, 3)
+CAPTION_SCALE: Scale = (0.0, 1.0)
+MLVU_SCALE: Scale = (2.0, 10.0)
+MMBENCH_VIDEO_SCALE: Scale = (0.0, 3.0)
 
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+(?:[eE][+-]?\d+)?)")
 _LEADS = (
@@ -103,7 +103,9 @@ def tempcompass_reduce(rows: Sequence[Row]) -> dict[str, float]:
     known = [{**row, "correct": row["rating"]} for row in descriptions if row["rating"] is not None]
     others = [row for row in rows if row["kind"] != "captioning"]
     scored = [*others, *known]
-    figures = shares(by=("kind", "aspect"))([{**row, "unparsed": row.get("unparsed", False)} for row in scored])
+    figures = shares(by=("kind", "aspect"))(
+        [{**row, "unparsed": row.get("unparsed", not row["answer"])} for row in scored]
+    )
     return figures | ({"judged": 100 * len(known) / len(descriptions)} if descriptions else {})
 
 

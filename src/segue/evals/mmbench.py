@@ -1,6 +1,8 @@
 """MMBench: each question is asked once for every rotation of its options, and its rotations are judged together.
 
-Source: Liu et al. 2023; the version of July 2023, whose `index` modulo a million names the question.
+The rotations of a question are the rows of one group.
+
+Source: Liu et al. 2023, the version of July 2023.
 """
 
 from __future__ import annotations
@@ -13,8 +15,6 @@ from segue.data.questions import LETTERS
 from segue.evals.base import Row
 from segue.evals.figures import grouped, mean, percent, some, unparsed
 from segue.evals.submissions import write_sheet
-
-ROTATION = 1_000_000
 
 
 def reduce(rows: Sequence[Row]) -> dict[str, float]:
@@ -50,10 +50,7 @@ def submit(rows: Sequence[Row], path: Path) -> Path:
 
 
 def _questions(rows: Sequence[Row]) -> list[list[Row]]:
-    questions: dict[int, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: int(row["index"])):
-        questions.setdefault(int(row["index"]) % ROTATION, []).append(row)
-    return list(questions.values())
+    return list(grouped(sorted(rows, key=lambda row: int(row["index"])), "group").values())
 
 
 def _voted(question: Sequence[Row]) -> str | None:

@@ -6,9 +6,11 @@ Source: Fu et al. 2023 and MME's own tool.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from segue.evals.base import Row
 from segue.evals.figures import grouped, mean, percent, some, unparsed
+from segue.media.files import atomic_folder
 from segue.types import Answer, Sample
 
 PERCEPTION = (
@@ -47,6 +49,21 @@ def reduce(rows: Sequence[Row]) -> dict[str, float]:
     return {"perception": perception, "cognition": cognition, "total": perception + cognition} | scores | unparsed(rows)
 
 
+def submit(rows: Sequence[Row], path: Path) -> Path:
+    """A folder with a text for each subtask, as MME's own tool reads it: image, question, truth, answer, a tab apart.
+
+    Raises: MediaError, if it is there already or cannot be written.
+    """
+    with atomic_folder(path) as folder:
+        for subtask, part in grouped(some(rows), "subtask").items():
+            lines = (
+                "\t".join((row["image"], row["question"], row["truth"], " ".join(row["answer"].split())))
+                for row in part
+            )
+            (folder / f"{subtask}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
 def _score(rows: Sequence[Row]) -> float:
-    images = grouped(rows, "image").values()
+    images = grouped(rows, "group").values()
     return percent(rows) + 100 * mean(all(row["correct"] for row in image) for image in images)
