@@ -5,6 +5,7 @@ import csv
 import json
 
 import fixtures_words
+import layouts
 import pytest
 from fixtures_words import FIXTURES
 from test_malformed import changed, places
@@ -183,3 +184,70 @@ def test_subtitles_have_a_beginning_and_an_end(tmp_path):
     assert subtitles.said_at(lines, [1.0, 1.5, 2.4, 3601]) == ["One two", "One two"]
     path.write_text("")
     assert subtitles.read(path) == []
+
+
+def boxed_refcoco(root):
+    """The published form, with the boxes that COCO's file has beside the outlines."""
+    layouts.refcoco(root, pickled=False)
+    path = root / "ref_seg/refcoco/instances.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [10.0, 5.0, 20.0, 20.0]
+    layouts.write_json(path, content)
+    return path
+
+
+def published_gqa(root):
+    rows = {f"20{n}": {"imageId": f"n{n}", "question": f"Question {n}?", "answer": "left"} for n in range(2)}
+    for n in range(2):
+        layouts.write_image(root / f"data/gqa/images/n{n}.jpg")
+    return layouts.write_json(root / "data/gqa/testdev_balanced_questions.json", rows)
+
+
+def published_chartqa(root):
+    rows = [{"imgname": "a.png", "query": f"Question {n}?", "label": "12.5"} for n in range(2)]
+    layouts.write_image(root / "data/chartqa/test/png/a.png")
+    return layouts.write_json(root / "data/chartqa/test/test_human.json", rows)
+
+
+def published_ocrvqa(root):
+    base = {"questions": ["Who?", "When?"], "answers": ["A. Smith", "1999"]}
+    rows = {name: {**base, "imageURL": "https://x/y.jpg", "split": split} for name, split in (("0001", 3), ("0002", 2))}
+    layouts.write_image(root / "data/ocrvqa/images/0001.jpg")
+    return layouts.write_json(root / "data/ocrvqa/dataset.json", rows)
+
+
+def published_scienceqa(root):
+    base = {"question": "Which?", "choices": ["oak", "pine"], "answer": 1, "hint": "", "split": "test"}
+    rows = {
+        "7": {**base, "image": "image.png"},
+        "8": {**base, "image": None},
+        "9": {**base, "split": "val", "image": "x"},
+    }
+    layouts.write_image(root / "data/scienceqa/images/test/7/image.png")
+    return layouts.write_json(root / "data/scienceqa/problems.json", rows)
+
+
+PUBLISHED = {
+    "refcoco_box_val": (boxed_refcoco, 2, "(166,125),(500,624)</box>"),
+    "gqa_testdev": (published_gqa, 2, "left"),
+    "chartqa_human": (published_chartqa, 2, "12.5"),
+    "ocrvqa_test": (published_ocrvqa, 2, "A. Smith"),
+    "scienceqa_test": (published_scienceqa, 1, "B"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_form_serves_where_the_converted_one_is_missing(name, tmp_path):
+    write, count, answer = PUBLISHED[name]
+    path, record = write(tmp_path), RECORDS[name]
+    dataset = DATASETS[record.dataset](tmp_path, record.split, **record.options)
+    assert len(dataset) == count
+    assert dataset.get(0, rng_for(0, 0, 0)).messages[-1].text == answer
+    content, found = json.loads(path.read_text()), []
+    for place in places(content):
+        if len(place) < 5:
+            for value in (None, 3, "x", [[1]]):
+                write_json(path, changed(content, place, value))
+                found += [(place, value, error) for error in [crash(tmp_path, record)] if error]
+    assert found == []

@@ -191,3 +191,26 @@ def test_questions_about_one_video_are_told_to_belong_together(tmp_path):
     dataset = DATASETS[record.dataset](FIXTURES[record.name](tmp_path), record.split, **record.options)
     assert [dataset.medium_of(row) for row in range(3)] == ["video/v0.mp4", "video/v0.mp4", "video/v1.mp4"]
     assert dataset.get(0, rng_for(0, 0, 0)).frames == (0, 1, 2, 3, 4, 5)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    import segue
+
+    return segue.load("demo", device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_record_runs_with_a_model(name, tmp_path, demo):
+    from segue.engine import Options
+
+    record = RECORDS[name]
+    dataset = DATASETS[record.dataset](FIXTURES[name](tmp_path), record.split, **record.options)
+    sample = dataset.get(0, rng_for(0, 0, 0))
+    options = Options(**{**record.settings, "max_new_tokens": 2})
+    if record.options.get("shots"):
+        with pytest.raises(DataError, match="the dialogue holds 5 images"):
+            demo.answer(sample.messages[:-1], options)
+        return
+    row = record.score(sample, demo.answer(sample.messages[:-1], options))
+    assert record.reduce([{**row, "id": sample.id, "group": sample.group}])
