@@ -17,5 +17,6 @@ DATASETS = Table(
         "region_caption": "segue.data.region_caption:load",
         "folder": "segue.data.folder:load",
         "scenes": "segue.data.scenes:load",
+        "scene_questions": "segue.data.scene_questions:load",
     },
 )

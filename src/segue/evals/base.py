@@ -10,7 +10,10 @@ from typing import Any
 from segue.types import Answer, Sample, Task
 
 Row = dict[str, Any]
-"""What is kept of one answer: values that JSON can hold, enough to reduce again without a model."""
+"""What is kept of one answer: values that JSON can hold, enough to reduce again without a model.
+
+The runner adds `id` and `group` of the sample to each row, so that every reduction finds them there.
+"""
 
 Score = Callable[[Sample, Answer], Row]
 """Pure. An answer that cannot be read is a result: it scores the worst value and says `unparsed`."""
@@ -53,5 +56,9 @@ class Benchmark:
     """What must lie under the data root, as paths or patterns."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Headline figures that papers and model cards state, by model, in the unit of the headline."""
+    thresholds: tuple[float, ...] = ()
+    """At which masks are stored too, so that a scan needs no model; `settings` must then keep logits."""
+    is_private: bool = False
+    """Names of rows are names of somebody's own files, which reports do not tell unless asked to."""
     submit: Submit | None = None
     """For splits whose truth only a server knows: `reduce` then gives counts alone."""
