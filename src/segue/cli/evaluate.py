@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -172,7 +171,8 @@ def _orders(model: str, on: str, data: Path, output: Path, split: str | None, **
 
 def _one(order: Order, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool) -> Report | None:
     """Run one benchmark and report it; None while other shards are at work."""
-    from segue.evals import report, runner, workers as processes
+    from segue.evals import report, runner
+    from segue.evals import workers as processes
 
     if not is_resumed:
         _throw_away(order.out)
