@@ -27,6 +27,9 @@ Raises: DataError, for no rows.
 Submit = Callable[[Sequence[Row], Path], Path]
 """Writes the file that a server takes, at the given path without its ending; returns its path."""
 
+Judge = Callable[[Sequence[Row], Path], list[Row]]
+"""Puts the ratings of a judge's file into the rows; the same `reduce` then gives figures instead of counts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
@@ -62,3 +65,5 @@ class Benchmark:
     """Names of rows are names of somebody's own files, which reports do not tell unless asked to."""
     submit: Submit | None = None
     """For splits whose truth only a server knows: `reduce` then gives counts alone."""
+    judge: Judge | None = None
+    """For answers that another model or a person has to rate: `submit` then writes what a judge is given."""
