@@ -17,6 +17,7 @@ DATASETS = Table(
         "region_caption": "segue.data.region_caption:load",
         "folder": "segue.data.folder:load",
         "scenes": "segue.data.scenes:load",
+        "scene_questions": "segue.data.scene_questions:load",
         "vqa": "segue.data.vqa:load",
         "qa_lines": "segue.data.qa_lines:load",
         "choice": "segue.data.choice:load",

@@ -59,6 +59,10 @@ class Benchmark:
     """What must lie under the data root, as paths or patterns."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Headline figures that papers and model cards state, by model, in the unit of the headline."""
+    thresholds: tuple[float, ...] = ()
+    """At which masks are stored too, so that a scan needs no model; `settings` must then keep logits."""
+    is_private: bool = False
+    """Names of rows are names of somebody's own files, which reports do not tell unless asked to."""
     submit: Submit | None = None
     """For splits whose truth only a server knows: `reduce` then gives counts alone."""
     judge: Judge | None = None
