@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from segue.evals import grounding, long_video, mmbench, mme, text, vqa
+from segue.evals import grounding, image_captions, long_video, mmbench, mme, text, vqa
 from segue.evals.base import Benchmark, Reduce, Score, Submit
 from segue.evals.choices import first_capital, multiple_choice, stated, tagged
 from segue.evals.figures import counts, shares
@@ -415,4 +415,26 @@ _LONG_VIDEO = (
     ),
 )
 
-WORDS: tuple[Benchmark, ...] = (*_VQA, *_EXACT, *_CHOICES, *_BOXES, *_TOUCHSTONE, *_LONG_VIDEO)
+_CAPTIONS = tuple(
+    Benchmark(
+        name=f"{variant}_{split}",
+        dataset="captions",
+        split=split,
+        task="caption",
+        options={"variant": variant, "prompt": "Describe the image in English:"},
+        settings={"max_new_tokens": 30},
+        score=image_captions.score,
+        reduce=image_captions.reduce,
+        headline="cider",
+        protocol="cider-d/1",
+        files=(file,),
+        published={BASE: base, CHAT: chat},
+        submit=as_json(image_id="image_id", caption="caption"),
+    )
+    for variant, split, file, base, chat in (
+        ("nocaps", "val", "data/nocaps/nocaps_val*.json", 121.4, 120.2),
+        ("flickr30k", "test", "data/flickr30k/flickr30k_karpathy_test.json", 85.8, 81.0),
+    )
+)
+
+WORDS: tuple[Benchmark, ...] = (*_CAPTIONS, *_VQA, *_EXACT, *_CHOICES, *_BOXES, *_TOUCHSTONE, *_LONG_VIDEO)
