@@ -285,7 +285,7 @@ def video_mme(root: Path) -> Path:
             "task_type": "Counting Problem",
             "subtitle_path": f"./subtitle/v{n // 2}.srt",
             "question": f"Which {n}?",
-            "answer": "ABD"[n],
+            "answer": ("A", "B", "D")[n],
         }
         for n in range(3)
     ]
