@@ -18,8 +18,8 @@ from segue.media.files import atomic_path
 from segue.types import Answer, Region, Sample
 
 PAGE = "report.html"
-SHOWN = 4
-"""How many of the best and of the worst rows are shown."""
+SHOWN = 6
+"""How many of the best and of the worst rows are shown, one of a group."""
 _POINTS = 200
 _AT = re.compile(r"(.+)@(0?\.\d+)")
 _LONGEST = 300  # characters of an answer
@@ -33,6 +33,8 @@ def write(run: report.Run, made: report.Report, dataset: Dataset) -> None:
     Raises: MediaError, if it cannot be written.
     """
     order = ranked(run)
+    worst = _of_each_group(order)
+    best = _of_each_group([one for one in reversed(order) if one not in worst])
     charts = [_thresholds(made["figures"]), _sorted(made["headline"], [value for value, _ in order])]
     intervals = [(name, f"{value} ({low_high})" if low_high else value) for name, value, low_high in _shown(made)]
     parts = [
@@ -43,8 +45,8 @@ def write(run: report.Run, made: report.Report, dataset: Dataset) -> None:
         "<h2>How they came about</h2>",
         pages.table(report.told(made)),
         f'<div class="charts">{"".join(charts)}</div>',
-        _cases("Worst rows", run, order[:SHOWN], dataset),
-        _cases("Best rows", run, order[SHOWN:][-SHOWN:][::-1], dataset),
+        _cases("Worst rows", run, worst, dataset),
+        _cases("Best rows", run, best, dataset),
         "<h2>Failed rows</h2>" if made["failures"] else "",
         pages.table({one["id"]: one["error"] for one in made["failures"]}),
     ]
@@ -66,6 +68,14 @@ def ranked(run: report.Run) -> Ranked:
         if value is not None and np.isfinite(value):
             found.append((float(value), line))
     return sorted(found, key=lambda one: (one[0], one[1]["index"]))
+
+
+def _of_each_group(order: Ranked) -> Ranked:
+    """The first row of each group, `SHOWN` at most."""
+    firsts: dict[str, tuple[float, rows.Line]] = {}
+    for one in order:
+        firsts.setdefault(one[1]["row"]["group"], one)
+    return list(firsts.values())[:SHOWN]
 
 
 def _shown(made: report.Report) -> list[tuple[str, str, str]]:

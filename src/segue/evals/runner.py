@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ HOPELESS = 20
 _DECODED = 1 << 29  # bytes of decoded pixels that are held for one medium; longer clips are decoded as they are read
 
 
+@runtime_checkable
 class Asked(Protocol):
     """What is evaluated: a `segue.Engine`, or anything else that answers several questions about one medium."""
 
@@ -55,6 +56,7 @@ class Asked(Protocol):
         ...
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Is told how a run goes on."""
 
