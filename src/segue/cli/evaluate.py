@@ -22,11 +22,13 @@ from segue.cli.console import STDERR, error, say
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
+    from segue.data.base import Dataset
     from segue.evals.report import Report
+    from segue.evals.runner import Job
     from segue.evals.workers import Order
 else:
     # What evaluates brings torch along, which `--help` can do without.
-    Report, Order = dict[str, Any], Any
+    Report, Job, Order, Dataset = dict[str, Any], Any, Any, Any
 
 RUN = "run"
 _EVERY = 15.0  # seconds between two lines of progress where there is no terminal
@@ -69,10 +71,14 @@ def run(
     split: Annotated[
         str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")
     ] = None,
+    judge: Annotated[Path | None, typer.Option("--judge", help="With --rescore: a judge's ratings.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Go on with what OUT holds, or throw it away.")
     ] = True,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
     shard: Annotated[
         str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
@@ -91,6 +97,9 @@ def run(
         int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
     ] = None,
     max_tiles: Annotated[int | None, typer.Option("--max-tiles", min=1, help="Most tiles of an image.")] = None,
+    show_names: Annotated[
+        bool, typer.Option("--show-names", help="Tell the file names of a folder of your own in reports.")
+    ] = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -108,17 +117,18 @@ def run(
     if rescore is not None:
         if model is not None or on is not None:
             raise ConfigError("--rescore takes the answers of a run; leave MODEL and --on away")
-        reports = [_rescore(rescore, limit)]
+        reports = [_rescore(rescore, judge, limit, show_names=show_names)]
     else:
-        if model is None or on is None or output is None:
-            raise ConfigError("say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT")
-        orders = _orders(model, on, data, output, split, settings=settings, limit=limit, device=device, dtype=dtype)
+        if model is None or on is None or output is None or judge is not None:
+            raise ConfigError(
+                "say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT; --judge needs --rescore"
+            )
+        asking = {"split": split, "protocol": protocol, "settings": settings, "limit": limit}
+        orders = _orders(model, on, data, output, **asking, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
-        reports = [
-            report
-            for order in orders
-            if (report := _one(order, shard, workers, is_resumed=resume, is_hidden=is_hidden)) is not None
-        ]
+        going = {"is_resumed": resume, "is_hidden": is_hidden, "show_names": show_names}
+        made = [_one(order, shard, workers, **going) for order in orders]
+        reports = [report for report in made if report is not None]
     for report in reports:
         _tell(report)
     if as_json:
@@ -127,12 +137,40 @@ def run(
     raise typer.Exit(2 if failed > max_failures else 0)
 
 
+@app.command("compare")
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A run: a folder that `segue evaluate` wrote.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another run over the same rows.")],
+    as_json: options.Json = False,
+) -> None:
+    """Tell whether B is better than A or whether that was luck.
+
+    Runs of different protocols or over different rows are refused.
+    """
+    from segue.evals import compare as comparing
+    from segue.evals import report
+    from segue.evals.benchmarks import of_run
+    from segue.evals.runner import read_run
+
+    found = comparing.compare(first, second, of_run(read_run(first)))
+    if as_json:
+        print(json.dumps(comparing.as_json(found), ensure_ascii=False))
+        return
+    table = Table("figure", "A", "B", "B - A", "95% interval", "p", "", box=SIMPLE_HEAD)
+    for one in found:
+        values = [report.number(value) for value in (one.first, one.second, one.difference)]
+        interval = f"{report.number(one.low)} to {report.number(one.high)}"
+        verdict = ("higher" if one.difference > 0 else "lower") if one.is_significant else "may be luck"
+        table.add_row(one.figure, *values, interval, f"{one.p:.3f}", verdict)
+    Console().print(table)
+
+
 @app.command("list")
 def list_(as_json: options.Json = False) -> None:
     """List the benchmarks: what each asks, what is quoted, and which files it needs below --data."""
     from segue.evals.benchmarks import BENCHMARKS
 
-    records = [
+    records: list[dict[str, Any]] = [
         {
             "name": one.name,
             "protocol": one.protocol,
@@ -155,23 +193,25 @@ def list_(as_json: options.Json = False) -> None:
     Console().print(table)
 
 
-def _orders(model: str, on: str, data: Path, output: Path, split: str | None, **rest: Any) -> list[Order]:
+def _orders(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[Order]:
     from segue.evals.benchmarks import find
     from segue.evals.workers import Order as Made
 
     orders = []
     for name in [word.strip() for word in on.split(",") if word.strip()]:
-        benchmark = find(name, split=split)
+        benchmark = find(name, split=rest["split"], protocol=rest["protocol"])
         is_folder = benchmark.is_private
         out = output / (f"{Path(name).resolve().name}_{benchmark.split}" if is_folder else benchmark.name)
         place = Path(name) if is_folder else data
-        orders.append(Made(model=model, on=name, data=place, out=out, split=split, **rest))
+        orders.append(Made(model=model, on=name, data=place, out=out, **rest))
     return orders
 
 
-def _one(order: Order, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool) -> Report | None:
+def _one(
+    order: Order, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool, show_names: bool
+) -> Report | None:
     """Run one benchmark and report it; None while other shards are at work."""
-    from segue.evals import report, runner
+    from segue.evals import runner
     from segue.evals import workers as processes
 
     if not is_resumed:
@@ -185,26 +225,36 @@ def _one(order: Order, shard: str | None, workers: int, *, is_resumed: bool, is_
             processes.run_workers(order, workers, watcher)
         else:
             runner.run(job, dataset, order.load, watcher)
-    made = report.gather(order.out, job.benchmark, runner.count(job, dataset))
-    if made["missing"] and shard is not None:
-        say(f"{order.out.name}: {made['missing']:,} rows are other shards' work; the last to end writes the report")
-        return None
-    report.write(order.out, made)
-    return {**made, "folder": str(order.out)}
+    return _reported(job, dataset, show_names=show_names)
 
 
-def _rescore(out: Path, limit: int | None) -> Report:
-    from segue.evals import report, runner
+def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> Report:
+    from segue.evals import runner
     from segue.evals.benchmarks import of_run
 
     record = runner.read_run(out)
-    benchmark = of_run(record)
-    job = runner.Job(benchmark=benchmark, data=Path(record["data"]), out=out, limit=limit)
+    job = runner.Job(benchmark=of_run(record), data=Path(record["data"]), out=out, limit=limit)
     dataset = runner.open_data(job)
-    runner.rescore(job, dataset)
-    made = report.gather(out, benchmark, runner.count(job, dataset))
-    report.write(out, made)
-    return {**made, "folder": str(out)}
+    runner.rescore(job, dataset, judge=judge)
+    made = _reported(job, dataset, show_names=show_names)
+    if made is None:
+        raise ConfigError(f"{out} has rows that were not asked yet; run the rest first, or give --limit")
+    return made
+
+
+def _reported(job: Job, dataset: Dataset, *, show_names: bool) -> Report | None:
+    """The report of a folder, written there; None while rows of it are other shards' work."""
+    from segue.evals import page, report, runner
+
+    total = runner.count(job, dataset)
+    run = report.Run(out=job.out, benchmark=job.benchmark, total=total, show_names=show_names)
+    if missing := total - len(run.lines()):
+        say(f"{job.out.name}: {missing:,} rows are other shards' work; the last to end writes the report")
+        return None
+    made = report.gather(run)
+    report.write(run, made)
+    page.write(run, made, dataset)
+    return {**made, "folder": str(job.out)}
 
 
 def _throw_away(out: Path) -> None:
@@ -230,10 +280,10 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _tell(made: Report) -> None:
-    from segue.evals.report import lines
+    from segue.evals.report import figure_lines
 
     table = Table("figure", "value", "95% interval", title=f"{made['benchmark']} ({made['protocol']})", box=SIMPLE_HEAD)
-    for line in lines(made):
+    for line in figure_lines(made):
         table.add_row(*line)
     STDERR.print(table)
     counted = f"{made['n']:,} of {made['rows']:,} rows"

@@ -16,6 +16,7 @@ DATASETS = Table(
         "gcg": "segue.data.gcg:load",
         "region_caption": "segue.data.region_caption:load",
         "folder": "segue.data.folder:load",
+        "folder_questions": "segue.data.folder:questions",
         "scenes": "segue.data.scenes:load",
         "scene_questions": "segue.data.scene_questions:load",
         "vqa": "segue.data.vqa:load",

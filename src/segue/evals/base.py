@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segue.types import Answer, Sample, Task
+from segue.types import Answer, Media, Sample, Task
 
 Row = dict[str, Any]
 """What is kept of one answer: values that JSON can hold, enough to reduce again without a model.
@@ -67,3 +67,9 @@ class Benchmark:
     """For splits whose truth only a server knows: `reduce` then gives counts alone."""
     judge: Judge | None = None
     """For answers that another model or a person has to rate: `submit` then writes what a judge is given."""
+
+
+def medium_of(sample: Sample) -> Media | None:
+    """The first image or video of a sample's dialogue."""
+    parts = (part for message in sample.messages for part in message.parts)
+    return next((part for part in parts if isinstance(part, Media)), None)

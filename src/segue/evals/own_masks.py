@@ -14,24 +14,25 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from segue.engine import Answer
+from segue import engine
 from segue.errors import DataError
-from segue.evals.base import Benchmark, Row
-from segue.evals.masks import Overlap, overlap
+from segue.evals.base import Benchmark, Row, medium_of
+from segue.evals.masks import Overlap, cl_dice, hd95, overlap
 from segue.evals.stored import StoredAnswer
-from segue.types import Media, Region, Sample
+from segue.types import Answer, Region, Sample
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FIGURES = ("dice", "iou", "precision", "recall")
+SHAPES = ("cl_dice", "hd95")
 _SCANNED = re.compile(r"(\w+)@(0\.\d+)")
 
 
 def benchmark(split: str, *, phrase: str | None = None, group: str | None = None) -> Benchmark:
     """The questions of a folder's split, each phrase on its own; `phrase` and `group` as `segue.data.folder` knows."""
-    options = {"each_phrase": True, "phrase": phrase, "group": group}
+    options = {"phrase": phrase, "group": group}
     return Benchmark(
         name="own_masks",
-        dataset="folder",
+        dataset="folder_questions",
         split=split,
         task="segment",
         options={name: value for name, value in options.items() if value is not None},
@@ -45,34 +46,38 @@ def benchmark(split: str, *, phrase: str | None = None, group: str | None = None
     )
 
 
-def score(sample: Sample, answer: Answer | StoredAnswer) -> Row:
+def score(sample: Sample, answer: Answer) -> Row:
     """Pixels of the mask that was found and of the true one, over all annotated frames; the same at each threshold.
 
     `is_emitted` is False where the model said no `[SEG]`: it did not look, which is another fault than a wrong mask.
     """
-    truth = joined(sample.regions, sample)
-    both = overlap(joined(answer.regions, sample), truth)
+    assert isinstance(answer, engine.Answer | StoredAnswer)
+    found, truth = joined(answer.regions, sample), joined(sample.regions, sample)
+    both = overlap(found, truth)
     scanned = {threshold: joined(answer.at_threshold(threshold).regions, sample) for threshold in THRESHOLDS}
     return {
         "is_target": bool(truth.any()),
         "is_emitted": bool(answer.regions),
         **counts(both),
         **{name: getattr(both, name) for name in FIGURES},
+        "cl_dice": float(np.mean([cl_dice(*pair) for pair in zip(found, truth, strict=True)])),
+        "hd95": float(np.mean([hd95(*pair) for pair in zip(found, truth, strict=True)])),
         "scan": {str(threshold): counts(overlap(found, truth)) for threshold, found in scanned.items()},
     }
 
 
 def reduce(rows: Sequence[Row]) -> dict[str, float]:
-    """`dice`, `iou`, `precision` and `recall`, each the mean over the rows that have one; the first two also `pooled`,
-    where a large object counts more than a small one; `emitted`, the share of rows with something to find for which
-    the model said `[SEG]`; and each mean at every threshold, as `dice@0.3`.
+    """Means over rows that have one: `dice`, `iou`, `precision`, `recall`, `cl_dice` of thin things, `hd95` in pixels.
+
+    The first two also `pooled`, where a large object counts more than a small one; `emitted`, the share of rows with
+    something to find for which the model said `[SEG]`; and the first four at every threshold, as `dice@0.3`.
 
     Raises: DataError, for no rows.
     """
     if not rows:
         raise DataError("no row was answered, so there is no figure")
     both = sum((_overlap(row) for row in rows), Overlap())
-    figures = {name: _mean([row[name] for row in rows]) for name in FIGURES}
+    figures = {name: _mean([row[name] for row in rows]) for name in (*FIGURES, *SHAPES)}
     figures |= {"pooled dice": both.dice, "pooled iou": both.iou}
     figures["emitted"] = _mean([float(row["is_emitted"]) for row in rows if row["is_target"]])
     for threshold in rows[0]["scan"]:
@@ -99,7 +104,8 @@ def best_threshold(figures: Mapping[str, float | None], *, by: str = "dice") -> 
 
 def joined(regions: Sequence[Region], sample: Sample) -> Bool[np.ndarray, "t h w"]:
     """All that any of the regions covers on the annotated frames."""
-    media = next(part for message in sample.messages for part in message.parts if isinstance(part, Media))
+    media = medium_of(sample)
+    assert media is not None
     joined = np.zeros((len(sample.frames), *media.size), bool)
     for region in regions:
         if region.masks is not None:

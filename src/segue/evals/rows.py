@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,8 @@ def gathered(folder: Path, keep: Callable[[Line], Line] = lambda line: line) -> 
             index, old = line["index"], found.get(line["index"])
             if old is not None and line["status"] == "ok" and old["status"] == "ok":
                 raise DataError(
-                    f"{path} answers row {index} ({line['id']}), which is answered already; a row counts once. Take one "
-                    "of the two lines out, or start anew with --overwrite"
+                    f"{path} answers row {index} ({line['id']}), which is answered already; a row counts once. Take "
+                    "one of the two lines out, or start anew with --overwrite"
                 )
             if old is None or line["status"] == "ok":
                 found[index] = keep(line)
@@ -112,16 +112,16 @@ def gathered(folder: Path, keep: Callable[[Line], Line] = lambda line: line) -> 
     for index, line in found.items():
         if line["status"] == "ok" and ids.setdefault(line["id"], index) != index:
             raise DataError(
-                f"rows {ids[line['id']]} and {index} have one id, {line['id']}; rows of a data set have ids of their own"
+                f"rows {ids[line['id']]} and {index} have one id, {line['id']}; rows of a data set need their own"
             )
     return dict(sorted(found.items()))
 
 
-def write(path: Path, found: dict[int, Line]) -> None:
+def write(path: Path, found: Iterable[Line]) -> None:
     """Put these lines in the place of a file, whole or not at all.
 
     Raises: MediaError, if it cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for line in found.values():
-            file.write(encode(line))
+    content = b"".join(map(encode, found))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)

@@ -6,16 +6,17 @@ meanwhile. Media are dealt out to shards in turn: medium i belongs to shard i mo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ HOPELESS = 20
 _DECODED = 1 << 29  # bytes of decoded pixels that are held for one medium; longer clips are decoded as they are read
 
 
+@runtime_checkable
 class Asked(Protocol):
     """What is evaluated: a `segue.Engine`, or anything else that answers several questions about one medium."""
 
@@ -54,6 +56,7 @@ class Asked(Protocol):
         ...
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Is told how a run goes on."""
 
@@ -145,7 +148,9 @@ def run(job: Job, dataset: Dataset, load: Callable[[], Asked], watcher: Watcher)
         mine = shard_of(units(dataset, total), job.shard)
         watcher.start(sum(map(len, mine)), sum(index in done for unit in mine for index in unit))
         if todo := [unit for unit in mine if not done.issuperset(unit)]:
-            _ask_all(job, dataset, asked, todo, done, path, watcher)
+            with closing(_ahead(dataset, todo)) as units_read:
+                lines = (line for questions in units_read for line in _lines(job, questions, asked))
+                _keep((line for line in lines if line["index"] not in done), path, watcher)
 
 
 def count(job: Job, dataset: Dataset) -> int:
@@ -185,8 +190,7 @@ def check_run(job: Job, lineage: Mapping[str, Any], length: int) -> None:
         "model": dict(lineage),
     }
     record = json.loads(json.dumps(record, default=str))
-    path = job.out / RUN
-    if path.exists():
+    if (job.out / RUN).exists():
         old = read_run(job.out)
         changed = [name for name in record if record[name] != old.get(name)]
         if changed == ["model"]:
@@ -200,8 +204,12 @@ def check_run(job: Job, lineage: Mapping[str, Any], length: int) -> None:
                 f"{job.out} holds rows of another run: {', '.join(changed)} differ. Give another -o, or --overwrite"
             )
         return
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps({**record, "data": str(job.data)}, indent=2) + "\n", encoding="utf-8")
+    _write_run(job.out, {**record, "data": str(job.data.absolute())})
+
+
+def _write_run(out: Path, record: Mapping[str, Any]) -> None:
+    with atomic_path(out / RUN) as path:
+        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def read_run(out: Path) -> dict[str, Any]:
@@ -221,22 +229,35 @@ def read_run(out: Path) -> dict[str, Any]:
     return record
 
 
-def rescore(job: Job, dataset: Dataset) -> None:
-    """Score every stored answer anew; no model is needed.
+def rescore(job: Job, dataset: Dataset, *, judge: Path | None = None) -> None:
+    """Score every stored answer anew; no model is needed. `judge` is a file of ratings, for benchmarks that need one.
 
-    Raises: DataError, if the data have other rows than those that were asked.
+    Raises: DataError, if the data have other rows than those that were asked, or the ratings cannot be read;
+        ConfigError, if the benchmark takes no ratings.
     """
-    for path in rows.files(job.out):
-        fresh: dict[int, rows.Line] = {}
-        with alone(path):
-            for place, line in enumerate(rows.lines(path)):
-                if line["status"] == "ok":
-                    line = {**line, "row": _rescored(job, dataset, line)}
-                fresh[place] = line
-            rows.write(path, fresh)
+    record = read_run(job.out)
+    if judge is not None and job.benchmark.judge is None:
+        raise ConfigError(f"{job.benchmark.name} is scored without a judge; leave --judge away")
+    with ExitStack() as held:
+        files = rows.files(job.out)
+        for path in files:
+            held.enter_context(alone(path))
+        scored_anew = {
+            path: [_rescored(job, dataset, line) if line["status"] == "ok" else line for line in rows.lines(path)]
+            for path in files
+        }
+        if judge is not None and job.benchmark.judge is not None:
+            answered = [line for lines in scored_anew.values() for line in lines if line["status"] == "ok"]
+            rated = {row["id"]: row for row in job.benchmark.judge([line["row"] for line in answered], judge)}
+            for line in answered:
+                line["row"] = rated[line["id"]]
+        for path, lines in scored_anew.items():
+            rows.write(path, lines)
+        ratings = None if judge is None else hashlib.sha256(judge.read_bytes()).hexdigest()[:16]
+        _write_run(job.out, {**record, "judged": ratings})
 
 
-def _rescored(job: Job, dataset: Dataset, line: rows.Line) -> dict[str, Any]:
+def _rescored(job: Job, dataset: Dataset, line: rows.Line) -> rows.Line:
     if line["index"] >= len(dataset):
         raise DataError(f"row {line['index']} was answered, but {dataset.name} has {len(dataset)} rows; give its data")
     sample = dataset.get(line["index"], rng_for(0, 0, line["index"]))
@@ -244,7 +265,7 @@ def _rescored(job: Job, dataset: Dataset, line: rows.Line) -> dict[str, Any]:
         raise DataError(
             f"row {line['index']} is {sample.id}, but {line['id']} was answered; the data are not those that were asked"
         )
-    return scored(job.benchmark, sample, stored.from_json(line["answer"]))
+    return {**line, "row": scored(job.benchmark, sample, stored.from_json(line["answer"]))}
 
 
 def scored(benchmark: Benchmark, sample: Sample, answer: Answer) -> dict[str, Any]:
@@ -257,29 +278,19 @@ def _brief(line: rows.Line) -> rows.Line:
     return {name: line[name] for name in ("index", "id", "status")}
 
 
-def _ask_all(
-    job: Job,
-    dataset: Dataset,
-    asked: Asked,
-    todo: Sequence[list[int]],
-    done: set[int],
-    path: Path,
-    watcher: Watcher,
-) -> None:
-    options, failures, answers = job.options, 0, 0
-    for questions in _ahead(dataset, todo):
-        for line in _lines(job, questions, asked, options):
-            if line["index"] in done:
-                continue
-            rows.add(path, line)
-            failure = line.get("error")
-            failures, answers = failures + (failure is not None), answers + (failure is None)
-            watcher.step(failure)
-            if failures >= HOPELESS and not answers:
-                raise SegueError(f"the first {failures} questions of {job.benchmark.name} all failed, last: {failure}")
+def _keep(lines: Iterable[rows.Line], path: Path, watcher: Watcher) -> None:
+    """Write lines down as they come."""
+    failures = answers = 0
+    for line in lines:
+        rows.add(path, line)
+        failure = line.get("error")
+        failures, answers = failures + (failure is not None), answers + (failure is None)
+        watcher.step(failure)
+        if failures >= HOPELESS and not answers:
+            raise SegueError(f"the first {failures} questions all failed, the last because: {failure}")
 
 
-def _ahead(dataset: Dataset, todo: Sequence[list[int]]) -> Iterator[list[_Question]]:
+def _ahead(dataset: Dataset, todo: Sequence[list[int]]) -> Generator[list[_Question], None, None]:
     """The questions of each unit, read and decoded while the unit before is asked."""
     known: list[tuple[Media, Media]] = []
     with ThreadPoolExecutor(1, "decode") as pool:
@@ -332,8 +343,9 @@ def _is_same(one: Media, other: Media) -> bool:
     return one is other or (isinstance(one.source, Path) and isinstance(other.source, Path) and one == other)
 
 
-def _lines(job: Job, questions: Sequence[_Question], asked: Asked, options: Options) -> Iterator[rows.Line]:
+def _lines(job: Job, questions: Sequence[_Question], asked: Asked) -> Iterator[rows.Line]:
     """A line for each question of a unit. Where they cannot be asked together, each is asked on its own."""
+    options = job.options
     asking = [question for question in questions if question.sample is not None]
     for question in questions:
         if question.failure is not None:

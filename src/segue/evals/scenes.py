@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from segue.errors import DataError
-from segue.evals.base import Row
+from segue.evals.base import Row, medium_of
 from segue.evals.masks import contour_accuracy, overlap, region_similarity
 from segue.evals.own_masks import joined
 from segue.geometry.boxes import iou
@@ -66,8 +66,8 @@ def _mask(sample: Sample, answer: Answer) -> Row:
     both = overlap(found, truth)
     is_boxed = None
     if len(sample.regions) == 1:
-        boxes = [box_of(mask[0]) for mask in (found, truth)]
-        is_boxed = all(box is not None for box in boxes) and float(iou(*(box[None] for box in boxes))[0, 0]) >= 0.5
+        mine, other = (box_of(mask[0]) for mask in (found, truth))
+        is_boxed = mine is not None and other is not None and float(iou(mine[None], other[None])[0, 0]) >= 0.5
     return row | {"shared": both.shared, "joined": both.found + both.truth - both.shared, "is_boxed": is_boxed}
 
 
@@ -95,7 +95,9 @@ _SCORES: Mapping[str, Callable[[Sample, Answer], Row]] = {
 
 
 def _media(sample: Sample) -> Media:
-    return next(part for message in sample.messages for part in message.parts if isinstance(part, Media))
+    media = medium_of(sample)
+    assert media is not None
+    return media
 
 
 def _by_kind(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from segue import engine
+from segue import loading
 from segue.errors import SegueError
 from segue.evals import benchmarks
 from segue.evals.runner import Asked, Job, Watcher, open_data, run
@@ -45,7 +45,7 @@ class Order:
         Raises: ConfigError, if there is no such benchmark.
         """
         return Job(
-            benchmark=benchmarks.find(self.on, split=self.split),
+            benchmark=benchmarks.find(self.on, split=self.split, protocol=self.protocol),
             data=self.data,
             out=self.out,
             settings=self.settings,
@@ -54,8 +54,8 @@ class Order:
         )
 
     def load(self) -> Asked:
-        """The model; what `segue.engine.load` raises."""
-        return engine.load(self.model, device=self.device, dtype=self.dtype)
+        """The model; what `segue.loading.load` raises."""
+        return loading.load(self.model, device=self.device, dtype=self.dtype)
 
 
 def run_workers(order: Order, workers: int, watcher: Watcher) -> None:
@@ -108,7 +108,7 @@ def _work(order: Order, shard: tuple[int, int]) -> None:
         device = f"cuda:{shard[0] % gpus}"
 
     def load() -> Asked:
-        return engine.load(order.model, device=device, dtype=order.dtype)
+        return loading.load(order.model, device=device, dtype=order.dtype)
 
     run(job, open_data(job), load, _Teller())
 

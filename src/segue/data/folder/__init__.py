@@ -84,13 +84,8 @@ def load(
     group: str | None = None,
     frames: int | None = 5,
     empty_is_absent: bool = False,
-    each_phrase: bool = False,
 ) -> Rows:
     """A row per image or video; its sample asks for all that is marked there, in an order left to chance.
-
-    With `each_phrase` a row per phrase instead, to be measured on: its sample asks for that alone, in the one wording
-    that models were published with, with masks of all annotated frames. Media that mark nothing have no row, and
-    phrases that are not there have a sample without regions.
 
     `split` is train, val, test, or all. Where the folder says no splits, a tenth of the groups, at least one, goes to
     val and as many to test, chosen by their names. A group is what the annotation calls one; else what the regular
@@ -103,18 +98,32 @@ def load(
 
     Raises: ConfigError, DataError.
     """
+    chosen = _chosen(root, split, phrase=phrase, group=group)
+    make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
+    return Rows(f"{root.name}/{split}", chosen, make)
+
+
+def questions(root: Path, split: str, *, phrase: str | None = None, group: str | None = None) -> Rows:
+    """A row per phrase of each image or video, to be measured on; options as in `load`.
+
+    Its sample asks for that phrase alone, in the one wording that models were published with, and has masks of all
+    annotated frames. Media that mark nothing have no row; phrases that are not there have a sample without regions.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen = _chosen(root, split, phrase=phrase, group=group)
+    asked = [(row, words) for row in chosen for words in _phrases(row)]
+    return Rows(f"{root.name}/{split}", asked, partial(_question, source=f"{root.name}/{split}"), _medium)
+
+
+def _chosen(root: Path, split: str, *, phrase: str | None, group: str | None) -> list[Row]:
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(SPLITS)} or all")
     found_rows = survey(root, phrase=phrase, group=group)
     refused = next((remark for remark in found_rows.remarks if remark.kind == "refused"), None)
     if refused is not None:
         raise DataError(refused.text)
-    chosen = list(found_rows.rows) if split == "all" else _of_split(found_rows.rows, split, root)
-    if each_phrase:
-        asked = [(row, phrase) for row in chosen for phrase in _phrases(row)]
-        return Rows(f"{root.name}/{split}", asked, partial(_question, source=f"{root.name}/{split}"), _medium)
-    make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
-    return Rows(f"{root.name}/{split}", chosen, make)
+    return list(found_rows.rows) if split == "all" else _of_split(found_rows.rows, split, root)
 
 
 def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -> Survey:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError
 from segue.evals import own_masks, scenes
 from segue.evals.base import Benchmark
+from segue.evals.benchmarks.words import WORDS
 
 SCENES = (
     Benchmark(
@@ -24,21 +26,32 @@ SCENES = (
     ),
 )
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in SCENES}
+BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*SCENES, *WORDS)}
+
+_UPSTREAM = "_upstream"
 
 
-def find(name: str, *, split: str | None = None) -> Benchmark:
+def find(name: str, *, split: str | None = None, protocol: str | None = None) -> Benchmark:
     """The benchmark of a name, or that of a folder of one's own masks, of its test split if no other is named.
+
+    `protocol` "upstream" is the original's way to score where that has a defect, which few benchmarks have.
 
     Raises: ConfigError, if it is neither, naming what is known.
     """
+    if protocol is not None:
+        if f"{name}_{protocol}" not in BENCHMARKS:
+            having = ", ".join(one.removesuffix(_UPSTREAM) for one in BENCHMARKS if one.endswith(_UPSTREAM))
+            raise ConfigError(f"{name} has no protocol {protocol!r}; `upstream` is one of {having or 'none'}")
+        return find(f"{name}_{protocol}", split=split)
     if name in BENCHMARKS:
         if split is not None:
             raise ConfigError(f"{name} is one split, {BENCHMARKS[name].split}; --split is for folders of your own")
         return BENCHMARKS[name]
     if Path(name).is_dir():
         return own_masks.benchmark(split or "test")
-    raise ConfigError(f"there is no benchmark and no folder {name!r}; known benchmarks are {', '.join(BENCHMARKS)}")
+    near = get_close_matches(name, BENCHMARKS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ConfigError(f"there is no benchmark and no folder {name!r}; {hint}`segue evaluate list` lists the benchmarks")
 
 
 def of_run(record: Mapping[str, Any]) -> Benchmark:
