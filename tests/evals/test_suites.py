@@ -44,8 +44,11 @@ def test_mme_is_written_as_its_own_tool_reads_it(tmp_path):
     )
     assert sorted(path.name for path in folder.iterdir()) == ["OCR.txt", "color.txt"]
     assert (folder / "color.txt").read_text().splitlines()[0].split("\t") == ["1.jpg", "Is it?", "Yes", "Yes, it is"]
-    with pytest.raises(MediaError, match="there already"):
-        mme.submit(asked("color", "1.jpg", "Yes", "No"), tmp_path / "m")
+    mme.submit(asked("color", "1.jpg", "Yes", "No"), folder)
+    assert [path.name for path in folder.iterdir()] == ["color.txt"]
+    (folder / "mine.txt").touch()
+    with pytest.raises(MediaError, match="not ours"):
+        mme.submit(asked("color", "1.jpg", "Yes", "No"), folder)
 
 
 def rotations(question, *chosen, options=("red", "green", "blue"), right="green"):

@@ -52,10 +52,13 @@ def reduce(rows: Sequence[Row]) -> dict[str, float]:
 def submit(rows: Sequence[Row], path: Path) -> Path:
     """A folder with a text for each subtask, as MME's own tool reads it: image, question, truth, answer, a tab apart.
 
-    Raises: MediaError, if it is there already or cannot be written.
+    An older folder of such texts is replaced.
+
+    Raises: MediaError, if something else is there or it cannot be written.
     """
-    with atomic_folder(path) as folder:
-        for subtask, part in grouped(some(rows), "subtask").items():
+    subtasks = grouped(some(rows), "subtask")
+    with atomic_folder(path, replaces={f"{subtask}.txt" for subtask in (*PERCEPTION, *COGNITION, *subtasks)}) as folder:
+        for subtask, part in subtasks.items():
             lines = (
                 "\t".join((row["image"], row["question"], row["truth"], " ".join(row["answer"].split())))
                 for row in part
