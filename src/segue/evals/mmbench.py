@@ -44,7 +44,7 @@ def submit(rows: Sequence[Row], path: Path) -> Path:
         for row in question:
             options = list(row["options"])
             letter = LETTERS[options.index(voted)] if voted in options else ""
-            sheet.append({**row["columns"], "prediction": letter})
+            sheet.append({**row["columns"], "index": row["index"], "prediction": letter})
     sheet.sort(key=lambda record: int(record["index"]))
     return write_sheet(path.with_name(path.name + ".xlsx"), sheet)
 
