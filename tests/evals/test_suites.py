@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segue.errors import DataError, MediaError
-from segue.evals import figures, grounding, judged, long_video, mmbench, mme, submissions
+from segue.evals import figures, grounding, image_captions, judged, long_video, mmbench, mme, submissions
 from segue.types import Answer, Message, Region, Sample
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden/qwen_vl/metrics.json").read_text("utf-8"))
@@ -254,3 +254,17 @@ def test_tables_and_lines_name_the_fields_of_a_submission(tmp_path):
     ]
     assert submissions.as_lines(a="answer")(rows, tmp_path / "s").read_text() == '{"a": "a\\tb\\n"}\n'
     assert submissions.as_table(q="id", a="answer")(rows, tmp_path / "s").read_text() == 'q\ta\n1\t"a\tb\n"\n'
+
+
+def test_resamples_of_captions_are_their_means_and_the_whole_set_is_the_figure():
+    said = ["a red square", "two dogs run", "nobody knows"]
+    rows = [
+        {"caption": one, "references": [one, f"{one} here"], "unparsed": False, "group": str(place // 2)}
+        for place, one in enumerate(said)
+    ]
+    groups, names = [rows[:2], rows[2:]], ["cider", "unparsed"]
+    drawn = np.array([[0, 1], [0, 0], [1, 1]])
+    whole, first, second = image_captions.reduce.resampled(groups, drawn, names)[:, 0]
+    assert whole == pytest.approx(image_captions.reduce(rows)["cider"])
+    assert whole == pytest.approx((2 * first + second) / 3)
+    assert image_captions.reduce.resampled(groups, drawn, names)[:, 1].tolist() == [0, 0, 0]
