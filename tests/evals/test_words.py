@@ -187,6 +187,12 @@ def test_hidden_truths_leave_the_reference_empty(tmp_path):
         assert dataset.get(0, rng_for(0, 0, 0)).messages[-1] == Message("assistant", ())
 
 
+def test_a_judge_is_given_the_question_without_what_is_said_around_it(tmp_path):
+    rows = rows_of(tmp_path, RECORDS["mlvu_open"], lambda _: "A man.")
+    assert [row["question"] for row in rows] == ["Tell 8_sub_scene.", "Tell 9_summary."]
+    assert [row["scoring_points"] for row in rows] == ["cooks", ""]
+
+
 def test_questions_about_one_video_are_told_to_belong_together(tmp_path):
     record = RECORDS["video_mme"]
     dataset = DATASETS[record.dataset](FIXTURES[record.name](tmp_path), record.split, **record.options)

@@ -235,7 +235,7 @@ def _mlvu(record: Any, name: str, file: str) -> Asked:
     question, answer = field(record, "question", str, name), field(record, "answer", str, name)
     target: dict[str, Any] = {"kind": task, "options": []}
     if task in _MLVU_OPEN:
-        target |= {"answers": [answer], "scoring_points": record.get("scoring_points", "")}
+        target |= {"question": question, "answers": [answer], "scoring_points": record.get("scoring_points", "")}
         texts: tuple[str, ...] = (f"{_MLVU}answer the given questions.", question)
     else:
         target["options"] = options = _options(record.get("candidates"), name)

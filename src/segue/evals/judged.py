@@ -24,13 +24,16 @@ Scale = tuple[float, float]
 
 
 def to_rate(scale: Scale) -> Score:
-    """Makes a score: a row that waits for a rating on `scale`; what the target holds is kept for the judge."""
+    """Makes a score: a row that waits for a rating on `scale`; what the target holds is kept for the judge.
+
+    The question is what was asked, unless the target has a barer one.
+    """
 
     def score(sample: Sample, answer: Answer) -> Row:
         said = answer.text.strip()
         return {
-            **sample.target,
             "question": sample.messages[-2].text.strip(),
+            **sample.target,
             "answer": said,
             "scale": list(scale),
             "rating": None if said else scale[0],
