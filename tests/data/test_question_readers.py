@@ -182,7 +182,7 @@ def test_subtitles_have_a_beginning_and_an_end(tmp_path):
     )
     lines = subtitles.read(path)
     assert [(line.start, line.end, line.text) for line in lines] == [(1.0, 2.5, "One two"), (3600.5, 3601.0, "")]
-    assert subtitles.said_at(lines, [1.0, 1.5, 2.4, 3601]) == ["One two", "One two"]
+    assert subtitles.said_at(lines, [1.0, 1.5, 2.4, 3601.0]) == ["One two", "One two"]
     path.write_text("")
     assert subtitles.read(path) == []
 
