@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import pickle
 
 import fixtures_words
 import layouts
@@ -252,3 +253,23 @@ def test_the_published_form_serves_where_the_converted_one_is_missing(name, tmp_
                 write_json(path, changed(content, place, value))
                 found += [(place, value, error) for error in [crash(tmp_path, record)] if error]
     assert found == []
+
+
+def plain(sample):
+    """A sample without pixels, which cannot be compared."""
+    parts = [part if isinstance(part, str) else (part.name, part.size) for part in sample.messages[0].parts]
+    return sample.id, parts, sample.messages[1:], dict(sample.target), sample.frames, sample.group, sample.source
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_rows_are_the_same_in_every_process_and_leave_nothing_to_chance(name, tmp_path):
+    record = RECORDS[name]
+    dataset = DATASETS[record.dataset](FIXTURES[name](tmp_path), record.split, **record.options)
+    again = pickle.loads(pickle.dumps(dataset))
+    for row in range(len(dataset)):
+        sample = dataset.get(row, rng_for(0, 0, row))
+        assert plain(again.get(row, rng_for(9, 9, 9))) == plain(sample)
+        assert sample.group and sample.source and sample.frames
+        assert json.loads(json.dumps(dict(sample.target))) == sample.target
+    with pytest.raises(IndexError):
+        dataset.get(len(dataset), rng_for(0, 0, 0))
