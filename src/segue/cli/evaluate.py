@@ -51,7 +51,7 @@ Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for res
 
 
 @app.callback()
-def group() -> None:
+def entry() -> None:
     """Score a model: `segue evaluate MODEL --on BENCHMARK -o OUT`, or compare two runs, or list the benchmarks."""
 
 
@@ -70,6 +70,12 @@ def run(
     ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")
+    ] = None,
+    phrase: Annotated[
+        str | None, typer.Option("--phrase", help="Of a folder of your own: what its mask pictures show.")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="Of a folder of your own: a pattern that finds the group in a name.")
     ] = None,
     judge: Annotated[Path | None, typer.Option("--judge", help="With --rescore: a judge's ratings.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
@@ -123,7 +129,8 @@ def run(
             raise ConfigError(
                 "say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT; --judge needs --rescore"
             )
-        asking = {"split": split, "protocol": protocol, "settings": settings, "limit": limit}
+        own = {"split": split, "phrase": phrase, "group": group}
+        asking: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         orders = _orders(model, on, data, output, **asking, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         going = {"is_resumed": resume, "is_hidden": is_hidden, "show_names": show_names}
@@ -199,7 +206,7 @@ def _orders(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[
 
     orders = []
     for name in [word.strip() for word in on.split(",") if word.strip()]:
-        benchmark = find(name, split=rest["split"], protocol=rest["protocol"])
+        benchmark = find(name, protocol=rest["protocol"], **rest["own"])
         is_folder = benchmark.is_private
         out = output / (f"{Path(name).resolve().name}_{benchmark.split}" if is_folder else benchmark.name)
         place = Path(name) if is_folder else data

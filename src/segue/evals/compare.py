@@ -17,7 +17,7 @@ import numpy as np
 from segue.errors import ConfigError, DataError
 from segue.evals import report
 from segue.evals.base import Benchmark, Reduce, Row
-from segue.evals.confidence import LEVEL, draws, grouped, resampled
+from segue.evals.confidence import LEVEL, draws, figures_of_draws, grouped
 
 SIGNIFICANT = 1 - LEVEL
 
@@ -100,10 +100,8 @@ def differences(first: Sequence[Row], second: Sequence[Row], reduce: Reduce) -> 
     names = [name for name in whole[0] if name in whole[1]]
     parts = [list(by_group.values()) for by_group in groups]
     drawn = draws(len(parts[0]), len(first))
-    table = np.full((len(drawn), len(names)), np.nan)
-    for number, chosen in enumerate(drawn):
-        one, other = (reduce(resampled(part, chosen)) for part in parts)
-        table[number] = [other.get(name, np.nan) - one.get(name, np.nan) for name in names]
+    first_drawn, second_drawn = (figures_of_draws(part, drawn, reduce, names) for part in parts)
+    table = second_drawn - first_drawn
     return [
         _difference(name, whole[0][name], whole[1][name], column) for name, column in zip(names, table.T, strict=True)
     ]

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from segue.evals.base import Reduce, Row
+from segue.evals.ratios import Ratios
 
 LEVEL = 0.95
 _VISITS = 2_000_000  # rows that are looked at in all, so that large benchmarks take seconds too
@@ -63,12 +64,18 @@ def intervals(rows: Sequence[Row], reduce: Reduce) -> dict[str, Interval]:
     groups = list(grouped(rows).values())
     if len(groups) < 2:
         return {}
-    chosen = draws(len(groups), len(rows))
-    table = np.full((len(chosen), len(figures)), np.nan)
-    for number, drawn in enumerate(chosen):
-        found = reduce(resampled(groups, drawn))
-        table[number] = [found.get(name, np.nan) for name in figures]
+    table = figures_of_draws(groups, draws(len(groups), len(rows)), reduce, list(figures))
     return {name: one for name, values in zip(figures, table.T, strict=True) if (one := _interval(values)) is not None}
+
+
+def figures_of_draws(
+    groups: Sequence[Sequence[Row]], drawn: Int[np.ndarray, "b g"], reduce: Reduce, names: Sequence[str]
+) -> Float[np.ndarray, "b k"]:
+    """The named figures of each resample; NaN where a resample has none of that name."""
+    if isinstance(reduce, Ratios):
+        return reduce.resampled(groups, drawn, names)
+    found = (reduce(resampled(groups, chosen)) for chosen in drawn)
+    return np.array([[figures.get(name, np.nan) for name in names] for figures in found], np.float64)
 
 
 def _interval(values: Float[np.ndarray, " b"]) -> Interval | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from segue import engine
 from segue.errors import DataError
 from segue.evals.base import Benchmark, Row, medium_of
 from segue.evals.masks import Overlap, cl_dice, hd95, overlap
+from segue.evals.ratios import Parts, Ratios
 from segue.evals.stored import StoredAnswer
 from segue.types import Answer, Region, Sample
 
@@ -25,6 +27,47 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 FIGURES = ("dice", "iou", "precision", "recall")
 SHAPES = ("cl_dice", "hd95")
 _SCANNED = re.compile(r"(\w+)@(0\.\d+)")
+
+
+def score(sample: Sample, answer: Answer) -> Row:
+    """Pixels of the mask that was found and of the true one, over all annotated frames; the same at each threshold.
+
+    `is_emitted` is False where the model said no `[SEG]`: it did not look, which is another fault than a wrong mask.
+    """
+    assert isinstance(answer, engine.Answer | StoredAnswer)
+    found, truth = joined(answer.regions, sample), joined(sample.regions, sample)
+    both = overlap(found, truth)
+    scanned = {threshold: joined(answer.at_threshold(threshold).regions, sample) for threshold in THRESHOLDS}
+    return {
+        "is_target": bool(truth.any()),
+        "is_emitted": bool(answer.regions),
+        **counts(both),
+        **{name: getattr(both, name) for name in FIGURES},
+        **_shapes(found, truth),
+        "scan": {str(threshold): counts(overlap(found, truth)) for threshold, found in scanned.items()},
+    }
+
+
+def _parts(row: Row) -> Parts:
+    parts = {name: (row[name], 1.0) for name in (*FIGURES, *SHAPES) if row[name] is not None}
+    both = _overlap(row)
+    parts["pooled dice"] = 2.0 * both.shared, float(both.found + both.truth)
+    parts["pooled iou"] = float(both.shared), float(both.found + both.truth - both.shared)
+    if row["is_target"]:
+        parts["emitted"] = float(row["is_emitted"]), 1.0
+    for threshold, counted in row["scan"].items():
+        one = _overlap(counted)
+        found = ((name, getattr(one, name)) for name in FIGURES)
+        parts |= {f"{name}@{threshold}": (value, 1.0) for name, value in found if value is not None}
+    return parts
+
+
+reduce = Ratios(_parts, (*FIGURES, *SHAPES))
+"""Means over rows that have one: `dice`, `iou`, `precision`, `recall`, `cl_dice` of thin things, `hd95` in pixels.
+
+The first two also `pooled`, where a large object counts more than a small one; `emitted`, the share of rows with
+something to find for which the model said `[SEG]`; and the first four at every threshold, as `dice@0.3`.
+"""
 
 
 def benchmark(split: str, *, phrase: str | None = None, group: str | None = None) -> Benchmark:
@@ -44,47 +87,6 @@ def benchmark(split: str, *, phrase: str | None = None, group: str | None = None
         protocol="own-masks/1",
         is_private=True,
     )
-
-
-def score(sample: Sample, answer: Answer) -> Row:
-    """Pixels of the mask that was found and of the true one, over all annotated frames; the same at each threshold.
-
-    `is_emitted` is False where the model said no `[SEG]`: it did not look, which is another fault than a wrong mask.
-    """
-    assert isinstance(answer, engine.Answer | StoredAnswer)
-    found, truth = joined(answer.regions, sample), joined(sample.regions, sample)
-    both = overlap(found, truth)
-    scanned = {threshold: joined(answer.at_threshold(threshold).regions, sample) for threshold in THRESHOLDS}
-    return {
-        "is_target": bool(truth.any()),
-        "is_emitted": bool(answer.regions),
-        **counts(both),
-        **{name: getattr(both, name) for name in FIGURES},
-        "cl_dice": float(np.mean([cl_dice(*pair) for pair in zip(found, truth, strict=True)])),
-        "hd95": float(np.mean([hd95(*pair) for pair in zip(found, truth, strict=True)])),
-        "scan": {str(threshold): counts(overlap(found, truth)) for threshold, found in scanned.items()},
-    }
-
-
-def reduce(rows: Sequence[Row]) -> dict[str, float]:
-    """Means over rows that have one: `dice`, `iou`, `precision`, `recall`, `cl_dice` of thin things, `hd95` in pixels.
-
-    The first two also `pooled`, where a large object counts more than a small one; `emitted`, the share of rows with
-    something to find for which the model said `[SEG]`; and the first four at every threshold, as `dice@0.3`.
-
-    Raises: DataError, for no rows.
-    """
-    if not rows:
-        raise DataError("no row was answered, so there is no figure")
-    both = sum((_overlap(row) for row in rows), Overlap())
-    figures = {name: _mean([row[name] for row in rows]) for name in (*FIGURES, *SHAPES)}
-    figures |= {"pooled dice": both.dice, "pooled iou": both.iou}
-    figures["emitted"] = _mean([float(row["is_emitted"]) for row in rows if row["is_target"]])
-    for threshold in rows[0]["scan"]:
-        overlaps = [_overlap(row["scan"][threshold]) for row in rows]
-        for name in FIGURES:
-            figures[f"{name}@{threshold}"] = _mean([getattr(one, name) for one in overlaps])
-    return {name: value for name, value in figures.items() if value is not None}
 
 
 def best_threshold(figures: Mapping[str, float | None], *, by: str = "dice") -> float:
@@ -119,10 +121,15 @@ def counts(both: Overlap) -> dict[str, Any]:
     return {"shared": both.shared, "found": both.found, "truth": both.truth}
 
 
+def _shapes(found: Bool[np.ndarray, "t h w"], truth: Bool[np.ndarray, "t h w"]) -> dict[str, float | None]:
+    """Figures of shape, the means over frames; None without the libraries of the extra `eval`."""
+    if not all(find_spec(name) for name in ("skimage", "scipy")):
+        return dict.fromkeys(SHAPES)
+    pairs = list(zip(found, truth, strict=True))
+    return {
+        name: float(np.mean([of(*pair) for pair in pairs])) for name, of in zip(SHAPES, (cl_dice, hd95), strict=True)
+    }
+
+
 def _overlap(row: Mapping[str, Any]) -> Overlap:
     return Overlap(row["shared"], row["found"], row["truth"])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None

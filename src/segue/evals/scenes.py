@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from segue.errors import DataError
 from segue.evals.base import Row, medium_of
 from segue.evals.masks import contour_accuracy, overlap, region_similarity
 from segue.evals.own_masks import joined
+from segue.evals.ratios import Parts, Ratios
 from segue.geometry.boxes import iou
 from segue.geometry.masks import box_of
 from segue.geometry.notation import parse_boxes
@@ -25,33 +25,35 @@ def score(sample: Sample, answer: Answer) -> Row:
     return {"kind": sample.target["kind"], "of": sample.target["of"]} | _SCORES[sample.target["kind"]](sample, answer)
 
 
-def reduce(rows: Sequence[Row]) -> dict[str, float]:
-    """Figures by kind of question; a kind that no row has has none.
+def _parts(row: Row) -> Parts:
+    kind, right = row["kind"], float(row.get("is_right", 0))
+    if kind != "mask":
+        named = {"box": "box accuracy@0.5, in words", "region": "regions named, kind and colour"}
+        parts = {named.get(kind, "closed questions"): (right, 1.0)}
+        return parts | ({f"closed questions, {row['of']}": (right, 1.0)} if kind == "closed" else {})
+    parts = {"target accuracy" if row["is_target"] else "no-target accuracy": (right, 1.0)}
+    if row["is_target"] and row["is_clip"]:
+        similarity, accuracy = row["similarity"], row["accuracy"]
+        parts |= {"video J&F": ((similarity + accuracy) / 2, 1.0)}
+        parts |= {"video J": (similarity, 1.0), "video F": (accuracy, 1.0)}
+    elif row["is_target"]:
+        pair = float(row["shared"]), float(row["joined"])
+        parts |= {"image cIoU": pair, f"image cIoU, {row['of']}": pair}
+        if row["is_boxed"] is not None:
+            parts["box accuracy@0.5, of masks"] = float(row["is_boxed"]), 1.0
+    return parts
 
-    Raises: DataError, for no rows.
-    """
-    if not rows:
-        raise DataError("no row was answered, so there is no figure")
-    masks = [row for row in rows if row["kind"] == "mask"]
-    stills = [row for row in masks if row["is_target"] and not row["is_clip"]]
-    clips = [row for row in masks if row["is_target"] and row["is_clip"]]
-    closed = [row for row in rows if row["kind"] == "closed"]
-    similarity, accuracy = _mean(clips, "similarity"), _mean(clips, "accuracy")
-    figures = {
-        "image cIoU": _ciou(stills),
-        **{f"image cIoU, {kind}": _ciou(part) for kind, part in _by_kind(stills)},
-        "no-target accuracy": _mean([row for row in masks if not row["is_target"]], "is_right"),
-        "target accuracy": _mean([row for row in masks if row["is_target"]], "is_right"),
-        "video J&F": None if similarity is None or accuracy is None else (similarity + accuracy) / 2,
-        "video J": similarity,
-        "video F": accuracy,
-        "box accuracy@0.5, in words": _mean([row for row in rows if row["kind"] == "box"], "is_right"),
-        "box accuracy@0.5, of masks": _mean([row for row in stills if row["is_boxed"] is not None], "is_boxed"),
-        "closed questions": _mean(closed, "is_right"),
-        **{f"closed questions, {kind}": _mean(part, "is_right") for kind, part in _by_kind(closed)},
-        "regions named, kind and colour": _mean([row for row in rows if row["kind"] == "region"], "is_right"),
-    }
-    return {name: value for name, value in figures.items() if value is not None}
+
+reduce = Ratios(
+    _parts,
+    (
+        "image cIoU",
+        *(f"image cIoU, {kind}" for kind in ("attribute", "extreme", "place", "relation")),
+        *("no-target accuracy", "target accuracy", "video J&F", "video J", "video F"),
+        *("box accuracy@0.5, in words", "box accuracy@0.5, of masks", "closed questions"),
+    ),
+)
+"""Figures by kind of question; a kind that no row has has none."""
 
 
 def _mask(sample: Sample, answer: Answer) -> Row:
@@ -98,16 +100,3 @@ def _media(sample: Sample) -> Media:
     media = medium_of(sample)
     assert media is not None
     return media
-
-
-def _by_kind(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    kinds = sorted({row["of"] for row in rows})
-    return [(kind, [row for row in rows if row["of"] == kind]) for kind in kinds]
-
-
-def _ciou(rows: Sequence[Row]) -> float | None:
-    return sum(row["shared"] for row in rows) / max(sum(row["joined"] for row in rows), 1) if rows else None
-
-
-def _mean(rows: Sequence[Row], field: str) -> float | None:
-    return float(np.mean([row[field] for row in rows])) if rows else None

@@ -26,13 +26,13 @@ _TOLD: list[Queue[tuple[Any, ...]]] = []
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to evaluate on what, in words that travel between processes; the fields are those of `Job` and `load`."""
+    """What to evaluate on what, in words that travel between processes; fields as of `find`, `Job` and `load`."""
 
     model: str
     on: str
     data: Path
     out: Path
-    split: str | None = None
+    own: Mapping[str, str | None] = field(default_factory=dict)
     protocol: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
@@ -45,7 +45,7 @@ class Order:
         Raises: ConfigError, if there is no such benchmark.
         """
         return Job(
-            benchmark=benchmarks.find(self.on, split=self.split, protocol=self.protocol),
+            benchmark=benchmarks.find(self.on, protocol=self.protocol, **self.own),
             data=self.data,
             out=self.out,
             settings=self.settings,

@@ -31,9 +31,10 @@ BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*SCENES, *WORDS)}
 _UPSTREAM = "_upstream"
 
 
-def find(name: str, *, split: str | None = None, protocol: str | None = None) -> Benchmark:
+def find(name: str, *, protocol: str | None = None, **own: str | None) -> Benchmark:
     """The benchmark of a name, or that of a folder of one's own masks, of its test split if no other is named.
 
+    `own` are split, phrase and group, which are for folders of one's own alone (`segue.evals.own_masks.benchmark`).
     `protocol` "upstream" is the original's way to score where that has a defect, which few benchmarks have.
 
     Raises: ConfigError, if it is neither, naming what is known.
@@ -42,13 +43,14 @@ def find(name: str, *, split: str | None = None, protocol: str | None = None) ->
         if f"{name}_{protocol}" not in BENCHMARKS:
             having = ", ".join(one.removesuffix(_UPSTREAM) for one in BENCHMARKS if one.endswith(_UPSTREAM))
             raise ConfigError(f"{name} has no protocol {protocol!r}; `upstream` is one of {having or 'none'}")
-        return find(f"{name}_{protocol}", split=split)
+        return find(f"{name}_{protocol}", **own)
+    given = {word: value for word, value in own.items() if value is not None}
     if name in BENCHMARKS:
-        if split is not None:
-            raise ConfigError(f"{name} is one split, {BENCHMARKS[name].split}; --split is for folders of your own")
+        if given:
+            raise ConfigError(f"{name} says itself what it asks; {', '.join(given)} are for folders of your own")
         return BENCHMARKS[name]
     if Path(name).is_dir():
-        return own_masks.benchmark(split or "test")
+        return own_masks.benchmark(**{"split": "test", **given})
     near = get_close_matches(name, BENCHMARKS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ConfigError(f"there is no benchmark and no folder {name!r}; {hint}`segue evaluate list` lists the benchmarks")
