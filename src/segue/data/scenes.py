@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
 from segue.data.base import Rows
 from segue.data.synth import clip, mixed_sample, regions_sample, scene
-from segue.data.synth.scenes import Split, draw_size, generator
+from segue.data.synth.scenes import Split, check_split, draw_size, generator
 from segue.data.synth.wording import LANGUAGES
 from segue.errors import ConfigError
 from segue.types import Sample
@@ -47,8 +47,7 @@ def load(root: Path, split: str, *, count: int = 1_000_000, **drawing: Any) -> R
     Raises: ConfigError, for a split that is not train, validation or test, or a field that `Drawing` does not have,
         or a `longest` below 128.
     """
-    if split not in ("train", "validation", "test"):
-        raise ConfigError(f"generated scenes have no split {split!r}; expected train, validation or test")
+    chosen = check_split(split)
     known = [one.name for one in fields(Drawing)]
     if unknown := sorted(set(drawing) - set(known)):
         raise ConfigError(f"generated scenes have no option {', '.join(unknown)}; known are {', '.join(known)}")
@@ -57,7 +56,7 @@ def load(root: Path, split: str, *, count: int = 1_000_000, **drawing: Any) -> R
         raise ConfigError(
             f"scenes cannot be drawn {how.longest} pixels long: some are half as high; expected {LEAST_LONGEST} or more"
         )
-    return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=cast(Split, split), how=how))
+    return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=chosen, how=how))
 
 
 def _sample(index: int, rng: np.random.Generator, *, split: Split, how: Drawing) -> Sample:
