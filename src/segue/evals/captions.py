@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from segue.errors import DataError
 from segue.evals import meteor
 from segue.evals.base import Row
+from segue.evals.figures import mean, some, unparsed
 from segue.types import Answer, Sample
 
-METEOR = "meteor (exact+stem)"
+METEOR = "METEOR (exact+stem)"
 LONGEST = 4
 """Words in a row that BLEU and CIDEr compare at most."""
 
@@ -67,26 +68,31 @@ def words(text: str) -> list[str]:
 
 
 def score(sample: Sample, answer: Answer) -> Row:
-    """What was said, and what people said: `target["references"]`, or else the dialogue's own answer."""
-    references = sample.target.get("references") or [sample.messages[-1].text]
-    return {"caption": answer.text, "references": list(references), "unparsed": not answer.text.strip()}
+    """What was said, and what people said: `target["captions"]`, or else the dialogue's own answer."""
+    return told(sample, answer.text)
+
+
+def told(sample: Sample, text: str) -> Row:
+    """The row of a text that is a sample's caption."""
+    references = sample.target.get("captions") or [sample.messages[-1].text]
+    return {"caption": text, "references": list(references), "unparsed": not text.strip()}
 
 
 def reduce(rows: Sequence[Row]) -> dict[str, float]:
-    """`cider`, `meteor (exact+stem)`, `bleu-1` to `bleu-4` and `rouge-l` over all captions, in percent.
+    """`CIDEr`, `METEOR (exact+stem)`, `BLEU-1` to `BLEU-4` and `ROUGE-L` over all captions, in percent.
 
     CIDEr weighs words by how few images they are said of, so it means nothing for one image alone, and then is 0.
 
     Raises: DataError, for no rows, or an image without references.
     """
-    if not rows or not all(row["references"] for row in rows):
-        raise DataError("there is no caption to score, or an image has no reference; give at least one of each")
+    if not all(row["references"] for row in some(rows)):
+        raise DataError("an image has no caption to compare with; give each at least one")
     found = [words(row["caption"]) for row in rows]
     truth = [[words(text) for text in row["references"]] for row in rows]
-    figures = {"cider": _mean(cider(found, truth)), METEOR: meteor_score(found, truth)}
-    figures |= {f"bleu-{length}": value for length, value in enumerate(bleu(found, truth), start=1)}
-    figures["rouge-l"] = _mean([rouge_l(one, others) for one, others in zip(found, truth, strict=True)])
-    return {name: 100 * value for name, value in figures.items()}
+    figures = {"CIDEr": mean(cider(found, truth)), METEOR: meteor_score(found, truth)}
+    figures |= {f"BLEU-{length}": value for length, value in enumerate(bleu(found, truth), start=1)}
+    figures["ROUGE-L"] = mean([rouge_l(one, others) for one, others in zip(found, truth, strict=True)])
+    return {name: 100 * value for name, value in figures.items()} | unparsed(rows)
 
 
 def cider(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[float]:
@@ -94,14 +100,14 @@ def cider(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[floa
 
     Source: Vedantam et al. 2015.
     """
-    references = [[_runs(words) for words in some] for some in truth]
-    said_of = Counter(run for some in references for run in {run for one in some for run in one})
+    references = [[_runs(words) for words in others] for others in truth]
+    said_of = Counter(run for others in references for run in {run for one in others for run in one})
     weight = {run: math.log(len(truth)) - math.log(count) for run, count in said_of.items()}
     scores = []
-    for words, some in zip(found, references, strict=True):
+    for words, others in zip(found, references, strict=True):
         mine = _weighed(_runs(words), weight, math.log(len(truth)))
-        others = [_weighed(one, weight, 0.0) for one in some]
-        scores.append(10 * _mean([_likeness(mine, other) for other in others]))
+        likenesses = [_likeness(mine, _weighed(one, weight, 0.0)) for one in others]
+        scores.append(10 * mean(likenesses))
     return scores
 
 
@@ -124,7 +130,7 @@ def _likeness(mine: Runs, other: Runs) -> float:
         )
         size = _norm(mine, length) * _norm(other, length)
         cosines.append(shared / size if size else 0.0)
-    return _mean(cosines) * math.exp(-(apart**2) / 72)
+    return mean(cosines) * math.exp(-(apart**2) / 72)
 
 
 def _norm(runs: Runs, length: int) -> float:
@@ -149,8 +155,8 @@ def bleu(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[float
             right[len(run) - 1] += min(count, allowed[run])
     brevity = math.exp(min(0.0, 1 - wanted / length)) if length else 0.0
     product, scores = 1.0, []
-    for number, (some, all_) in enumerate(zip(right, said, strict=True), start=1):
-        product *= some / all_ if all_ else 0.0
+    for number, (hits, tries) in enumerate(zip(right, said, strict=True), start=1):
+        product *= hits / tries if tries else 0.0
         scores.append(brevity * product ** (1 / number))
     return scores
 
@@ -172,7 +178,7 @@ def meteor_score(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> fl
 
     Raises: ConfigError, as `segue.evals.meteor.align` does.
     """
-    best = (meteor.best_alignment(words, some) for words, some in zip(found, truth, strict=True))
+    best = (meteor.best_alignment(words, others) for words, others in zip(found, truth, strict=True))
     return sum(best, meteor.Alignment()).score
 
 
@@ -195,7 +201,3 @@ def _common(one: Words, other: Words) -> int:
             row[place] = diagonal + 1 if word == partner else max(above, row[place - 1])
             diagonal = above
     return row[-1]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
