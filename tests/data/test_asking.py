@@ -130,7 +130,7 @@ def test_a_foreground_of_another_length_is_told(tmp_path):
 def test_an_image_to_be_described_has_captions_labels_and_masks(tmp_path):
     first = samples(gcg.load(fixtures_pixels.grounded(tmp_path, "val"), "val", variant="grandf", prompt="Go on."))[0]
     assert (first.messages[0].text, first.regions, first.id) == ("\nGo on.", (), "red-1")
-    assert first.target["captions"] == ["A man rides a horse."] and first.target["labels"] == ["A man", "a horse"]
+    assert first.target["references"] == ["A man rides a horse."] and first.target["labels"] == ["A man", "a horse"]
     assert first.target["masks"][1]["counts"] == encode(box_mask(20, 5, 15, 20))
 
 
@@ -149,7 +149,7 @@ def test_a_region_to_be_described_is_the_region_by_image_id(tmp_path):
     asked = samples(region_caption.load(root, "val", variant="refcocog", prompt="What is region1?"))
     region = asked[2].messages[0].parts[1]
     assert (region.masks.dense(0) == box_mask(6, 4, 30, 20)).all()
-    assert asked[2].target["captions"] == ["zebra near a tree"]
+    assert asked[2].target["references"] == ["zebra near a tree"]
 
 
 def test_reasonseg_draws_the_smaller_shape_on_top_and_tells_sentences_from_phrases(tmp_path):

@@ -49,10 +49,10 @@ def rows(*texts: tuple[str, list[str]]) -> list[dict]:
 def test_what_people_said_scores_best_and_nothing_scores_nothing() -> None:
     texts = ["a red bus on the street", "two dogs play in the grass", "the old man holds a kite"]
     best = captions.reduce(rows(*((text, [text]) for text in texts)))
-    assert best == pytest.approx(dict.fromkeys(best, 100.0) | {"CIDEr": 1000.0})
+    assert best == pytest.approx(dict.fromkeys(best, 100.0) | {"cider": 1000.0})
     worst = captions.reduce(rows(*(("", [text]) for text in texts)))
     assert worst == dict.fromkeys(best, 0.0)
-    assert "METEOR (exact+stem)" in best, "the figure says which variant it is"
+    assert "meteor (exact+stem)" in best, "the figure says which variant it is"
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
@@ -70,6 +70,6 @@ def test_references_are_those_of_the_target_or_the_dialogue() -> None:
     media = Media(np.zeros((4, 4, 3), np.uint8), "image", (4, 4))
     messages = (Message.user("What is it?", media), Message("assistant", ("a dog",)))
     assert captions.score(Sample("a", "caption", messages), Answer("a cat"))["references"] == ["a dog"]
-    sample = Sample("a", "caption", messages, target={"captions": ["one", "two"]})
+    sample = Sample("a", "caption", messages, target={"references": ["one", "two"]})
     row = captions.score(sample, Answer(" "))
     assert (row["references"], row["unparsed"]) == (["one", "two"], True)

@@ -27,7 +27,7 @@ def rle(mask: np.ndarray) -> dict:
 
 def scored(name, found, truth, labels=(), raw=""):
     media = Media(np.zeros((*SIZE, 3), np.uint8), "image", SIZE)
-    target = {"captions": ["a cat"], "labels": list(labels), "masks": [rle(mask) for mask in truth]}
+    target = {"references": ["a cat"], "labels": list(labels), "masks": [rle(mask) for mask in truth]}
     messages = (Message.user("?", media), Message("assistant", ("a cat",)))
     regions = tuple(Region(masks=track(mask[None], np.zeros(1, np.int64))) for mask in found)
     row = grounded_captions.score(

@@ -3,6 +3,7 @@
 Below the data root:
 
     data/scienceqa/scienceqa_test_img.jsonl                         images where its lines say, below the root
+                   or problems.json and images/test/<id>/           as it is published; questions without image left out
     data/mmbench/mmbench_dev_20230712/mmbench_dev_20230712.tsv      (and mmbench_test_20230712) with the images inside
 
 A line of the first is {"image", "question", "hint", "choices": [text], "answer": number from 0}. The columns of the
@@ -23,13 +24,14 @@ import numpy as np
 
 from segue.data.base import Rows
 from segue.data.questions import LETTERS, asked, filled, lettered, shown_by, unique
-from segue.data.sources import chosen, entry, field, found, open_sized, require
+from segue.data.sources import chosen, entry, field, first_of, formed, found, open_sized, read_annotations, require
 from segue.data.tables import embedded_image, read_lines, read_table
 from segue.errors import DataError
 from segue.types import Sample
 
 PROMPT = "Context: {hint}\nQuestion: {question}\nOptions: {options}\nAnswer:"
 SCIENCEQA = "data/scienceqa/scienceqa_{split}_img.jsonl"
+PROBLEMS = "data/scienceqa/problems.json"
 MMBENCH = "data/mmbench/mmbench_{split}_20230712/mmbench_{split}_20230712.tsv"
 
 _ROTATION = 1_000_000
@@ -49,16 +51,29 @@ def load(root: Path, split: str, *, variant: str = "scienceqa", prompt: str = PR
     )
     chosen(dict.fromkeys(splits), split, f"split of {variant}")
     path = file.replace("{split}", split)
-    require(root, [path], "the questions there")
     name = f"{variant}/{split}"
     if variant == "scienceqa":
-        lines = list(enumerate(read_lines(root / path)))
+        path = first_of(root, [path, PROBLEMS])
+        require(root, [path], "the questions there")
+        lines = list(enumerate(_problems(root, split) if path == PROBLEMS else read_lines(root / path)))
         return Rows(name, lines, partial(_line, root=root, prompt=prompt, source=name), shown_by("image"))
+    require(root, [path], "the questions there")
     rows = read_table(root / path)
     numbers = [field(row, "index", str, f"row {place}") for place, row in enumerate(rows)]
     unique(numbers, path)
     images = {number: row.get("image", "") for number, row in zip(numbers, rows, strict=True)}
     return Rows(name, rows, partial(_rotation, images=images, prompt=prompt, source=name))
+
+
+def _problems(root: Path, split: str) -> list[dict[str, Any]]:
+    """The published questions of a split that have an image, in the form of the converted lines."""
+    content = read_annotations(root / PROBLEMS)
+    with formed(PROBLEMS):
+        return [
+            {**record, "image": f"{Path(PROBLEMS).parent}/images/{split}/{number}/{record['image']}"}
+            for number, record in content.items()
+            if record["split"] == split and record["image"]
+        ]
 
 
 def _line(row: tuple[int, Any], rng: np.random.Generator, *, root: Path, prompt: str, source: str) -> Sample:

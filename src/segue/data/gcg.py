@@ -80,8 +80,8 @@ def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> 
     """A row per caption that names at least one thing with a mask.
 
     `variant` is one of the four parts; the split is train. Only the wording of the question is left to chance. With a
-    `prompt`, which needs grandf and val or test, a row is an image that is to be described; `target` then holds its
-    captions, labels, and masks as COCO RLEs.
+    `prompt`, which needs grandf and val or test, a row is an image that is to be described; `target` then holds
+    references, what people wrote, with the labels in it, and masks as COCO RLEs.
 
     Raises: ConfigError, DataError.
     """
@@ -201,7 +201,7 @@ def _described(root: Path, split: str, prompt: str) -> Rows:
     coco = read_annotations(root / masks)
     records = by_id(field(coco, "images", list, masks), "image")
     truth: dict[int | str, dict[str, list[Any]]] = {
-        name: {"captions": [], "labels": [], "masks": []} for name in records
+        name: {"references": [], "labels": [], "masks": []} for name in records
     }
     for number, one in enumerate(field(coco, "annotations", list, masks)):
         if not one.get("iscrowd"):
@@ -209,9 +209,9 @@ def _described(root: Path, split: str, prompt: str) -> Rows:
             image["masks"].append(field(one, "segmentation", dict | list, f"annotation {number}"))
     for number, one in enumerate(field(read_annotations(root / captions), "annotations", list, captions)):
         image = entry(truth, field(one, "image_id", int | str, f"caption {number}"), "image")
-        image["captions"].append(field(one, "caption", str, f"caption {number}"))
+        image["references"].append(field(one, "caption", str, f"caption {number}"))
         image["labels"] += field(one, "labels", list, f"caption {number}")
-    rows = [(records[name], told) for name, told in truth.items() if told["captions"]]
+    rows = [(records[name], told) for name, told in truth.items() if told["references"]]
     make = partial(_to_describe, source=f"gcg_grandf/{split}", images=root / images, prompt=prompt)
     return Rows(f"gcg_grandf/{split}", rows, make)
 
@@ -232,6 +232,6 @@ def _to_describe(
         masks = [
             {"size": list(media.size), "counts": shapes.segmentation_mask(one, media.size)} for one in told["masks"]
         ]
-    messages = (Message.user(prompt, media), Message("assistant", (told["captions"][0],)))
-    target = {"captions": told["captions"], "labels": told["labels"], "masks": masks}
+    messages = (Message.user(prompt, media), Message("assistant", (told["references"][0],)))
+    target = {"references": told["references"], "labels": told["labels"], "masks": masks}
     return Sample(name, "caption", messages, (), (0,), source, name, target)

@@ -10,9 +10,9 @@ A file is a list of {"file_name", "height", "width", "annotation": [{"segmentati
 ("<region1>: ..."). Regions are called region1, region2 ... in the order of "annotation"; angle brackets are taken out.
 
 For evaluation there is RefCOCOg's validation split as GLaMM prepared it, a region an image, in
-`region_caption/refcocog/finetune_refcocog_val_with_mask.json` (COCO's form; an annotation has the id of its image), with
-what people wrote in `mdetr_annotations/finetune_refcocog_val_captions.json` ({"annotations": [{"image_id", "caption"}]})
-and images in `glamm_data/images/coco2014/train2014/`.
+`region_caption/refcocog/finetune_refcocog_val_with_mask.json` (COCO's form; an annotation has the id of its image),
+what people wrote in `mdetr_annotations/finetune_refcocog_val_captions.json` ({"annotations": [{"image_id",
+"caption"}]}), and images in `glamm_data/images/coco2014/train2014/`.
 
 Source: Yuan et al. 2024 (Osprey); Sa2VA's `Sa2VA06VP`. It leaves out rows with a region that covers fewer than four of
 the 16 x 16 cells that its model sees; which cells are seen is for a model to say, so no row is left out here.
@@ -72,7 +72,8 @@ def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> 
     Descriptions become one turn for each region, with the wording of the question left to chance. The questions of the
     short form end with a request for a word or a short phrase.
 
-    With a `prompt`, which needs the variant refcocog and its split val, a row is one region; `target` has its captions.
+    With a `prompt`, which needs the variant refcocog and its split val, a row is one region; `target` has its
+    references, which people wrote.
 
     Raises: ConfigError, DataError.
     """
@@ -165,4 +166,4 @@ def _region(
         mask = shapes.segmentation_mask(field(annotation, "segmentation", list | dict, "it"), media.size)
     region = shapes.region("", shapes.track([mask], (0,), media.size))
     messages = (Message.user(prompt, media, (region,)), Message("assistant", (captions[0],)))
-    return Sample(str(image["id"]), "region", messages, (), (0,), source, name, {"captions": captions})
+    return Sample(str(image["id"]), "region", messages, (), (0,), source, name, {"references": captions})

@@ -22,7 +22,7 @@ from segue.evals.base import Row
 from segue.evals.figures import mean, some, unparsed
 from segue.types import Answer, Sample
 
-METEOR = "METEOR (exact+stem)"
+METEOR = "meteor (exact+stem)"
 LONGEST = 4
 """Words in a row that BLEU and CIDEr compare at most."""
 
@@ -68,18 +68,18 @@ def words(text: str) -> list[str]:
 
 
 def score(sample: Sample, answer: Answer) -> Row:
-    """What was said, and what people said: `target["captions"]`, or else the dialogue's own answer."""
+    """What was said, and what people said: `target["references"]`, or else the dialogue's own answer."""
     return told(sample, answer.text)
 
 
 def told(sample: Sample, text: str) -> Row:
     """The row of a text that is a sample's caption."""
-    references = sample.target.get("captions") or [sample.messages[-1].text]
+    references = sample.target.get("references") or [sample.messages[-1].text]
     return {"caption": text, "references": list(references), "unparsed": not text.strip()}
 
 
 def reduce(rows: Sequence[Row]) -> dict[str, float]:
-    """`CIDEr`, `METEOR (exact+stem)`, `BLEU-1` to `BLEU-4` and `ROUGE-L` over all captions, in percent.
+    """`cider`, `meteor (exact+stem)`, `bleu-1` to `bleu-4` and `rouge-l` over all captions, in percent.
 
     CIDEr weighs words by how few images they are said of, so it means nothing for one image alone, and then is 0.
 
@@ -89,9 +89,9 @@ def reduce(rows: Sequence[Row]) -> dict[str, float]:
         raise DataError("an image has no caption to compare with; give each at least one")
     found = [words(row["caption"]) for row in rows]
     truth = [[words(text) for text in row["references"]] for row in rows]
-    figures = {"CIDEr": mean(cider(found, truth)), METEOR: meteor_score(found, truth)}
-    figures |= {f"BLEU-{length}": value for length, value in enumerate(bleu(found, truth), start=1)}
-    figures["ROUGE-L"] = mean([rouge_l(one, others) for one, others in zip(found, truth, strict=True)])
+    figures = {"cider": mean(cider(found, truth)), METEOR: meteor_score(found, truth)}
+    figures |= {f"bleu-{length}": value for length, value in enumerate(bleu(found, truth), start=1)}
+    figures["rouge-l"] = mean([rouge_l(one, others) for one, others in zip(found, truth, strict=True)])
     return {name: 100 * value for name, value in figures.items()} | unparsed(rows)
 
 

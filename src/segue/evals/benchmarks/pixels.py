@@ -48,7 +48,7 @@ _SPLITS = {
     "refcoco+": ("val", "testA", "testB", "test"),
     "refcocog": ("val", "test"),
 }
-_COCO = ("glamm_data/images/coco2014/train2014",)
+_COCO = "glamm_data/images/coco2014/train2014"
 
 
 def _images(variant: str, split: str, name: str, score: Score, reduce: Reduce, protocol: str) -> Benchmark:
@@ -64,7 +64,11 @@ def _images(variant: str, split: str, name: str, score: Score, reduce: Reduce, p
         reduce=reduce,
         headline="cIoU",
         protocol=protocol,
-        files=(f"ref_seg/{variant}/instances.json", f"ref_seg/{variant}/{refs}.*", *_COCO),
+        files=(
+            f"ref_seg/{variant}/instances.json",
+            f"ref_seg/{variant}/{refs}.*",
+            f"ref_seg/{variant}/coco2014/train2014 | {_COCO}",
+        ),
         published=_RES.get(name.removesuffix("_upstream"), {}) if variant != "grefcoco" else {},
     )
 
@@ -200,7 +204,8 @@ def _described(split: str, *, upstream: bool = False) -> Benchmark:
     """Grounded captions of GranD-f's images."""
     # PARITY(caption_prompt_spaces): the original's prompt has a line's indentation in it
     prompt = CAPTION_PROMPT.replace("interleaved ", "interleaved" + 5 * " ") if upstream else CAPTION_PROMPT
-    truth = tuple(f"gcg_val_test/{split}_gcg_coco_{what}_gt.json" for what in ("mask", "caption"))
+    names = [f"gcg_val_test/{split}_gcg_coco_{what}_gt.json" for what in ("mask", "caption")]
+    truth = tuple(f"{name} | glamm_data/annotations/{name}" for name in names)
     return Benchmark(
         name=f"gcg_{split}" + ("_upstream" if upstream else ""),
         dataset="gcg",
@@ -231,7 +236,7 @@ def _regions(*, upstream: bool = False) -> Benchmark:
         files=(
             "region_caption/refcocog/finetune_refcocog_val_with_mask.json",
             "mdetr_annotations/finetune_refcocog_val_captions.json",
-            *_COCO,
+            _COCO,
         ),
     )
 
