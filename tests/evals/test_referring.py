@@ -44,7 +44,7 @@ def test_iou_of_three_queries_together_and_on_average():
     assert figures["unparsed"] == pytest.approx(100 / 3)
 
 
-def test_unanswered_left_out_and_further_masks_too_where_upstream_did_so():
+def test_silence_left_out_and_further_masks_too_where_upstream_did_so():
     scored = [
         referring.score_first(asked(mask(4)), found(mask(2), mask(2, 2))),
         referring.score_first(asked(mask(6)), Answer("There is none.")),

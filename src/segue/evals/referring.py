@@ -44,7 +44,7 @@ def reduce(rows: Sequence[Row]) -> dict[str, float]:
 
 def reduce_answered(rows: Sequence[Row]) -> dict[str, float]:
     """The same, but rows without a mask are left out of `cIoU`, which flatters a model that is silent."""
-    # PARITY(unanswered_left_out): how the first generation of Sa2VA was measured
+    # PARITY(silence_left_out): how the first generation of Sa2VA was measured
     answered = [row for row in some(rows) if not row["unparsed"]]
     return reduce(rows) | {"cIoU": reduce(answered)["cIoU"] if answered else 0.0}
 
