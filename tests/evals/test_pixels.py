@@ -1,6 +1,7 @@
 """Every benchmark of masks, from a folder in its official layout to its figures."""
 
 import json
+import pickle
 import zipfile
 from io import BytesIO
 
@@ -25,6 +26,7 @@ def samples_of(root, record):
     samples = [dataset.get(number, rng_for(0, 0, number)) for number in range(len(dataset))]
     assert len({sample.id for sample in samples}) == len(samples) > 1
     assert all(dataset.medium_of(number) or len(sample.frames) == 1 for number, sample in enumerate(samples))
+    assert len(pickle.loads(pickle.dumps(dataset))) == len(dataset), "workers are given datasets"
     return samples
 
 

@@ -64,7 +64,7 @@ def load(root: Path, split: str, *, prompt: str | tuple[str, str] | None = None)
     rows = [_question(path) for path in files]
     prompts = (prompt, prompt) if isinstance(prompt, str) else prompt
     name = f"reason_seg/{split}"
-    return Rows(name, rows, partial(_sample, source=name, prompts=prompts), lambda row: row.image.name)
+    return Rows(name, rows, partial(_sample, source=name, prompts=prompts))
 
 
 def _question(path: Path) -> Question:

@@ -178,7 +178,7 @@ def load(
     prompts = (prompt, prompt) if isinstance(prompt, str) else prompt
     asked = _Asking(name, home / source.frames, prompts, palettes, foreground)
     queries = [(video, one) for video in rows for one in video.expressions]
-    return Rows(name, queries, partial(_query, how=asked), lambda query: query[0].name)
+    return Rows(name, queries, partial(_query, how=asked), _medium)
 
 
 def _numbers(videos: Mapping[str, Mapping[str, Any]], keys: str) -> dict[tuple[str, str], str]:
@@ -227,6 +227,10 @@ class _Asking:
     prompts: tuple[str, str]
     palettes: Path | None
     foreground: Mapping[str, Any]
+
+
+def _medium(row: tuple[Video, Expression]) -> str:
+    return row[0].name
 
 
 def _query(row: tuple[Video, Expression], rng: np.random.Generator, *, how: _Asking) -> Sample:

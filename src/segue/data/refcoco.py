@@ -102,7 +102,7 @@ def load(
     name = f"{variant}/{split}"
     if prompt is not None:
         ask_for = partial(_query, source=name, images=root / images, prompt=prompt)
-        return Rows(name, [one for row in rows for one in _queries(row)], ask_for, lambda one: one.picture.name)
+        return Rows(name, [one for row in rows for one in _queries(row)], ask_for, _medium)
     make = partial(_sample, source=name, images=root / images, referents=referents)
     return Rows(name, rows, make)
 
@@ -110,6 +110,10 @@ def load(
 def _queries(row: Picture) -> list[Query]:
     said = [(one, _text(sentence, "sent")) for one in row.referents for sentence in one.sentences]
     return [Query(row, referent, text, number) for number, (referent, text) in enumerate(said)]
+
+
+def _medium(row: Query) -> str:
+    return row.picture.name
 
 
 def _query(row: Query, rng: np.random.Generator, *, source: str, images: Path, prompt: str) -> Sample:

@@ -21,6 +21,11 @@ CAPTION_PROMPT = (
 )
 REGION_PROMPT = "<image>\nPlease give me a short description of the region in the picture marked by region1."
 
+_GREEDY = {"max_new_tokens": 2048, "temperature": 0.0, "threshold": 0.5}
+_FOLLOWED = {**_GREEDY, "frames": "auto", "policy": "auto"}
+"""Each checkpoint sees the frames, and is followed in the way, that it was published with: Sa2VA the first five and by
+its one decoder, Sa2VA-i five spread over the video and by both."""
+
 _MODELS = (
     *(f"Sa2VA-{size}" for size in ("1B", "4B", "8B", "26B")),
     *(f"Sa2VA-InternVL3-{size}" for size in ("2B", "8B", "14B")),
@@ -60,6 +65,7 @@ def _images(variant: str, split: str, name: str, score: Score, reduce: Reduce, p
         split=split,
         task="segment",
         options={"variant": variant, "prompt": IMAGE_PROMPT},
+        settings=_GREEDY,
         score=score,
         reduce=reduce,
         headline="cIoU",
@@ -103,6 +109,7 @@ _REFERRING = (
             split=split,
             task="segment",
             options={"prompt": REASON_PROMPTS},
+            settings=_GREEDY,
             score=referring.score,
             reduce=referring.reduce,
             headline="gIoU",
@@ -124,6 +131,7 @@ def _videos(name: str, of: tuple[str, str], files: tuple[str, ...], **others: An
         split=split,
         task="segment",
         options={"variant": variant, "prompt": VIDEO_PROMPTS},
+        settings=_FOLLOWED,
         files=tuple(f"video_datas/{file}" for file in files),
         **{**usual, **others},
     )
@@ -212,6 +220,7 @@ def _described(split: str, *, upstream: bool = False) -> Benchmark:
         split=split,
         task="caption",
         options={"variant": "grandf", "prompt": prompt},
+        settings=_GREEDY,
         score=grounded_captions.score,
         reduce=grounded_captions.reduce,
         headline="AP50",
@@ -229,6 +238,7 @@ def _regions(*, upstream: bool = False) -> Benchmark:
         split="val",
         task="region",
         options={"variant": "refcocog", "prompt": REGION_PROMPT},
+        settings=_GREEDY,
         score=region_captions.score_upstream if upstream else region_captions.score,
         reduce=captions.reduce,
         headline=captions.METEOR,
