@@ -26,7 +26,7 @@ _PIECE = re.compile(
     """,
     re.VERBOSE,
 )
-BEAM = 40
+BEAM = 200
 """How many ways of pairing words are followed at once."""
 
 
