@@ -12,7 +12,7 @@ from segue.types import Answer, Media, Message, Sample
 
 RECORDED = json.loads(Path(__file__).with_name("recorded_captions.json").read_text(encoding="utf-8"))
 FOUND = [captions.words(said) for said, _ in RECORDED["captions"]]
-TRUTH = [[captions.words(text) for text in references] for _, references in RECORDED["captions"]]
+TRUTH = [tuple(captions.words(text) for text in references) for _, references in RECORDED["captions"]]
 
 
 def test_words_are_cut_as_the_official_tokenizer_cuts_them() -> None:

@@ -131,3 +131,13 @@ def test_pairs_are_judged_as_single_masks_are():
     figures = videos.reduce_objects(objects([(box(2, 2), box())]))
     similarity, accuracy = agreement(box(2, 2), box())
     assert (figures["J"], figures["F"]) == (pytest.approx(100 * similarity[0]), pytest.approx(100 * accuracy[0]))
+
+
+def test_a_video_that_is_drawn_twice_counts_twice():
+    right, wrong = box(frames=3), box(frames=3) & False
+    one, other = (
+        [{**row, "group": name} for row in objects([pair], video=name)]
+        for name, pair in (("a", (right, right)), ("b", (wrong, right)))
+    )
+    again = [{**row, "group": "a#1"} for row in one]
+    assert videos.reduce_objects(one + other + again)["J"] == pytest.approx(100 * 2 / 3)

@@ -15,6 +15,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from segue.errors import DataError
 from segue.evals import meteor
@@ -26,7 +27,7 @@ METEOR = "meteor (exact+stem)"
 LONGEST = 4
 """Words in a row that BLEU and CIDEr compare at most."""
 
-Words = Sequence[str]
+Words = tuple[str, ...]
 Runs = Mapping[tuple[str, ...], int | float]
 
 
@@ -56,15 +57,19 @@ _TOKEN = re.compile(
 _PUNCTUATION = frozenset("'`.?!,:-;\"") | {"–", "—", "…", "“", "”"}
 _WRITTEN = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
+# A confidence interval reduces the same captions hundreds of times; what belongs to one caption is worked out once.
+_once = lru_cache(maxsize=1 << 17)
 
-def words(text: str) -> list[str]:
+
+@_once
+def words(text: str) -> tuple[str, ...]:
     """The words of a caption in lower case, without punctuation; brackets are words of their own.
 
     Source: Stanford's PTBTokenizer, as `pycocoevalcap` calls it.
     """
     text = text.lower().replace("’", "'").replace("‘", "'")
     tokens = (token for token in _TOKEN.findall(text) if token not in _PUNCTUATION)
-    return [word for token in tokens for word in _APART.get(token, _WRITTEN.get(token, token)).split()]
+    return tuple(word for token in tokens for word in _APART.get(token, _WRITTEN.get(token, token)).split())
 
 
 def score(sample: Sample, answer: Answer) -> Row:
@@ -88,7 +93,7 @@ def reduce(rows: Sequence[Row]) -> dict[str, float]:
     if not all(row["references"] for row in some(rows)):
         raise DataError("an image has no caption to compare with; give each at least one")
     found = [words(row["caption"]) for row in rows]
-    truth = [[words(text) for text in row["references"]] for row in rows]
+    truth = [tuple(words(text) for text in row["references"]) for row in rows]
     figures = {"cider": mean(cider(found, truth)), METEOR: meteor_score(found, truth)}
     figures |= {f"bleu-{length}": value for length, value in enumerate(bleu(found, truth), start=1)}
     figures["rouge-l"] = mean([rouge_l(one, others) for one, others in zip(found, truth, strict=True)])
@@ -161,7 +166,8 @@ def bleu(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[float
     return scores
 
 
-def rouge_l(found: Words, references: Sequence[Words]) -> float:
+@_once
+def rouge_l(found: Words, references: tuple[Words, ...]) -> float:
     """The longest common subsequence as a share of caption and reference, in [0, 1], the best share of any reference.
 
     Source: Lin 2004, with recall weighing 1.2 times as much.
@@ -178,10 +184,14 @@ def meteor_score(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> fl
 
     Raises: ConfigError, as `segue.evals.meteor.align` does.
     """
-    best = (meteor.best_alignment(words, others) for words, others in zip(found, truth, strict=True))
+    best = (_alignment(words, tuple(others)) for words, others in zip(found, truth, strict=True))
     return sum(best, meteor.Alignment()).score
 
 
+_alignment = _once(meteor.best_alignment)
+
+
+@_once
 def _runs(words: Words) -> Counter[tuple[str, ...]]:
     """How often each run of up to `LONGEST` words stands in a text."""
     return Counter(

@@ -36,19 +36,23 @@ _TAG = re.compile(r"<[^>]*>|\[SEG\]")
 def score(sample: Sample, answer: Answer) -> Row:
     """The caption and its phrases, and how each mask overlaps each true one (`target["masks"]`, `target["labels"]`).
 
-    The i-th phrase belongs to the i-th mask; a mask without one has an empty phrase.
+    The i-th phrase belongs to the i-th mask; a mask without one has an empty phrase. What the figures need of the row
+    is worked out here, not again for each resample of a confidence interval.
     """
     raw = (answer.raw_text or answer.text).replace("<s>", "").replace("\n", "")
     found = [region.masks.rle(0) for region in answer.regions if region.masks is not None]
     overlaps = _overlaps(found, sample.target["masks"])
-    return captions.told(sample, " ".join(_TAG.sub(" ", raw).split())) | {
+    row = captions.told(sample, " ".join(_TAG.sub(" ", raw).split())) | {
         "phrases": [phrase.strip() for phrase in _PHRASE.findall(raw)],
         "labels": list(sample.target["labels"]),
         "overlaps": overlaps.tolist(),
         "masks": len(found),
         "truths": len(sample.target["masks"]),
         "hits": hits(overlaps),
+        "paired": _paired(overlaps),
     }
+    agreed = {name: _agreed(row, word_similarity, stops) for name, stops in (("agreed", True), ("agreed_all", False))}
+    return row | agreed
 
 
 def reduce(rows: Sequence[Row]) -> dict[str, float]:
@@ -59,9 +63,9 @@ def reduce(rows: Sequence[Row]) -> dict[str, float]:
     """
     figures = {
         "AP50": 100 * average_precision(some(rows)),
-        "mIoU": 100 * mean(_paired(_matrix(row)) for row in rows),
-        "mask recall (words)": 100 * recall(rows, word_similarity),
-        "mask recall, all pairs (words)": 100 * recall(rows, word_similarity, stops=False),
+        "mIoU": 100 * mean(row["paired"] for row in rows),
+        "mask recall (words)": 100 * _share([row["agreed"] for row in rows], rows),
+        "mask recall, all pairs (words)": 100 * _share([row["agreed_all"] for row in rows], rows),
     }
     return figures | captions.reduce(rows)
 
@@ -103,11 +107,7 @@ def recall(rows: Sequence[Row], similarity: Similarity, *, stops: bool = True) -
     Pairs are taken by falling IoU. With `stops`, the first pair that does not agree ends the search in its image, even
     if others would; without, it is passed over.
     """
-    agreed = labelled = 0
-    for row in rows:
-        labelled += len(row["labels"])
-        agreed += _agreed(row, similarity, stops)
-    return agreed / labelled if labelled else 0.0
+    return _share([_agreed(row, similarity, stops) for row in rows], rows)
 
 
 def word_similarity(one: str, other: str) -> float:
@@ -147,6 +147,11 @@ def _overlaps(found: Sequence[Any], truth: Sequence[Any]) -> Float[np.ndarray, "
     true, mine = ([{**one, "counts": one["counts"].encode("ascii")} for one in masks] for masks in (truth, found))
     overlaps: np.ndarray = coco.iou(mine, true, [0] * len(true)).T
     return overlaps
+
+
+def _share(agreed: Sequence[int], rows: Sequence[Row]) -> float:
+    labelled = sum(len(row["labels"]) for row in rows)
+    return sum(agreed) / labelled if labelled else 0.0
 
 
 def _matrix(row: Row) -> Float[np.ndarray, "n m"]:

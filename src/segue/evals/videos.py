@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 
@@ -111,8 +113,9 @@ def reduce_objects(rows: Sequence[Row]) -> dict[str, float]:
     ordered = sorted(some(rows), key=_place)
     by_annotator: dict[int, list[tuple[float, ...]]] = {}
     for (annotator, _), part in groupby(ordered, key=lambda row: _place(row)[:2]):
-        by_annotator.setdefault(annotator, []).extend(_judged(list(part)))
-    means = [[mean(values) for values in zip(*objects, strict=True)] for objects in by_annotator.values()]
+        objects = [_Object(*(tuple(row[name]) for name in ("size", "found", "truth", "void"))) for row in part]
+        by_annotator.setdefault(annotator, []).extend(_judged(tuple(objects)))
+    means = [[mean(values) for values in zip(*judged, strict=True)] for judged in by_annotator.values()]
     names = ("J", "F", "semi-supervised J", "semi-supervised F")
     figures = {name: 100 * mean(values) for name, values in zip(names, zip(*means, strict=True), strict=True)}
     for task in ("", "semi-supervised "):
@@ -194,13 +197,26 @@ def _dense(counts: Sequence[str], size: Sequence[int]) -> Masks:
 
 
 def _place(row: Row) -> tuple[int, str, int]:
-    return row["annotator"], row["video"], row["object"]
+    # a video that is drawn twice for a confidence interval has another group each time
+    return row["annotator"], row.get("group") or row["video"], row["object"]
 
 
-def _judged(rows: Sequence[Row]) -> list[tuple[float, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object as it was found and as it is, and what is void, frame by frame."""
+
+    size: tuple[int, ...]
+    found: tuple[str, ...]
+    truth: tuple[str, ...]
+    void: tuple[str, ...]
+
+
+@lru_cache(maxsize=1024)  # a confidence interval judges the same videos again and again
+def _judged(objects: tuple[_Object, ...]) -> list[tuple[float, ...]]:
     """J and F of each object that an annotator describes in a video, in both tasks."""
-    found, truth = ([_dense(row[name], row["size"]) for row in rows] for name in ("found", "truth"))
-    void = _dense(rows[0]["void"], rows[0]["size"]) if rows[0]["void"] else np.zeros_like(found[0])
+    size, hidden = objects[0].size, objects[0].void
+    found, truth = [_dense(one.found, size) for one in objects], [_dense(one.truth, size) for one in objects]
+    void = _dense(hidden, size) if hidden else np.zeros_like(found[0])
     taken = void.copy()
     for mask in found:
         mask &= ~taken
