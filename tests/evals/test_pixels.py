@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from fixtures_pixels import FIXTURES
+from fixtures_pixels import FIXTURES, media_of, perfect
 from PIL import Image
 
 from segue.data import DATASETS
@@ -15,7 +15,7 @@ from segue.data.base import rng_for
 from segue.errors import ConfigError, DataError
 from segue.evals.benchmarks.pixels import PIXELS
 from segue.geometry.masks import track
-from segue.types import Answer, Media, Region
+from segue.types import Answer, Region
 
 RECORDS = {one.name: one for one in PIXELS}
 JUDGED = {name: one for name, one in RECORDS.items() if one.submit is None}
@@ -36,27 +36,6 @@ def rows_of(root, record, speak):
     return json.loads(
         json.dumps([{**row, "id": sample.id, "group": sample.group or sample.id} for sample, row in scored])
     )
-
-
-def media_of(sample):
-    return next(part for message in sample.messages for part in message.parts if isinstance(part, Media))
-
-
-def perfect(sample):
-    if sample.task == "caption":
-        text = sample.target["references"][0]
-        for label in sample.target["labels"]:
-            text = text.replace(label, f"<p> {label} </p> [SEG]")
-        size = media_of(sample).size
-        masks = [Region(masks=track_of(one["counts"], size)) for one in sample.target["masks"]]
-        return Answer(sample.target["references"][0], tuple(masks), text + "<|im_end|>")
-    return Answer(sample.messages[-1].text, sample.regions)
-
-
-def track_of(counts, size):
-    from segue.types import MaskTrack
-
-    return MaskTrack(size, np.zeros(1, np.int64), (counts,))
 
 
 def silent(sample):

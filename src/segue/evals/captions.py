@@ -124,7 +124,7 @@ def _together(references: Sequence[Runs], place: int) -> Iterable[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Weighed:
-    """Counts of runs times how telling they are, and the squares of their norms, by length; how many pairs there are."""
+    """Counts of runs times how telling they are, and squares of their norms, by length; how many pairs there are."""
 
     values: Sequence[Mapping[str, float]]
     squares: Sequence[float]
