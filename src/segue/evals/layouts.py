@@ -1,0 +1,385 @@
+"""Whether what a benchmark needs lies under a data root, and if not, what is missing, misnamed or in another place.
+
+The field `files` of each record is the one source: a path or pattern below the data root a line. In a pattern `*`, `?`
+and `[...]` stand for parts of one name, and ` | ` stands between ways to say the same, of which one is enough. A file
+must not be empty, nor must a folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from segue.data import DATASETS
+from segue.errors import DataError
+from segue.evals.base import Benchmark
+
+Kind = Literal["missing", "empty", "misnamed", "packed", "misplaced"]
+
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+_ALIKE = 0.8
+_TOLD = 5
+_MOST_NAMES = 20_000
+_MOST_FOLDERS = 3_000
+_MOST_TRIED = 50
+_DEPTH = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Why a benchmark is not ready: what was expected, and what is there in its stead, as paths below the data root.
+
+    `found` is empty where nothing is there; `advice` says what to do about it.
+    """
+
+    kind: Kind
+    expected: str
+    found: str
+    advice: str
+
+    @property
+    def text(self) -> str:
+        """The whole of it on one line."""
+        expected = self.expected.replace(" | ", " or ")
+        said = {
+            "missing": f"there is no {expected}",
+            "empty": f"{self.found} is empty",
+            "misnamed": f"found {self.found}, expected {expected}",
+            "packed": f"found the archive {self.found}, expected {expected}",
+            "misplaced": f"found {self.found}, expected {expected}",
+        }
+        return f"{said[self.kind]}; {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the data of some benchmarks, which need the same files, stand: ready where there are no findings.
+
+    `root` is the data root that was looked at. `is_certain` says that a file lies there that only these need; else
+    they are taken for what is meant by what looks like it.
+    """
+
+    names: tuple[str, ...]
+    root: Path
+    findings: tuple[Finding, ...]
+    is_certain: bool = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.findings
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a folder holds: the benchmarks of which something is there, and the names of all others."""
+
+    standings: tuple[Standing, ...]
+    absent: tuple[str, ...]
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the folder is surely made for benchmarks."""
+        return any(standing.is_certain for standing in self.standings)
+
+
+def missing(benchmark: Benchmark, root: Path, known: Collection[str] = ()) -> list[Finding]:
+    """What keeps a benchmark from being run on a data root, in the order of its files; nothing if it is ready.
+
+    `known` are names that mean something of their own in other benchmarks, so that they are not misspelt here.
+    """
+    return _findings(benchmark.files, _Tree(root), {*known, *_names(benchmark.files)})
+
+
+def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
+    """Which benchmarks a folder holds data of, and what those lack.
+
+    The folder is a data root, a part of one, or one dataset on its own, as downloaded. Records that need no files are
+    left out.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for benchmark in benchmarks:
+        if benchmark.files:
+            groups.setdefault(benchmark.files, []).append(benchmark.name)
+    known = {name for files in groups for name in _names(files)}
+    uses = Counter(pattern for files in groups for pattern in set(files))
+    shared = {pattern for pattern, count in uses.items() if count > 1}
+    tree = _Tree(root)
+    found = {files: _stands(files, tuple(names), tree, known, shared) for files, names in groups.items()}
+    standings = [standing for standing in found.values() if standing is not None]
+    told = {name for standing in standings for name in standing.names}
+    absent = tuple(name for names in groups.values() for name in names if name not in told)
+    return Survey(tuple(standings), absent)
+
+
+def rows(benchmark: Benchmark, root: Path) -> int:
+    """The number of rows of a benchmark whose files are there, of which the first has been opened.
+
+    Raises: SegueError, if the files cannot be read as what they should be.
+    """
+    dataset = DATASETS[benchmark.dataset](root, benchmark.split, **benchmark.options)
+    if not len(dataset):
+        raise DataError(f"{benchmark.name} has no rows; its annotations name nothing of the split {benchmark.split}")
+    dataset.get(0, np.random.default_rng(0))
+    return len(dataset)
+
+
+class _Tree:
+    """A folder, and where names occur in it, as far as a bounded look shows; nowhere, if it is not to be searched."""
+
+    def __init__(self, root: Path, *, is_searched: bool = True):
+        self.root = root
+        self.is_searched = is_searched
+
+    @cached_property
+    def places(self) -> dict[str, list[str]]:
+        """Paths below the root by their last name, shallow ones first; of large trees only a part."""
+        found: dict[str, list[str]] = {}
+        level, seen = [self.root] if self.is_searched else [], 0
+        for _ in range(_DEPTH):
+            below: list[Path] = []
+            for folder in level:
+                for entry in _entries(folder):
+                    found.setdefault(entry.name, []).append(entry.relative_to(self.root).as_posix())
+                    # what holds numbers of pictures holds no annotations further down
+                    if not entry.suffix and seen + len(below) < _MOST_FOLDERS and entry.is_dir():
+                        below.append(entry)
+            seen += len(below)
+            level = below
+        return found
+
+    def ending(self, parts: Sequence[str]) -> str:
+        """The shallowest path that ends in these names, or nothing."""
+        tail = "/".join(parts)
+        return next((path for path in self.places.get(parts[-1], ()) if f"/{path}".endswith(f"/{tail}")), "")
+
+
+def _stands(
+    files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, known: set[str], shared: set[str]
+) -> Standing | None:
+    """How these files stand under a folder that is a data root, a part of one, or their dataset; None without a sign
+    of them."""
+    own = [pattern for pattern in files if pattern not in shared] or list(files)
+    for root in (tree.root, *_roots_above(files, tree.root)):
+        here = tree if root == tree.root else _Tree(root, is_searched=False)
+        findings = _findings(files, here, known)
+        lacking = {finding.expected: finding for finding in findings}
+        kept = [pattern for pattern in own if pattern not in lacking]
+        if kept or any(pattern in lacking and lacking[pattern].found for pattern in own):
+            certain = any(_is_annotation(pattern) for pattern in kept)
+            return Standing(names, root, tuple(findings), is_certain=certain or not findings)
+    return _as_downloaded(files, names, tree, known)
+
+
+def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, known: set[str]) -> Standing | None:
+    """How these files stand if the folder is what should lie deeper in a data root, under whatever name."""
+    head = _common(files)
+    for depth in range(len(head), 0, -1):
+        prefix = "/".join(head[:depth]) + "/"
+        inside = tuple(_without(pattern, prefix) for pattern in files)
+        findings = _findings(inside, tree, known)
+        lacking = {finding.expected for finding in findings}
+        if sum(_is_annotation(pattern) for pattern in inside if pattern not in lacking) >= 2:
+            moved = Finding(
+                "misplaced",
+                prefix.rstrip("/"),
+                str(tree.root),
+                f"move or link this folder to {prefix.rstrip('/')} below a data root, and name that root",
+            )
+            deeper = (replace(one, expected=prefix + one.expected) for one in findings)
+            return Standing(names, tree.root, (moved, *deeper))
+    return None
+
+
+def _findings(files: Sequence[str], tree: _Tree, known: Collection[str]) -> list[Finding]:
+    return [finding for pattern in files if (finding := _look(pattern, tree, known)) is not None]
+
+
+def _look(pattern: str, tree: _Tree, known: Collection[str]) -> Finding | None:
+    """What is wrong about a pattern; of several ways to satisfy it, about the one that is nearest to it."""
+    tried = []
+    for way in _ways(pattern):
+        finding, depth = _look_once(way, tree, known)
+        if finding is None:
+            return None
+        tried.append((bool(finding.found), depth, finding))
+    best = max(tried, key=lambda one: one[:2])[2]
+    return replace(best, expected=pattern)
+
+
+def _look_once(way: str, tree: _Tree, known: Collection[str]) -> tuple[Finding | None, int]:
+    """What is wrong about one path or pattern, and how many of its names are there."""
+    root, parts = tree.root, way.strip("/").split("/")
+    places = list(islice(_matches(root, parts), _MOST_TRIED))
+    if places:
+        if not all(map(_is_empty, places)):
+            return None, len(parts)
+        advice = "it was not copied or unpacked to its end; do so again"
+        return Finding("empty", way, _below(places[0], root), advice), len(parts)
+    depth = max(count for count in range(len(parts)) if next(_matches(root, parts[:count]), None) is not None)
+    folder = next(_matches(root, parts[:depth]))
+    if (near := next(_nearly(root, parts, known), None)) is not None:
+        advice = f"rename it, or link it: {_step(near.relative_to(root).parts, parts)}"
+        return Finding("misnamed", way, _below(near, root), advice), depth
+    if (archive := _archive(folder, parts[depth:])) is not None:
+        return Finding("packed", way, _below(archive, root), "unpack it there"), depth
+    if elsewhere := _elsewhere(tree, parts, depth):
+        return Finding("misplaced", way, elsewhere, "move or link it"), depth
+    there = [entry.name for entry in islice(_entries(folder), _TOLD + 1)]
+    more = ", ..." if len(there) > _TOLD else ""
+    where = _below(folder, root) or "the data root"
+    holds = f"{where} holds {', '.join(sorted(there[:_TOLD])) + more or 'nothing'}"
+    return Finding("missing", way, "", f"{holds}. Put it there"), depth
+
+
+def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """The places that a path or pattern names below a folder, in no order; lazily."""
+    if not parts:
+        yield folder
+    elif _is_pattern(parts[0]):
+        fitting = (entry for entry in _entries(folder) if fnmatchcase(entry.name, parts[0]))
+        for entry in islice(fitting, _MOST_TRIED):
+            yield from _matches(entry, parts[1:])
+    elif (folder / parts[0]).exists():
+        yield from _matches(folder / parts[0], parts[1:])
+
+
+def _nearly(folder: Path, parts: Sequence[str], known: Collection[str]) -> Iterator[Path]:
+    """The places whose names are nearly those of a path or pattern."""
+    if not parts:
+        yield folder
+        return
+    if _is_pattern(parts[0]):
+        nexts = list(islice((entry for entry in _entries(folder) if fnmatchcase(entry.name, parts[0])), _MOST_TRIED))
+    elif (folder / parts[0]).exists():
+        nexts = [folder / parts[0]]
+    else:
+        names = [entry.name for entry in _entries(folder)]
+        nexts = [folder / name for name in close_names(parts[0], names, known)]
+    for entry in nexts:
+        yield from _nearly(entry, parts[1:], known)
+
+
+def close_names(wanted: str, names: Iterable[str], known: Collection[str] = ()) -> list[str]:
+    """The names that somebody may have written for another, nearest first.
+
+    Case and marks between words do not count. Numbers and endings must be the same, for `train2017` is not a slip for
+    `train2014`; nor is a name that is `known` a slip for another.
+    """
+    ending, numbers = Path(wanted).suffix.casefold(), re.findall(r"\d+", wanted)
+    scored = []
+    for name in names:
+        if name in known or Path(name).suffix.casefold() != ending or re.findall(r"\d+", name) != numbers:
+            continue
+        likeness = SequenceMatcher(None, _plain(wanted), _plain(name), autojunk=False).ratio()
+        if likeness >= _ALIKE:
+            scored.append((-likeness, name))
+    return [name for _, name in sorted(scored)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).casefold()
+
+
+def _step(found: Sequence[str], parts: Sequence[str]) -> str:
+    """The first name of a path that is not as it should be, and what it should be."""
+    wrong, right = next((a, b) for a, b in zip(found, parts, strict=True) if not fnmatchcase(a, b))
+    return f"{wrong} -> {right}"
+
+
+def _archive(folder: Path, rest: Sequence[str]) -> Path | None:
+    """An archive in the deepest folder there is that by its name holds what is missing."""
+    wanted = {_plain(name) for name in rest if not _is_pattern(name)}
+    if not wanted and rest:
+        wanted = {_plain(folder.name)}
+    for entry in _entries(folder):
+        ending = next((ending for ending in _ARCHIVES if entry.name.casefold().endswith(ending)), None)
+        if ending is not None and _plain(entry.name[: -len(ending)]) in wanted:
+            return entry
+    return None
+
+
+def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int) -> str:
+    """Where else below the root the end of a path is: two names of it anywhere, or the last within its own folder."""
+    if any(map(_is_pattern, parts)):
+        parts = parts[: next(number for number, part in enumerate(parts) if _is_pattern(part))]
+    for length in range(len(parts) - 1, 1, -1):
+        if place := tree.ending(parts[-length:]):
+            return place
+    if depth == 0 or depth >= len(parts):
+        return ""
+    begin = "/".join(parts[:depth]) + "/"
+    places = tree.places.get(parts[-1], ())
+    return next((path for path in places if path.startswith(begin)), "")
+
+
+def _roots_above(files: Iterable[str], folder: Path) -> list[Path]:
+    """The folders above that would be the data root if this folder has the name that it has in the layout."""
+    ways = [way.split("/") for pattern in files for way in _ways(pattern)]
+    heads = {tuple(parts[:depth]) for parts in ways for depth in range(1, len(parts))}
+    resolved = folder.resolve()
+    depths = {len(head) for head in heads if resolved.parts[-len(head) :] == head}
+    return [resolved.parents[depth - 1] for depth in sorted(depths)]
+
+
+def _common(files: Sequence[str]) -> list[str]:
+    """The folders that all patterns begin with, by their first way."""
+    split = [_ways(pattern)[0].strip("/").split("/")[:-1] for pattern in files]
+    head = []
+    for names in zip(*split, strict=False):
+        if len(set(names)) > 1 or _is_pattern(names[0]):
+            break
+        head.append(names[0])
+    return head
+
+
+def _without(pattern: str, prefix: str) -> str:
+    return " | ".join(way.removeprefix(prefix) for way in _ways(pattern))
+
+
+def _names(files: Iterable[str]) -> set[str]:
+    """All names in some patterns that are no patterns themselves."""
+    ways = [way for pattern in files for way in _ways(pattern)]
+    return {part for way in ways for part in way.split("/") if part and not _is_pattern(part)}
+
+
+def _ways(pattern: str) -> list[str]:
+    return [way.strip() for way in pattern.split(" | ")]
+
+
+def _is_pattern(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
+
+
+def _is_annotation(pattern: str) -> bool:
+    """Whether a pattern names one file."""
+    names = [way.rsplit("/", 1)[-1] for way in _ways(pattern)]
+    return any("." in name and not _is_pattern(name) for name in names)
+
+
+def _is_empty(place: Path) -> bool:
+    return next(iter(_entries(place)), None) is None if place.is_dir() else place.stat().st_size == 0
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    """What lies in a folder, hidden files left out; nothing if it is none or cannot be listed."""
+    try:
+        listed = [entry for entry in islice(folder.iterdir(), _MOST_NAMES) if not entry.name.startswith(".")]
+    except OSError:
+        return []
+    return listed
+
+
+def _below(place: Path, root: Path) -> str:
+    path = place.relative_to(root).as_posix()
+    return "" if path == "." else path
