@@ -11,19 +11,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from segue.engine import Engine, Options, load
+from segue.engine import Options, load
 from segue.errors import DataError
 from segue.media import open_media, read_image
-from segue.types import Media, Message
+from segue.types import Answer, Media, Message
 
 log = logging.getLogger(__name__)
 
-Source = str | Path | bytes | Image.Image | np.ndarray
+_Source = str | Path | bytes | Image.Image | np.ndarray
 
 _PLACEHOLDERS = re.compile(r"<(?:image|video)>[ \t]*\n?")
 _KNOWN = {"max_new_tokens", "temperature", "top_p", "do_sample", "until", "num_beams", "seed"}
@@ -37,9 +37,22 @@ class Question:
     """
 
     text: str
-    sources: tuple[Source, ...] = ()
+    sources: tuple[object, ...] = ()
     options: Options = Options()
     until: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """What of an engine is needed; see `segue.Engine`."""
+
+    def answer(self, messages: Sequence[Message], options: Options) -> Answer:
+        """The answer to a dialogue."""
+        ...
+
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options) -> Sequence[Answer]:
+        """Answers to several dialogues, none about a video."""
+        ...
 
 
 class Asker:
@@ -48,7 +61,7 @@ class Asker:
     The medium of the last question is kept, so that questions in a row about one video decode and encode it once.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Answering):
         self.engine = engine
         self._last: tuple[tuple[str, ...], Media] | None = None
 
@@ -89,7 +102,7 @@ class Asker:
             for (question, _), answer in zip(waiting, answers, strict=True):
                 yield _cut(answer.text, question.until)
 
-    def _medium(self, sources: Sequence[Source]) -> Media | None:
+    def _medium(self, sources: Sequence[object]) -> Media | None:
         if not sources:
             return None
         key = tuple(str(source) for source in sources if isinstance(source, str | Path))
@@ -100,16 +113,17 @@ class Asker:
         return media
 
 
-def medium(sources: Sequence[Source]) -> Media:
+def medium(sources: Sequence[object]) -> Media:
     """The one medium that some sources are: itself, if it is one, else a clip of these images in order.
 
     Raises: DataError, if one of several is a video, or something is neither an image nor a video; MediaError and
         LimitError, as opening does.
     """
+    opened = []
     for source in sources:
-        if not isinstance(source, Source):
+        if not isinstance(source, _Source):
             raise DataError(f"a question is about a {type(source).__name__}; expected images, or the path of a video")
-    opened = [open_media(source) for source in sources]
+        opened.append(open_media(source))
     if len(opened) == 1:
         return opened[0]
     if videos := [one.name for one in opened if one.kind == "video"]:
@@ -155,8 +169,9 @@ def _tell_once(names: tuple[str, ...]) -> None:
 
 
 def _message(question: Question, media: Media | None) -> Message:
-    text = _PLACEHOLDERS.sub("", question.text) if media is not None else question.text
-    return Message.user(text, media)
+    if media is None:
+        return Message("user", (question.text,))
+    return Message.user(_PLACEHOLDERS.sub("", question.text), media)
 
 
 def _shown(question: Question, media: Media | None) -> Options:

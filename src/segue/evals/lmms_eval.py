@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from segue.engine import Options
 from segue.errors import ConfigError
-from segue.evals.asking import Asker, Question, Source, options_from
+from segue.evals.asking import Asker, Question, options_from
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Segue(lmms):
         if max_batch_size is not None:
             log.warning("max_batch_size %s means nothing here; the size of a batch is batch_size", max_batch_size)
         self._asker = Asker.load(str(pretrained), device=device, dtype=dtype)
-        self.device = self._asker.engine.model.device
+        self.device = state.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Answers to the questions, in their order.
@@ -118,7 +118,7 @@ def _batch_size(given: int | str | None) -> int:
     return int(given)
 
 
-def _flat(shown: Any) -> Iterator[Source]:
+def _flat(shown: Any) -> Iterator[object]:
     """What a task shows, one by one: it may give nothing, a thing, or lists of things."""
     if isinstance(shown, list | tuple):
         for one in shown:
