@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segue import engine, inspection
+from segue import inspection, loading
 from segue.errors import CheckpointError
 from segue.grounding import official
 from segue.models import zoo
@@ -94,7 +94,7 @@ def test_mixed_precisions_are_told_per_part(spoilt, sound):
 
 
 def test_our_own_layout_is_told_as_well_as_the_official_one(sound, tmp_path):
-    engine.load(sound, device="cpu", dtype="fp32").save(tmp_path / "own", dtype="bf16")
+    loading.load(sound, device="cpu", dtype="fp32").save(tmp_path / "own", dtype="bf16")
     found, before = inspection.report(tmp_path / "own"), inspection.report(sound)
     assert (found.layout, found.architecture, found.is_exact, found.is_usable) == ("segue", "tiny", True, True)
     assert [(part.name, part.dtypes) for part in found.components] == [

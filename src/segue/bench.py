@@ -25,13 +25,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from segue.engine import Engine, Options, pick_device, pick_dtype
+from segue.engine import Engine, Options
 from segue.errors import ConfigError
 from segue.grounding import model as grounded
 from segue.grounding.following import encode, find
 from segue.grounding.official import config_of, write_tokenizer
 from segue.grounding.sam2 import Encoded, LanguageSam2
 from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, step
+from segue.loading import pick_device, pick_dtype
 from segue.media import open_media
 from segue.media.sampling import choose
 from segue.models.base import Decoding
@@ -146,7 +147,7 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
     """A model of a known architecture in its real size, with random weights that are written nowhere.
 
     Its tokenizer knows single bytes only, which changes no cost but that of a longer prompt. `device` and `dtype` are
-    `segue.engine.load`'s.
+    `segue.loading.load`'s.
 
     Raises: ConfigError, for an unknown architecture, device or dtype.
     """

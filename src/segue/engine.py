@@ -1,27 +1,24 @@
-"""Load a model and ask it: messages in, an answer or a stream of events out. No globals."""
+"""Ask a loaded model: messages in, an answer or a stream of events out. No globals."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segue import demo, types, weights
-from segue.errors import CheckpointError, ConfigError, DataError
+from segue import types, weights
+from segue.errors import ConfigError, DataError
 from segue.geometry.masks import at_threshold, box_of, logit
 from segue.geometry.notation import parse_boxes, parse_grounded
 from segue.grounding import model as grounded
-from segue.grounding import trained
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import iter_frames, open_media, results
@@ -41,8 +38,9 @@ from segue.types import (
     Usage,
 )
 
+Returned = TypeVar("Returned")
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +111,14 @@ class _Reply:
     example: Example
     generation: Generation
     phrase: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The track of every object spoken of, and how many frames they were followed through."""
+
+    tracks: tuple[Track, ...]
+    frames: int = 0
 
 
 @dataclass(slots=True)
@@ -212,6 +218,35 @@ class Engine:
             replies.append(_Reply(example, (yield from self._speak(example, seen, options)), phrase))
         timer.lap("language")
         yield from self._point(replies, seen, plan, timer)
+
+    @torch.no_grad()
+    def answer_each(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
+        """Answers to several dialogues about one image or video, or about none, each spoken on its own.
+
+        All objects found are followed together, so that each frame is decoded and encoded once.
+
+        Raises: DataError, if there is no dialogue, or two of them are about different media.
+        """
+        media = [_media(messages) for messages in dialogues]
+        if not media or any(one is not media[0] for one in media):
+            raise DataError(f"{len(media)} questions cannot be asked together; give some, all about the same medium")
+        timer, plan = _Timer(), self._plan(options)
+        seen = None if media[0] is None else self._look(media[0], plan, timer)
+        replies = []
+        for messages in dialogues:
+            example = self._prepare(messages, plan, None if seen is None else seen.view)
+            generation = _returned(self._speak(example, seen, options))
+            replies.append(_Reply(example, generation))
+        timer.lap("language")
+        found = _returned(self._found(replies, seen, plan)) if seen is not None else _Found(())
+        timer.lap("masks")
+        answers, start = [], 0
+        for reply in replies:
+            stop = start + len(reply.generation.seg_hidden)
+            tracks = found.tracks[start:stop]
+            answers.append(self._answer([reply], replace(found, tracks=tracks), seen, plan, timer))
+            start = stop
+        return answers
 
     @torch.no_grad()
     def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
@@ -355,41 +390,60 @@ class Engine:
 
     def _point(self, replies: Sequence[_Reply], seen: _Seen | None, plan: _Plan, timer: _Timer) -> Iterator[Event]:
         """Masks for what was said, frame by frame, then the answer."""
-        raw = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
-        text, regions = _spoken(replies, raw)
-        frames = 0
-        if regions and seen is not None:
-            media = seen.view.media
-            yield ObjectsFound(media, regions)
-            tracks = [Track(plan.options.keep_masks) for _ in regions]
-            prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
-            for masks, decoded in self._masks(prompts, seen, plan):
-                for number, track in enumerate(tracks):
-                    track.add(masks, number, decoded.logits if plan.options.keep_logits else None)
-                frames += 1
-                yield masks
-            regions = tuple(track.region(region, media.size) for track, region in zip(tracks, regions, strict=True))
+        found = _Found(())
         if seen is not None:
-            regions += tuple(box for spoken in raw for box in parse_boxes(spoken, seen.view.media.size))
+            found = yield from self._found(replies, seen, plan)
         timer.lap("masks")
+        yield Finished(self._answer(replies, found, seen, plan, timer))
+
+    def _found(
+        self, replies: Sequence[_Reply], seen: _Seen, plan: _Plan
+    ) -> Generator[ObjectsFound | FrameMasks, None, _Found]:
+        """Follows every object spoken of; none, and nothing is decoded."""
+        _, regions = _spoken(replies, self._raw(replies))
+        if not regions:
+            return _Found(())
+        yield ObjectsFound(seen.view.media, regions)
+        tracks = tuple(Track(plan.options.keep_masks) for _ in regions)
+        prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
+        frames = 0
+        for masks, decoded in self._masks(prompts, seen, plan):
+            for number, track in enumerate(tracks):
+                track.add(masks, number, decoded.logits if plan.options.keep_logits else None)
+            frames += 1
+            yield masks
+        return _Found(tracks, frames)
+
+    def _answer(
+        self, replies: Sequence[_Reply], found: _Found, seen: _Seen | None, plan: _Plan, timer: _Timer
+    ) -> Answer:
+        """Everything that was said and found, together; `found` has a track for each region that the replies mark."""
+        raw = self._raw(replies)
+        text, regions = _spoken(replies, raw)
+        if seen is not None:
+            size = seen.view.media.size
+            regions = tuple(track.region(region, size) for track, region in zip(found.tracks, regions, strict=True))
+            regions += tuple(box for spoken in raw for box in parse_boxes(spoken, size))
         usage = Usage(
             prompt_tokens=sum(reply.example.answer_start for reply in replies),
             visual_tokens=sum(len(reply.example.view.visual.rows) for reply in replies if reply.example.view),
             answer_tokens=sum(len(reply.generation.ids) for reply in replies),
-            encoded_frames=frames,
+            encoded_frames=found.frames,
             seconds=timer.seconds,
         )
-        yield Finished(
-            Answer(
-                text,
-                regions,
-                "\n".join(raw).strip(),
-                None if seen is None else seen.view.media,
-                usage,
-                _reason(replies),
-                self._lineage(replies, seen, plan),
-            )
+        return Answer(
+            text,
+            regions,
+            "\n".join(raw).strip(),
+            None if seen is None else seen.view.media,
+            usage,
+            _reason(replies),
+            self._lineage(replies, seen, plan),
         )
+
+    def _raw(self, replies: Sequence[_Reply]) -> list[str]:
+        """What was generated, special tokens included."""
+        return [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
 
     def _masks(self, prompts: Float[Tensor, "n d"], seen: _Seen, plan: _Plan) -> Iterator[tuple[FrameMasks, Decoded]]:
         grounder, shown = self.model.grounder, seen.view.shown
@@ -465,127 +519,15 @@ def _last(events: Iterator[Event]) -> Answer:
     raise RuntimeError("a stream ended without its answer")
 
 
+def _returned(steps: Generator[Any, None, Returned]) -> Returned:
+    """What a generator returns when all that it yields is let go."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast(Returned, done.value)
+
+
 def _reason(replies: Sequence[_Reply]) -> StopReason:
     reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
     return "length" if "length" in reasons else reasons[0]
-
-
-def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Engine:
-    """A model from a folder in the official Sa2VA or our own layout, or from the hub by its id; or what a training run
-    has made of one: a checkpoint, or a run folder, which stands for its best.
-
-    `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there
-    is, and bfloat16 on a GPU that has it, float32 elsewhere. Nothing that the folder brings is executed.
-
-    Raises: CheckpointError, if the weights do not fit; ConfigError, if nothing here knows the model or the device.
-    """
-    folder = resolve(model)
-    checkpoint = trained.find(folder)
-    if checkpoint is not None:
-        return _load_trained(model, checkpoint, device=device, dtype=dtype)
-    place = pick_device(device)
-    precision = pick_dtype(dtype, place)
-    loaded, report = grounded.load(folder, dtype=precision, device=place)
-    processor = loaded.family.processor(folder, loaded.config.mllm_config, loaded.config.template)
-    lineage = {
-        "model": str(model),
-        **weights.lineage(folder, report),
-        "family": loaded.config.family,
-        "dtype": str(precision).removeprefix("torch."),
-        "device": place,
-        "versions": {name: version(name) for name in ("segue", "torch", "transformers")},
-        "python": platform.python_version(),
-    }
-    return Engine(loaded, processor, lineage)
-
-
-def _load_trained(model: str | Path, checkpoint: Path, *, device: str, dtype: str) -> Engine:
-    """The base of a checkpoint with what was learned put onto it."""
-    base = load(base_of(checkpoint, trained.read(checkpoint)), device=device, dtype=dtype)
-    engine, _ = put_onto(base, checkpoint)
-    engine.lineage["model"] = str(model)
-    return engine
-
-
-def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, trained.Applied]:
-    """What a checkpoint has learned, put onto its base, whose weights change; and which tensors those were.
-
-    Raises: CheckpointError, if it is not its base, or a tensor does not fit.
-    """
-    record = trained.read(checkpoint)
-    trained.check_base(checkpoint, record, base.lineage["model_hash"])
-    applied = trained.apply(base.model, checkpoint, record)
-    config = base.model.config
-    processor = base.model.family.processor(checkpoint, config.mllm_config, config.template)
-    lineage = {
-        **base.lineage,
-        "model": str(checkpoint),
-        "model_hash": record.content_hash,
-        "files": {**base.lineage["files"], trained.TENSORS: record.tensors_hash},
-        "trained": {"checkpoint": checkpoint.name, **record.summary()},
-    }
-    return Engine(base.model, processor, lineage), applied
-
-
-def base_of(checkpoint: Path, record: trained.Record) -> Path:
-    """The folder of a checkpoint's base: where it lay, or else by the name that the recipe had for it.
-
-    Raises: CheckpointError, if it is in neither place.
-    """
-    try:
-        return trained.base_folder(checkpoint, record) or resolve(record.base)
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint} needs its base {record.base}, which is gone: {error}") from error
-
-
-def resolve(model: str | Path) -> Path:
-    """The folder of a model: itself, a snapshot of the hub repository of that id, or that of the model named "demo".
-
-    Raises: CheckpointError, if it is neither.
-    """
-    if str(model) == demo.MODEL:
-        return demo.FOLDER
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    parts = str(model).split("/")
-    if len(parts) != 2 or not all(parts) or folder.is_absolute() or parts[0] in (".", ".."):
-        raise CheckpointError(
-            f"there is no folder {str(model)!r}; expected a model folder or a hub id such as ByteDance/Sa2VA-4B"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=WANTED_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{model!r} is no folder here and could not be fetched from the hub ({error})") from error
-
-
-def pick_device(name: str) -> str:
-    """The name of a device that is there; `auto` is the best of them.
-
-    Raises: ConfigError, for a device that is unknown or not available.
-    """
-    has_mps = torch.backends.mps.is_available()
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:1 or mps") from error
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not has_mps):
-        raise ConfigError(f"device {name!r} is not available on this machine; use --device cpu or auto")
-    return name
-
-
-def pick_dtype(name: str, device: str) -> torch.dtype:
-    """The precision of that name; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
-
-    Raises: ConfigError, for another name.
-    """
-    if name == "auto":
-        return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
-    return DTYPES[name]

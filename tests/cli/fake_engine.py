@@ -1,6 +1,6 @@
 """An engine that tells the truth without a model: an object is where pixels have the brightness its phrase asks for.
 
-It keeps the contract of segue.engine and can stand in its place in `sys.modules`.
+It keeps the contract of segue.engine and segue.loading and can stand in its place in `sys.modules`.
 """
 
 from collections.abc import Iterator, Sequence

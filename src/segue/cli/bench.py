@@ -50,7 +50,7 @@ def command(
 
     import torch
 
-    from segue import bench, engine
+    from segue import bench, loading
 
     plan = bench.Plan(objects=numbers, frames=frames, repeats=repeats)
     torch.set_num_threads(threads)
@@ -59,7 +59,7 @@ def command(
         say(f"{name} with random weights")
         loaded = bench.random_engine(name, device=device, dtype=dtype)
     else:
-        loaded = engine.load(model, device=device, dtype=dtype)
+        loaded = loading.load(model, device=device, dtype=dtype)
     report = bench.measure(loaded, plan, say)
     if as_json:
         print(json.dumps(report.as_json(), ensure_ascii=False))

@@ -71,7 +71,7 @@ def command(
     options.check_frames(frames)
     opened = None if media is None else open_media(Path(media).expanduser())
 
-    from segue import engine
+    from segue import engine, loading
 
     settings = engine.Options(
         frames=frames,
@@ -84,7 +84,7 @@ def command(
         seed=seed,
         max_tiles=max_tiles,
     )
-    loaded = engine.load(model, device=device, dtype=dtype)
+    loaded = loading.load(model, device=device, dtype=dtype)
     session = Session(lambda messages: loaded.stream(messages, settings), opened, out=output, formats=wanted)
     if ask is None:
         talk(session)

@@ -79,7 +79,7 @@ def command(
         print(f"{title}: {'  '.join(str(folder / name) for name in names)}")
 
 
-def _run(asked: Sequence[Challenge], output: Path, **loading: str) -> list[Line]:
+def _run(asked: Sequence[Challenge], output: Path, **wanted: str) -> list[Line]:
     """Do the job as `segue segment` does it, and keep what was found for comparison.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
@@ -91,9 +91,9 @@ def _run(asked: Sequence[Challenge], output: Path, **loading: str) -> list[Line]
     found: dict[str, _Found] = {}
 
     def load() -> segment.Segment:
-        from segue import engine
+        from segue import engine, loading
 
-        loaded = engine.load(loading["model"], device=loading["device"], dtype=loading["dtype"])
+        loaded = loading.load(**wanted)
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]
@@ -104,7 +104,7 @@ def _run(asked: Sequence[Challenge], output: Path, **loading: str) -> list[Line]
         return ask
 
     settings = {"demo": {source.name: challenge.scene.group for source, challenge in zip(sources, asked, strict=True)}}
-    job = segment.Job(out=output, formats=("png", "coco", "overlay"), settings={**settings, **loading}, overwrite=True)
+    job = segment.Job(out=output, formats=("png", "coco", "overlay"), settings={**settings, **wanted}, overwrite=True)
     tally = segment.run(sources, job, load)
     if tally.failed:
         raise typer.Exit(2)

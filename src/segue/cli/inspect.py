@@ -77,15 +77,15 @@ def _folder(target: str) -> Path:
     folder = Path(target).expanduser()
     if folder.is_dir():
         return folder
-    from segue.engine import resolve
+    from segue.loading import resolve
 
     return resolve(target)
 
 
 def _base(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """The folder of the weights, and what a training checkpoint says of itself if they are the base of one."""
-    from segue.engine import base_of
     from segue.grounding import trained
+    from segue.loading import base_of
 
     learned = None
     while (checkpoint := trained.find(folder)) is not None:

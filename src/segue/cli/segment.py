@@ -110,10 +110,10 @@ def command(
     }
 
     def load() -> Segment:
-        from segue import engine
+        from segue import engine, loading
 
         settings = engine.Options(**answering)
-        loaded = engine.load(model, device=device, dtype=dtype)
+        loaded = loading.load(model, device=device, dtype=dtype)
         return lambda media: loaded.segment(media, phrases, settings)
 
     job = Job(

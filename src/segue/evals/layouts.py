@@ -1,8 +1,8 @@
 """Whether what a benchmark needs lies under a data root, and if not, what is missing, misnamed or in another place.
 
 The field `files` of each record is the one source: a path or pattern below the data root a line. In a pattern `*`, `?`
-and `[...]` stand for parts of one name, and ` | ` stands between ways to say the same, of which one is enough. A file
-must not be empty, nor must a folder.
+and `[...]` stand for parts of one name, `**` for any folders or none, and ` | ` stands between ways to say the same, of
+which one is enough. A file must not be empty, nor must a folder.
 """
 
 from __future__ import annotations
@@ -111,11 +111,9 @@ def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
     for benchmark in benchmarks:
         if benchmark.files:
             groups.setdefault(benchmark.files, []).append(benchmark.name)
-    known = {name for files in groups for name in _names(files)}
-    uses = Counter(pattern for files in groups for pattern in set(files))
-    shared = {pattern for pattern, count in uses.items() if count > 1}
+    words = _Words.of(groups)
     tree = _Tree(root)
-    found = {files: _stands(files, tuple(names), tree, known, shared) for files, names in groups.items()}
+    found = {files: _stands(files, tuple(names), tree, words) for files, names in groups.items()}
     standings = [standing for standing in found.values() if standing is not None]
     told = {name for standing in standings for name in standing.names}
     absent = tuple(name for names in groups.values() for name in names if name not in told)
@@ -132,6 +130,26 @@ def rows(benchmark: Benchmark, root: Path) -> int:
         raise DataError(f"{benchmark.name} has no rows; its annotations name nothing of the split {benchmark.split}")
     dataset.get(0, np.random.default_rng(0))
     return len(dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What a table of layouts says with its names: all `known` ones, the patterns that several layouts have, and the
+    names of files that tell one layout from all others."""
+
+    known: frozenset[str]
+    shared: frozenset[str]
+    telling: frozenset[str]
+
+    @classmethod
+    def of(cls, layouts: Collection[tuple[str, ...]]) -> _Words:
+        uses = Counter(pattern for files in layouts for pattern in set(files))
+        lasts = Counter(name for files in layouts for name in {_last(pattern) for pattern in files})
+        return cls(
+            frozenset(name for files in layouts for name in _names(files)),
+            frozenset(pattern for pattern, count in uses.items() if count > 1),
+            frozenset(name for name, count in lasts.items() if count == 1),
+        )
 
 
 class _Tree:
@@ -164,32 +182,31 @@ class _Tree:
         return next((path for path in self.places.get(parts[-1], ()) if f"/{path}".endswith(f"/{tail}")), "")
 
 
-def _stands(
-    files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, known: set[str], shared: set[str]
-) -> Standing | None:
+def _stands(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words) -> Standing | None:
     """How these files stand under a folder that is a data root, a part of one, or their dataset; None without a sign
     of them."""
-    own = [pattern for pattern in files if pattern not in shared] or list(files)
+    own = [pattern for pattern in files if pattern not in words.shared] or list(files)
     for root in (tree.root, *_roots_above(files, tree.root)):
         here = tree if root == tree.root else _Tree(root, is_searched=False)
-        findings = _findings(files, here, known)
+        findings = _findings(files, here, words.known)
         lacking = {finding.expected: finding for finding in findings}
         kept = [pattern for pattern in own if pattern not in lacking]
         if kept or any(pattern in lacking and lacking[pattern].found for pattern in own):
             certain = any(_is_annotation(pattern) for pattern in kept)
             return Standing(names, root, tuple(findings), is_certain=certain or not findings)
-    return _as_downloaded(files, names, tree, known)
+    return _as_downloaded(files, names, tree, words)
 
 
-def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, known: set[str]) -> Standing | None:
+def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words) -> Standing | None:
     """How these files stand if the folder is what should lie deeper in a data root, under whatever name."""
     head = _common(files)
     for depth in range(len(head), 0, -1):
         prefix = "/".join(head[:depth]) + "/"
         inside = tuple(_without(pattern, prefix) for pattern in files)
-        findings = _findings(inside, tree, known)
+        findings = _findings(inside, tree, words.known)
         lacking = {finding.expected for finding in findings}
-        if sum(_is_annotation(pattern) for pattern in inside if pattern not in lacking) >= 2:
+        kept = [pattern for pattern in inside if pattern not in lacking and _is_annotation(pattern)]
+        if len(kept) >= 2 or any(_last(pattern) in words.telling for pattern in kept):
             moved = Finding(
                 "misplaced",
                 prefix.rstrip("/"),
@@ -246,6 +263,9 @@ def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     """The places that a path or pattern names below a folder, in no order; lazily."""
     if not parts:
         yield folder
+    elif parts[0] == "**":
+        for below in _folders(folder, _DEPTH):
+            yield from _matches(below, parts[1:])
     elif _is_pattern(parts[0]):
         fitting = (entry for entry in _entries(folder) if fnmatchcase(entry.name, parts[0]))
         for entry in islice(fitting, _MOST_TRIED):
@@ -258,6 +278,10 @@ def _nearly(folder: Path, parts: Sequence[str], known: Collection[str]) -> Itera
     """The places whose names are nearly those of a path or pattern."""
     if not parts:
         yield folder
+        return
+    if parts[0] == "**":
+        for below in _folders(folder, _DEPTH):
+            yield from _nearly(below, parts[1:], known)
         return
     if _is_pattern(parts[0]):
         nexts = list(islice((entry for entry in _entries(folder) if fnmatchcase(entry.name, parts[0])), _MOST_TRIED))
@@ -293,6 +317,8 @@ def _plain(name: str) -> str:
 
 def _step(found: Sequence[str], parts: Sequence[str]) -> str:
     """The first name of a path that is not as it should be, and what it should be."""
+    if "**" in parts:
+        return f"{found[-1]} -> {parts[-1]}"
     wrong, right = next((a, b) for a, b in zip(found, parts, strict=True) if not fnmatchcase(a, b))
     return f"{wrong} -> {right}"
 
@@ -363,8 +389,12 @@ def _is_pattern(name: str) -> bool:
 
 def _is_annotation(pattern: str) -> bool:
     """Whether a pattern names one file."""
-    names = [way.rsplit("/", 1)[-1] for way in _ways(pattern)]
-    return any("." in name and not _is_pattern(name) for name in names)
+    return "." in _last(pattern) and not _is_pattern(_last(pattern))
+
+
+def _last(pattern: str) -> str:
+    """The last name of a pattern, by its first way."""
+    return _ways(pattern)[0].strip("/").rsplit("/", 1)[-1]
 
 
 def _is_empty(place: Path) -> bool:
@@ -378,6 +408,15 @@ def _entries(folder: Path) -> Iterable[Path]:
     except OSError:
         return []
     return listed
+
+
+def _folders(folder: Path, depth: int) -> Iterator[Path]:
+    """A folder and those in it, a bounded number of each."""
+    yield folder
+    if depth:
+        inside = (entry for entry in _entries(folder) if not entry.suffix and entry.is_dir())
+        for entry in islice(inside, _MOST_TRIED):
+            yield from _folders(entry, depth - 1)
 
 
 def _below(place: Path, root: Path) -> str:

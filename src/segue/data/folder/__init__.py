@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.base import Rows, checked, rng_for, within
+from segue.data.base import SEGMENT, Rows, checked, rng_for, within
 from segue.data.dialogue import Asked, ask, segmentation
 from segue.data.folder import coco, cvat, finetune, label_studio, pictures
 from segue.data.folder.entries import (
@@ -34,9 +34,10 @@ from segue.data.folder.entries import (
     UnmarkedError,
     split_named,
 )
+from segue.data.prompts import SEGMENT_PROMPTS
 from segue.data.sources import formed, found, open_sized, read_annotations
-from segue.errors import ConfigError, DataError
-from segue.types import Media, Sample
+from segue.errors import ConfigError, DataError, SegueError
+from segue.types import Media, Message, Sample
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,13 @@ def load(
     group: str | None = None,
     frames: int | None = 5,
     empty_is_absent: bool = False,
+    each_phrase: bool = False,
 ) -> Rows:
     """A row per image or video; its sample asks for all that is marked there, in an order left to chance.
+
+    With `each_phrase` a row per phrase instead, to be measured on: its sample asks for that alone, in the one wording
+    that models were published with, with masks of all annotated frames. Media that mark nothing have no row, and
+    phrases that are not there have a sample without regions.
 
     `split` is train, val, test, or all. Where the folder says no splits, a tenth of the groups, at least one, goes to
     val and as many to test, chosen by their names. A group is what the annotation calls one; else what the regular
@@ -104,6 +110,9 @@ def load(
     if refused is not None:
         raise DataError(refused.text)
     chosen = list(found_rows.rows) if split == "all" else _of_split(found_rows.rows, split, root)
+    if each_phrase:
+        asked = [(row, phrase) for row in chosen for phrase in _phrases(row)]
+        return Rows(f"{root.name}/{split}", asked, partial(_question, source=f"{root.name}/{split}"), _medium)
     make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
     return Rows(f"{root.name}/{split}", chosen, make)
 
@@ -291,6 +300,41 @@ def _sample(
     order = rng.permutation(len(asked))
     messages, regions = segmentation(media, [asked[place] for place in order], rng)
     return Sample(_id(row.entry), "segment", messages, regions, tuple(frames), source, group=row.entry.group)
+
+
+def _phrases(row: Row) -> list[str]:
+    """What is to be asked about a medium; an empty phrase stands for a row whose annotation cannot be read."""
+    try:
+        _, _, things = _whole(row)
+    except UnmarkedError:
+        return []
+    except SegueError:
+        return [""]
+    return [thing.phrase for thing in things]
+
+
+def _question(asked: tuple[Row, str], _: np.random.Generator, *, source: str) -> Sample:
+    row, phrase = asked
+    media, frames, things = _whole(row)
+    thing = next((one for one in things if one.phrase == phrase), None)
+    if thing is None:
+        raise DataError(f"{row.entry.names[0]} has no {phrase!r} any more; its annotation has changed")
+    question = Message.user(SEGMENT_PROMPTS[media.kind].replace("{phrase}", phrase), media)
+    regions = () if thing.is_absent else (shapes.region(phrase, shapes.track(thing.counts, frames, media.size)),)
+    answer = Message("assistant", (SEGMENT if regions else "",))
+    name = f"{_id(row.entry)}: {phrase}"
+    return Sample(name, "segment", (question, answer), regions, tuple(frames), source, row.entry.group)
+
+
+def _whole(row: Row) -> tuple[Media, list[int], list[Thing]]:
+    """The medium of a row, its annotated frames, and what is marked on them."""
+    media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
+    frames = _drawn(row, media, rng_for(0, 0, 0), None)
+    return media, frames, _things(row, media, frames)
+
+
+def _medium(asked: tuple[Row, str]) -> str:
+    return _id(asked[0].entry)
 
 
 def _id(entry: Entry) -> str:
