@@ -16,8 +16,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from segue.engine import Options, load
+from segue.engine import Options
 from segue.errors import DataError
+from segue.loading import load
 from segue.media import open_media, read_image
 from segue.types import Answer, Media, Message
 

@@ -65,14 +65,16 @@ class Finding:
 class Standing:
     """How the data of some benchmarks, which need the same files, stand: ready where there are no findings.
 
-    `root` is the data root that was looked at. `is_certain` says that a file lies there that only these need; else
-    they are taken for what is meant by what looks like it.
+    `root` is the data root that was looked at; `is_above` says that it lies above the folder that was named, which is a
+    part of it. `is_certain` says that a file lies there that only these need, or all of them; else these are what is
+    meant by what looks like it.
     """
 
     names: tuple[str, ...]
     root: Path
     findings: tuple[Finding, ...]
     is_certain: bool = True
+    is_above: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -118,6 +120,11 @@ def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
     told = {name for standing in standings for name in standing.names}
     absent = tuple(name for names in groups.values() for name in names if name not in told)
     return Survey(tuple(standings), absent)
+
+
+def known_names(benchmarks: Iterable[Benchmark]) -> frozenset[str]:
+    """All names of files and folders that mean something in these benchmarks; see `missing`."""
+    return frozenset(name for benchmark in benchmarks for name in _names(benchmark.files))
 
 
 def rows(benchmark: Benchmark, root: Path) -> int:
@@ -185,36 +192,45 @@ class _Tree:
 def _stands(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words) -> Standing | None:
     """How these files stand under a folder that is a data root, a part of one, or their dataset; None without a sign
     of them."""
+    here = _stands_below(files, names, tree, words)
+    if here is not None and here[0]:
+        return here[1]
+    above = (_Tree(root, is_searched=False) for root in _roots_above(files, tree.root))
+    found = [one for one in (_stands_below(files, names, other, words) for other in above) if one is not None]
+    kept, best = max(found, key=lambda one: one[0], default=(0, None))
+    if best is not None and kept:
+        return replace(best, is_above=True)
+    return _as_downloaded(files, names, tree, words) or (here and here[1])
+
+
+def _stands_below(
+    files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words
+) -> tuple[int, Standing] | None:
+    """How these files stand below a data root, and how many that only they need are as they should be."""
     own = [pattern for pattern in files if pattern not in words.shared] or list(files)
-    for root in (tree.root, *_roots_above(files, tree.root)):
-        here = tree if root == tree.root else _Tree(root, is_searched=False)
-        findings = _findings(files, here, words.known)
-        lacking = {finding.expected: finding for finding in findings}
-        kept = [pattern for pattern in own if pattern not in lacking]
-        if kept or any(pattern in lacking and lacking[pattern].found for pattern in own):
-            certain = any(_is_annotation(pattern) for pattern in kept)
-            return Standing(names, root, tuple(findings), is_certain=certain or not findings)
-    return _as_downloaded(files, names, tree, words)
+    findings = _findings(files, tree, words.known)
+    lacking = {finding.expected: finding for finding in findings}
+    kept = [pattern for pattern in own if pattern not in lacking]
+    if not kept and not any(lacking[pattern].found for pattern in own):
+        return None
+    is_certain = any(map(_is_annotation, kept)) or not findings
+    return len(kept), Standing(names, tree.root, tuple(findings), is_certain)
 
 
 def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words) -> Standing | None:
     """How these files stand if the folder is what should lie deeper in a data root, under whatever name."""
-    head = _common(files)
-    for depth in range(len(head), 0, -1):
-        prefix = "/".join(head[:depth]) + "/"
-        inside = tuple(_without(pattern, prefix) for pattern in files)
+    for prefix in _prefixes(files):
+        inside = tuple(_without(pattern, prefix) for pattern in files if pattern.startswith(prefix))
         findings = _findings(inside, tree, words.known)
         lacking = {finding.expected for finding in findings}
         kept = [pattern for pattern in inside if pattern not in lacking and _is_annotation(pattern)]
         if len(kept) >= 2 or any(_last(pattern) in words.telling for pattern in kept):
-            moved = Finding(
-                "misplaced",
-                prefix.rstrip("/"),
-                str(tree.root),
-                f"move or link this folder to {prefix.rstrip('/')} below a data root, and name that root",
+            place = prefix.rstrip("/")
+            advice = f"move or link this folder to {place} below a data root, and name that root"
+            moved = Finding("misplaced", place, str(tree.root), advice)
+            return Standing(
+                names, tree.root, (moved, *(replace(one, expected=prefix + one.expected) for one in findings))
             )
-            deeper = (replace(one, expected=prefix + one.expected) for one in findings)
-            return Standing(names, tree.root, (moved, *deeper))
     return None
 
 
@@ -250,7 +266,7 @@ def _look_once(way: str, tree: _Tree, known: Collection[str]) -> tuple[Finding |
         return Finding("misnamed", way, _below(near, root), advice), depth
     if (archive := _archive(folder, parts[depth:])) is not None:
         return Finding("packed", way, _below(archive, root), "unpack it there"), depth
-    if elsewhere := _elsewhere(tree, parts, depth):
+    if elsewhere := _elsewhere(tree, parts, depth, known):
         return Finding("misplaced", way, elsewhere, "move or link it"), depth
     there = [entry.name for entry in islice(_entries(folder), _TOLD + 1)]
     more = ", ..." if len(there) > _TOLD else ""
@@ -335,8 +351,9 @@ def _archive(folder: Path, rest: Sequence[str]) -> Path | None:
     return None
 
 
-def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int) -> str:
-    """Where else below the root the end of a path is: two names of it anywhere, or the last within its own folder."""
+def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int, known: Collection[str]) -> str:
+    """Where else below the root the end of a path is: two names of it anywhere, or the last within its own folder, but
+    not below a folder that means something else."""
     if any(map(_is_pattern, parts)):
         parts = parts[: next(number for number, part in enumerate(parts) if _is_pattern(part))]
     for length in range(len(parts) - 1, 1, -1):
@@ -345,8 +362,9 @@ def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int) -> str:
     if depth == 0 or depth >= len(parts):
         return ""
     begin = "/".join(parts[:depth]) + "/"
-    places = tree.places.get(parts[-1], ())
-    return next((path for path in places if path.startswith(begin)), "")
+    others = set(known) - set(parts)
+    places = (path for path in tree.places.get(parts[-1], ()) if path.startswith(begin))
+    return next((path for path in places if not others & set(path.split("/"))), "")
 
 
 def _roots_above(files: Iterable[str], folder: Path) -> list[Path]:
@@ -358,15 +376,16 @@ def _roots_above(files: Iterable[str], folder: Path) -> list[Path]:
     return [resolved.parents[depth - 1] for depth in sorted(depths)]
 
 
-def _common(files: Sequence[str]) -> list[str]:
-    """The folders that all patterns begin with, by their first way."""
-    split = [_ways(pattern)[0].strip("/").split("/")[:-1] for pattern in files]
-    head = []
-    for names in zip(*split, strict=False):
-        if len(set(names)) > 1 or _is_pattern(names[0]):
-            break
-        head.append(names[0])
-    return head
+def _prefixes(files: Iterable[str]) -> list[str]:
+    """The folders, each with a mark at its end, that single files of a layout lie in or below; deep ones first."""
+    split = [_ways(pattern)[0].split("/")[:-1] for pattern in files if _is_annotation(pattern)]
+    heads = {
+        "/".join(parts[:depth]) + "/"
+        for parts in split
+        for depth in range(1, len(parts) + 1)
+        if not any(map(_is_pattern, parts[:depth]))
+    }
+    return sorted(heads, key=lambda head: (-head.count("/"), head))
 
 
 def _without(pattern: str, prefix: str) -> str:
