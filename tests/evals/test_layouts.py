@@ -116,6 +116,14 @@ def test_one_of_several_ways_is_enough_and_the_nearest_is_told_of(put):
 
 
 @pytest.mark.parametrize(
+    ("pattern", "there"),
+    [("a/refs(unc).*", "a/Refs(unc).p"), ("a/refs(unc).*", "a/ref(unc).json"), ("a/*.tsv", "a/b.TSV")],
+)
+def test_a_name_may_nearly_fit_a_pattern(put, pattern, there):
+    assert told(missing(record(files=(pattern,)), put(there))) == [("misnamed", pattern, there)]
+
+
+@pytest.mark.parametrize(
     ("wanted", "names", "expected"),
     [
         ("meta_expressions.json", ["a.json", "meta_expression.json"], ["meta_expression.json"]),
@@ -146,6 +154,12 @@ def test_a_survey_names_what_is_begun_and_what_is_absent(put):
     ]
     assert found.absent == ("faces_b",) and found.is_certain
     assert told(found.standings[1].findings) == [("missing", "coco/train", "")]
+
+
+def test_what_belongs_to_another_benchmark_is_not_taken_for_ones_own(put):
+    table = [record(name, (f"{name}/valid/expressions.json", f"{name}/valid/frames")) for name in ("mevis", "rvos")]
+    found = survey(put("rvos/valid/expressions.json", "rvos/valid/frames/0.jpg"), table)
+    assert [one.names for one in found.standings] == [("rvos",)] and found.absent == ("mevis",)
 
 
 def test_what_several_benchmarks_share_is_a_sign_of_none(put):

@@ -183,11 +183,6 @@ class _Tree:
             level = below
         return found
 
-    def ending(self, parts: Sequence[str]) -> str:
-        """The shallowest path that ends in these names, or nothing."""
-        tail = "/".join(parts)
-        return next((path for path in self.places.get(parts[-1], ()) if f"/{path}".endswith(f"/{tail}")), "")
-
 
 def _stands(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words) -> Standing | None:
     """How these files stand under a folder that is a data root, a part of one, or their dataset; None without a sign
@@ -296,18 +291,26 @@ def _nearly(folder: Path, parts: Sequence[str], known: Collection[str]) -> Itera
         yield folder
         return
     if parts[0] == "**":
-        for below in _folders(folder, _DEPTH):
-            yield from _nearly(below, parts[1:], known)
-        return
-    if _is_pattern(parts[0]):
-        nexts = list(islice((entry for entry in _entries(folder) if fnmatchcase(entry.name, parts[0])), _MOST_TRIED))
-    elif (folder / parts[0]).exists():
+        nexts = list(_folders(folder, _DEPTH))
+    elif not _is_pattern(parts[0]) and (folder / parts[0]).exists():
         nexts = [folder / parts[0]]
     else:
-        names = [entry.name for entry in _entries(folder)]
-        nexts = [folder / name for name in close_names(parts[0], names, known)]
+        nexts = [folder / name for name in _near(parts[0], [entry.name for entry in _entries(folder)], known)]
     for entry in nexts:
         yield from _nearly(entry, parts[1:], known)
+
+
+def _near(part: str, names: Sequence[str], known: Collection[str]) -> list[str]:
+    """The names that one name of a path or pattern may mean: those that fit a pattern, else those nearly so."""
+    if not _is_pattern(part):
+        return close_names(part, names, known)
+    fitting = [name for name in names if fnmatchcase(name, part)]
+    if not fitting:
+        fitting = [name for name in names if fnmatchcase(name.casefold(), part.casefold())]
+    if not fitting and part.endswith(".*") and not _is_pattern(part[:-2]):
+        stems = {Path(name).stem: name for name in names if Path(name).suffix}
+        fitting = [stems[stem] for stem in close_names(part[:-2], stems, known)]
+    return fitting[:_MOST_TRIED]
 
 
 def close_names(wanted: str, names: Iterable[str], known: Collection[str] = ()) -> list[str]:
@@ -356,15 +359,16 @@ def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int, known: Collection[
     not below a folder that means something else."""
     if any(map(_is_pattern, parts)):
         parts = parts[: next(number for number, part in enumerate(parts) if _is_pattern(part))]
-    for length in range(len(parts) - 1, 1, -1):
-        if place := tree.ending(parts[-length:]):
-            return place
-    if depth == 0 or depth >= len(parts):
+    if not parts:
         return ""
-    begin = "/".join(parts[:depth]) + "/"
     others = set(known) - set(parts)
-    places = (path for path in tree.places.get(parts[-1], ()) if path.startswith(begin))
-    return next((path for path in places if not others & set(path.split("/"))), "")
+    places = [path for path in tree.places.get(parts[-1], ()) if not others & set(path.split("/"))]
+    for length in range(len(parts) - 1, 1, -1):
+        tail = "/" + "/".join(parts[-length:])
+        if place := next((path for path in places if f"/{path}".endswith(tail)), ""):
+            return place
+    begin = "/".join(parts[:depth]) + "/"
+    return next((path for path in places if depth and path.startswith(begin)), "")
 
 
 def _roots_above(files: Iterable[str], folder: Path) -> list[Path]:
