@@ -30,6 +30,7 @@ FILES = {
     "scienceqa_test": "data/scienceqa/scienceqa_test_img.jsonl",
     "seed_bench_all": "data/seed_bench/SEED-Bench.json",
     "refcoco_box_val": "data/refcoco/refcoco_val.jsonl",
+    "flickr30k_test": "data/flickr30k/flickr30k_karpathy_test.json",
     "video_holmes": "long_video/Video-Holmes/test_Video-Holmes.json",
     "mlvu_choice": "long_video/MLVU/json/4_count.json",
     "mlvu_open": "long_video/MLVU/json/8_sub_scene.json",

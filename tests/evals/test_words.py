@@ -12,7 +12,7 @@ from segue.evals.benchmarks.words import WORDS
 from segue.types import Answer, Media, Message
 
 RECORDS = {one.name: one for one in WORDS}
-BEST = {"perception": 400.0, "touchstone": 1000.0, "g_avg": 10.0, "rating": 3.0, "answers": None, "CIDEr": None}
+BEST = {"perception": 400.0, "touchstone": 1000.0, "g_avg": 10.0, "rating": 3.0, "answers": None, "cider": None}
 WORST = {"touchstone": 100.0, "g_avg": 2.0, "answers": None}
 
 
@@ -56,6 +56,8 @@ def test_right_answers_give_the_best_figure_in_any_order_of_rows(name, tmp_path)
     rows = judged(record, rows_of(tmp_path, record, perfect), tmp_path)
     figures = record.reduce(rows)
     best = BEST.get(record.headline, 100.0)
+    if record.headline == "cider":  # the best that somebody can say whom others do not repeat word for word
+        assert figures["cider"] > 100
     assert best is None or figures[record.headline] == pytest.approx(best)
     assert record.reduce(rows[::-1]) == figures
     assert all(isinstance(value, float) for value in figures.values())
@@ -89,11 +91,9 @@ def test_the_files_that_a_record_names_are_those_that_are_read(name, tmp_path):
         DATASETS[record.dataset](root, "nowhere", **record.options)
 
 
-@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize("name", [name for name, record in RECORDS.items() if record.submit])
 def test_a_submission_holds_every_row_that_is_to_be_sent(name, tmp_path):
     record = RECORDS[name]
-    if record.submit is None:
-        pytest.skip(f"{name} has no submission")
     rows = rows_of(tmp_path, record, perfect)
     path = record.submit(rows, tmp_path / "sent")
     assert path.name.startswith("sent")
@@ -115,6 +115,7 @@ PROMPTS = {
     "mmbench_dev": "Context: A hint.\nQuestion: Tabs\tand\nlines?\nOptions: A. no\nB. yes\nAnswer:",
     "seed_bench_image": "\nQuestion: Which 1?\nOptions: A. thing a\nB. thing b\nC. thing c\nD. thing d\nAnswer:",
     "seed_bench_video": "\nQuestion: Which 3?\nOptions: A. thing a\nB. thing b\nC. thing c\nD. thing d\nAnswer:",
+    "nocaps_val": "Describe the image in English:",
     "mme": "\nIs it blue? Please answer yes or no.",
     "refcoco_box_val": "<ref>thing 1</ref><box>",
     "touchstone_en": "\nWhat is 1?",

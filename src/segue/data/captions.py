@@ -38,7 +38,7 @@ _FOLDERS = ("", "val", "images", "flickr30k-images")
 def load(root: Path, split: str, *, variant: str, prompt: str = PROMPT) -> Rows:
     """A row per image; the image stands before the prompt, with nothing in between.
 
-    `target` holds image_id and captions, what people wrote.
+    `target` holds image_id and references, what people wrote.
 
     Raises: ConfigError, DataError.
     """
@@ -73,7 +73,7 @@ def _sample(
     image = field(record, "image" if "image" in record else "file_name", str, "the row")
     if not captions[name]:
         raise DataError(f"image {name!r} has no caption; nothing can be compared with it")
-    target = {"image_id": name, "captions": captions[name]}
+    target = {"image_id": name, "references": captions[name]}
     parts = (open_sized(found(folders, image)), prompt)
     return asked(
         str(name), parts, target, answer=captions[name][0], task="caption", source=source, group=image, frames=(0,)

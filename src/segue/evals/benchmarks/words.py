@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from segue.evals import grounding, long_video, mmbench, mme, text, vqa
+from segue.evals import grounding, image_captions, long_video, mmbench, mme, text, vqa
 from segue.evals.base import Benchmark, Reduce, Score, Submit
 from segue.evals.choices import first_capital, multiple_choice, stated, tagged
 from segue.evals.figures import counts, shares
@@ -137,7 +137,7 @@ def _chart(split: str, *, upstream: bool = False) -> Benchmark:
     return _lines(
         f"chartqa_{split}" + ("_upstream" if upstream else ""),
         ("chartqa", split),
-        f"data/chartqa/test_{split}.jsonl",
+        f"data/chartqa/**/test_{split}.json*",
         text.best_of(compare),
         reduce=shares("relaxed_accuracy"),
         headline="relaxed_accuracy",
@@ -151,16 +151,16 @@ _EXACT = (
     _lines(
         "gqa_testdev",
         ("gqa", "testdev"),
-        "data/gqa/testdev_balanced.jsonl",
+        "data/gqa/testdev_balanced*.json*",
         text.best_of(text.exact, read=text.gqa_answer),
         protocol="gqa/1",
         published={BASE: 59.3, CHAT: 57.5},
     ),
-    _lines("ocrvqa_val", ("ocrvqa", "val"), "data/ocrvqa/ocrvqa_val.jsonl", text.best_of(text.exact), settings=_LONG),
+    _lines("ocrvqa_val", ("ocrvqa", "val"), "data/ocrvqa/*.json*", text.best_of(text.exact), settings=_LONG),
     _lines(
         "ocrvqa_test",
         ("ocrvqa", "test"),
-        "data/ocrvqa/ocrvqa_test.jsonl",
+        "data/ocrvqa/*.json*",
         text.best_of(text.exact),
         settings=_LONG,
         published={BASE: 75.7, CHAT: 70.5},
@@ -186,7 +186,7 @@ _CHOICES = (
         reduce=shares(),
         headline="accuracy",
         protocol="choice-generated/1",
-        files=("data/scienceqa/scienceqa_test_img.jsonl",),
+        files=("data/scienceqa/*.json*",),
         published={f"{BASE} (by likelihood)": 67.1, f"{CHAT} (by likelihood)": 68.2},
     ),
     *(
@@ -238,7 +238,7 @@ _CHOICES = (
         reduce=mme.reduce,
         headline="perception",
         protocol="mme/1",
-        files=("data/mme",),
+        files=("data/mme/**/*.txt",),
         published={CHAT: 1487.576},
         submit=mme.submit,
     ),
@@ -256,7 +256,7 @@ _BOXES = tuple(
         reduce=grounding.reduce,
         headline="acc@0.5",
         protocol="box-acc/1",
-        files=(f"data/{variant}/{variant}_{split}.jsonl",),
+        files=(f"*/{variant}/*.json*",),
         published={BASE: base, CHAT: chat},
     )
     for variant, split, base, chat in (
@@ -302,11 +302,12 @@ _TOUCHSTONE = tuple(
 )
 
 
-def _video(variant: str, folder: str, score: Score, reduce: Reduce, **others: Any) -> Benchmark:
+def _video(variant: str, files: str, score: Score, reduce: Reduce, **others: Any) -> Benchmark:
     """A set of long videos as LongVA is asked: greedily, 128 frames spread over the video.
 
-    `others` are fields of the record.
+    `files` are patterns below `long_video`, the set's folder before a colon; `others` are fields of the record.
     """
+    folder, _, inside = files.partition(": ")
     usual = {"name": variant, "split": "test", "headline": "accuracy"}
     options = {"variant": variant, "frames": 128, **others.pop("options", {})}
     return Benchmark(
@@ -316,7 +317,7 @@ def _video(variant: str, folder: str, score: Score, reduce: Reduce, **others: An
         settings={"frames": "uniform:128", "max_new_tokens": 1024},
         score=score,
         reduce=reduce,
-        files=(f"long_video/{folder}",),
+        files=tuple(f"long_video/{folder}/{file}" for file in inside.split()),
         **{**usual, **others},
     )
 
@@ -325,7 +326,7 @@ _BY_DURATION = shares(by=("duration", "domain", "task_type"))
 _LONG_VIDEO = (
     _video(
         "video_mme",
-        "Video-MME",
+        "Video-MME: Video-MME.tsv video",
         multiple_choice(first_capital),
         _BY_DURATION,
         protocol="first-capital/1",
@@ -333,7 +334,7 @@ _LONG_VIDEO = (
     ),
     _video(
         "video_mme",
-        "Video-MME",
+        "Video-MME: Video-MME.tsv video subtitle",
         multiple_choice(first_capital),
         _BY_DURATION,
         name="video_mme_subtitles",
@@ -342,14 +343,14 @@ _LONG_VIDEO = (
     ),
     _video(
         "video_holmes",
-        "Video-Holmes",
+        "Video-Holmes: test_Video-Holmes.json video*",
         multiple_choice(tagged),
         shares(by=("kind",)),
         protocol="tagged-letter/1",
     ),
     _video(
         "tempcompass",
-        "TempCompass",
+        "TempCompass: TempCompass_MCQ.tsv TempCompass_YorN.tsv TempCompass_Captioning.tsv videos",
         long_video.tempcompass_score,
         long_video.tempcompass_reduce,
         protocol="tempcompass/1",
@@ -359,7 +360,7 @@ _LONG_VIDEO = (
     ),
     _video(
         "mlvu",
-        "MLVU",
+        "MLVU: json/[1-7]_*.json video",
         multiple_choice(stated),
         long_video.mlvu_reduce,
         name="mlvu_choice",
@@ -369,7 +370,7 @@ _LONG_VIDEO = (
     ),
     _video(
         "mlvu",
-        "MLVU",
+        "MLVU: json/[89]_*.json video",
         to_rate(long_video.MLVU_SCALE),
         long_video.mlvu_open_reduce,
         name="mlvu_open",
@@ -390,14 +391,14 @@ _LONG_VIDEO = (
     ),
     _video(
         "video_mmmu",
-        "VideoMMMU",
+        "VideoMMMU: VideoMMMU.tsv",
         long_video.video_mmmu_score,
         shares(by=("kind",)),
         protocol="video-mmmu/1",
     ),
     _video(
         "mmbench_video",
-        "MMBench-Video",
+        "MMBench-Video: MMBench-Video.tsv video",
         to_rate(long_video.MMBENCH_VIDEO_SCALE),
         long_video.mmbench_video_reduce,
         headline="rating",
@@ -407,7 +408,7 @@ _LONG_VIDEO = (
     ),
     _video(
         "longvideobench",
-        "LongVideoBench",
+        "LongVideoBench: lvb_val.json videos",
         multiple_choice(first_capital),
         shares(by=("duration_group", "question_category")),
         split="val",
@@ -415,4 +416,26 @@ _LONG_VIDEO = (
     ),
 )
 
-WORDS: tuple[Benchmark, ...] = (*_VQA, *_EXACT, *_CHOICES, *_BOXES, *_TOUCHSTONE, *_LONG_VIDEO)
+_CAPTIONS = tuple(
+    Benchmark(
+        name=f"{variant}_{split}",
+        dataset="captions",
+        split=split,
+        task="caption",
+        options={"variant": variant, "prompt": "Describe the image in English:"},
+        settings={"max_new_tokens": 30},
+        score=image_captions.score,
+        reduce=image_captions.reduce,
+        headline="cider",
+        protocol="cider-d/1",
+        files=(file,),
+        published={BASE: base, CHAT: chat},
+        submit=as_json(image_id="image_id", caption="caption"),
+    )
+    for variant, split, file, base, chat in (
+        ("nocaps", "val", "data/nocaps/nocaps_val*.json", 121.4, 120.2),
+        ("flickr30k", "test", "data/flickr30k/flickr30k_karpathy_test.json", 85.8, 81.0),
+    )
+)
+
+WORDS: tuple[Benchmark, ...] = (*_CAPTIONS, *_VQA, *_EXACT, *_CHOICES, *_BOXES, *_TOUCHSTONE, *_LONG_VIDEO)
