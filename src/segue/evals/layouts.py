@@ -359,7 +359,7 @@ def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int, known: Collection[
     not below a folder that means something else."""
     if any(map(_is_pattern, parts)):
         parts = parts[: next(number for number, part in enumerate(parts) if _is_pattern(part))]
-    if not parts:
+    if depth >= len(parts):
         return ""
     others = set(known) - set(parts)
     places = [path for path in tree.places.get(parts[-1], ()) if not others & set(path.split("/"))]
