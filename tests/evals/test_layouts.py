@@ -2,6 +2,8 @@
 
 import re
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,22 @@ def test_every_record_is_ready_with_its_files_and_told_about_without_each(benchm
         root = laid_out(pattern)
     assert missing(benchmark, root) == []
     assert benchmark.name in [name for one in survey(root, FILED).standings if one.is_ready for name in one.names]
+
+
+OFFICIAL = {
+    name: make
+    for module in ("fixtures_words", "fixtures_pixels")
+    if find_spec(module)
+    for name, make in import_module(module).FIXTURES.items()
+}
+
+
+@pytest.mark.parametrize("benchmark", FILED, ids=[one.name for one in FILED])
+def test_every_official_layout_is_known_and_its_rows_can_be_read(benchmark, tmp_path):
+    root = OFFICIAL[benchmark.name](tmp_path)
+    found = survey(root, FILED)
+    assert benchmark.name in [name for one in found.standings if one.is_ready for name in one.names]
+    assert found.is_certain and layouts.rows(benchmark, root) > 1
 
 
 @pytest.mark.parametrize("benchmark", FILED, ids=[one.name for one in FILED])
