@@ -46,7 +46,7 @@ def test_data_of_benchmarks_are_known_and_told_to_be_ready(run_segue, table, dat
     run = run_segue("doctor", data("clips/meta_expressions.json", "clips/frames/0.jpg"))
     assert run.exit_code == 0
     assert "ready  clips_val, clips_again\n" in run.stdout and "All are ready." in run.stdout
-    assert "Nothing is here of faces." in run.stderr
+    assert "Nothing is here of 1 other benchmark; `--on NAME` tells what one of them needs." in run.stderr
 
 
 def test_what_is_misspelt_and_missing_is_told_and_is_exit_2(run_segue, table, data):

@@ -119,11 +119,19 @@ def test_one_of_several_ways_is_enough_and_the_nearest_is_told_of(put):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "there"),
-    [("a/refs(unc).*", "a/Refs(unc).p"), ("a/refs(unc).*", "a/ref(unc).json"), ("a/*.tsv", "a/b.TSV")],
+    ("pattern", "there", "step"),
+    [
+        ("a/refs(unc).*", "a/Refs(unc).p", ": Refs(unc).p -> refs(unc).*"),
+        ("a/refs(unc).*", "a/ref(unc).json", ": ref(unc).json -> refs(unc).*"),
+        ("a/*.tsv", "a/b.TSV", ": b.TSV -> *.tsv"),
+        ("data/a/**/*.txt", "mydata/a/b/c/0.txt", ": mydata -> data"),
+        ("data/**/values.json", "data/a/value.json", ": value.json -> values.json"),
+    ],
 )
-def test_a_name_may_nearly_fit_a_pattern(put, pattern, there):
-    assert told(missing(record(files=(pattern,)), put(there))) == [("misnamed", pattern, there)]
+def test_a_name_may_nearly_fit_a_pattern(put, pattern, there, step):
+    (finding,) = missing(record(files=(pattern,)), put(there))
+    assert told([finding]) == [("misnamed", pattern, there)]
+    assert finding.advice.endswith(step)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,7 @@ def test_a_name_may_nearly_fit_a_pattern(put, pattern, there):
         ("train2014", ["train2017", "Train2014", "train_2014"], ["Train2014", "train_2014"]),
         ("mask_dict.json", ["mask_dict.pkl", "maskdict.json", "mask_dicts.json"], ["maskdict.json", "mask_dicts.json"]),
         ("valid_u", ["valid"], []),
-        ("refcocog", ["refcoco+", "refcocog_"], ["refcocog_"]),
+        ("refcocog", ["refcoco+", "RefCOCO+", "refcocog_"], ["refcocog_"]),
     ],
 )
 def test_a_slip_is_told_from_another_name(wanted, names, expected):

@@ -67,7 +67,8 @@ def report(data: Path, found: Survey, rows: Rows | None = None, *, as_json: bool
     else:
         _print(found, rows)
         if found.absent:
-            say(f"Nothing is here of {', '.join(found.absent)}.")
+            others = "1 other benchmark" if len(found.absent) == 1 else f"{len(found.absent)} other benchmarks"
+            say(f"Nothing is here of {others}; `--on NAME` tells what one of them needs.")
     return READY if is_good else LACKING
 
 

@@ -321,8 +321,14 @@ def close_names(wanted: str, names: Iterable[str], known: Collection[str] = ()) 
     """
     ending, numbers = Path(wanted).suffix.casefold(), re.findall(r"\d+", wanted)
     scored = []
+    others = {_plain(name) for name in known} - {_plain(wanted)}
     for name in names:
-        if name in known or Path(name).suffix.casefold() != ending or re.findall(r"\d+", name) != numbers:
+        if (
+            name in known
+            or _plain(name) in others
+            or Path(name).suffix.casefold() != ending
+            or re.findall(r"\d+", name) != numbers
+        ):
             continue
         likeness = SequenceMatcher(None, _plain(wanted), _plain(name), autojunk=False).ratio()
         if likeness >= _ALIKE:
@@ -336,9 +342,12 @@ def _plain(name: str) -> str:
 
 def _step(found: Sequence[str], parts: Sequence[str]) -> str:
     """The first name of a path that is not as it should be, and what it should be."""
-    if "**" in parts:
-        return f"{found[-1]} -> {parts[-1]}"
-    wrong, right = next((a, b) for a, b in zip(found, parts, strict=True) if not fnmatchcase(a, b))
+    # what stands behind `**` is counted from the end
+    front = parts.index("**") if "**" in parts else len(parts)
+    behind = len(parts) - front - 1
+    pairs = [*zip(found[:front], parts[:front], strict=True)]
+    pairs += zip(found[len(found) - behind :], parts[front + 1 :], strict=True) if behind > 0 else []
+    wrong, right = next((name, part) for name, part in pairs if not fnmatchcase(name, part))
     return f"{wrong} -> {right}"
 
 
@@ -361,8 +370,8 @@ def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int, known: Collection[
         parts = parts[: next(number for number, part in enumerate(parts) if _is_pattern(part))]
     if depth >= len(parts):
         return ""
-    others = set(known) - set(parts)
-    places = [path for path in tree.places.get(parts[-1], ()) if not others & set(path.split("/"))]
+    others = set(map(_plain, known)) - set(map(_plain, parts))
+    places = [path for path in tree.places.get(parts[-1], ()) if not others & set(map(_plain, path.split("/")))]
     for length in range(len(parts) - 1, 1, -1):
         tail = "/" + "/".join(parts[-length:])
         if place := next((path for path in places if f"/{path}".endswith(tail)), ""):
