@@ -97,7 +97,7 @@ def _examined(data: Path, settings: Settings) -> Examined:
     except NotRecognisedError as error:
         raise NotDataError(
             f"{data} is neither a model folder (it has no config.json of a model), nor laid out for a benchmark (see "
-            f"docs/evaluate.md), nor data: {error}"
+            f"docs/layouts.md), nor data: {error}"
         ) from error
 
 
