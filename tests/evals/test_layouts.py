@@ -12,7 +12,8 @@ from segue.errors import DataError
 from segue.evals import layouts
 from segue.evals.base import Benchmark
 from segue.evals.benchmarks import BENCHMARKS
-from segue.evals.layouts import close_names, missing, survey
+from segue.evals.layouts import missing, survey
+from segue.evals.places import close_names
 
 VIDEO = "video_datas/clips/valid_u"
 

@@ -7,13 +7,10 @@ which one is enough. A file must not be empty, nor must a folder.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -23,16 +20,11 @@ import numpy as np
 from segue.data import DATASETS
 from segue.errors import DataError
 from segue.evals.base import Benchmark
+from segue.evals.places import MOST_TRIED, Tree, is_pattern
 
 Kind = Literal["missing", "empty", "misnamed", "packed", "misplaced"]
 
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
-_ALIKE = 0.8
 _TOLD = 5
-_MOST_NAMES = 20_000
-_MOST_FOLDERS = 3_000
-_MOST_TRIED = 50
-_DEPTH = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +92,7 @@ def missing(benchmark: Benchmark, root: Path, known: Collection[str] = ()) -> li
 
     `known` are names that mean something of their own in other benchmarks, so that they are not misspelt here.
     """
-    return _findings(benchmark.files, _Tree(root), {*known, *_names(benchmark.files)})
+    return _findings(benchmark.files, Tree(root), {*known, *_names(benchmark.files)})
 
 
 def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
@@ -114,7 +106,7 @@ def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
         if benchmark.files:
             groups.setdefault(benchmark.files, []).append(benchmark.name)
     words = _Words.of(groups)
-    tree = _Tree(root)
+    tree = Tree(root)
     found = {files: _stands(files, tuple(names), tree, words) for files, names in groups.items()}
     standings = [standing for standing in found.values() if standing is not None]
     told = {name for standing in standings for name in standing.names}
@@ -159,38 +151,13 @@ class _Words:
         )
 
 
-class _Tree:
-    """A folder, and where names occur in it, as far as a bounded look shows; nowhere, if it is not to be searched."""
-
-    def __init__(self, root: Path, *, is_searched: bool = True):
-        self.root = root
-        self.is_searched = is_searched
-
-    @cached_property
-    def places(self) -> dict[str, list[str]]:
-        """Paths below the root by their last name, shallow ones first; of large trees only a part."""
-        found: dict[str, list[str]] = {}
-        level, seen = [self.root] if self.is_searched else [], 0
-        for _ in range(_DEPTH):
-            below: list[Path] = []
-            for folder in level:
-                for entry in _entries(folder):
-                    found.setdefault(entry.name, []).append(entry.relative_to(self.root).as_posix())
-                    # what holds numbers of pictures holds no annotations further down
-                    if not entry.suffix and seen + len(below) < _MOST_FOLDERS and entry.is_dir():
-                        below.append(entry)
-            seen += len(below)
-            level = below
-        return found
-
-
-def _stands(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words) -> Standing | None:
+def _stands(files: tuple[str, ...], names: tuple[str, ...], tree: Tree, words: _Words) -> Standing | None:
     """How these files stand under a folder that is a data root, a part of one, or their dataset; None without a sign
     of them."""
     here = _stands_below(files, names, tree, words)
     if here is not None and here[0]:
         return here[1]
-    above = (_Tree(root, is_searched=False) for root in _roots_above(files, tree.root))
+    above = (tree.above(root) for root in _roots_above(files, tree.root))
     found = [one for one in (_stands_below(files, names, other, words) for other in above) if one is not None]
     kept, best = max(found, key=lambda one: one[0], default=(0, None))
     if best is not None and kept:
@@ -199,7 +166,7 @@ def _stands(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: 
 
 
 def _stands_below(
-    files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words
+    files: tuple[str, ...], names: tuple[str, ...], tree: Tree, words: _Words
 ) -> tuple[int, Standing] | None:
     """How these files stand below a data root, and how many that only they need are as they should be."""
     own = [pattern for pattern in files if pattern not in words.shared] or list(files)
@@ -212,7 +179,7 @@ def _stands_below(
     return len(kept), Standing(names, tree.root, tuple(findings), is_certain)
 
 
-def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, words: _Words) -> Standing | None:
+def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: Tree, words: _Words) -> Standing | None:
     """How these files stand if the folder is what should lie deeper in a data root, under whatever name."""
     for prefix in _prefixes(files):
         inside = tuple(_without(pattern, prefix) for pattern in files if pattern.startswith(prefix))
@@ -229,11 +196,11 @@ def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: _Tree, 
     return None
 
 
-def _findings(files: Sequence[str], tree: _Tree, known: Collection[str]) -> list[Finding]:
+def _findings(files: Sequence[str], tree: Tree, known: Collection[str]) -> list[Finding]:
     return [finding for pattern in files if (finding := _look(pattern, tree, known)) is not None]
 
 
-def _look(pattern: str, tree: _Tree, known: Collection[str]) -> Finding | None:
+def _look(pattern: str, tree: Tree, known: Collection[str]) -> Finding | None:
     """What is wrong about a pattern; of several ways to satisfy it, about the one that is nearest to it."""
     tried = []
     for way in _ways(pattern):
@@ -245,99 +212,29 @@ def _look(pattern: str, tree: _Tree, known: Collection[str]) -> Finding | None:
     return replace(best, expected=pattern)
 
 
-def _look_once(way: str, tree: _Tree, known: Collection[str]) -> tuple[Finding | None, int]:
+def _look_once(way: str, tree: Tree, known: Collection[str]) -> tuple[Finding | None, int]:
     """What is wrong about one path or pattern, and how many of its names are there."""
-    root, parts = tree.root, way.strip("/").split("/")
-    places = list(islice(_matches(root, parts), _MOST_TRIED))
+    parts = way.strip("/").split("/")
+    places = list(islice(tree.matches(parts), MOST_TRIED))
     if places:
-        if not all(map(_is_empty, places)):
+        if not all(map(tree.is_empty, places)):
             return None, len(parts)
         advice = "it was not copied or unpacked to its end; do so again"
-        return Finding("empty", way, _below(places[0], root), advice), len(parts)
-    depth = max(count for count in range(len(parts)) if next(_matches(root, parts[:count]), None) is not None)
-    folder = next(_matches(root, parts[:depth]))
-    if (near := next(_nearly(root, parts, known), None)) is not None:
-        advice = f"rename it, or link it: {_step(near.relative_to(root).parts, parts)}"
-        return Finding("misnamed", way, _below(near, root), advice), depth
-    if (archive := _archive(folder, parts[depth:])) is not None:
-        return Finding("packed", way, _below(archive, root), "unpack it there"), depth
-    if elsewhere := _elsewhere(tree, parts, depth, known):
+        return Finding("empty", way, tree.below(places[0]), advice), len(parts)
+    depth = max(count for count in range(len(parts)) if next(tree.matches(parts[:count]), None) is not None)
+    folder = next(tree.matches(parts[:depth]))
+    if (near := next(tree.near(parts, known), None)) is not None:
+        advice = f"rename it, or link it: {_step(near.relative_to(tree.root).parts, parts)}"
+        return Finding("misnamed", way, tree.below(near), advice), depth
+    if (archive := tree.archive(folder, parts[depth:])) is not None:
+        return Finding("packed", way, tree.below(archive), "unpack it there"), depth
+    if elsewhere := tree.elsewhere(parts, depth, known):
         return Finding("misplaced", way, elsewhere, "move or link it"), depth
-    there = [entry.name for entry in islice(_entries(folder), _TOLD + 1)]
-    more = ", ..." if len(there) > _TOLD else ""
-    where = _below(folder, root) or "the data root"
-    holds = f"{where} holds {', '.join(sorted(there[:_TOLD])) + more or 'nothing'}"
-    return Finding("missing", way, "", f"{holds}. Put it there"), depth
-
-
-def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """The places that a path or pattern names below a folder, in no order; lazily."""
-    if not parts:
-        yield folder
-    elif parts[0] == "**":
-        for below in _folders(folder, _DEPTH):
-            yield from _matches(below, parts[1:])
-    elif _is_pattern(parts[0]):
-        fitting = (entry for entry in _entries(folder) if fnmatchcase(entry.name, parts[0]))
-        for entry in islice(fitting, _MOST_TRIED):
-            yield from _matches(entry, parts[1:])
-    elif (folder / parts[0]).exists():
-        yield from _matches(folder / parts[0], parts[1:])
-
-
-def _nearly(folder: Path, parts: Sequence[str], known: Collection[str]) -> Iterator[Path]:
-    """The places whose names are nearly those of a path or pattern."""
-    if not parts:
-        yield folder
-        return
-    if parts[0] == "**":
-        nexts = list(_folders(folder, _DEPTH))
-    elif not _is_pattern(parts[0]) and (folder / parts[0]).exists():
-        nexts = [folder / parts[0]]
-    else:
-        nexts = [folder / name for name in _near(parts[0], [entry.name for entry in _entries(folder)], known)]
-    for entry in nexts:
-        yield from _nearly(entry, parts[1:], known)
-
-
-def _near(part: str, names: Sequence[str], known: Collection[str]) -> list[str]:
-    """The names that one name of a path or pattern may mean: those that fit a pattern, else those nearly so."""
-    if not _is_pattern(part):
-        return close_names(part, names, known)
-    fitting = [name for name in names if fnmatchcase(name, part)]
-    if not fitting:
-        fitting = [name for name in names if fnmatchcase(name.casefold(), part.casefold())]
-    if not fitting and part.endswith(".*") and not _is_pattern(part[:-2]):
-        stems = {Path(name).stem: name for name in names if Path(name).suffix}
-        fitting = [stems[stem] for stem in close_names(part[:-2], stems, known)]
-    return fitting[:_MOST_TRIED]
-
-
-def close_names(wanted: str, names: Iterable[str], known: Collection[str] = ()) -> list[str]:
-    """The names that somebody may have written for another, nearest first.
-
-    Case and marks between words do not count. Numbers and endings must be the same, for `train2017` is not a slip for
-    `train2014`; nor is a name that is `known` a slip for another.
-    """
-    ending, numbers = Path(wanted).suffix.casefold(), re.findall(r"\d+", wanted)
-    scored = []
-    others = {_plain(name) for name in known} - {_plain(wanted)}
-    for name in names:
-        if (
-            name in known
-            or _plain(name) in others
-            or Path(name).suffix.casefold() != ending
-            or re.findall(r"\d+", name) != numbers
-        ):
-            continue
-        likeness = SequenceMatcher(None, _plain(wanted), _plain(name), autojunk=False).ratio()
-        if likeness >= _ALIKE:
-            scored.append((-likeness, name))
-    return [name for _, name in sorted(scored)]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_ ]", "", name).casefold()
+    there = tree.names(folder)
+    holds = ", ".join(there[:_TOLD]) + (", ..." if len(there) > _TOLD else "")
+    return Finding(
+        "missing", way, "", f"{tree.below(folder) or 'the data root'} holds {holds or 'nothing'}. Put it there"
+    ), depth
 
 
 def _step(found: Sequence[str], parts: Sequence[str]) -> str:
@@ -349,35 +246,6 @@ def _step(found: Sequence[str], parts: Sequence[str]) -> str:
     pairs += zip(found[len(found) - behind :], parts[front + 1 :], strict=True) if behind > 0 else []
     wrong, right = next((name, part) for name, part in pairs if not fnmatchcase(name, part))
     return f"{wrong} -> {right}"
-
-
-def _archive(folder: Path, rest: Sequence[str]) -> Path | None:
-    """An archive in the deepest folder there is that by its name holds what is missing."""
-    wanted = {_plain(name) for name in rest if not _is_pattern(name)}
-    if not wanted and rest:
-        wanted = {_plain(folder.name)}
-    for entry in _entries(folder):
-        ending = next((ending for ending in _ARCHIVES if entry.name.casefold().endswith(ending)), None)
-        if ending is not None and _plain(entry.name[: -len(ending)]) in wanted:
-            return entry
-    return None
-
-
-def _elsewhere(tree: _Tree, parts: Sequence[str], depth: int, known: Collection[str]) -> str:
-    """Where else below the root the end of a path is: two names of it anywhere, or the last within its own folder, but
-    not below a folder that means something else."""
-    if any(map(_is_pattern, parts)):
-        parts = parts[: next(number for number, part in enumerate(parts) if _is_pattern(part))]
-    if depth >= len(parts):
-        return ""
-    others = set(map(_plain, known)) - set(map(_plain, parts))
-    places = [path for path in tree.places.get(parts[-1], ()) if not others & set(map(_plain, path.split("/")))]
-    for length in range(len(parts) - 1, 1, -1):
-        tail = "/" + "/".join(parts[-length:])
-        if place := next((path for path in places if f"/{path}".endswith(tail)), ""):
-            return place
-    begin = "/".join(parts[:depth]) + "/"
-    return next((path for path in places if depth and path.startswith(begin)), "")
 
 
 def _roots_above(files: Iterable[str], folder: Path) -> list[Path]:
@@ -396,7 +264,7 @@ def _prefixes(files: Iterable[str]) -> list[str]:
         "/".join(parts[:depth]) + "/"
         for parts in split
         for depth in range(1, len(parts) + 1)
-        if not any(map(_is_pattern, parts[:depth]))
+        if not any(map(is_pattern, parts[:depth]))
     }
     return sorted(heads, key=lambda head: (-head.count("/"), head))
 
@@ -408,49 +276,18 @@ def _without(pattern: str, prefix: str) -> str:
 def _names(files: Iterable[str]) -> set[str]:
     """All names in some patterns that are no patterns themselves."""
     ways = [way for pattern in files for way in _ways(pattern)]
-    return {part for way in ways for part in way.split("/") if part and not _is_pattern(part)}
+    return {part for way in ways for part in way.split("/") if part and not is_pattern(part)}
 
 
 def _ways(pattern: str) -> list[str]:
     return [way.strip() for way in pattern.split(" | ")]
 
 
-def _is_pattern(name: str) -> bool:
-    return any(mark in name for mark in "*?[")
-
-
 def _is_annotation(pattern: str) -> bool:
     """Whether a pattern names one file."""
-    return "." in _last(pattern) and not _is_pattern(_last(pattern))
+    return "." in _last(pattern) and not is_pattern(_last(pattern))
 
 
 def _last(pattern: str) -> str:
     """The last name of a pattern, by its first way."""
     return _ways(pattern)[0].strip("/").rsplit("/", 1)[-1]
-
-
-def _is_empty(place: Path) -> bool:
-    return next(iter(_entries(place)), None) is None if place.is_dir() else place.stat().st_size == 0
-
-
-def _entries(folder: Path) -> Iterable[Path]:
-    """What lies in a folder, hidden files left out; nothing if it is none or cannot be listed."""
-    try:
-        listed = [entry for entry in islice(folder.iterdir(), _MOST_NAMES) if not entry.name.startswith(".")]
-    except OSError:
-        return []
-    return listed
-
-
-def _folders(folder: Path, depth: int) -> Iterator[Path]:
-    """A folder and those in it, a bounded number of each."""
-    yield folder
-    if depth:
-        inside = (entry for entry in _entries(folder) if not entry.suffix and entry.is_dir())
-        for entry in islice(inside, _MOST_TRIED):
-            yield from _folders(entry, depth - 1)
-
-
-def _below(place: Path, root: Path) -> str:
-    path = place.relative_to(root).as_posix()
-    return "" if path == "." else path
