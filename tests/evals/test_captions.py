@@ -12,7 +12,7 @@ from segue.types import Answer, Media, Message, Sample
 
 RECORDED = json.loads(Path(__file__).with_name("recorded_captions.json").read_text(encoding="utf-8"))
 FOUND = [captions.words(said) for said, _ in RECORDED["captions"]]
-TRUTH = [[captions.words(text) for text in references] for _, references in RECORDED["captions"]]
+TRUTH = [tuple(captions.words(text) for text in references) for _, references in RECORDED["captions"]]
 
 
 def test_words_are_cut_as_the_official_tokenizer_cuts_them() -> None:
@@ -60,9 +60,9 @@ def test_the_order_of_rows_does_not_matter() -> None:
     assert captions.reduce(some) == pytest.approx(captions.reduce(some[::-1]))
 
 
-@pytest.mark.parametrize("some", [[], rows(("a dog", []))])
-def test_nothing_to_score_is_an_error(some) -> None:
-    with pytest.raises(DataError, match="no caption to score"):
+@pytest.mark.parametrize(("some", "message"), [([], "no rows"), (rows(("a dog", [])), "no caption to compare")])
+def test_nothing_to_score_is_an_error(some, message) -> None:
+    with pytest.raises(DataError, match=message):
         captions.reduce(some)
 
 

@@ -14,6 +14,7 @@ DATASETS = Table(
         "ref_sav": "segue.data.ref_sav:load",
         "video_chat": "segue.data.video_chat:load",
         "gcg": "segue.data.gcg:load",
+        "reason_seg": "segue.data.reason_seg:load",
         "region_caption": "segue.data.region_caption:load",
         "folder": "segue.data.folder:load",
         "folder_questions": "segue.data.folder:questions",

@@ -14,19 +14,22 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
 from segue.errors import DataError
 from segue.evals import meteor
 from segue.evals.base import Row
+from segue.evals.figures import mean, some, unparsed
 from segue.types import Answer, Sample
 
 METEOR = "meteor (exact+stem)"
 LONGEST = 4
 """Words in a row that BLEU and CIDEr compare at most."""
 
-Words = Sequence[str]
-Runs = Mapping[tuple[str, ...], int | float]
+Words = tuple[str, ...]
+Runs = tuple[Counter[str], ...]
 
 
 _ABBREVIATIONS = (
@@ -55,21 +58,30 @@ _TOKEN = re.compile(
 _PUNCTUATION = frozenset("'`.?!,:-;\"") | {"–", "—", "…", "“", "”"}
 _WRITTEN = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 
+# A confidence interval reduces the same captions hundreds of times; what belongs to one caption is worked out once.
+_once = lru_cache(maxsize=1 << 17)
 
-def words(text: str) -> list[str]:
+
+@_once
+def words(text: str) -> tuple[str, ...]:
     """The words of a caption in lower case, without punctuation; brackets are words of their own.
 
     Source: Stanford's PTBTokenizer, as `pycocoevalcap` calls it.
     """
     text = text.lower().replace("’", "'").replace("‘", "'")
     tokens = (token for token in _TOKEN.findall(text) if token not in _PUNCTUATION)
-    return [word for token in tokens for word in _APART.get(token, _WRITTEN.get(token, token)).split()]
+    return tuple(word for token in tokens for word in _APART.get(token, _WRITTEN.get(token, token)).split())
 
 
 def score(sample: Sample, answer: Answer) -> Row:
     """What was said, and what people said: `target["references"]`, or else the dialogue's own answer."""
+    return told(sample, answer.text)
+
+
+def told(sample: Sample, text: str) -> Row:
+    """The row of a text that is a sample's caption."""
     references = sample.target.get("references") or [sample.messages[-1].text]
-    return {"caption": answer.text, "references": list(references), "unparsed": not answer.text.strip()}
+    return {"caption": text, "references": list(references), "unparsed": not text.strip()}
 
 
 def reduce(rows: Sequence[Row]) -> dict[str, float]:
@@ -79,14 +91,14 @@ def reduce(rows: Sequence[Row]) -> dict[str, float]:
 
     Raises: DataError, for no rows, or an image without references.
     """
-    if not rows or not all(row["references"] for row in rows):
-        raise DataError("there is no caption to score, or an image has no reference; give at least one of each")
+    if not all(row["references"] for row in some(rows)):
+        raise DataError("an image has no caption to compare with; give each at least one")
     found = [words(row["caption"]) for row in rows]
-    truth = [[words(text) for text in row["references"]] for row in rows]
-    figures = {"cider": _mean(cider(found, truth)), METEOR: meteor_score(found, truth)}
+    truth = [tuple(words(text) for text in row["references"]) for row in rows]
+    figures = {"cider": mean(cider(found, truth)), METEOR: meteor_score(found, truth)}
     figures |= {f"bleu-{length}": value for length, value in enumerate(bleu(found, truth), start=1)}
-    figures["rouge-l"] = _mean([rouge_l(one, others) for one, others in zip(found, truth, strict=True)])
-    return {name: 100 * value for name, value in figures.items()}
+    figures["rouge-l"] = mean([rouge_l(one, others) for one, others in zip(found, truth, strict=True)])
+    return {name: 100 * value for name, value in figures.items()} | unparsed(rows)
 
 
 def cider(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[float]:
@@ -94,41 +106,48 @@ def cider(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[floa
 
     Source: Vedantam et al. 2015.
     """
-    references = [[_runs(words) for words in some] for some in truth]
-    said_of = Counter(run for some in references for run in {run for one in some for run in one})
-    weight = {run: math.log(len(truth)) - math.log(count) for run, count in said_of.items()}
+    references = [[_runs(words) for words in others] for others in truth]
+    said_of = [Counter(run for others in references for run in _together(others, place)) for place in range(LONGEST)]
+    unknown = math.log(len(truth))
+    weights = [{run: unknown - math.log(count) for run, count in part.items()} for part in said_of]
     scores = []
-    for words, some in zip(found, references, strict=True):
-        mine = _weighed(_runs(words), weight, math.log(len(truth)))
-        others = [_weighed(one, weight, 0.0) for one in some]
-        scores.append(10 * _mean([_likeness(mine, other) for other in others]))
+    for words, others in zip(found, references, strict=True):
+        mine = _weighed(_runs(words), weights, unknown)
+        scores.append(10 * mean(_likeness(mine, _weighed(one, weights, 0.0)) for one in others))
     return scores
 
 
-def _weighed(runs: Runs, weight: Runs, unknown: float) -> Runs:
-    """Counts of runs times how telling they are; a run that no reference has is as telling as can be.
-
-    Under the empty run stands how long the caption is, in pairs of words.
-    """
-    pairs = sum(count for run, count in runs.items() if len(run) == 2)
-    return {run: count * weight.get(run, unknown) for run, count in runs.items()} | {(): pairs}
+def _together(references: Sequence[Runs], place: int) -> Iterable[str]:
+    """Each run of a length that any of the references has."""
+    return references[0][place] if len(references) == 1 else set().union(*(one[place] for one in references))
 
 
-def _likeness(mine: Runs, other: Runs) -> float:
+@dataclass(frozen=True, slots=True)
+class _Weighed:
+    """Counts of runs times how telling they are, and squares of their norms, by length; how many pairs there are."""
+
+    values: Sequence[Mapping[str, float]]
+    squares: Sequence[float]
+    pairs: int
+
+
+def _weighed(runs: Runs, weights: Sequence[Mapping[str, float]], unknown: float) -> _Weighed:
+    """A run that no reference has is as telling as can be, `unknown`."""
+    values = [
+        {run: count * weight.get(run, unknown) for run, count in part.items()}
+        for part, weight in zip(runs, weights, strict=True)
+    ]
+    return _Weighed(values, [sum((value * value for value in part.values()), 0.0) for part in values], runs[1].total())
+
+
+def _likeness(mine: _Weighed, other: _Weighed) -> float:
     """The mean over lengths of the cosine of two captions, less where one is longer; what is said too often is cut."""
-    apart = mine[()] - other[()]
-    cosines = []
-    for length in range(1, LONGEST + 1):
-        shared = sum(
-            min(value, other[run]) * other[run] for run, value in mine.items() if len(run) == length and run in other
-        )
-        size = _norm(mine, length) * _norm(other, length)
-        cosines.append(shared / size if size else 0.0)
-    return _mean(cosines) * math.exp(-(apart**2) / 72)
-
-
-def _norm(runs: Runs, length: int) -> float:
-    return math.sqrt(sum(value**2 for run, value in runs.items() if len(run) == length))
+    cosines = 0.0
+    for part, others, one, two in zip(mine.values, other.values, mine.squares, other.squares, strict=True):
+        if one and two:
+            shared = sum(min(value, others[run]) * others[run] for run, value in part.items() if run in others)
+            cosines += shared / math.sqrt(one * two)
+    return cosines / LONGEST * math.exp(-((mine.pairs - other.pairs) ** 2) / 72)
 
 
 def bleu(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[float]:
@@ -136,26 +155,33 @@ def bleu(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> list[float
 
     Source: Papineni et al. 2002.
     """
-    right, said = [0.0] * LONGEST, [0.0] * LONGEST
-    length = wanted = 0
-    for words, references in zip(found, truth, strict=True):
-        length += len(words)
-        wanted += min((abs(len(one) - len(words)), len(one)) for one in references)[1]
-        allowed: Counter[tuple[str, ...]] = Counter()
-        for reference in references:
-            allowed |= _runs(reference)
-        for run, count in _runs(words).items():
-            said[len(run) - 1] += count
-            right[len(run) - 1] += min(count, allowed[run])
+    counted = [_bleu_counts(words, tuple(references)) for words, references in zip(found, truth, strict=True)]
+    right, said, lengths = (list(map(sum, zip(*column, strict=True))) for column in zip(*counted, strict=True))
+    length, wanted = lengths
     brevity = math.exp(min(0.0, 1 - wanted / length)) if length else 0.0
     product, scores = 1.0, []
-    for number, (some, all_) in enumerate(zip(right, said, strict=True), start=1):
-        product *= some / all_ if all_ else 0.0
+    for number, (hits, tries) in enumerate(zip(right, said, strict=True), start=1):
+        product *= hits / tries if tries else 0.0
         scores.append(brevity * product ** (1 / number))
     return scores
 
 
-def rouge_l(found: Words, references: Sequence[Words]) -> float:
+@_once
+def _bleu_counts(words: Words, references: tuple[Words, ...]) -> tuple[list[int], list[int], tuple[int, int]]:
+    """Runs by length that are right and that were said; words said and words of the reference nearest in length."""
+    right, said = [], []
+    for place, part in enumerate(_runs(words)):
+        allowed: Counter[str] = Counter()
+        for reference in references:
+            allowed |= _runs(reference)[place]
+        said.append(part.total())
+        right.append((part & allowed).total())
+    nearest = min((abs(len(one) - len(words)), len(one)) for one in references)[1]
+    return right, said, (len(words), nearest)
+
+
+@_once
+def rouge_l(found: Words, references: tuple[Words, ...]) -> float:
     """The longest common subsequence as a share of caption and reference, in [0, 1], the best share of any reference.
 
     Source: Lin 2004, with recall weighing 1.2 times as much.
@@ -172,16 +198,19 @@ def meteor_score(found: Sequence[Words], truth: Sequence[Sequence[Words]]) -> fl
 
     Raises: ConfigError, as `segue.evals.meteor.align` does.
     """
-    best = (meteor.best_alignment(words, some) for words, some in zip(found, truth, strict=True))
+    best = (_alignment(words, tuple(others)) for words, others in zip(found, truth, strict=True))
     return sum(best, meteor.Alignment()).score
 
 
-def _runs(words: Words) -> Counter[tuple[str, ...]]:
-    """How often each run of up to `LONGEST` words stands in a text."""
-    return Counter(
-        tuple(words[start : start + length])
+_alignment = _once(meteor.best_alignment)
+
+
+@_once
+def _runs(words: Words) -> Runs:
+    """How often each run of one word, of two, up to `LONGEST`, stands in a text."""
+    return tuple(
+        Counter(" ".join(words[start : start + length]) for start in range(len(words) - length + 1))
         for length in range(1, LONGEST + 1)
-        for start in range(len(words) - length + 1)
     )
 
 
@@ -195,7 +224,3 @@ def _common(one: Words, other: Words) -> int:
             row[place] = diagonal + 1 if word == partner else max(above, row[place - 1])
             diagonal = above
     return row[-1]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

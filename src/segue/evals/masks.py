@@ -119,7 +119,7 @@ def cl_dice(found: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> f
     """
     if not (found.any() and truth.any()):
         return float(found.any() == truth.any())
-    thin = _library("skimage.morphology").skeletonize
+    thin = library("skimage.morphology").skeletonize
     mine, other = thin(found), thin(truth)
     precision, recall = truth[mine].mean(), found[other].mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
@@ -137,13 +137,17 @@ def hd95(found: Bool[np.ndarray, "h w"], truth: Bool[np.ndarray, "h w"]) -> floa
     """
     if not (found.any() and truth.any()):
         return 0.0 if found.any() == truth.any() else math.hypot(*found.shape)
-    distance = _library("scipy.ndimage").distance_transform_edt
+    distance = library("scipy.ndimage").distance_transform_edt
     mine, other = boundary(found), boundary(truth)
     apart = np.concatenate([distance(~other)[mine], distance(~mine)[other]])
     return float(np.percentile(apart, 95))
 
 
-def _library(name: str) -> Any:
+def library(name: str) -> Any:
+    """A module that a figure needs and the extra `eval` brings.
+
+    Raises: ConfigError, if it is not installed.
+    """
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

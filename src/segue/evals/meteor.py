@@ -26,7 +26,7 @@ _PIECE = re.compile(
     """,
     re.VERBOSE,
 )
-BEAM = 40
+BEAM = 200
 """How many ways of pairing words are followed at once."""
 
 
@@ -34,14 +34,14 @@ BEAM = 40
 class Alignment:
     """How the words of a caption and of a reference were paired. Alignments add up, as the scorer adds them.
 
-    `agreement` is the sum of what pairs count; `chunks` are runs of pairs that follow one another in both texts, 0 if
-    the texts agree from end to end.
+    `equal` of the pairs are of equal words, the others of words with one stem. `chunks` are runs of pairs that follow
+    one another in both texts, 0 if the texts agree from end to end.
     """
 
     found: int = 0
     truth: int = 0
     pairs: int = 0
-    agreement: float = 0.0
+    equal: int = 0
     chunks: int = 0
 
     def __add__(self, other: Alignment) -> Alignment:
@@ -49,16 +49,17 @@ class Alignment:
             self.found + other.found,
             self.truth + other.truth,
             self.pairs + other.pairs,
-            self.agreement + other.agreement,
+            self.equal + other.equal,
             self.chunks + other.chunks,
         )
 
     @property
     def score(self) -> float:
         """METEOR, in [0, 1]."""
-        if not self.agreement:
+        if not self.pairs:
             return 0.0
-        precision, recall = self.agreement / self.found, self.agreement / self.truth
+        agreement = self.equal + STEM * (self.pairs - self.equal)
+        precision, recall = agreement / self.found, agreement / self.truth
         mean = precision * recall / (ALPHA * precision + (1 - ALPHA) * recall)
         return mean * (1 - GAMMA * (self.chunks / self.pairs) ** BETA)
 
@@ -100,7 +101,7 @@ def align(found: Sequence[str], truth: Sequence[str]) -> Alignment:
 
     Raises: ConfigError, without snowballstemmer, which the extra `eval` brings.
     """
-    stems, true_stems = [_stem(word) for word in found], [_stem(word) for word in truth]
+    stems, true_stems = [stem(word) for word in found], [stem(word) for word in truth]
     partners = [
         [
             (other, word == truth[other])
@@ -117,8 +118,7 @@ def align(found: Sequence[str], truth: Sequence[str]) -> Alignment:
         paths = sorted(steps, key=_Path.rank, reverse=True)[:BEAM]
     best = paths[0]
     is_same = best.pairs == len(found) == len(truth) and best.chunks == 1
-    agreement = best.equal + STEM * (best.pairs - best.equal)
-    return Alignment(len(found), len(truth), best.pairs, agreement, 0 if is_same else best.chunks)
+    return Alignment(len(found), len(truth), best.pairs, best.equal, 0 if is_same else best.chunks)
 
 
 def _steps(path: _Path, place: int, partners: Sequence[tuple[int, bool]], is_sure: bool) -> Iterable[_Path]:
@@ -137,9 +137,13 @@ def _steps(path: _Path, place: int, partners: Sequence[tuple[int, bool]], is_sur
 
 
 @cache
-def _stem(word: str) -> str:
-    stem: str = _stemmer()(word)
-    return stem
+def stem(word: str) -> str:
+    """What a word and its forms have in common, by the rules of Snowball for English.
+
+    Raises: ConfigError, without snowballstemmer, which the extra `eval` brings.
+    """
+    stemmed: str = _stemmer()(word)
+    return stemmed
 
 
 @cache
