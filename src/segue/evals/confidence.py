@@ -10,14 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from segue.evals.base import Reduce, Row
-from segue.evals.ratios import Ratios
 
 LEVEL = 0.95
+
+
+@runtime_checkable
+class Resampling(Protocol):
+    """A reduction that knows a quicker way to the figures of many resamples than one after the other."""
+
+    def resampled(
+        self, groups: Sequence[Sequence[Row]], drawn: Int[np.ndarray, "b g"], names: Sequence[str]
+    ) -> Float[np.ndarray, "b k"]:
+        """The named figures of each resample of groups; NaN where one has none of that name."""
+        ...
+
+
 _VISITS = 2_000_000  # rows that are looked at in all, so that large benchmarks take seconds too
 _FEWEST, _MOST = 200, 2000
 
@@ -72,7 +85,7 @@ def figures_of_draws(
     groups: Sequence[Sequence[Row]], drawn: Int[np.ndarray, "b g"], reduce: Reduce, names: Sequence[str]
 ) -> Float[np.ndarray, "b k"]:
     """The named figures of each resample; NaN where a resample has none of that name."""
-    if isinstance(reduce, Ratios):
+    if isinstance(reduce, Resampling):
         return reduce.resampled(groups, drawn, names)
     found = (reduce(resampled(groups, chosen)) for chosen in drawn)
     return np.array([[figures.get(name, np.nan) for name in names] for figures in found], np.float64)

@@ -10,6 +10,7 @@ from typing import Any
 from segue.errors import ConfigError
 from segue.evals import own_masks, scenes
 from segue.evals.base import Benchmark
+from segue.evals.benchmarks.pixels import PIXELS
 from segue.evals.benchmarks.words import WORDS
 
 SCENES = (
@@ -26,7 +27,7 @@ SCENES = (
     ),
 )
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*SCENES, *WORDS)}
+BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*SCENES, *PIXELS, *WORDS)}
 
 _UPSTREAM = "_upstream"
 
