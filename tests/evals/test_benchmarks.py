@@ -1,6 +1,7 @@
 """Every line of the table of benchmarks: it resolves, and runs from its files to a report."""
 
 import json
+from dataclasses import replace
 
 import fixtures_pixels
 import fixtures_words
@@ -36,9 +37,9 @@ def perfect(name):
     return speak
 
 
-def run(name, root, out, speak):
-    """The report of a benchmark's fixture folder, as somebody answers who says what `speak` makes of each sample."""
-    job = runner.Job(benchmark=BENCHMARKS[name], data=FIXTURES[name](root), out=out)
+def run(name, data, out, speak):
+    """The report of a benchmark over its fixture folder, as somebody answers who says what `speak` makes of each sample."""
+    job = runner.Job(benchmark=BENCHMARKS[name], data=data, out=out)
     dataset = runner.open_data(job)
     total = runner.count(job, dataset)
     order = [index for unit in runner.units(dataset, total) for index in unit]
@@ -67,8 +68,9 @@ def test_a_record_names_what_there_is_and_can_be_asked(name, tmp_path):
 def test_right_answers_go_through_the_runner_to_a_better_report_than_none(name, tmp_path, monkeypatch):
     monkeypatch.setattr("segue.evals.confidence._FEWEST", 3)
     monkeypatch.setattr("segue.evals.confidence._MOST", 3)
-    best = run(name, tmp_path / "data", tmp_path / "best", perfect(name))
-    worst = run(name, tmp_path / "data", tmp_path / "worst", lambda _: told(""))
+    data = FIXTURES[name](tmp_path / "data")
+    best = run(name, data, tmp_path / "best", perfect(name))
+    worst = run(name, data, tmp_path / "worst", lambda _: told(""))
     assert best["failed"] == worst["failed"] == best["missing"] == 0 and best["row_set"] == worst["row_set"]
     record = BENCHMARKS[name]
     if record.submit is not None:
@@ -98,11 +100,8 @@ def test_the_demo_model_goes_through_every_benchmark(name, tmp_path):
 @pytest.fixture
 def small_scenes(monkeypatch):
     """The scenes' benchmark with two stills and a clip."""
-    from dataclasses import replace
-
     record = replace(BENCHMARKS["scenes_test"], options={"stills": 2, "clips": 1})
     monkeypatch.setitem(BENCHMARKS, "scenes_test", record)
-    monkeypatch.setitem(FIXTURES, "scenes_test", lambda root: root)
     return record
 
 
@@ -121,7 +120,7 @@ def test_right_answers_about_scenes_are_all_right_and_none_all_wrong(tmp_path, s
     assert set(best["figures"].values()) == {1.0} and "video J&F" in best["figures"]
     worst = run("scenes_test", tmp_path, tmp_path / "worst", lambda _: told(""))
     # who finds nothing is right where nothing is
-    assert {name for name, value in worst["figures"].items() if value} == {"no-target accuracy"}
+    assert {name for name, value in worst["figures"].items() if value >= 0.5} == {"no-target accuracy"}
 
 
 @pytest.mark.parametrize(
