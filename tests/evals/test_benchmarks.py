@@ -38,7 +38,7 @@ def perfect(name):
 
 
 def run(name, data, out, speak):
-    """The report of a benchmark over its fixture folder, as somebody answers who says what `speak` makes of each sample."""
+    """The report of a benchmark over its fixture folder; `speak` gives the answer to each sample."""
     job = runner.Job(benchmark=BENCHMARKS[name], data=data, out=out)
     dataset = runner.open_data(job)
     total = runner.count(job, dataset)
