@@ -47,6 +47,25 @@ class _Group(TyperGroup):
 app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
 
+Phrase = Annotated[str | None, typer.Option("--phrase", help="Of a folder of your own: what its mask pictures show.")]
+Group = Annotated[
+    str | None, typer.Option("--group", help="Of a folder of your own: a pattern that finds the group in a name.")
+]
+Split = Annotated[str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")]
+Protocol = Annotated[
+    str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
+]
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
+]
+MaxFailures = Annotated[
+    int, typer.Option("--max-failures", min=0, help="Rows that may fail before the exit code is 2.")
+]
+ShowNames = Annotated[
+    bool, typer.Option("--show-names", help="Tell the file names of a folder of your own in reports.")
+]
+Judge = Annotated[Path | None, typer.Option("--judge", help="With --rescore: a judge's ratings.")]
+Rescore = Annotated[Path | None, typer.Option("--rescore", help="Score the answers of a run anew; no model is needed.")]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
 
 
@@ -65,33 +84,19 @@ def run(
     ] = None,
     data: Annotated[Path, typer.Option("--data", help="Folder below which the benchmarks' files lie.")] = Path(),
     output: Out = None,
-    rescore: Annotated[
-        Path | None, typer.Option("--rescore", help="Score the answers of a run anew; no model is needed.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")
-    ] = None,
-    phrase: Annotated[
-        str | None, typer.Option("--phrase", help="Of a folder of your own: what its mask pictures show.")
-    ] = None,
-    group: Annotated[
-        str | None, typer.Option("--group", help="Of a folder of your own: a pattern that finds the group in a name.")
-    ] = None,
-    judge: Annotated[Path | None, typer.Option("--judge", help="With --rescore: a judge's ratings.")] = None,
+    rescore: Rescore = None,
+    split: Split = None,
+    phrase: Phrase = None,
+    group: Group = None,
+    judge: Judge = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--overwrite", help="Go on with what OUT holds, or throw it away.")
     ] = True,
-    protocol: Annotated[
-        str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
-    ] = None,
+    protocol: Protocol = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
-    shard: Annotated[
-        str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
-    ] = None,
-    max_failures: Annotated[
-        int, typer.Option("--max-failures", min=0, help="Rows that may fail before the exit code is 2.")
-    ] = 0,
+    shard: Shard = None,
+    max_failures: MaxFailures = 0,
     frames: Annotated[str | None, typer.Option("--frames", help="Another plan of video frames.")] = None,
     policy: Annotated[
         Literal["auto", "upstream", "consistent"] | None, typer.Option("--policy", help="How objects are followed.")
@@ -103,9 +108,7 @@ def run(
         int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
     ] = None,
     max_tiles: Annotated[int | None, typer.Option("--max-tiles", min=1, help="Most tiles of an image.")] = None,
-    show_names: Annotated[
-        bool, typer.Option("--show-names", help="Tell the file names of a folder of your own in reports.")
-    ] = False,
+    show_names: ShowNames = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,

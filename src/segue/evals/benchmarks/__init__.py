@@ -10,23 +10,25 @@ from typing import Any
 from segue.errors import ConfigError
 from segue.evals import own_masks, scenes
 from segue.evals.base import Benchmark
+from segue.evals.benchmarks.pixels import PIXELS
 from segue.evals.benchmarks.words import WORDS
 
-SCENES = (
+SCENES = tuple(
     Benchmark(
-        name="scenes_test",
+        name=f"scenes_{split}",
         dataset="scene_questions",
-        split="test",
+        split=split,
         task="segment",
         options={"stills": 100, "clips": 30},
         score=scenes.score,
         reduce=scenes.reduce,
         headline="image cIoU",
         protocol="scenes/1",
-    ),
+    )
+    for split in ("test", "validation")
 )
 
-BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*SCENES, *WORDS)}
+BENCHMARKS: dict[str, Benchmark] = {one.name: one for one in (*SCENES, *PIXELS, *WORDS)}
 
 _UPSTREAM = "_upstream"
 
