@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from segue import convert, loading, weights
 from segue.convert.folders import open_folder
 from segue.convert.official import official_config
+from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import official, sam2
 from segue.grounding.model import GroundedConfig, key_table, read_layout
@@ -51,12 +52,12 @@ def test_a_model_gives_the_same_masks_in_either_layout(official_folder, ours, ta
     assert answers[0] == answers[1] == answers[2] and answers[0][1]
 
 
-SAID = engine.Options(prefill="It is [SEG] and [SEG].", max_tiles=1, keep_logits=True)
+SAID = Options(prefill="It is [SEG] and [SEG].", max_tiles=1, keep_logits=True)
 
 
 def answer_of(folder, image):
     """How long a prompt is, and what is found of an image in float32, for a reply that is given."""
-    answer = engine.load(folder, device="cpu", dtype="fp32").ask(open_media(image), "Where?", options=SAID)
+    answer = loading.load(folder, device="cpu", dtype="fp32").ask(open_media(image), "Where?", options=SAID)
     assert len(answer.regions) == 2
     return answer.usage.prompt_tokens, [region.masks.logits.tobytes() for region in answer.regions]
 

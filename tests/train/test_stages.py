@@ -110,7 +110,7 @@ def test_a_run_on_four_bits_is_judged_goes_on_exactly_and_merges_into_the_whole_
     assert all(torch.equal(one[name], other[name]) for name in one)
     merged = merge(whole, tmp_path / "merged", dtype="fp32")
     ids = torch.tensor([[5, 9, 268, 77]])
-    found = [learner_logits(engine.load(folder, device="cpu").model, ids) for folder in (whole, merged.folder)]
+    found = [learner_logits(loading.load(folder, device="cpu").model, ids) for folder in (whole, merged.folder)]
     assert torch.allclose(*found, atol=1e-5)
 
 

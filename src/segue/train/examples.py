@@ -165,9 +165,11 @@ def _parts(truths: Sequence[Truth | None]) -> list[Tensor]:
 
 def _shells(truths: Sequence[Truth | None]) -> list[_Shell | None]:
     """What remains of truths without their tensors: how many objects and frames, and all that is no tensor."""
-    return [
-        truth and (len(truth.masks), len(truth.frames), truth.asked, truth.numbers, truth.phrases) for truth in truths
-    ]
+    return [None if truth is None else _shell(truth) for truth in truths]
+
+
+def _shell(truth: Truth) -> _Shell:
+    return len(truth.masks), len(truth.frames), truth.asked, truth.numbers, truth.phrases
 
 
 def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None]) -> TrainBatch:
