@@ -19,6 +19,8 @@ from segue.types import MaskTrack, Media, Sample
 
 SIDE = 320
 """Longest side of each half of a picture, in pixels."""
+GAP = 8
+"""Width of the white line between the halves, in pixels."""
 
 
 def pair(case: Mapping[str, Any], parts: Sequence[Part], seed: int) -> str:
@@ -31,9 +33,10 @@ def pair(case: Mapping[str, Any], parts: Sequence[Part], seed: int) -> str:
     pixels, place = _shown(sample, case["frame"])
     truth = [region.masks.dense(place) for region in sample.regions[: len(case["masks"])] if region.masks]
     found = [MaskTrack(tuple(rle["size"]), np.zeros(1, np.int64), (rle["counts"],)).dense() for rle in case["masks"]]
-    halves = [_half(pixels, masks) for masks in (truth, found)]
+    one, other = (_half(pixels, masks) for masks in (truth, found))
+    gap = np.full((len(one), GAP, 3), 255, np.uint8)
     file = io.BytesIO()
-    Image.fromarray(np.concatenate(halves, axis=1)).save(file, "JPEG", quality=85)
+    Image.fromarray(np.concatenate([one, gap, other], axis=1)).save(file, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 

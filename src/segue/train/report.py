@@ -29,8 +29,8 @@ _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}"
     "pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:13px}svg{max-width:100%;height:auto}"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(25rem,1fr));gap:0 2rem}"
-    ".rows{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:1rem}figure{margin:0}"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(25rem,100%),1fr));gap:0 2rem}"
+    ".rows{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr));gap:1rem}figure{margin:0}"
     "img{width:100%}figcaption{font-size:13px}"
     "@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre{background:#242424}}"
 )
@@ -70,7 +70,8 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
         f"<h2>Recipe</h2><pre>{escape(config.dump(recipe))}</pre>",
     ]
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(run.name)}: training</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(run.name)}: training</title>'
         f"<style>{_STYLE}</style><h1>{escape(run.name)}</h1>{''.join(parts)}</html>\n"
     )
     with atomic_path(run / REPORT) as path:
