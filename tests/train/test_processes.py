@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,12 +17,12 @@ from segue import config
 from segue.data import image_chat
 from segue.errors import ConfigError
 from segue.grounding import trained
-from segue.train import checkpoints, journal, setup
+from segue.train import checkpoints, journal, setup, zero
 from segue.train.recipe import Source, Validation
 from segue.train.run import train
 
 ROOT = Path(__file__).parents[2]
-FSDP2 = ROOT / "recipes" / "accelerate" / "fsdp2.yaml"
+CONFIGS = ROOT / "recipes" / "accelerate"
 STOPPED = Path(__file__).with_name("interrupted_training.py")
 
 
@@ -32,10 +34,10 @@ def run_module(folder, *arguments):
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 
-def spread(recipe, folder, limit=2):
-    """The runs `whole` and `stopped` of a recipe in two processes that share out the model."""
+def spread(recipe, folder, how, limit=2):
+    """The runs `whole` and `stopped` of a recipe in two processes, spread as a config file says."""
     (folder / "recipe.yaml").write_text(config.dump(recipe))
-    launcher = ("accelerate.commands.launch", "--config_file", FSDP2, "--num_processes", 2)
+    launcher = ("accelerate.commands.launch", "--config_file", CONFIGS / how, "--num_processes", 2)
     run_module(folder, *launcher, STOPPED, folder / "recipe.yaml", limit)
     return folder / "whole", folder / "stopped"
 
@@ -82,16 +84,18 @@ def held_out(tmp_path, draw):
 
 
 @pytest.mark.slow  # three processes import torch
-def test_a_model_spread_over_two_processes_goes_on_exactly_and_learns_what_one_process_does(
-    make_recipe, watcher, held_out, tmp_path
+@pytest.mark.parametrize(("how", "name"), [("fsdp2.yaml", "FSDP"), ("zero2.yaml", "DEEPSPEED")])
+def test_a_run_spread_over_two_processes_goes_on_exactly_and_learns_what_one_process_does(
+    make_recipe, watcher, held_out, tmp_path, how, name
 ):
+    if name == "DEEPSPEED" and find_spec("deepspeed") is None:
+        pytest.skip("needs DeepSpeed, which no extra brings: pip install deepspeed")
     recipe = make_recipe(stage={"steps": 3, "lora": replace(make_recipe().stages[0].lora, dropout=0.0)})
     recipe = replace(recipe, validation=held_out, save_every=1, keep=9)
-    whole, stopped = spread(recipe, tmp_path)
-    assert json.loads((whole / "run.json").read_text())["distribution"] == "FSDP"
-    names = ("trained.safetensors", "state/optimizer.safetensors")
-    for name in names:
-        one, other = (load_file(out / "checkpoints" / "step-000003" / name) for out in (whole, stopped))
+    whole, stopped = spread(recipe, tmp_path, how)
+    assert json.loads((whole / "run.json").read_text())["distribution"] == name
+    for file in ("trained.safetensors", "state/optimizer.safetensors"):
+        one, other = (load_file(out / "checkpoints" / "step-000003" / file) for out in (whole, stopped))
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
     assert [line["loss"] for line in steps(whole)] == [line["loss"] for line in steps(stopped)]
     alone = replace(recipe, accumulation=2, validation=None)
@@ -129,3 +133,32 @@ def test_a_config_file_of_fsdp_that_does_not_suit_is_one_line(make_recipe, monke
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("stage", "device", "text"),
+    [(3, "none", "ZeRO stage 3; expected stage 1 or 2"), (2, "cpu", "stage 2 with offload_optimizer; expected")],
+)
+def test_forms_of_deepspeed_that_no_run_could_go_on_from_are_refused(make_recipe, stage, device, text):
+    plugin = SimpleNamespace(
+        deepspeed_config={"zero_optimization": {"stage": stage, "offload_optimizer": {"device": device}}}
+    )
+    launched = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), num_processes=2)
+    with pytest.raises(ConfigError, match=text):
+        zero.settle(launched, make_recipe())
+
+
+def test_deepspeed_is_told_what_the_recipe_says(make_recipe):
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": {"stage": 1}})
+    launched = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), num_processes=2)
+    zero.settle(launched, make_recipe(batch=3, accumulation=4, clip=0.5))
+    told = plugin.deepspeed_config
+    assert (told["train_micro_batch_size_per_gpu"], told["train_batch_size"]) == (3, 24)
+    assert (told["gradient_accumulation_steps"], told["gradient_clipping"]) == (4, 0.5)
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is not None, reason="DeepSpeed is here")
+def test_without_deepspeed_its_config_file_ends_in_one_line(make_recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ConfigError, match="pip install deepspeed"):
+        setup.accelerator(make_recipe(), device="cpu")

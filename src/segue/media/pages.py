@@ -19,12 +19,14 @@ WIDTH, HEIGHT, MARGIN = 640, 220, 52
 COLOURS = ("#1490ff", "#d9730d", "#c4127a", "#4b8b00", "#6a00e8", "#8a3d12")
 SIDE = 320
 """Longest side of each part of a picture, in pixels."""
+GAP = 8
+"""Width of the white line between the parts, in pixels."""
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}"
     "pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:13px}svg{max-width:100%;height:auto}"
-    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(25rem,1fr));gap:0 2rem}"
-    ".rows{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:1rem}figure{margin:0}"
+    ".charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(25rem,100%),1fr));gap:0 2rem}"
+    ".rows{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr));gap:1rem}figure{margin:0}"
     "img{width:100%}figcaption{font-size:13px}"
     "@media(prefers-color-scheme:dark){body{background:#181818;color:#ddd}pre{background:#242424}}"
 )
@@ -34,7 +36,8 @@ Points = Sequence[tuple[float, float]]
 def page(heading: str, title: str, parts: Sequence[str]) -> str:
     """A whole page; `parts` are HTML, heading and title plain text."""
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style><h1>{escape(heading)}</h1>{''.join(parts)}</html>\n"
     )
 
@@ -112,9 +115,12 @@ def gallery(shown: Sequence[tuple[str, str]]) -> str:
 
 
 def picture(parts: Sequence[UInt8[np.ndarray, "h _ 3"]]) -> str:
-    """Images of one height side by side, as an address that can stand in a page (`data:`)."""
+    """Images of one height side by side, white between them, as an address that can stand in a page (`data:`)."""
+    gap = np.full((len(parts[0]), GAP, 3), 255, np.uint8)
     file = io.BytesIO()
-    Image.fromarray(np.concatenate(parts, axis=1)).save(file, "JPEG", quality=85)
+    Image.fromarray(np.concatenate([piece for part in parts for piece in (gap, part)][1:], axis=1)).save(
+        file, "JPEG", quality=85
+    )
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
