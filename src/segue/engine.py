@@ -55,6 +55,8 @@ class Options:
     came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
+    `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
+    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
     """
 
     frames: str = "auto"
@@ -68,6 +70,7 @@ class Options:
     top_p: float = 1.0
     seed: int = 0
     max_tiles: int = 12
+    reprompt: float = 0.0
 
     def __post_init__(self) -> None:
         logit(self.threshold)
@@ -75,6 +78,8 @@ class Options:
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
         if self.keep_logits and not self.keep_masks:
             raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
+        if not 0 <= self.reprompt <= 1:
+            raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
         if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
             raise ConfigError(
                 f"max_new_tokens {self.max_new_tokens} or max_tiles {self.max_tiles} is out of range; "
@@ -312,7 +317,8 @@ class Engine:
         if policy == "consistent" and not has_both:
             raise ConfigError(
                 "policy 'consistent' needs a checkpoint with both mask decoders (such as Sa2VA-i); this one has the "
-                "language decoder alone. Use policy 'upstream' or 'auto'"
+                "language decoder alone. Give SAM 2's own weights beside it (--sam2, or load(sam2=...)), or use policy "
+                "'upstream' or 'auto'"
             )
         trained = self.model.config.video_frames or self.model.family.video_frames
         published = "uniform:5" if policy == "consistent" else trained
@@ -455,7 +461,7 @@ class Engine:
         else:
             images = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
             shots = (Shot(*shot) for shot in iter_frames(seen.view.media))
-            found = follow(grounder, prompts, images, shots, policy=plan.policy)
+            found = follow(grounder, prompts, images, shots, policy=plan.policy, reprompt=plan.options.reprompt)
         for shot, decoded in found:
             yield frame_masks(shot, decoded, threshold=plan.options.threshold), decoded
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from segue.errors import DataError, MediaError
-from segue.evals import figures, grounding, image_captions, judged, long_video, mmbench, mme, submissions
+from segue.evals import confidence, figures, grounding, image_captions, judged, long_video, mmbench, mme, submissions
 from segue.types import Answer, Message, Region, Sample
 
 RECORDED = json.loads((Path(__file__).parents[1] / "golden/qwen_vl/metrics.json").read_text("utf-8"))
@@ -268,3 +268,6 @@ def test_resamples_of_captions_are_their_means_and_the_whole_set_is_the_figure()
     assert whole == pytest.approx(image_captions.reduce(rows)["cider"])
     assert whole == pytest.approx((2 * first + second) / 3)
     assert image_captions.reduce.resampled(groups, drawn, names)[:, 1].tolist() == [0, 0, 0]
+    found = confidence.intervals(rows, image_captions.reduce)["cider"]
+    assert found.low == pytest.approx(min(first, second))
+    assert found.high == pytest.approx(max(first, second))

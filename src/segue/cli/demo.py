@@ -53,6 +53,10 @@ def command(
     model: options.Model = "demo",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    sam2: options.Sam2 = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = False,
+    ignore_memory: options.IgnoreMemory = False,
     as_json: options.Json = False,
 ) -> None:
     """Run the main job on a scene and a clip made on the spot.
@@ -65,7 +69,8 @@ def command(
     seed = secrets.randbelow(2**31) if seed is None else seed
     say(f"Drawing a scene and a clip from seed {seed}.")
     asked = demo.challenges(seed)
-    lines = _run(asked, output, model=model, device=device, dtype=dtype)
+    wanted = options.loading(device, dtype, sam2, quantize, offload, ignore_memory)
+    lines = _run(asked, output, {"model": model, **wanted})
     mean = float(np.mean([line.iou for line in lines]))
     if as_json:
         result = {"seed": seed, "model": model, "output": str(output), "mean_iou": mean}
@@ -79,7 +84,7 @@ def command(
         print(f"{title}: {'  '.join(str(folder / name) for name in names)}")
 
 
-def _run(asked: Sequence[Challenge], output: Path, **wanted: str) -> list[Line]:
+def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> list[Line]:
     """Do the job as `segue segment` does it, and keep what was found for comparison.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.

@@ -25,6 +25,7 @@ _ROWS = (
     ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; pour parts into another model."),
     ("train", "segue.cli.train:command", "Train as a recipe says."),
     ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
+    ("models", "segue.cli.models:command", "List the released checkpoints: sizes, memory, licences, published scores."),
     ("evaluate", "segue.cli.evaluate:app", "Score a model on benchmarks or on your own masks; compare two runs."),
     ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
     ("doctor", "segue.cli.doctor:command", "Check this machine, a model folder, or your data."),
@@ -110,3 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     typer.main.get_command(application())(args=arguments, prog_name="segue")
     raise AssertionError("typer leaves the process itself")
+
+
+if __name__ == "__main__":  # launchers start modules: accelerate launch -m segue.cli.main
+    main()

@@ -21,6 +21,7 @@ from segue.types import Sample
 
 _REGIONS = 0.15  # of the stills' dialogues are about marked regions
 _ENGLISH = 0.65
+LEAST_LONGEST = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +44,18 @@ def load(root: Path, split: str, *, count: int = 1_000_000, **drawing: Any) -> R
 
     Two thirds of the dialogues are in English, the others in Chinese.
 
-    Raises: ConfigError, for a split that is not train, validation or test, or a field that `Drawing` does not have.
+    Raises: ConfigError, for a split that is not train, validation or test, or a field that `Drawing` does not have,
+        or a `longest` below 128.
     """
     chosen = check_split(split)
     known = [one.name for one in fields(Drawing)]
     if unknown := sorted(set(drawing) - set(known)):
         raise ConfigError(f"generated scenes have no option {', '.join(unknown)}; known are {', '.join(known)}")
     how = Drawing(**drawing)
+    if how.longest is not None and how.longest < LEAST_LONGEST:
+        raise ConfigError(
+            f"scenes cannot be drawn {how.longest} pixels long: some are half as high; expected {LEAST_LONGEST} or more"
+        )
     return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=chosen, how=how))
 
 

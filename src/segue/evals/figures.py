@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from segue.errors import DataError
-from segue.evals.base import Reduce, Row
+from segue.evals.base import Row
+from segue.evals.ratios import Parts, Ratios
 
 
 def some(rows: Sequence[Row]) -> Sequence[Row]:
@@ -42,20 +43,20 @@ def grouped(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
     return dict(sorted(groups.items()))
 
 
-def shares(figure: str = "accuracy", *, by: Sequence[str] = ()) -> Reduce:
+def shares(figure: str = "accuracy", *, by: Sequence[str] = ()) -> Ratios:
     """Makes a reduction to the mean of the rows' `correct` in percent, called `figure`.
 
     The same mean is taken among the rows of each value of the fields `by`, as `figure/value`. Where rows say whether
     they were `unparsed`, that share is a figure too.
     """
 
-    def reduce(rows: Sequence[Row]) -> dict[str, float]:
-        figures = {figure: percent(some(rows))}
-        for field in by:
-            figures |= {f"{figure}/{value}": percent(part) for value, part in grouped(rows, field).items()}
-        return figures | unparsed(rows)
+    def parts(row: Row) -> Parts:
+        share = (100.0 * row["correct"], 1.0)
+        values = [str(row[field]) for field in by if row.get(field) not in (None, "")]
+        found = {figure: share, **{f"{figure}/{value}": share for value in values}}
+        return found | ({"unparsed": (100.0 * row["unparsed"], 1.0)} if "unparsed" in row else {})
 
-    return reduce
+    return Ratios(parts, (figure,))
 
 
 def unparsed(rows: Sequence[Row]) -> dict[str, float]:

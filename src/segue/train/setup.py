@@ -90,11 +90,16 @@ class Ready:
 def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
     """How this process takes part: alone, or as `accelerate launch` or torchrun started it.
 
-    Raises: ConfigError, where accelerate is missing, or under DeepSpeed.
+    Raises: ConfigError, where accelerate is missing, or under DeepSpeed or the first version of FSDP.
     """
     try:
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import (
+            DistributedDataParallelKwargs,
+            DistributedType,
+            FullyShardedDataParallelPlugin,
+            parse_flag_from_env,
+        )
     except ImportError as error:
         raise ConfigError("training needs accelerate; install the extra: pip install 'segue[train]'") from error
     made = Accelerator(
@@ -106,6 +111,15 @@ def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
     )
     if made.distributed_type.value == "DEEPSPEED":
         raise ConfigError("DeepSpeed keeps its own optimizer, which no checkpoint here could go on from; use FSDP2")
+    if made.distributed_type.value == "MULTI_CPU" and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        # on CPUs accelerate drops what its launcher was told, and would copy the model instead
+        made.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        made.state.distributed_type = DistributedType.FSDP
+    if made.distributed_type.value == "FSDP":
+        if not made.is_fsdp2:
+            raise ConfigError("checkpoints are not written from the first FSDP; say fsdp_version: 2 in its config file")
+        # autocast it is, as in one process: what learns stays in float32, and so does the mask decoder
+        made.state.fsdp_plugin.mixed_precision_policy = None
     return made
 
 
@@ -135,8 +149,11 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         betas=stage.betas,
         weight_decay=stage.weight_decay,
     )
+    if accelerator.distributed_type.value == "FSDP":
+        _name_layers(learner, accelerator.state.fsdp_plugin)
     learner, optimizer = accelerator.prepare(learner, optimizer)
     register_fsdp_forward_method(learner, "judge")
+    learning = learning.renewed(accelerator.unwrap_model(learner).model)
     share = Share(accelerator.process_index, accelerator.num_processes, recipe.batch, recipe.accumulation)
     make = RowMaker(
         processor=processor,
@@ -162,6 +179,18 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         mixture=mixture,
         steps=steps,
     )
+
+
+def _name_layers(learner: Any, plugin: Any) -> None:
+    """Let the language model's layers be what is spread, each by itself: every pass of every process needs them all."""
+    known = {type(layer).__name__ for layer in learner.model.mllm.language_model.model.layers}
+    learner._no_split_modules = sorted(known)
+    named = set(plugin.transformer_cls_names_to_wrap or known)
+    if not named <= known:
+        raise ConfigError(
+            f"fsdp_transformer_layer_cls_to_wrap is {', '.join(sorted(named))}, but the language model is made of "
+            f"{', '.join(sorted(known))}; leave it out, and the right one is taken"
+        )
 
 
 def _checkpoint_activations(language: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segue.errors import ConfigError
 from segue.grounding.model import GroundedModel
 from segue.models.base import Processor
+from segue.models.quantised import four_bits
 from segue.train.recipe import Lora, Stage
 
 NEW_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
@@ -48,6 +49,12 @@ class Learning:
     def count(self) -> dict[str, int]:
         """How many numbers learn, by group."""
         return {name: sum(p.numel() for p in group.values()) for name, group in self.groups.items()}
+
+    def renewed(self, model: nn.Module) -> Learning:
+        """The same of a model whose parameters were put in place of others meanwhile, which could be given up then."""
+        now = dict(model.named_parameters())
+        groups = {name: {place: now[place] for place in group} for name, group in self.groups.items()}
+        return replace(self, groups=groups)
 
 
 class TrainedRows(nn.Module):
@@ -186,23 +193,9 @@ def quantize(model: nn.Module, names: Sequence[str]) -> None:
 
     Raises: ConfigError, where bitsandbytes is missing.
     """
-    try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
-    except ImportError as error:
-        raise ConfigError("4-bit training needs bitsandbytes; install the extra: pip install 'segue[quant]'") from error
     for name in names:
         old: Any = model.get_submodule(name)
-        new = Linear4bit(
-            old.in_features,
-            old.out_features,
-            bias=old.bias is not None,
-            compute_dtype=torch.bfloat16 if old.weight.dtype == torch.bfloat16 else torch.float32,
-            quant_type="nf4",
-            device="meta",
-        )
-        new.weight = Params4bit(old.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-        new.bias = old.bias
         owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, new.to(old.weight.device))
+        setattr(model.get_submodule(owner), last, four_bits(old, old.weight.device))
     # the word by which peft knows such a model
     model.is_loaded_in_4bit = True  # type: ignore[assignment]
