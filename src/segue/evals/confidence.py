@@ -18,19 +18,6 @@ from jaxtyping import Float, Int
 from segue.evals.base import Reduce, Row
 
 LEVEL = 0.95
-
-
-@runtime_checkable
-class Resampling(Protocol):
-    """A reduction that knows a quicker way to the figures of many resamples than one after the other."""
-
-    def resampled(
-        self, groups: Sequence[Sequence[Row]], drawn: Int[np.ndarray, "b g"], names: Sequence[str]
-    ) -> Float[np.ndarray, "b k"]:
-        """The named figures of each resample of groups; NaN where one has none of that name."""
-        ...
-
-
 _VISITS = 2_000_000  # rows that are looked at in all, so that large benchmarks take seconds too
 _FEWEST, _MOST = 200, 2000
 
