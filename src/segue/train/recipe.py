@@ -115,7 +115,7 @@ class Stage:
     losses: LossWeights = LossWeights()
     """Weights of the terms that are added up to the loss."""
     objective: Objective = "whole"
-    """whole: words and masks together. grounder, language: one of them alone, where a model begins from nothing."""
+    """whole: words and masks together. apart: where a model begins from nothing, side by side, each from codes."""
     rate: float = 4e-5
     """Peak learning rate."""
     warmup: float = 0.05
