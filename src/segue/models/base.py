@@ -302,8 +302,8 @@ def decode(language_model: Any, prompt: Prompt, decoding: Decoding, head: Head) 
 class _Reader:
     """Reads a prompt, then one token per row at a time; `hidden` is the rows' states after the last of them.
 
-    One row of a language model that `segue.models.fixed` knows goes on in a fixed cache on CUDA, where the next token is
-    read while Python still looks at it. All else goes on in a growing cache, and reads when its state is asked for.
+    One row of a language model that `segue.models.fixed` knows goes on in a fixed cache on CUDA, where the next token
+    is read while Python still looks at it. All else goes on in a growing cache, and reads when a state is asked for.
     """
 
     def __init__(self, language_model: Any, prompt: Prompt, decoding: Decoding):

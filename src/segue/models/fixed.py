@@ -57,8 +57,8 @@ def suits(language_model: Any, longest: int) -> bool:
 class Fixed:
     """What one row has read, in a cache with room for more; called with a token, it reads that too.
 
-    Built from the cache that the prompt was read into, which it copies; `places` are where its tokens stand. With `graphs`,
-    on CUDA, the step is recorded as a graph at the first call, and anew when the cache has grown.
+    Built from the cache that the prompt was read into, which it copies; `places` are where its tokens stand. With
+    `graphs`, on CUDA, the step is recorded as a graph at the first call, and anew when the cache has grown.
     """
 
     def __init__(self, language_model: Any, cache: DynamicCache, places: Int[Tensor, "*axes 1 s"], *, graphs: bool):
@@ -77,12 +77,10 @@ class Fixed:
 
     def _make_room(self, keys: list[Tensor], values: list[Tensor]) -> None:
         self.room = (self.read // ROOM + 1) * ROOM
-        groups, _, width = keys[0].shape
-        self.keys, self.values = [], []
-        for old, new in ((keys, self.keys), (values, self.values)):
-            for layer in old:
-                new.append(layer.new_zeros(groups, self.room, width))
-                new[-1][:, : self.read] = layer[:, : self.read]
+        width = keys[0].shape[-1]
+        more = (0, 0, 0, self.room - self.read)
+        self.keys = [functional.pad(layer[:, : self.read], more) for layer in keys]
+        self.values = [functional.pad(layer[:, : self.read], more) for layer in values]
         # where a token is written, and which are there to be read; both move on by themselves
         self.place = torch.full((1,), self.read, dtype=torch.long, device=self.device)
         self.mask = torch.full((self.room,), float("-inf"), dtype=self.dtype, device=self.device)
