@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 
-from segue.bench import counting
+from segue.bench.stages import counting
 from segue.engine import Options
 from segue.media import open_media
 from segue.types import Finished, FrameMasks

@@ -94,7 +94,6 @@ class Fixed:
         self.sine = half
         self.graph: torch.cuda.CUDAGraph | None = None
 
-
     def __call__(self, token: Int[Tensor, " 1"]) -> Float[Tensor, "1 d"]:
         """The state after one more token. It is overwritten by the next call."""
         if self.read == self.room:
