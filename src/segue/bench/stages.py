@@ -108,17 +108,28 @@ def _stages(engine: Engine, plan: Plan, encodes: list[Encodes]) -> Iterator[Stag
 def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
     """Tiles to features, prompt to first token, and the tokens after it."""
     mllm, device = engine.model.mllm, engine.model.device
-    media = open_media(blocks(1, IMAGE_SIZE)[0])
-    view = look(media, engine.processor, frames="first:1")
-    question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
-    example = prepare([Message.user(question, media)], engine.processor, view=view)
-    batch = collate([example], engine.processor).to(device)
+    batch = _question(engine)
     assert batch.pixels is not None
     job = partial(mllm.encode, batch.pixels, batch.grids)
     flops = flops_of(job)
     count, unit = (len(batch.pixels), "tile") if batch.grids is None else (len(batch.grids), "image")
     yield Stage("vision encode", None, count, unit, _in_turns({0: job}, repeats, device)[0], flops)
     yield from _reading_stages(engine, batch, mllm.encode(batch.pixels, batch.grids), repeats)
+
+
+def _question(engine: Engine) -> Batch:
+    media = open_media(blocks(1, IMAGE_SIZE)[0])
+    view = look(media, engine.processor, frames="first:1")
+    question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
+    example = prepare([Message.user(question, media)], engine.processor, view=view)
+    return collate([example], engine.processor).to(engine.model.device)
+
+
+def question_of(engine: Engine) -> tuple[Batch, Float[Tensor, "v f"]]:
+    """A question about an image, ready to be answered, and the image's features."""
+    batch = _question(engine)
+    assert batch.pixels is not None
+    return batch, engine.model.mllm.encode(batch.pixels, batch.grids)
 
 
 def _reading_stages(engine: Engine, batch: Batch, features: Float[Tensor, "v f"], repeats: int) -> Iterator[Stage]:

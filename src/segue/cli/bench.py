@@ -66,7 +66,7 @@ def command(
     if as_json:
         print(json.dumps(report.as_json(), ensure_ascii=False))
     else:
-        _print(report)
+        print_report(report, Console(width=110, highlight=False, markup=False))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -80,8 +80,8 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--objects {text!r} is not a list of numbers; expected one such as 1,5") from error
 
 
-def _print(report: Report) -> None:
-    console = Console(width=100, highlight=False, markup=False)
+def print_report(report: Report, console: Console) -> None:
+    """The report for people."""
     machine, model = report.machine, report.model
     weights = "random weights" if model.get("random") else "its own weights"
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
