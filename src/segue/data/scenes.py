@@ -13,13 +13,13 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from segue.data.base import Rows
-from segue.data.synth import clip, inventory_sample, mixed_sample, regions_sample, scene
-from segue.data.synth.scenes import Split
+from segue.data.synth import clip, mixed_sample, regions_sample, scene
+from segue.data.synth.scenes import Split, draw_size, generator
 from segue.data.synth.wording import LANGUAGES
 from segue.errors import ConfigError
 from segue.types import Sample
 
-_REGIONS = 0.25  # of the stills' dialogues are about marked regions
+_REGIONS = 0.15  # of the stills' dialogues are about marked regions
 _ENGLISH = 0.65
 
 
@@ -27,12 +27,12 @@ _ENGLISH = 0.65
 class Drawing:
     """How scenes are drawn and what is asked about each.
 
-    `size` is the side of square scenes in pixels, drawn by chance if not given; a scene has 2 to `most` things, a clip
-    `frames` frames, a dialogue `turns` turns. Of an inventory, which is a still, only the grounded caption is asked.
+    Sizes are drawn by chance; with `longest`, larger scenes are drawn as many pixels small on their longer side, in the
+    same shape. A scene has 2 to `most` things, a clip `frames` frames, a dialogue `turns` turns.
     """
 
-    kind: Literal["stills", "clips", "inventories"] = "stills"
-    size: int | None = None
+    kind: Literal["stills", "clips"] = "stills"
+    longest: int | None = None
     most: int = 6
     frames: int = 8
     turns: int = 8
@@ -56,13 +56,19 @@ def load(root: Path, split: str, *, count: int = 1_000_000, **drawing: Any) -> R
 
 def _sample(index: int, rng: np.random.Generator, *, split: Split, how: Drawing) -> Sample:
     language = LANGUAGES[int(rng.uniform() > _ENGLISH)]
-    sides = None if how.size is None else (how.size, how.size)
+    size = _size(index, split, how)
     if how.kind == "clips":
-        drawn = clip(0, index, split=split, size=sides, frames=how.frames, things=(2, how.most))
+        drawn = clip(0, index, split=split, size=size, frames=how.frames, things=(2, how.most))
         return mixed_sample(drawn, rng, turns=how.turns, language=language)
-    drawn = scene(0, index, split=split, size=sides, things=(2, how.most))
-    if how.kind == "inventories":
-        return inventory_sample(drawn, rng, language=language)
+    drawn = scene(0, index, split=split, size=size, things=(2, how.most))
     if rng.uniform() < _REGIONS:
         return regions_sample(drawn, rng, language=language)
     return mixed_sample(drawn, rng, turns=how.turns, language=language)
+
+
+def _size(index: int, split: Split, how: Drawing) -> tuple[int, int] | None:
+    if how.longest is None:
+        return None
+    height, width = draw_size(generator(f"{how.kind} size", split, 0, index))
+    scale = min(1.0, how.longest / max(height, width))
+    return round(height * scale), round(width * scale)

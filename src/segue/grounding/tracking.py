@@ -47,23 +47,32 @@ class VideoMemory:
         return VideoMemory(self.conditioning, (*recent, memory))
 
 
-def conditioning(grounder: LanguageSam2, frame: int, encoded: Encoded, decoded: Decoded) -> Memory:
+def conditioning(
+    grounder: LanguageSam2, frame: int, encoded: Encoded, decoded: Decoded, *, at_once: int = OBJECTS_AT_ONCE
+) -> Memory:
     """The memory of a frame whose masks are known; goes into `VideoMemory.conditioning`."""
-    maps = [grounder.remember(encoded, part) for part in decoded.logits.split(OBJECTS_AT_ONCE)]
+    maps = [grounder.remember(encoded, part) for part in decoded.logits.split(at_once)]
     return Memory(frame, torch.cat(maps), decoded.pointer)
 
 
 def step(
-    grounder: LanguageSam2, frame: int, encoded: Encoded, memory: VideoMemory, *, consistent: bool
+    grounder: LanguageSam2,
+    frame: int,
+    encoded: Encoded,
+    memory: VideoMemory,
+    *,
+    consistent: bool,
+    at_once: int = OBJECTS_AT_ONCE,
 ) -> tuple[Decoded, VideoMemory]:
     """The objects on the next frame, and the memory that includes it.
 
-    Objects are followed together, a few at a time so that the peak does not grow with their number.
+    Objects are followed together, `at_once` at a time so that the peak does not grow with their number. Where all are
+    followed at once, `encoded` may hold a frame for each object in place of one for all: objects of several videos.
     `consistent` is `segue.grounding.sam2.LanguageSam2.tracked`'s.
     """
     parts, maps = [], []
-    for start in range(0, len(memory.conditioning[0].pointers), OBJECTS_AT_ONCE):
-        objects = slice(start, start + OBJECTS_AT_ONCE)
+    for start in range(0, len(memory.conditioning[0].pointers), at_once):
+        objects = slice(start, start + at_once)
         top = remembering(grounder, frame, encoded, memory, objects)
         decoded = grounder.tracked(encoded, top, consistent=consistent)
         parts.append(decoded)

@@ -8,68 +8,142 @@ the code of what it is asked for.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from segue.grounding.sam2 import LanguageSam2
 from segue.train.examples import Truth
 
-_WORD, _PLACE, _NOISE = 0.75, 1.5, 0.2
-_ONLY_WORDS, _ONLY_PLACE = 0.35, 0.25
+_WORD, _PLACE, _NOISE, _JITTER = 0.75, 1.5, 0.2, 0.02
+_ONLY_WORDS, _ONLY_PLACE, _HEARD = 0.2, 0.15, 0.85
 _SQUARED = 0.3
 
 
-def codes(truth: Truth, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
-    """The code of each object: a fixed vector for each word it is called by and, in a still, the code of its centre.
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the objects of some rows.
+
+    `said` counts, for each object, the words of `vectors` that it is called by. `places` (x, y in [0, 1]) are where
+    it is on the frames that are asked about and show it, `of` names for each the object.
+    """
+
+    vectors: Float[Tensor, "w d"]
+    said: Float[Tensor, "n w"]
+    places: Float[Tensor, "p 2"]
+    of: Int[Tensor, " p"]
+
+
+def codes(truths: Sequence[Truth], grounder: LanguageSam2) -> Float[Tensor, "n d"]:
+    """The code of each object: a fixed vector for each word it is called by, and the mean code of its places.
 
     A place is coded as SAM 2 codes the places of a frame, so that a prompt and what it points at look alike. In a clip
-    things move, and words alone have to do.
+    things move: then the places on all frames that are asked about are said at once.
     """
-    words = _words(truth, grounder)
-    return words + _places(truth, grounder) if len(truth.frames) == 1 else words
+    known = _known(truths, grounder)
+    return known.said @ known.vectors + _placed(known.places, known, grounder)
 
 
-def loose_codes(truth: Truth, grounder: LanguageSam2, generator: torch.Generator) -> Float[Tensor, "n d"]:
-    """Codes as a grounder learns from them: by chance only words or only the place, and never quite exact."""
-    words, places = _words(truth, grounder), _places(truth, grounder)
-    drawn = torch.rand(len(words), 1, device=words.device, generator=generator)
-    noise = torch.randn(words.shape, device=words.device, generator=generator)
-    said = torch.where((drawn < _ONLY_WORDS) | (drawn > _ONLY_WORDS + _ONLY_PLACE), words, 0.0)
-    return said + torch.where(drawn > _ONLY_WORDS, places, 0.0) + _NOISE * noise
+def loose_codes(truths: Sequence[Truth], grounder: LanguageSam2, generator: torch.Generator) -> Float[Tensor, "n d"]:
+    """Codes as a grounder learns from them: as a language model will say them, never quite exact.
 
-
-def code_loss(prompts: Float[Tensor, "n d"], wanted: Float[Tensor, "n d"], phrases: Sequence[str]) -> Float[Tensor, ""]:
-    """How far prompts are from the codes that are wanted, whose phrases are given; n is 1 or more.
-
-    Cross-entropy of the words, chosen among all words that the phrases have, tells a fresh model early what matters;
-    the squared error beside it brings the prompts to the size of codes, and to their places.
+    By chance only words or only places; words left out; all of it louder or softer.
     """
-    known = sorted({word for phrase in phrases for word in phrase.split()})
-    distance = functional.mse_loss(prompts, wanted)
-    if not known:
-        return distance
-    vectors = _WORD * torch.stack([_word(word, prompts.shape[1]) for word in known]).to(prompts)
-    said = torch.tensor([[word in phrase.split() for word in known] for phrase in phrases], device=prompts.device)
-    chances = (prompts @ vectors.T / prompts.shape[1] ** 0.5).log_softmax(-1)
-    return _SQUARED * distance - chances[said].mean()
+    known = _known(truths, grounder)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.rand(shape, device=known.said.device, generator=generator)
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, device=like.device, generator=generator)
+
+    count = len(known.said)
+    kind = drawn(count, 1)
+    heard = known.said * (drawn(*known.said.shape) < _HEARD) * _louder(drawn(*known.said.shape))
+    words = torch.where((kind < _ONLY_WORDS) | (kind > _ONLY_WORDS + _ONLY_PLACE), heard @ known.vectors, 0.0)
+    placed = _placed(known.places + _JITTER * normal(known.places), known, grounder) * _louder(drawn(count, 1))
+    return words + torch.where(kind > _ONLY_WORDS, placed, 0.0) + _NOISE * normal(words)
 
 
-def _words(truth: Truth, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
+def code_loss(
+    prompts: Float[Tensor, "n d"], truths: Sequence[Truth], grounder: LanguageSam2
+) -> dict[str, Float[Tensor, ""]]:
+    """How far prompts are from the codes of the objects of some rows; n is 1 or more.
+
+    `words` and `places` are cross-entropies, of the words chosen among all words that the rows have, and of the cell of
+    the frame that an object's centre lies in: they tell a fresh model early what matters. `distance` is the squared
+    error, which brings the prompts to the size of codes.
+    """
+    known = _known(truths, grounder)
+    wanted = known.said @ known.vectors + _placed(known.places, known, grounder)
+    return _terms(prompts, wanted, known, grounder)
+
+
+def _terms(prompts: Tensor, wanted: Tensor, known: _Known, grounder: LanguageSam2) -> dict[str, Tensor]:
+    scale = prompts.shape[1] ** -0.5
+    zero = prompts.sum() * 0.0
+    terms = {"distance": functional.mse_loss(prompts, wanted), "words": zero, "places": zero}
+    if len(known.vectors):
+        chances = (prompts @ known.vectors.T * scale).log_softmax(-1)
+        said = known.said > 0
+        terms["words"] = -(chances * said).sum() / said.sum().clamp(min=1)
+    if len(known.places):
+        cells = _PLACE * grounder.place()[0]
+        chances = (prompts @ cells.flatten(1).to(prompts) * scale).log_softmax(-1)
+        rows, columns = cells.shape[-2:]
+        last = torch.tensor([columns - 1, rows - 1], device=prompts.device)
+        column, row = (known.places * (last + 1)).long().clamp(min=0).minimum(last).unbind(-1)
+        terms["places"] = -chances[known.of, row * columns + column].mean()
+    return terms
+
+
+def sight_loss(
+    seen: Float[Tensor, "c d"], which: Int[Tensor, " c"], truths: Sequence[Truth], grounder: LanguageSam2
+) -> dict[str, Float[Tensor, ""]]:
+    """As `code_loss`, for visual features read as prompts: feature number i shows the object `which[i]`."""
+    known = _known(truths, grounder)
+    wanted = (known.said @ known.vectors + _placed(known.places, known, grounder))[which]
+    words_alone = _Known(known.vectors, known.said[which], known.places[:0], known.of[:0])
+    return _terms(seen, wanted, words_alone, grounder)
+
+
+def summed(terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+    """The parts of a code loss in the proportion that they are learned in."""
+    return _SQUARED * terms["distance"] + terms["words"] + terms["places"]
+
+
+def _known(truths: Sequence[Truth], grounder: LanguageSam2) -> _Known:
     width = grounder.sam2.no_memory_embedding.shape[-1]
-    rows = [
-        torch.stack([_word(word, width) for word in phrase.split()] or [torch.zeros(width)]) for phrase in truth.phrases
-    ]
-    return _WORD * torch.stack([row.sum(0) for row in rows]).to(truth.centres)
+    device = grounder.sam2.no_memory_embedding.device
+    phrases = [phrase.split() for truth in truths for phrase in truth.phrases]
+    vocabulary = {word: number for number, word in enumerate(sorted({word for words in phrases for word in words}))}
+    counts = [Counter(words) for words in phrases]
+    said = torch.tensor([[float(count[word]) for word in vocabulary] for count in counts])
+    vectors = torch.stack([_word(word, width) for word in vocabulary]) if vocabulary else torch.zeros(0, width)
+    shown = [truth.centres[:, list(truth.asked)] for truth in truths]
+    places = torch.cat([one.flatten(0, 1) for one in shown])
+    times = torch.tensor([one.shape[1] for one in shown for _ in range(len(one))])
+    of = torch.arange(len(phrases)).repeat_interleave(times).to(device)
+    is_there = ~places.isnan().any(1)
+    return _Known(_WORD * vectors.to(device), said.to(device), places[is_there], of[is_there])
 
 
-def _places(truth: Truth, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
-    places: Tensor = grounder.sam2.shared_image_embedding(truth.centres)
-    return _PLACE * places
+def _placed(places: Tensor, known: _Known, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
+    count = len(known.said)
+    coded: Tensor = grounder.sam2.shared_image_embedding(places)
+    summed_up = coded.new_zeros(count, coded.shape[-1]).index_add(0, known.of, coded)
+    shown = torch.bincount(known.of, minlength=count).clamp(min=1)
+    return _PLACE * summed_up / shown[:, None]
+
+
+def _louder(drawn: Tensor) -> Tensor:
+    return 0.3 + 0.9 * drawn
 
 
 @cache

@@ -8,8 +8,9 @@ Letters in shapes: s tokens, n objects, t frames, q the side of SAM 2's square.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional
 
 from segue import prepare
 from segue.errors import DataError
+from segue.geometry.masks import box_of
 from segue.grounding.sam2 import frame_square
 from segue.media import read_frames, read_image
 from segue.media.sampling import choose
@@ -32,7 +34,7 @@ class Truth:
 
     Objects stand in the order of their `[SEG]`s. On the frames at the places `asked` they are asked for by prompt, on
     the others followed by memory. `numbers` are the frames' numbers in their medium. `phrases` are what the annotation
-    calls the objects, and `centres` (x, y) where their boxes lie in the first frame that shows them, in [0, 1].
+    calls the objects, and `centres` (x, y) where their boxes lie on each frame, in [0, 1]; NaN where nothing is seen.
     """
 
     frames: UInt8[Tensor, "t 3 q q"]
@@ -40,7 +42,7 @@ class Truth:
     asked: tuple[int, ...]
     numbers: tuple[int, ...]
     phrases: tuple[str, ...]
-    centres: Float[Tensor, "n 2"]
+    centres: Float[Tensor, "n t 2"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,11 @@ class TrainBatch:
 
     def to(self, device: torch.device) -> TrainBatch:
         """The same batch on a device."""
-        truths = tuple(truth and _on(truth, device) for truth in self.truths)
-        return TrainBatch(self.batch.to(device), truths)
+        return _whole(self.batch.to(device), [part.to(device) for part in _parts(self.truths)], _shells(self.truths))
+
+    def __reduce__(self) -> tuple[Callable[..., TrainBatch], tuple[Any, ...]]:
+        # between processes each tensor costs its own handshake, so the truths of all rows go as three
+        return _whole, (self.batch, _parts(self.truths), _shells(self.truths))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,28 +132,63 @@ class RowMaker:
             shown = Frames(read_image(media)[None], np.zeros(1, np.int64), np.zeros(1))
         else:
             shown = read_frames(media, sample.frames)
+        places = range(len(sample.frames))
         tracks = [region.masks for region in sample.regions[:count]]
-        masks = [
-            torch.stack([_covered(track.dense(place), self.side) for place in range(len(sample.frames))])
-            for track in tracks
-            if track is not None
-        ]
-        regions, (height, width) = sample.regions[:count], media.size
-        boxes = [np.zeros(4) if region.box is None else region.box for region in regions]
-        centres = np.stack([(box[:2] + box[2:]) / 2 / (width, height) for box in boxes])
+        masks = [[track.dense(place) for place in places] for track in tracks if track is not None]
+        centres = np.array([[_centre(mask) for mask in track] for track in masks])
         return Truth(
             torch.stack([frame_square(frame, self.side) for frame in shown.pixels]),
-            torch.stack(masks),
+            torch.stack([torch.stack([_covered(mask, self.side) for mask in track]) for track in masks]),
             asked,
             sample.frames,
-            tuple(region.phrase for region in regions),
+            tuple(region.phrase for region in sample.regions[:count]),
             torch.from_numpy(centres).float(),
         )
 
 
-def _on(truth: Truth, device: torch.device) -> Truth:
-    frames, masks, centres = (tensor.to(device) for tensor in (truth.frames, truth.masks, truth.centres))
-    return replace(truth, frames=frames, masks=masks, centres=centres)
+_Shell = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[str, ...]]
+
+
+def _parts(truths: Sequence[Truth | None]) -> list[Tensor]:
+    """Frames, masks and centres of all truths, one after another."""
+    known = [truth for truth in truths if truth is not None]
+    if not known:
+        return []
+    masks, centres = ([getattr(truth, name).flatten(0, 1) for truth in known] for name in ("masks", "centres"))
+    return [torch.cat([truth.frames for truth in known]), torch.cat(masks), torch.cat(centres)]
+
+
+def _shells(truths: Sequence[Truth | None]) -> list[_Shell | None]:
+    """What remains of truths without their tensors: how many objects and frames, and all that is no tensor."""
+    return [
+        truth and (len(truth.masks), len(truth.frames), truth.asked, truth.numbers, truth.phrases) for truth in truths
+    ]
+
+
+def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None]) -> TrainBatch:
+    """The batch of parts and shells; the truths' tensors are views of the parts."""
+    counts = [shell[:2] for shell in shells if shell is not None]
+    frames, masks, centres = (
+        iter(part.split([times if number == 0 else objects * times for objects, times in counts]))
+        for number, part in enumerate(parts or [torch.zeros(0)] * 3)
+    )
+    truths: list[Truth | None] = []
+    for shell in shells:
+        if shell is None:
+            truths.append(None)
+            continue
+        objects, times, asked, numbers, phrases = shell
+        shape = (objects, times)
+        truths.append(
+            Truth(next(frames), next(masks).unflatten(0, shape), asked, numbers, phrases, next(centres).unflatten(0, shape))
+        )
+    return TrainBatch(batch, tuple(truths))
+
+
+def _centre(mask: np.ndarray) -> Float[np.ndarray, " 2"]:
+    """Of the box around a mask, x and y in [0, 1]; NaN if the mask is empty."""
+    box = box_of(mask)
+    return np.full(2, np.nan) if box is None else (box[:2] + box[2:]) / 2 / mask.shape[::-1]
 
 
 def _covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:

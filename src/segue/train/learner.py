@@ -23,7 +23,7 @@ from segue.grounding.model import GroundedModel
 from segue.grounding.sam2 import Decoded, Encoded, normalised
 from segue.grounding.tracking import VideoMemory, conditioning, step
 from segue.models.base import seg_states
-from segue.train.codes import code_loss, codes, loose_codes
+from segue.train.codes import code_loss, loose_codes, sight_loss, summed
 from segue.train.examples import TrainBatch, Truth
 
 
@@ -52,8 +52,9 @@ class LossWeights:
 _SHARPNESS = 16.0
 _SEEN = 0.3
 
-Objective = Literal["whole", "grounder", "language"]
-"""What learns: all together; or, from nothing, the grounder from codes, or the language model to say them."""
+Objective = Literal["whole", "apart"]
+"""whole: the grounder learns from what the language model says. apart, from nothing: the grounder learns from codes,
+and the language model to say them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,16 @@ class _Found:
     iou: Float[Tensor, " m"]
     presence: Float[Tensor, " m"]
     masks: Float[Tensor, "m q q"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row's frames begin among all encoded ones, and its objects among all that were asked for."""
+
+    truth: Truth
+    frames: int
+    decoded: int
+    objects: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,36 +145,31 @@ class Learner(nn.Module):
         Where nothing is pointed at, the terms of masks are 0, and still reach every parameter that learns from them.
         """
         generator = torch.Generator(self.model.device).manual_seed(seed)
-        truths = [truth for truth in batch.truths if truth is not None]
-        terms: dict[str, Tensor] = {}
-        if self.objective == "grounder":
-            prompts = [loose_codes(truth, self.model.grounder, generator) for truth in truths]
-        else:
-            spoken = self._speak(batch)
-            terms["text"] = spoken.text
-            prompts = [row for row, truth in zip(spoken.prompts, batch.truths, strict=True) if truth is not None]
-        rows = list(zip(truths, prompts, strict=True))
-        if self.objective == "language":
-            terms |= {"code": self._code_term(rows), "sight": self._sight_term(batch, spoken.features)}
-        if self.objective != "language":
-            drawn = [self._drawn(row, generator) for row in rows]
-            terms |= self._mask_terms(drawn, generator) if drawn else self._idle()
+        spoken = self._speak(batch)
+        rows = [(truth, row) for truth, row in zip(batch.truths, spoken.prompts, strict=True) if truth is not None]
+        terms = {"text": spoken.text}
+        if self.weights.code:
+            terms["code"] = self._code_term(rows)
+        if self.weights.sight:
+            terms["sight"] = self._sight_term(batch, spoken.features)
+        if rows and self.objective == "apart":
+            given = loose_codes([truth for truth, _ in rows], self.model.grounder, generator)
+            pieces = given.split([len(prompts) for _, prompts in rows])
+            rows = [(truth, piece) for (truth, _), piece in zip(rows, pieces, strict=True)]
+        order = torch.Generator().manual_seed(seed)
+        drawn = [self._drawn(row, order) for row in rows]
+        terms |= self._mask_terms(drawn, generator) if drawn else self._idle()
         weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
         return {"loss": torch.stack(weighted).sum(), **terms}
 
     @torch.no_grad()
     def judge(self, batch: TrainBatch) -> list[Judged]:
-        """Each object of the batch, found by the state on its `[SEG]` with the answers given.
-
-        A grounder that learns alone is judged by the codes that it learns from, for nothing else asks it yet.
-        """
+        """Each object of the batch, found by the state on its `[SEG]` with the answers given."""
         spoken = self._speak(batch)
         judged = []
         for number, (truth, asking) in enumerate(zip(batch.truths, spoken.prompts, strict=True)):
             if truth is None:
                 continue
-            if self.objective == "grounder":
-                asking = codes(truth, self.model.grounder)
             found = self._find([(truth, asking)], self._encode([truth]))
             size = (truth.masks.shape[-2], truth.masks.shape[-1])
             whole = functional.interpolate(found.logits[:, None], size, mode="bilinear", align_corners=False) > 0
@@ -198,14 +204,15 @@ class Learner(nn.Module):
         return chosen
 
     def _drawn(self, row: _Pointing, generator: torch.Generator) -> _Pointing:
-        """The row with just `num_masks` objects."""
+        """The row with just `num_masks` objects; the generator is the CPU's."""
         truth, prompts = row
         count = len(prompts)
         if count > self.num_masks:
-            order = torch.randperm(count, device=prompts.device, generator=generator)[: self.num_masks]
+            order = torch.randperm(count, generator=generator)[: self.num_masks]
         else:
-            order = torch.arange(self.num_masks, device=prompts.device) % count
+            order = torch.arange(self.num_masks) % count
         phrases = tuple(truth.phrases[number] for number in order.tolist())
+        order = order.to(prompts.device)
         return replace(truth, masks=truth.masks[order], centres=truth.centres[order], phrases=phrases), prompts[order]
 
     def _encode(self, truths: Sequence[Truth]) -> Encoded:
@@ -215,7 +222,7 @@ class Learner(nn.Module):
 
     def _mask_terms(self, rows: Sequence[_Pointing], generator: torch.Generator) -> dict[str, Float[Tensor, ""]]:
         encoded = self._encode([truth for truth, _ in rows])
-        found = self._try(rows, encoded) if self.objective == "grounder" else self._find(rows, encoded)
+        found = self._try(rows, encoded) if self.objective == "apart" else self._find(rows, encoded)
         points = uncertain_points(found.logits, generator, count=self.num_points)
         predicted, wanted = at_points(found.logits, points), at_points(found.masks, points)
         terms = {"mask": mask_loss(predicted, wanted), "dice": dice_loss(predicted, wanted)}
@@ -230,16 +237,10 @@ class Learner(nn.Module):
 
     def _find(self, rows: Sequence[_Pointing], encoded: Encoded) -> _Found:
         """All objects of all frames, which stand row by row in `encoded`: those asked for, then those followed."""
-        grounder, asked = self.model.grounder, _asked(rows, encoded)
-        decoded = grounder.prompted_each(asked.encoded, asked.prompts)
-        parts = [_Found(decoded.logits, decoded.iou, decoded.presence, asked.masks.flatten(0, 1))]
-        first, done = 0, 0
-        for truth, prompts in rows:
-            if len(truth.asked) < len(truth.frames):
-                frames = [encoded.frame(first + place) for place in range(len(truth.frames))]
-                parts += self._followed(truth, frames, list(_by_frame(decoded, done, len(truth.asked), len(prompts))))
-            first, done = first + len(truth.frames), done + len(truth.asked) * len(prompts)
-        return _joined(parts)
+        asked = _asked(rows, encoded)
+        decoded = self.model.grounder.prompted_each(asked.encoded, asked.prompts)
+        found = _Found(decoded.logits, decoded.iou, decoded.presence, asked.masks.flatten(0, 1))
+        return _joined([found, *self._followed(rows, encoded, decoded)])
 
     def _try(self, rows: Sequence[_Pointing], encoded: Encoded) -> _Found:
         """All three masks of each object that is asked for: a fresh model does not know yet which of them to choose."""
@@ -249,26 +250,39 @@ class Learner(nn.Module):
         wanted = masks.repeat_interleave(len(decoded.logits) // len(masks), 0)
         return _Found(decoded.logits, decoded.iou, decoded.presence, wanted)
 
-    def _followed(self, truth: Truth, frames: Sequence[Encoded], given: Sequence[Decoded]) -> Iterator[_Found]:
-        """The objects of one row on the frames that the language model was not shown, from memory."""
+    def _followed(self, rows: Sequence[_Pointing], encoded: Encoded, given: Decoded) -> Iterator[_Found]:
+        """Objects on the frames that the language model was not shown, from memory; rows of the same plan together."""
+        plans: dict[tuple[tuple[int, ...], tuple[int, ...]], list[_Place]] = {}
+        first, done = 0, 0
+        for truth, prompts in rows:
+            if len(truth.asked) < len(truth.frames):
+                plans.setdefault((truth.numbers, truth.asked), []).append(_Place(truth, first, done, len(prompts)))
+            first, done = first + len(truth.frames), done + len(truth.asked) * len(prompts)
         grounder = self.model.grounder
-        known = zip(truth.asked, given, strict=True)
-        memory = VideoMemory(
-            tuple(conditioning(grounder, truth.numbers[place], frames[place], decoded) for place, decoded in known)
-        )
-        for place in range(len(frames)):
-            if place in truth.asked:
-                continue
-            decoded, memory = step(grounder, truth.numbers[place], frames[place], memory, consistent=False)
-            yield _Found(decoded.logits, decoded.iou, decoded.presence, truth.masks[:, place].float() / 255)
+        for (numbers, asked), places in plans.items():
+            frames = [_of_objects(encoded, places, frame) for frame in range(len(numbers))]
+            together = len(frames[0].top)
+            memory = VideoMemory(
+                tuple(
+                    conditioning(grounder, numbers[frame], frames[frame], _given(given, places, order), at_once=together)
+                    for order, frame in enumerate(asked)
+                )
+            )
+            for frame in range(len(numbers)):
+                if frame in asked:
+                    continue
+                decoded, memory = step(
+                    grounder, numbers[frame], frames[frame], memory, consistent=False, at_once=together
+                )
+                masks = torch.cat([place.truth.masks[:, frame] for place in places]).float() / 255
+                yield _Found(decoded.logits, decoded.iou, decoded.presence, masks)
 
     def _code_term(self, rows: Sequence[_Pointing]) -> Float[Tensor, ""]:
         """How far the prompts are from the codes of their objects."""
         if not rows:
             return torch.zeros((), device=self.model.device)
-        wanted = torch.cat([codes(truth, self.model.grounder) for truth, _ in rows])
-        phrases = [phrase for truth, _ in rows for phrase in truth.phrases]
-        return code_loss(torch.cat([prompts for _, prompts in rows]).float(), wanted, phrases)
+        prompts = torch.cat([prompts for _, prompts in rows]).float()
+        return summed(code_loss(prompts, [truth for truth, _ in rows], self.model.grounder))
 
     def _sight_term(self, batch: TrainBatch, features: Float[Tensor, "v w"] | None) -> Float[Tensor, ""]:
         """How far visual features, read as prompts, are from the code of the object that they show.
@@ -279,25 +293,28 @@ class Learner(nn.Module):
         places, rows = batch.batch.visual_places, batch.batch.visual_rows
         if features is None or places is None or rows is None:
             return torch.zeros((), device=self.model.device)
+        cells = self.model.mllm.config.tile_tokens
         shown: list[Tensor] = []
-        wanted: list[Tensor] = []
-        phrases: list[str] = []
+        most: list[Tensor] = []
+        which: list[Tensor] = []
+        truths: list[Truth] = []
+        first = 0
         for truth, mine in zip(batch.truths, rows.split(places.sum(1).tolist()), strict=True):
             if truth is None:
                 continue
-            cells = self.model.mllm.config.tile_tokens
-            seen = features[mine[: len(truth.asked) * cells]].unflatten(0, (len(truth.asked), cells))
-            share = functional.interpolate(
-                truth.masks[:, list(truth.asked)].float() / 255, round(cells**0.5), mode="area"
-            )
-            most, which = share.flatten(2).max(0)
-            shown.append(seen[most > _SEEN])
-            wanted.append(codes(truth, self.model.grounder)[which[most > _SEEN]])
-            phrases += [truth.phrases[number] for number in which[most > _SEEN].tolist()]
-        if not phrases:
+            shown.append(mine[: len(truth.asked) * cells])
+            masks = truth.masks[:, list(truth.asked)].float() / 255
+            share, thing = functional.interpolate(masks, round(cells**0.5), mode="area").flatten(2).max(0)
+            most.append(share.flatten())
+            which.append(thing.flatten() + first)
+            truths.append(truth)
+            first += len(truth.phrases)
+        is_seen = torch.cat(most) > _SEEN if truths else None
+        if is_seen is None or not bool(is_seen.any()):
             return torch.zeros((), device=self.model.device)
-        scaled = functional.rms_norm(torch.cat(shown), features.shape[-1:])
-        return code_loss(self.model.prompts(scaled).float(), torch.cat(wanted), phrases)
+        seen = functional.rms_norm(features[torch.cat(shown)[is_seen]], features.shape[-1:])
+        prompts = self.model.prompts(seen).float()
+        return summed(sight_loss(prompts, torch.cat(which)[is_seen], truths, self.model.grounder))
 
     def _idle(self) -> dict[str, Float[Tensor, ""]]:
         """Terms of 0 that reach every parameter that learns from masks: all processes must reach the same ones."""
@@ -324,11 +341,19 @@ def _asked(rows: Sequence[_Pointing], encoded: Encoded) -> _Asked:
     )
 
 
-def _by_frame(decoded: Decoded, first: int, frames: int, objects: int) -> Iterator[Decoded]:
-    """The parts of a row's frames, which begin at `first`, with so many objects each."""
-    for frame in range(frames):
-        part = slice(first + frame * objects, first + (frame + 1) * objects)
-        yield Decoded(decoded.logits[part], decoded.iou[part], decoded.presence[part], decoded.pointer[part])
+def _of_objects(encoded: Encoded, places: Sequence[_Place], frame: int) -> Encoded:
+    """The same frame of several rows, once for each of their objects."""
+    chosen = [place.frames + frame for place in places for _ in range(place.objects)]
+    rows = torch.tensor(chosen, device=encoded.top.device)
+    return Encoded(encoded.top[rows], (encoded.fine[0][rows], encoded.fine[1][rows]), encoded.position)
+
+
+def _given(decoded: Decoded, places: Sequence[_Place], order: int) -> Decoded:
+    """What was found of all objects of several rows on the asked frame number `order` of each."""
+    starts = [(place.decoded + order * place.objects, place.objects) for place in places]
+    rows = torch.tensor([start + number for start, count in starts for number in range(count)])
+    rows = rows.to(decoded.iou.device)
+    return Decoded(decoded.logits[rows], decoded.iou[rows], decoded.presence[rows], decoded.pointer[rows])
 
 
 def _joined(parts: Sequence[_Found]) -> _Found:

@@ -168,7 +168,9 @@ class Stretch:
                 if fed.error:
                     raise fed.error
                 with accelerator.accumulate(ready.learner):
-                    accelerator.backward(self._loss(fed, step, micro))
+                    terms, counts = self._terms(fed, step, micro)
+                    accelerator.backward(terms["loss"] * counts)
+                    self._note(terms, counts, step, fed)
                     if accelerator.sync_gradients:
                         if watch:
                             watch.gradients()
@@ -178,7 +180,8 @@ class Stretch:
                     ready.optimizer.zero_grad()
         return float(norm)
 
-    def _loss(self, fed: Fed, step: int, micro: int) -> Tensor:
+    def _terms(self, fed: Fed, step: int, micro: int) -> tuple[Mapping[str, Tensor], float]:
+        """The terms of a batch, and whether they count: where all its rows are bad, another goes through for nothing."""
         batch = fed.batch
         counts = 1.0 if batch is not None else 0.0
         batch = (batch or self.ready.feed.spare()).to(self.accelerator.device)
@@ -186,14 +189,18 @@ class Stretch:
         # FSDP2 is not wrapped in autocast by itself
         with seeded(seed, self.accelerator.device), self.accelerator.autocast():
             terms: Mapping[str, Tensor] = self.ready.learner(batch, seed)
+        return terms, counts
+
+    def _note(self, terms: Mapping[str, Tensor], counts: float, step: int, fed: Fed) -> None:
+        # after the way back, for reading a number waits for the device
         self._check(float(terms["loss"].detach()), "loss", step, fed)
-        if counts:
+        if counts and fed.batch is not None:
+            batch = fed.batch
             self.is_complete = batch.batch.pixels is not None and any(truth is not None for truth in batch.truths)
             for name, term in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
             self.count += 1
             self.tokens += batch.tokens
-        return terms["loss"] * counts
 
     def _check(self, value: float, what: str, step: int, fed: Fed) -> None:
         if not math.isfinite(value):

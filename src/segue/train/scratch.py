@@ -24,7 +24,7 @@ from segue.models.tokenizers import load_tokenizer
 _SPREAD = {
     r".*\.embed_tokens\.weight": 0.5,
     r".*\.lm_head\.weight": 0.02,
-    r".*\.positional_embedding": 1.0,
+    r".*\.positional_embedding": 1.5,
     r".*(position_embeddings|pos_embed|pos_embed_window)(\.weight)?": 0.05,
     r".*(_tokens?|_embed|cls_token)(\.weight)?": 0.5,
     r".*\.(no_memory_\w+|no_object_pointer|memory_temporal_positional_encoding)": 0.1,

@@ -7,7 +7,7 @@ test split is `scene(0, index, split="test")` and `clip(0, index, split="test")`
 """
 
 from segue.data.synth.clips import clip
-from segue.data.synth.dialogues import box_sample, inventory_sample, mixed_sample, regions_sample
+from segue.data.synth.dialogues import box_sample, mixed_sample, regions_sample
 from segue.data.synth.phrases import Caption, Phrase, Question
 from segue.data.synth.samples import caption_sample, question_sample, region_of, region_sample, segmentation_sample
 from segue.data.synth.scenes import Scene, scene
@@ -20,7 +20,6 @@ __all__ = [
     "box_sample",
     "caption_sample",
     "clip",
-    "inventory_sample",
     "mixed_sample",
     "question_sample",
     "region_of",

@@ -16,6 +16,8 @@ from segue.errors import DataError
 from segue.geometry.notation import box_text
 from segue.types import Message, Region, Sample, Task
 
+_MASKS, _CAPTIONS = 0.4, 0.25
+
 Turn = tuple[str, str, tuple[Region, ...]]
 """A question, its answer, and what the answer points at."""
 
@@ -30,12 +32,12 @@ def mixed_sample(
 ) -> Sample:
     """A dialogue of as many turns about the scene, shown these frames (all without), of all kinds in any order.
 
-    Half of them ask for masks; the others for short answers, of stills also for boxes, and sometimes for a caption.
+    Two in five ask for masks; the others for short answers, of stills also for boxes, and sometimes for a caption.
     Regions are called by all their attributes, whatever the words of the question were.
     """
-    made = [_caption_turn(scene, rng, language, frames)] * (rng.uniform() < 0.3)
+    made = [_caption_turn(scene, rng, language, frames)] * (rng.uniform() < _CAPTIONS)
     numbers = [int(number) for number in rng.permutation(len(scene.phrases))]
-    for number in numbers[: -(-turns // 2)]:
+    for number in numbers[: round(_MASKS * turns)]:
         asked = segmentation_sample(scene, [number], rng, language=language, frames=frames)
         meant = scene.phrases[number].objects
         made.append(_turn(asked, [thing for thing in left_to_right(scene.boxes) if thing in meant], scene))
@@ -47,12 +49,6 @@ def mixed_sample(
     chosen = [made[int(place)] for place in rng.permutation(len(made))[:turns]]
     shown = tuple(range(len(scene.frames)) if frames is None else frames)
     return _sample(scene, "segment", language, chosen, shown)
-
-
-def inventory_sample(scene: Scene, rng: np.random.Generator, *, language: Language = "en") -> Sample:
-    """The request for a description, and the grounded caption, whose regions are called by all their attributes."""
-    shown = tuple(range(len(scene.frames)))
-    return _sample(scene, "segment", language, [_caption_turn(scene, rng, language, None)], shown)
 
 
 def box_sample(scene: Scene, number: int, rng: np.random.Generator, *, language: Language = "en") -> Sample:

@@ -1,0 +1,57 @@
+"""What a benchmark is: a record that names its data, how it is asked, and the two functions that make its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from segue.types import Answer, Sample, Task
+
+Row = dict[str, Any]
+"""What is kept of one answer: values that JSON can hold, enough to reduce again without a model."""
+
+Score = Callable[[Sample, Answer], Row]
+"""Pure. An answer that cannot be read is a result: it scores the worst value and says `unparsed`."""
+
+Reduce = Callable[[Sequence[Row]], dict[str, float]]
+"""Pure, and the order of the rows does not matter.
+
+Raises: DataError, for no rows.
+"""
+
+Submit = Callable[[Sequence[Row], Path], Path]
+"""Writes the file that a server takes, at the given path without its ending; returns its path."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """One line of the table of benchmarks. Scores are compared only where `protocol` is the same."""
+
+    name: str
+    """What people type: `refcoco_val`."""
+    dataset: str
+    """Its name in `segue.data.DATASETS`."""
+    split: str
+    """Which part of it."""
+    task: Task
+    """The kind of question."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the dataset: what it needs beside root and split to give each row once, asked as the protocol asks."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `segue.Options` that the protocol fixes."""
+    score: Score
+    """One answer to a row."""
+    reduce: Reduce
+    """Rows to figures."""
+    headline: str
+    """The figure that is quoted."""
+    protocol: str
+    """Names how the figures came about, with a number that rises when that changes: `res-ciou/1`."""
+    files: tuple[str, ...] = ()
+    """What must lie under the data root, as paths or patterns."""
+    published: Mapping[str, float] = field(default_factory=dict)
+    """Headline figures that papers and model cards state, by model, in the unit of the headline."""
+    submit: Submit | None = None
+    """For splits whose truth only a server knows: `reduce` then gives counts alone."""
