@@ -90,6 +90,25 @@ def test_operations_are_counted_in_products_convolutions_and_attention(rows):
     assert flops_of(lambda: attend(heads, heads, heads)) == 2 * 2 * 2 * 3 * rows * rows * 8
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_queries_that_share_keys_count_as_if_each_had_its_own(device):
+    queries, keys = (torch.randn(1, heads, 16, 8, device=device) for heads in (6, 2))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert flops_of(lambda: attend(queries, keys, keys, enable_gqa=True)) == 2 * 2 * 6 * 16 * 16 * 8
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rest"),
+    [("flash", (0.0, False, False)), ("efficient", (None, False)), ("cudnn", (None, False))],
+)
+def test_the_kernels_of_a_gpu_are_counted_by_the_same_rule(kernel, rest):
+    queries, keys = (torch.empty(1, heads, 16, 8, device="meta", dtype=torch.float16) for heads in (6, 2))
+    attend = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention")
+    assert attend in limits.ATTENTIONS
+    assert flops_of(lambda: attend(queries, keys, keys, *rest)) == 2 * 2 * 6 * 16 * 16 * 8
+
+
 def test_reading_a_token_needs_every_weight_but_one_row_of_the_embeddings(engine):
     language_model = engine.model.mllm.language_model
     rows, width = language_model.get_input_embeddings().weight.shape

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from segue import engine as engine_module
-from segue.engine import Options, load
+from segue.engine import Options
 from segue.errors import ConfigError, DataError
 from segue.geometry.masks import at_threshold
 from segue.grounding.following import encode, find
+from segue.loading import load
 from segue.media import open_media
 from segue.types import Finished, FrameMasks, Message, ObjectsFound, Region, TextDelta
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from segue.engine import Options, load
+from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
+from segue.loading import load
 from segue.media import open_media
 
 ONE = Options(prefill="It is [SEG].", keep_logits=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segue import engine, inspection
+from segue import inspection, loading
 from segue.errors import CheckpointError
 from segue.grounding import official
 from segue.models import zoo
@@ -72,7 +72,15 @@ def test_weights_take_half_in_half_precision_but_for_the_mask_decoder(sound):
     matrix = 2 * 16  # one saved Gaussian matrix fills two places
     assert found.memory["fp32"] == 4 * (found.parameters + matrix)
     assert found.memory["bf16"] == found.memory["fp16"] == 2 * (found.parameters + matrix) + 2 * decoder
-    assert found.working_memory["fp32"] == 2 * found.working_memory["bf16"] > 0
+    image = found.working_memory["an image at its largest"]
+    assert image["fp32"] == 2 * image["bf16"] > 0
+
+
+def test_fewer_bits_and_more_objects_are_told_beforehand(sound):
+    found = inspection.report(sound)
+    assert found.memory["int4"] < found.memory["int8"] < found.memory["bf16"]
+    one, many = (found.working_memory[f"a video, {words}"]["fp32"] for words in ("1 object", "16 objects"))
+    assert one < many
 
 
 def test_two_decoders_are_followed_consistently(tmp_path, monkeypatch):
@@ -94,7 +102,7 @@ def test_mixed_precisions_are_told_per_part(spoilt, sound):
 
 
 def test_our_own_layout_is_told_as_well_as_the_official_one(sound, tmp_path):
-    engine.load(sound, device="cpu", dtype="fp32").save(tmp_path / "own", dtype="bf16")
+    loading.load(sound, device="cpu", dtype="fp32").save(tmp_path / "own", dtype="bf16")
     found, before = inspection.report(tmp_path / "own"), inspection.report(sound)
     assert (found.layout, found.architecture, found.is_exact, found.is_usable) == ("segue", "tiny", True, True)
     assert [(part.name, part.dtypes) for part in found.components] == [

@@ -15,7 +15,7 @@ _HOMES = {
     "Region": "segue.types",
     "SegueError": "segue.errors",
     "TextDelta": "segue.types",
-    "load": "segue.engine",
+    "load": "segue.loading",
     "open_media": "segue.media",
 }
 __all__ = list(_HOMES)

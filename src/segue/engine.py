@@ -1,11 +1,9 @@
-"""Load a model and ask it: messages in, an answer or a stream of events out. No globals."""
+"""Ask a loaded model: messages in, an answer or a stream of events out. No globals."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
@@ -16,12 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segue import demo, types, weights
-from segue.errors import CheckpointError, ConfigError, DataError
+from segue import types, weights
+from segue.errors import ConfigError, DataError
 from segue.geometry.masks import at_threshold, box_of, logit
 from segue.geometry.notation import parse_boxes, parse_grounded
 from segue.grounding import model as grounded
-from segue.grounding import trained
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import iter_frames, open_media, results
@@ -42,7 +39,6 @@ from segue.types import (
 )
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +53,8 @@ class Options:
     came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
+    `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
+    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
     """
 
     frames: str = "auto"
@@ -70,6 +68,7 @@ class Options:
     top_p: float = 1.0
     seed: int = 0
     max_tiles: int = 12
+    reprompt: float = 0.0
 
     def __post_init__(self) -> None:
         logit(self.threshold)
@@ -77,6 +76,8 @@ class Options:
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
         if self.keep_logits and not self.keep_masks:
             raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
+        if not 0 <= self.reprompt <= 1:
+            raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
         if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
             raise ConfigError(
                 f"max_new_tokens {self.max_new_tokens} or max_tiles {self.max_tiles} is out of range; "
@@ -277,7 +278,8 @@ class Engine:
         if policy == "consistent" and not has_both:
             raise ConfigError(
                 "policy 'consistent' needs a checkpoint with both mask decoders (such as Sa2VA-i); this one has the "
-                "language decoder alone. Use policy 'upstream' or 'auto'"
+                "language decoder alone. Give SAM 2's own weights beside it (--sam2, or load(sam2=...)), or use policy "
+                "'upstream' or 'auto'"
             )
         trained = self.model.config.video_frames or self.model.family.video_frames
         published = "uniform:5" if policy == "consistent" else trained
@@ -401,7 +403,7 @@ class Engine:
         else:
             images = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
             shots = (Shot(*shot) for shot in iter_frames(seen.view.media))
-            found = follow(grounder, prompts, images, shots, policy=plan.policy)
+            found = follow(grounder, prompts, images, shots, policy=plan.policy, reprompt=plan.options.reprompt)
         for shot, decoded in found:
             yield frame_masks(shot, decoded, threshold=plan.options.threshold), decoded
 
@@ -468,124 +470,3 @@ def _last(events: Iterator[Event]) -> Answer:
 def _reason(replies: Sequence[_Reply]) -> StopReason:
     reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
     return "length" if "length" in reasons else reasons[0]
-
-
-def load(model: str | Path, *, device: str = "auto", dtype: str = "auto") -> Engine:
-    """A model from a folder in the official Sa2VA or our own layout, or from the hub by its id; or what a training run
-    has made of one: a checkpoint, or a run folder, which stands for its best.
-
-    `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there
-    is, and bfloat16 on a GPU that has it, float32 elsewhere. Nothing that the folder brings is executed.
-
-    Raises: CheckpointError, if the weights do not fit; ConfigError, if nothing here knows the model or the device.
-    """
-    folder = resolve(model)
-    checkpoint = trained.find(folder)
-    if checkpoint is not None:
-        return _load_trained(model, checkpoint, device=device, dtype=dtype)
-    place = pick_device(device)
-    precision = pick_dtype(dtype, place)
-    loaded, report = grounded.load(folder, dtype=precision, device=place)
-    processor = loaded.family.processor(folder, loaded.config.mllm_config, loaded.config.template)
-    lineage = {
-        "model": str(model),
-        **weights.lineage(folder, report),
-        "family": loaded.config.family,
-        "dtype": str(precision).removeprefix("torch."),
-        "device": place,
-        "versions": {name: version(name) for name in ("segue", "torch", "transformers")},
-        "python": platform.python_version(),
-    }
-    return Engine(loaded, processor, lineage)
-
-
-def _load_trained(model: str | Path, checkpoint: Path, *, device: str, dtype: str) -> Engine:
-    """The base of a checkpoint with what was learned put onto it."""
-    base = load(base_of(checkpoint, trained.read(checkpoint)), device=device, dtype=dtype)
-    engine, _ = put_onto(base, checkpoint)
-    engine.lineage["model"] = str(model)
-    return engine
-
-
-def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, trained.Applied]:
-    """What a checkpoint has learned, put onto its base, whose weights change; and which tensors those were.
-
-    Raises: CheckpointError, if it is not its base, or a tensor does not fit.
-    """
-    record = trained.read(checkpoint)
-    trained.check_base(checkpoint, record, base.lineage["model_hash"])
-    applied = trained.apply(base.model, checkpoint, record)
-    config = base.model.config
-    processor = base.model.family.processor(checkpoint, config.mllm_config, config.template)
-    lineage = {
-        **base.lineage,
-        "model": str(checkpoint),
-        "model_hash": record.content_hash,
-        "files": {**base.lineage["files"], trained.TENSORS: record.tensors_hash},
-        "trained": {"checkpoint": checkpoint.name, **record.summary()},
-    }
-    return Engine(base.model, processor, lineage), applied
-
-
-def base_of(checkpoint: Path, record: trained.Record) -> Path:
-    """The folder of a checkpoint's base: where it lay, or else by the name that the recipe had for it.
-
-    Raises: CheckpointError, if it is in neither place.
-    """
-    try:
-        return trained.base_folder(checkpoint, record) or resolve(record.base)
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint} needs its base {record.base}, which is gone: {error}") from error
-
-
-def resolve(model: str | Path) -> Path:
-    """The folder of a model: itself, a snapshot of the hub repository of that id, or that of the model named "demo".
-
-    Raises: CheckpointError, if it is neither.
-    """
-    if str(model) == demo.MODEL:
-        return demo.FOLDER
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    parts = str(model).split("/")
-    if len(parts) != 2 or not all(parts) or folder.is_absolute() or parts[0] in (".", ".."):
-        raise CheckpointError(
-            f"there is no folder {str(model)!r}; expected a model folder or a hub id such as ByteDance/Sa2VA-4B"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=WANTED_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{model!r} is no folder here and could not be fetched from the hub ({error})") from error
-
-
-def pick_device(name: str) -> str:
-    """The name of a device that is there; `auto` is the best of them.
-
-    Raises: ConfigError, for a device that is unknown or not available.
-    """
-    has_mps = torch.backends.mps.is_available()
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:1 or mps") from error
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not has_mps):
-        raise ConfigError(f"device {name!r} is not available on this machine; use --device cpu or auto")
-    return name
-
-
-def pick_dtype(name: str, device: str) -> torch.dtype:
-    """The precision of that name; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
-
-    Raises: ConfigError, for another name.
-    """
-    if name == "auto":
-        return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
-    return DTYPES[name]

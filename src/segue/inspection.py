@@ -5,7 +5,6 @@ Nothing here builds a model with memory, runs one, or executes or unpickles what
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,18 +16,22 @@ from torch import Tensor
 
 from segue import weights
 from segue.errors import CheckpointError, SegueError
+from segue.grounding import footprint
 from segue.grounding import model as grounded
 from segue.grounding.model import MODEL_TYPE, GroundedConfig, Layout, component_of, plan, read_layout
 from segue.models import FAMILIES, zoo
 from segue.models.base import Processor
+from segue.models.quantised import BITS
 from segue.models.tokenizers import single_id
 from segue.weights import Stored
 from segue.weights.keys import compiled, match
 
-PRECISIONS = {"fp32": 4, "bf16": 2, "fp16": 2}
+WORK = {
+    "an image at its largest": footprint.LARGEST_IMAGE,
+    "a video, 1 object": footprint.Work(frames=5),
+    "a video, 16 objects": footprint.Work(frames=5, objects=16),
+}
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
-# what an estimate of working memory is made for, beside one image at its largest: a page of text
-TEXT_TOKENS = 1024
 _TITLES = {
     "vision": "vision tower",
     "connector": "projector",
@@ -66,8 +69,9 @@ class Report:
     `architecture` is the known architecture that the weights have, or with `is_exact` false the one nearest to them;
     `described` and `found` are what config.json and the weights say, in words. `rows` is the length of the embedding
     table. `policy` is how videos are followed unless asked otherwise. `is_tied` says that the output head repeats the
-    embeddings. `memory` is what the weights need in each precision (the mask decoder stays in fp32), `working_memory`
-    about what one image at its largest needs besides. `code` and `pickles` are files that are never executed or read.
+    embeddings. `memory` is what the weights need in each precision (mask decoders stay in fp32, and layers of language
+    model and vision tower alone are quantised), `working_memory` about what a question needs besides, by what is
+    asked and then by precision. `code` and `pickles` are files that are never executed or read.
     `problems` are why the folder cannot be used: first lines are summaries, indented lines belong to the one above.
     """
 
@@ -87,7 +91,7 @@ class Report:
     weight_bytes: int
     folder_bytes: int
     memory: Mapping[str, int]
-    working_memory: Mapping[str, int]
+    working_memory: Mapping[str, Mapping[str, int]]
     code: tuple[str, ...]
     pickles: tuple[str, ...]
     lineage: Mapping[str, Any] | None
@@ -142,10 +146,8 @@ def report(folder: Path) -> Report:
         files=tuple(file.name for file in files),
         weight_bytes=sum(file.stat().st_size for file in files),
         folder_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        memory={name: weight_memory(places, size) for name, size in PRECISIONS.items()} if config and fits else {},
-        working_memory={name: working_memory(config, size) for name, size in PRECISIONS.items()}
-        if config and fits
-        else {},
+        memory=_weights(places, config) if config and fits else {},
+        working_memory={name: _working(config, work) for name, work in WORK.items()} if config and fits else {},
         code=_code(folder, raw),
         pickles=weights.pickled(folder),
         lineage=_lineage(folder),
@@ -201,30 +203,14 @@ def _component(name: str, tensors: list[Stored]) -> Component:
     return Component(name, len(tensors), dtypes.total(), sum(stored.nbytes for stored in tensors), words)
 
 
-def weight_memory(places: Mapping[str, tuple[int, ...]], itemsize: int) -> int:
-    """Bytes that weights need at so many bytes per number; mask decoders stay in float32."""
-    return sum(
-        math.prod(shape) * (4 if re.search(r"\b(mask_decoder|language_decoder)\.", name) else itemsize)
-        for name, shape in places.items()
-    )
+def _weights(places: footprint.Shapes, config: GroundedConfig) -> dict[str, int]:
+    exact = {name: footprint.weight_memory(places, size) for name, size in footprint.SIZES.items()}
+    size = footprint.SIZES["bf16"]
+    return exact | {bits: footprint.placed_memory(places, size, config.family, quantize=bits) for bits in BITS}
 
 
-def working_memory(config: GroundedConfig, itemsize: int) -> int:
-    """About how many bytes an image at its largest and 1024 tokens of text need besides the weights.
-
-    The largest of three stages, and the keys and values that language keeps. Counted per stage: what its widest layer
-    holds at once, which in float32 on a CPU came within a fifth of the measured peak for Sa2VA-1B.
-    """
-    vision, language = config.mllm_config.vision_config, config.mllm_config.text_config
-    patches, visual_tokens = config.mllm_config.largest_image
-    tower = patches * (2 * vision.intermediate_size + 6 * vision.hidden_size)
-    tokens = visual_tokens + TEXT_TOKENS
-    layer = tokens * (3 * language.intermediate_size + 6 * language.hidden_size)
-    head: int = getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
-    kept = 2 * tokens * language.num_hidden_layers * language.num_key_value_heads * head
-    first_stage = config.sam2_config.vision_config.backbone_config.hidden_size
-    frame = 12 * (config.sam2_config.image_size // 4) ** 2 * first_stage
-    return int(itemsize * (max(tower, layer, frame) + kept))
+def _working(config: GroundedConfig, work: footprint.Work) -> dict[str, int]:
+    return {name: footprint.working_memory(config, size, work) for name, size in footprint.SIZES.items()}
 
 
 def _code(folder: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:

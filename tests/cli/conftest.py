@@ -12,9 +12,11 @@ import segue
 
 @pytest.fixture
 def fake(monkeypatch):
-    """The fake engine in the place of segue.engine."""
+    """The fake engine in the place of segue.engine and segue.loading."""
     monkeypatch.setitem(sys.modules, "segue.engine", fake_engine)
+    monkeypatch.setitem(sys.modules, "segue.loading", fake_engine)
     monkeypatch.setattr(segue, "engine", fake_engine, raising=False)
+    monkeypatch.setattr(segue, "loading", fake_engine, raising=False)
     monkeypatch.setattr(fake_engine.Engine, "loads", 0)
     return fake_engine
 

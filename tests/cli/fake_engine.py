@@ -1,6 +1,6 @@
 """An engine that tells the truth without a model: an object is where pixels have the brightness its phrase asks for.
 
-It keeps the contract of segue.engine and can stand in its place in `sys.modules`.
+It keeps the contract of segue.engine and segue.loading and can stand in its place in `sys.modules`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,6 +42,7 @@ class Options:
     top_p: float = 1.0
     seed: int = 0
     max_tiles: int = 12
+    reprompt: float = 0.0
 
 
 class Engine:
@@ -100,7 +101,7 @@ def _region(region: Region, number: int, media: Media, frames: list, options: Op
     return Region(region.phrase, region.span, box, track, float(scores.mean()), scores, presence)
 
 
-def load(model: str = "demo", *, device: str = "auto", dtype: str = "auto") -> Engine:
+def load(model: str = "demo", **choices: Any) -> Engine:
     if model == "broken":
         raise CheckpointError("broken lacks the tensor a.weight of shape (2, 3); download it again")
     Engine.loads += 1

@@ -86,7 +86,7 @@ def check(source: str, out: Path, expected: dict[str, bytes], touch: int) -> Non
 
 
 if __name__ == "__main__":
-    sys.modules["segue.engine"] = segue.engine = fake_engine
+    sys.modules["segue.engine"] = sys.modules["segue.loading"] = segue.engine = segue.loading = fake_engine
     source, root, first, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     # In this process, so that the children find imported what is imported late.
     if run(source, root / "whole") != 2:

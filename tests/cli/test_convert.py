@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from segue import engine
+from segue import loading
 from segue.cli.main import application
 from segue.grounding import trained
 from segue.train.recipe import Group, Lora, Source, Stage, TrainRecipe
@@ -130,7 +130,7 @@ def trained_run(official_folder, tmp_path_factory):
 
 
 def said(folder, picture):
-    answer = engine.load(folder, device="cpu", dtype="fp32").ask(picture(), "Where is it?")
+    answer = loading.load(folder, device="cpu", dtype="fp32").ask(picture(), "Where is it?")
     return answer.raw_text, [region.masks.rles for region in answer.regions]
 
 

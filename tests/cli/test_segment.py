@@ -207,6 +207,9 @@ def test_finished_inputs_are_left_alone_and_cost_no_model(run_segue, fake, mixed
         (("bright", "--max-tiles", 3), True),
         (("bright", "--formats", "png"), True),
         (("bright", "--dtype", "fp32"), True),
+        (("bright", "--quantize", "int8"), True),
+        (("bright", "--reprompt", 0.2), True),
+        (("bright", "--offload"), False),
         (("bright", "--overwrite"), True),
     ],
 )
@@ -342,3 +345,25 @@ def test_a_run_that_is_killed_goes_on_as_if_nothing_had_been(mixed, tmp_path):
 def test_a_run_may_be_killed_at_any_step(mixed, tmp_path):
     apart, together = killed_runs(tmp_path, first=1, step=1)
     assert apart >= 50 and together >= 30
+
+
+def test_how_a_model_is_loaded_is_said_to_the_loader_and_what_changes_numbers_is_kept(
+    run_segue, fake, photo, out, tmp_path, monkeypatch
+):
+    told = {}
+    monkeypatch.setattr(fake, "load", lambda model, **choices: told.update(choices) or fake.Engine())
+    sam2 = tmp_path / "sam2.pt"
+    sam2.write_bytes(b"weights")
+    words = ("--sam2", sam2, "--quantize", "int8", "--ignore-memory", "--reprompt", "0.3")
+    assert run_segue("segment", photo, "bright", "-o", out, *words).exit_code == 0
+    assert told == {
+        "device": "auto",
+        "dtype": "auto",
+        "sam2": str(sam2),
+        "quantize": "int8",
+        "offload": False,
+        "check_memory": False,
+    }
+    (result,) = out.glob("*/result.json")
+    settings = json.loads(result.read_text())["settings"]
+    assert (settings["quantize"], settings["reprompt"]) == ("int8", 0.3) and settings["sam2"]["name"] == str(sam2)

@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from segue import convert, engine, weights
+from segue import convert, loading, weights
 from segue.convert import folders
 from segue.errors import CheckpointError, ConfigError
 from segue.weights import lazy
@@ -27,7 +27,7 @@ def test_a_written_folder_loads_and_nothing_else_is_left(source, target, tmp_pat
     assert names(target().folder) == [
         *("config.json", "lineage.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
     ]
-    engine.load(target().folder, device="cpu", dtype="fp32")
+    loading.load(target().folder, device="cpu", dtype="fp32")
 
 
 def test_a_folder_that_is_there_is_refused_unless_it_may_be_replaced(source, target):
@@ -84,7 +84,7 @@ def test_what_is_not_yet_tested_does_not_load(source, target, tmp_path):
             (part,) = tmp_path.glob(".segue-*/part")
             assert not (part / "config.json").exists()
             with pytest.raises(CheckpointError):
-                engine.load(part)
+                loading.load(part)
 
     convert.import_folder(source, target(watch=look))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from segue import convert, engine, weights
+from segue import convert, loading, weights
 from segue.convert.folders import open_folder
 from segue.convert.training import find_place, spellings
 from segue.errors import CheckpointError, ConfigError
@@ -166,7 +166,7 @@ def test_the_model_answers_from_the_trained_weights(official_folder, checkpoint,
     state = {name: t for name, t in trained(tensors_of(official_folder)).items() if "sam_mask_decoder" in name}
     convert.import_training(checkpoint(state), target(), convert.Training(base=official_folder))
     answers = [
-        engine.load(folder, device="cpu", dtype="fp32").ask(open_media(picture()), "Where?").regions[0].masks.rles
+        loading.load(folder, device="cpu", dtype="fp32").ask(open_media(picture()), "Where?").regions[0].masks.rles
         for folder in (official_folder, target().folder)
     ]
     assert answers[0] != answers[1]
@@ -246,7 +246,7 @@ def test_a_tied_base_is_untied_by_training_and_stays_so(official_folder, tmp_pat
         PEFT + "lm_head.modules_to_save.default.weight": tensors[EMBEDDINGS] + 2,
     }
     convert.import_training(checkpoint(state), target(), convert.Training(base=base))
-    loaded = engine.load(target().folder, device="cpu", dtype="fp32").model
+    loaded = loading.load(target().folder, device="cpu", dtype="fp32").model
     assert not loaded.config.tie_word_embeddings and not loaded.config.get_text_config().tie_word_embeddings
     table, head = loaded.mllm.language_model.model.embed_tokens.weight, loaded.mllm.language_model.lm_head.weight
     assert torch.allclose(table + 1, head)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from segue import convert, engine, weights
+from segue import convert, loading, weights
 from segue.convert.folders import open_folder
 from segue.convert.official import official_config
 from segue.errors import CheckpointError, ConfigError
@@ -43,7 +43,7 @@ def test_a_model_gives_the_same_masks_in_either_layout(official_folder, ours, ta
     convert.export(ours, target())
     answers = []
     for folder in (official_folder, ours, target().folder):
-        answer = engine.load(folder, device="cpu", dtype="fp32").ask(open_media(picture()), "Where is it?")
+        answer = loading.load(folder, device="cpu", dtype="fp32").ask(open_media(picture()), "Where is it?")
         answers.append((answer.raw_text, [region.masks.rles for region in answer.regions]))
     assert answers[0] == answers[1] == answers[2] and answers[0][1]
 

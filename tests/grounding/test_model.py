@@ -185,7 +185,7 @@ def test_code_that_a_folder_brings_is_never_executed(engine_i, saved, outputs):
     settings = json.loads((saved / "tokenizer_config.json").read_text())
     settings["auto_map"] = {"AutoTokenizer": ["tokenization_segue.Tokenizer", None]}
     (saved / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "Tokenizer"}))
-    from segue.engine import load as load_engine
+    from segue.loading import load as load_engine
 
     loaded = load_engine(saved, device="cpu", dtype="fp32")
     assert all_equal(outputs(loaded.model), outputs(engine_i.model))

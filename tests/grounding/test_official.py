@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from segue import engine, weights
+from segue import loading, weights
 from segue.errors import CheckpointError
 from segue.grounding import official
 from segue.grounding.model import expected, key_table, load, read_layout
@@ -103,7 +103,7 @@ def test_a_random_checkpoint_leaves_the_global_generator_alone(tmp_path):
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_everything(name, tmp_path):
-    model = engine.load(official.random_checkpoint(tmp_path, name), device="cpu", dtype="fp32")
+    model = loading.load(official.random_checkpoint(tmp_path, name), device="cpu", dtype="fp32")
     image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     image[20:40, 30:50] = (250, 20, 20)
     media = open_media(image)

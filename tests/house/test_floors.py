@@ -13,7 +13,7 @@ import pytest
 FLOORS = (
     ("cli", "segue"),
     ("serve", "evals", "parity", "bench"),
-    ("engine", "train"),
+    ("engine", "loading", "train"),
     ("prepare", "convert", "inspection", "demo"),
     ("grounding", "data", "features"),
     ("models", "media"),

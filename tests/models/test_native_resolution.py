@@ -12,7 +12,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from segue import engine as engines
+from segue import loading
+from segue.engine import Options
 from segue.errors import CheckpointError, DataError
 from segue.grounding.official import random_checkpoint
 from segue.media import open_media
@@ -42,7 +43,7 @@ def folder(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     """An engine of few pixels per image, so that an image is a few dozen tokens; its layers add much to each token."""
-    loaded = engines.load(folder, device="cpu", dtype="fp32")
+    loaded = loading.load(folder, device="cpu", dtype="fp32")
     loaded.model.mllm.config.least_pixels, loaded.model.mllm.config.most_pixels = 40 * 28 * 28, 60 * 28 * 28
     with torch.no_grad():
         for name, parameter in loaded.model.mllm.language_model.named_parameters():
@@ -190,14 +191,14 @@ def test_parity_template_opening_a_default_system_turn_is_the_checkpoints_word(f
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "chat_template.jinja").write_text(jinja)
-    asked = engines.load(tmp_path, device="cpu", dtype="fp32")
+    asked = loading.load(tmp_path, device="cpu", dtype="fp32")
     ids = prepare([Message.user("hello")], asked.processor).ids
     turn = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
     assert asked.processor.tokenizer.decode(ids.tolist()) == opening + turn
     own = prepare([Message("system", ("Be brief.",)), Message.user("hello")], asked.processor).ids
     assert asked.processor.tokenizer.decode(own.tolist()).count("<|im_start|>system") == 1
     asked.save(tmp_path / "own")
-    again = engines.load(tmp_path / "own", device="cpu", dtype="fp32")
+    again = loading.load(tmp_path / "own", device="cpu", dtype="fp32")
     assert again.processor.template == asked.processor.template
     assert again.model.config.mllm_config.most_pixels == asked.model.config.mllm_config.most_pixels
 
@@ -207,7 +208,7 @@ def test_a_chat_template_of_another_form_is_refused(folder, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "chat_template.jinja").write_text("USER: {{ messages[0]['content'][1]['text'] }}")
     with pytest.raises(CheckpointError, match="writes a question as 'USER: a question'; expected it to end in"):
-        engines.load(tmp_path, device="cpu", dtype="fp32")
+        loading.load(tmp_path, device="cpu", dtype="fp32")
 
 
 def test_region_prompts_are_refused(model, picture):
@@ -233,8 +234,8 @@ def test_text_alone_stands_at_the_same_place_along_every_axis(model):
 
 def test_several_images_answered_as_one_batch_equal_single_answers(model, picture):
     dialogues = [[Message.user("a", open_media(picture(90, 200)))], [Message.user("b", open_media(picture(120, 90)))]]
-    together = model.answer_all(dialogues, engines.Options(prefill="It is [SEG]."))
-    alone = [model.answer(messages, engines.Options(prefill="It is [SEG].")) for messages in dialogues]
+    together = model.answer_all(dialogues, Options(prefill="It is [SEG]."))
+    alone = [model.answer(messages, Options(prefill="It is [SEG].")) for messages in dialogues]
     for one, other in zip(together, alone, strict=True):
         assert np.mean(one.regions[0].masks.dense() == other.regions[0].masks.dense()) > 0.999
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from segue import config, engine
+from segue import config, loading
 from segue.data.base import rng_for
 from segue.errors import CheckpointError, DataError, LimitError, MediaError
 from segue.grounding import trained
@@ -81,7 +81,7 @@ def test_a_disk_that_is_really_full_leaves_the_last_checkpoint(make_recipe, watc
         train(recipe, watcher, device="cpu")
     assert "\n" not in str(told.value)
     assert trained.find(recipe.output).name == "step-000002"
-    engine.load(recipe.output)
+    loading.load(recipe.output)
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as stream:
         while True:
@@ -223,7 +223,7 @@ def test_memory_that_runs_out_late_leaves_the_last_checkpoint(make_recipe, watch
     with pytest.raises(LimitError):
         train(recipe, watcher, device="cpu")
     assert trained.find(recipe.output).name == "step-000001"
-    engine.load(recipe.output)
+    loading.load(recipe.output)
 
 
 def test_other_errors_of_torch_are_not_taken_for_memory():

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from segue import engine
+from segue import loading
 from segue.errors import ConfigError
 from segue.train.examples import RowMaker
 from segue.train.feed import Feed, Share, mixture_of, parts_of, step_seed
@@ -14,7 +14,7 @@ from segue.train.feed import Feed, Share, mixture_of, parts_of, step_seed
 def feed(make_recipe, official_folder):
     def make(share, **changes):
         recipe = make_recipe(**changes)
-        loaded = engine.load(official_folder)
+        loaded = loading.load(official_folder)
         maker = RowMaker(processor=loaded.processor, side=loaded.model.grounder.side, max_tiles=1)
         return Feed(mixture_of(recipe.data, recipe, recipe.output), maker, share)
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from segue import engine as engines
+from segue import loading
 from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
@@ -29,7 +29,7 @@ def recorded():
     train, weights = GOLDEN / "sa2va_train", GOLDEN / "sa2va_internvl_qwen2"
     if not train.is_dir() or not weights.is_dir():
         pytest.skip("the recordings sa2va_train and sa2va_internvl_qwen2 are not beside this checkout")
-    loaded = engines.load(weights, device="cpu", dtype="fp32")
+    loaded = loading.load(weights, device="cpu", dtype="fp32")
     given = load_file(train / "inputs.safetensors")
 
     def picture(name):

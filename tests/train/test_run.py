@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from segue import engine
+from segue import loading
 from segue.errors import CheckpointError, ConfigError, DataError, LimitError
 from segue.grounding import trained
 from segue.media import open_media
@@ -59,11 +59,11 @@ def test_a_checkpoint_and_a_run_answer_like_any_model(make_recipe, watcher, pict
     recipe = make_recipe(stage={"steps": 1})
     out = train(recipe, watcher, device="cpu")
     image = open_media(pictures / "images" / "0.png")
-    from_run, from_checkpoint = engine.load(recipe.output), engine.load(out.best)
+    from_run, from_checkpoint = loading.load(recipe.output), loading.load(out.best)
     answers = [one.ask(image, "Please segment the square.") for one in (from_run, from_checkpoint)]
     assert answers[0].raw_text == answers[1].raw_text
     assert from_run.lineage["trained"]["step"] == 1
-    assert from_run.lineage["model_hash"] != engine.load(recipe.model).lineage["model_hash"]
+    assert from_run.lineage["model_hash"] != loading.load(recipe.model).lineage["model_hash"]
 
 
 def test_the_best_checkpoint_is_kept_beside_the_newest(make_recipe, watcher):
@@ -94,7 +94,7 @@ def test_stages_stand_on_one_another(make_recipe, watcher, tmp_path):
     record = trained.read(out.best)
     assert (record.step, record.stage_step, record.base_folder) == (2, 1, "../../stages/align")
     moved = recipe.output.rename(tmp_path / "moved")
-    loaded = engine.load(moved)
+    loaded = loading.load(moved)
     aligned = checkpoints.read_all(moved / "stages" / "align" / trained.TENSORS)
     assert not torch.equal(aligned["seg_projector.0.weight"], loaded.model.seg_projector[0].weight)
     assert loaded.lineage["trained"]["base_hash"] == trained.read(moved / "stages" / "align").content_hash
@@ -137,7 +137,7 @@ def test_what_breaks_a_step_is_one_error_and_leaves_the_last_checkpoint(
     with pytest.raises(error, match=text):
         train(recipe, watcher, device="cpu")
     assert trained.read(trained.find(recipe.output)).step == 1
-    engine.load(recipe.output)
+    loading.load(recipe.output)
 
 
 def _raise(error):

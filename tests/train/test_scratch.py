@@ -2,7 +2,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from segue import engine
+from segue import loading
+from segue.engine import Options
 from segue.media import open_media
 from segue.train.scratch import (
     LanguageSizes,
@@ -46,8 +47,8 @@ def folder(tmp_path_factory):
 
 
 def test_what_is_written_is_a_model_like_any_other(folder, picture):
-    loaded = engine.load(folder, device="cpu")
-    answer = loaded.ask(open_media(picture()), "Where?", options=engine.Options(prefill="[SEG]."))
+    loaded = loading.load(folder, device="cpu")
+    answer = loaded.ask(open_media(picture()), "Where?", options=Options(prefill="[SEG]."))
     assert len(answer.regions) == 1 and answer.regions[0].masks is not None
     assert loaded.model.config.video_frames == "first:3" and loaded.processor.most_tiles == 1
     assert loaded.lineage["model_hash"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from segue import engine, weights
+from segue import loading, weights
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import trained
 from segue.train import checkpoints, stages
@@ -16,7 +16,7 @@ from segue.train.run import train
 
 @pytest.fixture
 def loaded(official_folder):
-    return engine.load(official_folder, device="cpu")
+    return loading.load(official_folder, device="cpu")
 
 
 def stage(**groups):
@@ -62,7 +62,7 @@ def test_rows_let_only_the_new_tokens_learn(loaded):
 def test_the_same_seed_gives_the_same_first_weights_and_leaves_the_random_state(official_folder):
     state = torch.random.get_rng_state()
     first = [
-        next(iter(switch_on(engine.load(official_folder), language="lora").groups["language"].values()))
+        next(iter(switch_on(loading.load(official_folder), language="lora").groups["language"].values()))
         for _ in range(2)
     ]
     torch.testing.assert_close(*first)
@@ -108,7 +108,7 @@ def learner_logits(model, ids):
 def test_folded_weights_say_what_the_adapters_said(make_recipe, checkpoint):
     recipe = make_recipe()
     ids = torch.tensor([[5, 9, 268, 77]])
-    beside = engine.load(recipe.model, device="cpu")
+    beside = loading.load(recipe.model, device="cpu")
     stages.switch_on(beside.model, recipe.stages[0], beside.processor, seed=0)
     stored = checkpoints.read_all(checkpoint / trained.TENSORS)
     with torch.no_grad():
@@ -116,14 +116,14 @@ def test_folded_weights_say_what_the_adapters_said(make_recipe, checkpoint):
             if parameter.requires_grad:
                 parameter.copy_(stored[stages.stored_name(name)])
     beside.model.eval()
-    folded = engine.load(checkpoint, device="cpu")
+    folded = loading.load(checkpoint, device="cpu")
     torch.testing.assert_close(learner_logits(folded.model, ids), learner_logits(beside.model, ids))
-    assert not torch.allclose(learner_logits(folded.model, ids), learner_logits(engine.load(recipe.model).model, ids))
+    assert not torch.allclose(learner_logits(folded.model, ids), learner_logits(loading.load(recipe.model).model, ids))
 
 
 def test_a_merged_model_is_the_checkpoint_in_one_folder(checkpoint, tmp_path):
     made = merge(checkpoint, tmp_path / "merged", dtype="fp32")
-    one, other = engine.load(checkpoint, device="cpu"), engine.load(made.folder, device="cpu")
+    one, other = loading.load(checkpoint, device="cpu"), loading.load(made.folder, device="cpu")
     states = one.model.state_dict(), other.model.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert (made.folded, other.lineage["model_hash"]) == (14, made.model_hash)
@@ -135,9 +135,7 @@ def test_merging_refuses_to_lose_what_was_learned(checkpoint, tmp_path):
     record = trained.read(checkpoint)
     stored = checkpoints.read_all(checkpoint / trained.TENSORS)
     faint = {name: tensor * 1e-12 if name.endswith("lora_B") else tensor for name, tensor in stored.items()}
-    from segue.train.merge import engine as loader
-
-    processor = loader.load(checkpoint).processor
+    processor = loading.load(checkpoint).processor
     checkpoints.write(tmp_path / "faint", record, faint, processor)
     with pytest.raises(CheckpointError, match="would lose what 14 layers learned"):
         merge(tmp_path / "faint", tmp_path / "merged")
@@ -157,7 +155,7 @@ def test_tied_embeddings_after_merge_are_two_tables_as_they_were_learned(
     (base / "config.json").write_text(json.dumps({**fields, "tie_word_embeddings": True}))
     run = train(make_recipe(model=str(base), stage={"steps": 1, "rate": 1e-2}), watcher, device="cpu").run
     merge(run, tmp_path / "merged", dtype="fp32")
-    merged, beside = (engine.load(folder, device="cpu").model for folder in (tmp_path / "merged", run))
+    merged, beside = (loading.load(folder, device="cpu").model for folder in (tmp_path / "merged", run))
     table, head = (merged.mllm.language_model.get_input_embeddings().weight, merged.mllm.language_model.lm_head.weight)
     assert not torch.equal(table[268], head[268]) and torch.equal(table[:200], head[:200])
     assert torch.equal(head, beside.mllm.language_model.lm_head.weight)
@@ -167,12 +165,12 @@ def test_tied_embeddings_after_merge_are_two_tables_as_they_were_learned(
 def test_another_base_is_refused(checkpoint, make_recipe):
     from segue.grounding.official import random_checkpoint
 
-    folder = engine.base_of(checkpoint, trained.read(checkpoint))
+    folder = loading.base_of(checkpoint, trained.read(checkpoint))
     elsewhere = random_checkpoint(checkpoint.parent / "other", seed=3)
     record = (checkpoint / trained.RECORD).read_text().replace(str(folder), str(elsewhere))
     (checkpoint / trained.RECORD).write_text(record)
     with pytest.raises(CheckpointError, match="was trained on .* with the hash .* bring back the base"):
-        engine.load(checkpoint)
+        loading.load(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +185,7 @@ def test_another_base_is_refused(checkpoint, make_recipe):
 def test_a_checkpoint_that_is_not_whole_is_refused(checkpoint, change, text):
     record, tensors = checkpoint / trained.RECORD, checkpoint / trained.TENSORS
     if change == "gone":
-        folder = str(engine.base_of(checkpoint, trained.read(checkpoint)))
+        folder = str(loading.base_of(checkpoint, trained.read(checkpoint)))
         record.write_text(record.read_text().replace(folder, "/nowhere/at/all"))
     elif change == "damaged":
         tensors.write_bytes(tensors.read_bytes()[:-4] + b"abcd")
@@ -196,4 +194,4 @@ def test_a_checkpoint_that_is_not_whole_is_refused(checkpoint, change, text):
     else:
         record.write_text(record.read_text().replace('"r": 4', '"r": 8'))
     with pytest.raises(CheckpointError, match=text):
-        engine.load(checkpoint)
+        loading.load(checkpoint)

@@ -16,6 +16,12 @@ from segue.bench.report import Limits
 COPIED = {"cuda": 2**32, "cpu": 2**28}  # bytes, far more than any cache holds
 SIDE = {"cuda": 8192, "cpu": 2048}
 WARM_UPS, REPEATS = 2, 5
+ATTENTIONS = (
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
+    torch.ops.aten._scaled_dot_product_flash_attention,
+    torch.ops.aten._scaled_dot_product_efficient_attention,
+    torch.ops.aten._scaled_dot_product_cudnn_attention,
+)
 
 
 def measured(device: torch.device, dtype: torch.dtype) -> Limits:
@@ -49,15 +55,14 @@ def _best(job: Callable[[], object], device: torch.device) -> float:
 
 def flops_of(job: Callable[[], object]) -> float:
     """Operations of the matrix products, convolutions and attention in a piece of work, which is run once for it."""
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-    ) as counter:
+    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(ATTENTIONS, _attention)) as counter:
         job()
     return float(counter.get_total_flops())
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    # the counter hands over shapes: batch, heads, length, width
+    # the counter hands over shapes: batch, heads, length, width. PyTorch's own count lacks the kernel for CPUs, and
+    # refuses queries that share keys, which cost as much as if they had keys of their own
     *outer, queries, width = query
     products: int = 2 * queries * key[-2] * (width + value[-1])
     for number in outer:

@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from segue.bench.clock import seconds_of
 from segue.bench.limits import flops_of, measured, read_per_token
 from segue.bench.report import Encodes, Plan, Report, Stage
-from segue.engine import Engine, Options, pick_device, pick_dtype
+from segue.engine import Engine, Options
 from segue.grounding import model as grounded
 from segue.grounding.following import encode, find
 from segue.grounding.official import config_of, write_tokenizer
 from segue.grounding.sam2 import Encoded, LanguageSam2
 from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, step
+from segue.loading import pick_device, pick_dtype
 from segue.media import open_media
 from segue.media.sampling import choose
 from segue.models.base import MLLM, Batch, Decoding
@@ -50,7 +51,7 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
     """A model of a known architecture in its real size, with random weights that are written nowhere.
 
     Its tokenizer knows single bytes only, which changes no cost but that of a longer prompt. `device` and `dtype` are
-    `segue.engine.load`'s.
+    `segue.loading.load`'s.
 
     Raises: ConfigError, for an unknown architecture, device or dtype.
     """
@@ -123,13 +124,6 @@ def _question(engine: Engine) -> Batch:
     question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
     example = prepare([Message.user(question, media)], engine.processor, view=view)
     return collate([example], engine.processor).to(engine.model.device)
-
-
-def question_of(engine: Engine) -> tuple[Batch, Float[Tensor, "v f"]]:
-    """A question about an image, ready to be answered, and the image's features."""
-    batch = _question(engine)
-    assert batch.pixels is not None
-    return batch, engine.model.mllm.encode(batch.pixels, batch.grids)
 
 
 def _reading_stages(engine: Engine, batch: Batch, features: Float[Tensor, "v f"], repeats: int) -> Iterator[Stage]:

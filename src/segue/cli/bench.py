@@ -50,7 +50,7 @@ def command(
 
     import torch
 
-    from segue import engine
+    from segue import loading
     from segue.bench import stages
     from segue.bench.report import Plan
 
@@ -61,7 +61,7 @@ def command(
         say(f"{name} with random weights")
         loaded = stages.random_engine(name, device=device, dtype=dtype)
     else:
-        loaded = engine.load(model, device=device, dtype=dtype)
+        loaded = loading.load(model, device=device, dtype=dtype)
     report = stages.measure(loaded, plan, say)
     if as_json:
         print(json.dumps(report.as_json(), ensure_ascii=False))

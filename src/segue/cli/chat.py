@@ -39,6 +39,10 @@ def command(
     model: options.Model = "demo",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    sam2: options.Sam2 = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = False,
+    ignore_memory: options.IgnoreMemory = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder that gets every answer that points at something.")
     ] = None,
@@ -46,6 +50,7 @@ def command(
     frames: options.Frames = "auto",
     policy: options.Policy = "auto",
     threshold: options.Threshold = 0.5,
+    reprompt: options.Reprompt = 0.0,
     max_new_tokens: options.MaxNewTokens = 2048,
     max_tiles: options.MaxTiles = 12,
     temperature: Annotated[
@@ -71,12 +76,13 @@ def command(
     options.check_frames(frames)
     opened = None if media is None else open_media(Path(media).expanduser())
 
-    from segue import engine
+    from segue import engine, loading
 
     settings = engine.Options(
         frames=frames,
         policy=policy,
         threshold=threshold,
+        reprompt=reprompt,
         keep_logits="logits" in wanted,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -84,7 +90,7 @@ def command(
         seed=seed,
         max_tiles=max_tiles,
     )
-    loaded = engine.load(model, device=device, dtype=dtype)
+    loaded = loading.load(model, **options.loading(device, dtype, sam2, quantize, offload, ignore_memory))
     session = Session(lambda messages: loaded.stream(messages, settings), opened, out=output, formats=wanted)
     if ask is None:
         talk(session)

@@ -171,9 +171,9 @@ def init(
 
 
 def _folder(model: str) -> Path:
-    from segue.engine import resolve
     from segue.errors import ConfigError
     from segue.grounding import trained
+    from segue.loading import resolve
 
     folder = resolve(model)
     if trained.find(folder) is not None:

@@ -53,6 +53,10 @@ def command(
     model: options.Model = "demo",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    sam2: options.Sam2 = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = False,
+    ignore_memory: options.IgnoreMemory = False,
     as_json: options.Json = False,
 ) -> None:
     """Run the main job on a scene and a clip made on the spot.
@@ -65,7 +69,8 @@ def command(
     seed = secrets.randbelow(2**31) if seed is None else seed
     say(f"Drawing a scene and a clip from seed {seed}.")
     asked = demo.challenges(seed)
-    lines = _run(asked, output, model=model, device=device, dtype=dtype)
+    wanted = options.loading(device, dtype, sam2, quantize, offload, ignore_memory)
+    lines = _run(asked, output, {"model": model, **wanted})
     mean = float(np.mean([line.iou for line in lines]))
     if as_json:
         result = {"seed": seed, "model": model, "output": str(output), "mean_iou": mean}
@@ -79,7 +84,7 @@ def command(
         print(f"{title}: {'  '.join(str(folder / name) for name in names)}")
 
 
-def _run(asked: Sequence[Challenge], output: Path, **loading: str) -> list[Line]:
+def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> list[Line]:
     """Do the job as `segue segment` does it, and keep what was found for comparison.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
@@ -91,9 +96,9 @@ def _run(asked: Sequence[Challenge], output: Path, **loading: str) -> list[Line]
     found: dict[str, _Found] = {}
 
     def load() -> segment.Segment:
-        from segue import engine
+        from segue import engine, loading
 
-        loaded = engine.load(loading["model"], device=loading["device"], dtype=loading["dtype"])
+        loaded = loading.load(**wanted)
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]
@@ -104,7 +109,7 @@ def _run(asked: Sequence[Challenge], output: Path, **loading: str) -> list[Line]
         return ask
 
     settings = {"demo": {source.name: challenge.scene.group for source, challenge in zip(sources, asked, strict=True)}}
-    job = segment.Job(out=output, formats=("png", "coco", "overlay"), settings={**settings, **loading}, overwrite=True)
+    job = segment.Job(out=output, formats=("png", "coco", "overlay"), settings={**settings, **wanted}, overwrite=True)
     tally = segment.run(sources, job, load)
     if tally.failed:
         raise typer.Exit(2)

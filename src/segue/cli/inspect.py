@@ -77,15 +77,15 @@ def _folder(target: str) -> Path:
     folder = Path(target).expanduser()
     if folder.is_dir():
         return folder
-    from segue.engine import resolve
+    from segue.loading import resolve
 
     return resolve(target)
 
 
 def _base(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """The folder of the weights, and what a training checkpoint says of itself if they are the base of one."""
-    from segue.engine import base_of
     from segue.grounding import trained
+    from segue.loading import base_of
 
     learned = None
     while (checkpoint := trained.find(folder)) is not None:
@@ -128,10 +128,12 @@ def _rows(found: Report) -> Iterator[tuple[str, str]]:
         yield "weights", f"{files}, {_bytes(found.weight_bytes)}, {found.parameters:,} numbers"
     if found.memory:
         yield "to load", "; ".join(f"{name} {_bytes(size)}" for name, size in found.memory.items())
-        sizes = [f"{name} {_bytes(size)}" for name, size in found.working_memory.items()]
-        yield "to run", f"about {'; '.join(sizes)} more, for an image at its largest"
+        for number, (work, sizes) in enumerate(found.working_memory.items()):
+            needs = "; ".join(f"{name} {_bytes(size)}" for name, size in sizes.items())
+            yield "" if number else "to run", f"about {needs} more, for {work}"
         decoders = "has two mask decoders" if found.policy == "consistent" else "has one mask decoder"
-        yield "videos", f"policy {found.policy}, because it {decoders}"
+        hint = "" if found.policy == "consistent" else "; --sam2 FILE gives SAM 2's own, for policy consistent"
+        yield "videos", f"policy {found.policy}, because it {decoders}{hint}"
     if found.code:
         yield "code", f"{', '.join(found.code)}: present, never executed"
     if found.pickles:

@@ -25,6 +25,7 @@ _ROWS = (
     ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; pour parts into another model."),
     ("train", "segue.cli.train:command", "Train as a recipe says."),
     ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
+    ("models", "segue.cli.models:command", "List the released checkpoints: sizes, memory, licences, published scores."),
     ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
     ("doctor", "segue.cli.doctor:command", "Check this machine, a model folder, or your data."),
     ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),

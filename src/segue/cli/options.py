@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -12,6 +12,31 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--dtype", help="Precision to compute in.")]
+Sam2 = Annotated[
+    str | None,
+    typer.Option(
+        "--sam2",
+        help="SAM 2's own file (sam2_hiera_large.pt), for a model with one mask decoder: videos are then followed "
+        "consistently.",
+    ),
+]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option("--quantize", help="Keep the layers of vision tower and language model in 8 or 4 bits."),
+]
+Offload = Annotated[bool, typer.Option("--offload", help="Keep language layers in main memory, for a small GPU.")]
+IgnoreMemory = Annotated[
+    bool, typer.Option("--ignore-memory", help="Load the model even where it will hardly fit into memory.")
+]
+Reprompt = Annotated[
+    float,
+    typer.Option(
+        "--reprompt",
+        min=0.0,
+        max=1.0,
+        help="Ask for an object again on frames of a video where its confidence falls below this; 0 never.",
+    ),
+]
 Frames = Annotated[
     str,
     typer.Option(
@@ -30,6 +55,14 @@ MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Long
 MaxTiles = Annotated[int, typer.Option("--max-tiles", min=1, help="Most tiles that an image is cut into.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write results into.")]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
+
+
+def loading(
+    device: str, dtype: str, sam2: str | None, quantize: str | None, offload: bool, ignore_memory: bool
+) -> dict[str, Any]:
+    """The options of loading a model as `segue.loading.load` takes them."""
+    how = {"device": device, "dtype": dtype, "sam2": sam2, "quantize": quantize, "offload": offload}
+    return {**how, "check_memory": not ignore_memory}
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

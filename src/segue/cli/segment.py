@@ -69,9 +69,14 @@ def command(
     model: options.Model = "demo",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    sam2: options.Sam2 = None,
+    quantize: options.Quantize = None,
+    offload: options.Offload = False,
+    ignore_memory: options.IgnoreMemory = False,
     frames: options.Frames = "auto",
     policy: options.Policy = "auto",
     threshold: options.Threshold = 0.5,
+    reprompt: options.Reprompt = 0.0,
     prefill: Annotated[
         str | None,
         typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it."),
@@ -105,31 +110,39 @@ def command(
         "prefill": prefill,
         "max_new_tokens": max_new_tokens,
         "max_tiles": max_tiles,
+        "reprompt": reprompt,
         "keep_logits": "logits" in wanted,
         "keep_masks": "logits" in wanted,
     }
 
+    choice = options.loading(device, dtype, sam2, quantize, offload, ignore_memory)
+
     def load() -> Segment:
-        from segue import engine
+        from segue import engine, loading
 
         settings = engine.Options(**answering)
-        loaded = engine.load(model, device=device, dtype=dtype)
+        loaded = loading.load(model, **choice)
         return lambda media: loaded.segment(media, phrases, settings)
 
     job = Job(
         out=output,
         formats=wanted,
         overwrite=overwrite,
-        settings={"phrases": phrases, "model": _identity(model), "dtype": dtype, "formats": wanted, **answering},
+        settings={"phrases": phrases, "formats": wanted, **_weights(model, choice), **answering},
     )
+    raise typer.Exit(2 if _told(sources, job, load, as_json=as_json).failed else 0)
+
+
+def _told(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_json: bool) -> Tally:
+    """Run, and say how it went."""
     try:
         tally = run(sources, job, load, as_json=as_json)
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
     if len(sources) > 1 or tally.skipped:
-        say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {output / 'manifest.jsonl'}")
-    raise typer.Exit(2 if tally.failed else 0)
+        say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {job.out / 'manifest.jsonl'}")
+    return tally
 
 
 def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:
@@ -259,9 +272,17 @@ def _check_phrases(phrases: Sequence[str]) -> None:
             )
 
 
+def _weights(model: str, choice: dict[str, Any]) -> dict[str, Any]:
+    """Which numbers answer, as far as the options say: where they lie is no part of it."""
+    sam2 = choice["sam2"] and _identity(choice["sam2"])
+    return {"model": _identity(model), "sam2": sam2, "dtype": choice["dtype"], "quantize": choice["quantize"]}
+
+
 def _identity(model: str) -> dict[str, str]:
-    """What tells a model from another without reading its weights; a folder whose files changed is another model."""
+    """What tells a model from another without reading its weights; a file or folder that changed is another."""
     folder = Path(model)
+    if folder.is_file():
+        return {"name": str(folder.resolve()), "files": inputs.digest(f"{folder.name} {inputs.stamp(folder)}")}
     if not folder.is_dir():
         return {"name": model}
     files = (f"{path.name} {inputs.stamp(path)}" for path in sorted(folder.iterdir()) if path.is_file())

@@ -105,15 +105,15 @@ def finetune(
 
 
 def _preset(wish: Any, device: str) -> TrainRecipe:
-    from segue import engine
+    from segue import loading
     from segue.grounding import trained
     from segue.grounding.model import read_layout
     from segue.train.presets import finetune as preset
 
-    folder = engine.resolve(wish.base)
+    folder = loading.resolve(wish.base)
     while (checkpoint := trained.find(folder)) is not None:
-        folder = engine.base_of(checkpoint, trained.read(checkpoint))
-    return preset(wish, read_layout(folder).config, device=engine.pick_device(device))
+        folder = loading.base_of(checkpoint, trained.read(checkpoint))
+    return preset(wish, read_layout(folder).config, device=loading.pick_device(device))
 
 
 def _with_sets(made: TrainRecipe, sets: list[str]) -> TrainRecipe:

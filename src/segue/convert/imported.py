@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from segue import weights
+from segue.convert.beside import open_sam2
 from segue.convert.coverage import Coverage, coverage, plain
 from segue.convert.folders import (
     Opened,
@@ -28,11 +29,8 @@ from segue.convert.folders import (
 from segue.convert.pth import open_pth
 from segue.convert.training import Merge, Trained, read_trained, rows_of
 from segue.errors import CheckpointError, ConfigError
-from segue.grounding import sam2
 from segue.grounding.model import SAM2_UPSTREAM, GroundedConfig
 from segue.models.tokenizers import load_tokenizer
-from segue.weights import lazy
-from segue.weights.keys import compiled, match
 from segue.weights.lazy import Tensors
 
 NEW_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
@@ -140,13 +138,7 @@ def _grounder(source: Path, base: Opened) -> tuple[Tensors, GroundedConfig]:
         config = deepcopy(base.config)
         config.sam2_config = other.config.sam2_config
         return Tensors(specs, other.tensors.read), config
-    file = open_pth(source).tensors
-    rules = compiled(sam2.key_table("", "grounder.sam2.", "grounder.language_decoder."))
-    writes = {name: match(name, rules) for name in file.specs}
-    strange = [f"unexpected: {name} {list(file.specs[name].shape)}" for name, write in writes.items() if write is None]
-    if strange:
-        raise CheckpointError(f"{source} is no SAM 2 checkpoint that Sa2VA builds on{weights.listing(strange)}")
-    return lazy.native(file, [write for write in writes.values() if write]), base.config
+    return open_sam2(source), base.config
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: Opened) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from segue.geometry.masks import box_of, logit, upscale
 from segue.geometry.masks import encode as encode_mask
+from segue.grounding.reprompting import ask_again
 from segue.grounding.sam2 import Decoded, Encoded, LanguageSam2, frame_pixels
 from segue.grounding.tracking import OBJECTS_AT_ONCE, Memory, VideoMemory, conditioning, step
 from segue.types import FrameMasks, MaskTrack, Region
@@ -43,22 +45,27 @@ def follow(
     shots: Iterator[Shot],
     *,
     policy: Policy,
+    reprompt: float = 0.0,
 ) -> Iterator[tuple[Shot, Decoded]]:
     """The objects on each shot of a video, in order; every frame is encoded once, and forgotten once it is yielded.
 
     `shown` are the frames that the language model saw: there each object is found by its prompt. On all others it is
     followed. `upstream` does as Sa2VA; `consistent` as Sa2VA-i: what was found becomes a mask prompt for the
-    original SAM 2 decoder, which was trained to follow.
+    original SAM 2 decoder, which was trained to follow. With `reprompt` above 0, an object whose confidence falls below
+    it on a frame is looked for there by its prompt again (`segue.grounding.reprompting`).
 
     Source: Sa2VA (arXiv 2501.04001), Sa2VA-i (arXiv 2509.19082).
     """
+
+    def ask(encoded: Encoded, image: UInt8[np.ndarray, "h w 3"], wanted: Float[Tensor, "m d"]) -> Decoded:
+        decoded = find(grounder, encoded, wanted)
+        return _as_given(grounder, encoded, decoded, image.shape[:2]) if policy == "consistent" else decoded
+
     found: dict[int, Decoded] = {}
     remembered: list[Memory] = []
     for frame, image in sorted(shown.items()):
         encoded = encode(grounder, [image])
-        decoded = find(grounder, encoded, prompts)
-        if policy == "consistent":
-            decoded = _as_given(grounder, encoded, decoded, image.shape[:2])
+        decoded = ask(encoded, image, prompts)
         found[frame] = decoded
         remembered.append(conditioning(grounder, frame, encoded, decoded))
     memory = VideoMemory(tuple(remembered))
@@ -68,6 +75,9 @@ def follow(
             continue
         encoded = encode(grounder, [shot.image])
         decoded, memory = step(grounder, shot.frame, encoded, memory, consistent=policy == "consistent")
+        if reprompt:
+            again = partial(ask, encoded, shot.image)
+            decoded, memory = ask_again(grounder, encoded, (decoded, memory), prompts, again, below=reprompt)
         yield shot, decoded
 
 

@@ -31,6 +31,7 @@ from segue.weights import KeyTable, LoadReport, Rule, read_json
 log = logging.getLogger(__name__)
 
 MODEL_TYPE = "segue"
+Filling = Callable[["GroundedModel"], Callable[[str], bool]]
 
 
 class GroundedConfig(PreTrainedConfig):
@@ -225,10 +226,13 @@ def _without_drawing() -> Iterator[None]:
         yield
 
 
-def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedModel, LoadReport]:
+def load(
+    folder: Path, *, dtype: torch.dtype, device: str, filling: Filling | None = None
+) -> tuple[GroundedModel, LoadReport]:
     """The model of a folder in the official or our own layout, complete or not at all.
 
-    Judged from file headers on a model without memory first, so a folder that does not fit costs nothing.
+    Judged from file headers on a model without memory first, so a folder that does not fit costs nothing. `filling`
+    makes of the empty model what is told each place that has been filled, as `segue.weights.load` has it.
 
     Raises: ConfigError and CheckpointError, as `plan` and `segue.weights.check` do.
     """
@@ -237,7 +241,8 @@ def load(folder: Path, *, dtype: torch.dtype, device: str) -> tuple[GroundedMode
     contrast = zoo.contrast(read_json(folder / "config.json"), headers)
     weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast)
     model = build(layout.config, dtype=dtype, device=device)
-    return model, weights.load(model, folder, layout.table, tied=layout.tied)
+    filled = filling(model) if filling else lambda place: False
+    return model, weights.load(model, folder, layout.table, tied=layout.tied, filled=filled)
 
 
 def expected(config: GroundedConfig) -> dict[str, tuple[int, ...]]:
@@ -251,8 +256,12 @@ def save(model: GroundedModel, folder: Path, *, dtype: torch.dtype | None = None
 
     Everything is written under another name beside it, and the folder appears when all is there.
 
-    Raises: CheckpointError, if it cannot be written.
+    Raises: CheckpointError, if it cannot be written; ConfigError, if weights are quantised or lie elsewhere.
     """
+    if {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} != expected(model.config) or any(
+        tensor.is_meta for tensor in model.state_dict().values()
+    ):
+        raise ConfigError("a model that was loaded with --quantize or --offload cannot be saved; load it without")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from segue import engine as engines
+from segue import loading
 from segue.engine import Engine
 from segue.errors import ConfigError
 from segue.grounding.model import claiming
@@ -60,7 +60,7 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> S
     raw = read_json(recording.folder / "config.json")
     family = claiming(raw)
     if recording.has_weights:
-        return subject(engines.load(recording.folder, device=device, dtype=dtype))
+        return subject(loading.load(recording.folder, device=device, dtype=dtype))
     config = family.architecture(raw)
     return Subject(family.processor(recording.folder, config, raw["template"]), None, family.video_frames)
 

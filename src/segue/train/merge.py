@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segue import engine, weights
+from segue import loading, weights
 from segue.convert import Target
 from segue.convert.folders import Draft, Watch, check_target, precision, unwatched, write
 from segue.engine import Engine
@@ -43,13 +43,13 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = Fal
     checkpoint = trained.find(source)
     if checkpoint is None:
         raise CheckpointError(f"{source} is no training checkpoint and no run; give the folder that holds one")
-    below = engine.base_of(checkpoint, trained.read(checkpoint))
+    below = loading.base_of(checkpoint, trained.read(checkpoint))
     check_target(target, source, checkpoint, below)
-    base = engine.load(below, device="cpu", dtype="fp32")
+    base = loading.load(below, device="cpu", dtype="fp32")
     places, type_of = base.model.state_dict(), precision(dtype)
     learned = _learned(checkpoint)
     before = _digests(learned, places, type_of)
-    merged, applied = engine.put_onto(base, checkpoint)
+    merged, applied = loading.put_onto(base, checkpoint)
     same = [name for name, digest in _digests(learned, places, type_of).items() if digest == before[name]]
     if same:
         raise CheckpointError(

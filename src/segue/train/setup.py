@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from segue import engine
+from segue import loading
 from segue.data.base import rng_for
 from segue.data.mixture import Mixture
 from segue.errors import ConfigError
@@ -115,7 +115,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     Raises: SegueError, for whatever of it cannot be used.
     """
     stage = recipe.stages[index]
-    loaded = engine.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
+    loaded = loading.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
     model, processor = loaded.model, loaded.processor
     learning = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
     if recipe.gradient_checkpointing:
@@ -181,7 +181,7 @@ def first_base(recipe: TrainRecipe) -> Base:
         if not folder.exists():
             scratch.write(recipe.scratch, folder, _texts(recipe), seed=recipe.seed)
         return Base(name=str(folder), folder=folder)
-    folder = engine.resolve(recipe.model)
+    folder = loading.resolve(recipe.model)
     return Base(name=recipe.model, folder=trained.find(folder) or folder)
 
 

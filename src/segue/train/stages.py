@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from segue.errors import ConfigError
 from segue.grounding.model import GroundedModel
 from segue.models.base import Processor
+from segue.models.quantised import four_bits
 from segue.train.recipe import Lora, Stage
 
 NEW_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
@@ -186,23 +187,9 @@ def quantize(model: nn.Module, names: Sequence[str]) -> None:
 
     Raises: ConfigError, where bitsandbytes is missing.
     """
-    try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
-    except ImportError as error:
-        raise ConfigError("4-bit training needs bitsandbytes; install the extra: pip install 'segue[quant]'") from error
     for name in names:
         old: Any = model.get_submodule(name)
-        new = Linear4bit(
-            old.in_features,
-            old.out_features,
-            bias=old.bias is not None,
-            compute_dtype=torch.bfloat16 if old.weight.dtype == torch.bfloat16 else torch.float32,
-            quant_type="nf4",
-            device="meta",
-        )
-        new.weight = Params4bit(old.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-        new.bias = old.bias
         owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, new.to(old.weight.device))
+        setattr(model.get_submodule(owner), last, four_bits(old, old.weight.device))
     # the word by which peft knows such a model
     model.is_loaded_in_4bit = True  # type: ignore[assignment]

@@ -12,7 +12,7 @@ import json
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,15 @@ def load(
     *,
     tied: Mapping[str, str] | None = None,
     fresh: Sequence[str] = (),
+    filled: Callable[[str], bool] = lambda place: False,
 ) -> LoadReport:
     """Fill a module from a folder's safetensors files, casting each tensor to the place's own dtype and device.
 
     `table` renames upstream names; without one the names are the module's own. `tied` maps places that the
     checkpoint may leave out to the place whose value they repeat. `fresh` are whole-name patterns of places that may
     stay as they are. Nothing is written unless every tensor and every place is accounted for. Tensors are held one at a
-    time.
+    time. `filled` is told each place that is not `tied` when it has its numbers; where it says True, the place has gone
+    and is let go of.
 
     Raises: CheckpointError, naming every tensor missing, unexpected or misshapen, with both shapes.
     """
@@ -102,6 +104,9 @@ def load(
     for file, file_writes in by_file.items():
         for write, tensor in zip(file_writes, read_tensors(file, [w.upstream for w in file_writes]), strict=True):
             _fill(places, write, tensor)
+            for place in write.places:
+                if filled(place):
+                    del places[place]
     with torch.no_grad():
         for name in report.tied:
             places[name].copy_(places[(tied or {})[name]])

@@ -1,0 +1,324 @@
+"""Find a model, choose where and how exactly it runs, and load it: the door to `segue.engine`."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from segue import demo, weights
+from segue.convert.beside import put_beside
+from segue.engine import DTYPES, Engine
+from segue.errors import CheckpointError, ConfigError, LimitError
+from segue.grounding import footprint, trained
+from segue.grounding import model as grounded
+from segue.models import offloading, quantised
+from segue.models.quantised import Bits
+
+WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """Where and how exactly a model runs; the fields are `load`'s."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    sam2: str | Path | None = None
+    quantize: Bits | None = None
+    offload: bool = False
+    check_memory: bool = True
+
+
+def load(  # noqa: PLR0913  every choice by its own name
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    sam2: str | Path | None = None,
+    quantize: Bits | None = None,
+    offload: bool = False,
+    check_memory: bool = True,
+) -> Engine:
+    """A model from a folder in the official Sa2VA or our own layout, or from the hub by its id; or what a training run
+    has made of one: a checkpoint, or a run folder, which stands for its best.
+
+    `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there
+    is, and bfloat16 on a GPU that has it, float32 elsewhere. Nothing that the folder brings is executed.
+
+    `sam2` is the file in which SAM 2 was published (or a model folder with both mask decoders), for a checkpoint with
+    one mask decoder: objects are followed with SAM 2's own then, and videos by the policy `consistent`. `quantize`
+    keeps the linear layers of vision tower and language model in 8 or 4 bits; SAM 2 stays exact. `offload` keeps the
+    language layers in main memory, for a small GPU. `check_memory` False loads even what will hardly fit.
+
+    Raises: CheckpointError, if the weights do not fit; ConfigError, if nothing here knows the model or the device, or
+    choices do not go together; LimitError, if memory would not do.
+    """
+    choice = Loading(
+        device=pick_device(device),
+        dtype=dtype,
+        sam2=sam2,
+        quantize=quantize,
+        offload=offload,
+        check_memory=check_memory,
+    )
+    precision = pick_dtype(dtype, choice.device)
+    _check_choice(choice)
+    folder = resolve(model)
+    checkpoint = trained.find(folder)
+    if check_memory:
+        check_fit(str(model), _base_folder(folder), choice, precision)
+    engine = _load_folder(model, folder, choice, precision) if checkpoint is None else _load_trained(checkpoint, choice)
+    engine.lineage["model"] = str(model)
+    _finish(engine, choice)
+    return engine
+
+
+def _check_choice(choice: Loading) -> None:
+    if choice.quantize is not None:
+        quantised.check(choice.quantize, choice.device)
+    if choice.offload:
+        offloading.check(choice.device)
+    if choice.quantize and choice.offload:
+        raise ConfigError("--quantize and --offload do not go together; --quantize int4 needs the least on a GPU")
+
+
+def _load_folder(model: str | Path, folder: Path, choice: Loading, precision: torch.dtype) -> Engine:
+    is_moved_later = choice.offload or choice.quantize is not None
+    loaded, report = grounded.load(
+        folder,
+        dtype=precision,
+        device="cpu" if is_moved_later else choice.device,
+        filling=partial(_quantising, choice=choice) if choice.quantize else None,
+    )
+    processor = loaded.family.processor(folder, loaded.config.mllm_config, loaded.config.template)
+    lineage = {
+        "model": str(model),
+        **weights.lineage(folder, report),
+        "family": loaded.config.family,
+        "dtype": str(precision).removeprefix("torch."),
+        "device": choice.device,
+        "versions": {name: version(name) for name in ("segue", "torch", "transformers")},
+        "python": platform.python_version(),
+    }
+    return Engine(loaded, processor, lineage)
+
+
+def _load_trained(checkpoint: Path, choice: Loading) -> Engine:
+    """The base of a checkpoint with what was learned put onto it, before anything is quantised or moved."""
+    place = "cpu" if choice.offload or choice.quantize is not None else choice.device
+    dtype = next(name for name, kind in DTYPES.items() if kind == pick_dtype(choice.dtype, choice.device))
+    base = load(base_of(checkpoint, trained.read(checkpoint)), device=place, dtype=dtype, check_memory=False)
+    engine, _ = put_onto(base, checkpoint)
+    engine.lineage["device"] = choice.device
+    return engine
+
+
+def _quantising(model: grounded.GroundedModel, choice: Loading) -> Callable[[str], bool]:
+    """Quantise each layer as soon as all of it has been read, so that no more than one is held in full."""
+    assert choice.quantize is not None
+    bits, layers = choice.quantize, _layers(model, choice.quantize)
+    owners = {f"{name}.{part}": name for name in layers for part, _ in model.get_submodule(name).named_parameters()}
+    left = Counter(owners.values())
+
+    def filled(place: str) -> bool:
+        name = owners.get(place)
+        if name is None:
+            return False
+        left[name] -= 1
+        if not left[name]:
+            quantised.quantise(model, [name], bits, choice.device)
+        return True
+
+    return filled
+
+
+def _layers(model: grounded.GroundedModel, bits: str) -> list[str]:
+    """The linear layers that are to be quantised and are not yet."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    known = footprint.quantised_layers(shapes, model.config.family, bits)
+    return [name for name in known if type(model.get_submodule(name)) is nn.Linear]
+
+
+def _finish(engine: Engine, choice: Loading) -> None:
+    """What is done to a loaded model, and what its lineage says of it."""
+    model, lineage = engine.model, engine.lineage
+    if choice.sam2 is not None:
+        beside = put_beside(model, Path(choice.sam2).expanduser())
+        hashes = {"model": lineage["model_hash"], "sam2": beside["model_hash"]}
+        lineage |= {"sam2": beside, "model_hash": weights.joint_hash(hashes)}
+    if choice.quantize is not None:
+        quantised.quantise(model, _layers(model, choice.quantize), choice.quantize, choice.device)
+        model.to(choice.device)
+        lineage["dtype"] += f"+{choice.quantize}"
+    if choice.offload:
+        layers = model.mllm.language_model.model.layers
+        model.mllm.language_model.model.layers = nn.ModuleList()
+        model.to(choice.device)
+        model.mllm.language_model.model.layers = layers
+        lineage["offloaded_layers"] = offloading.offload(model.mllm.language_model, choice.device)
+
+
+def check_fit(name: str, folder: Path, choice: Loading, precision: torch.dtype) -> None:
+    """Refuse a model that cannot fit where it is to run, judged from headers; warn where only small questions fit.
+
+    Raises: LimitError, with both sizes and what would fit; ConfigError and CheckpointError, as
+    `segue.grounding.model.plan` does.
+    """
+    free = available_memory(choice.device)
+    if free is None:
+        return
+    layout, places = grounded.plan(folder)
+    config, size = layout.config, precision.itemsize
+    need = footprint.placed_memory(places, size, config.family, quantize=choice.quantize, offload=choice.offload)
+    least = need + footprint.working_memory(config, size, footprint.SMALLEST)
+    most = need + footprint.working_memory(config, size, footprint.LARGEST_IMAGE)
+    if least > free:
+        raise LimitError(
+            f"{name} needs about {least / 1e9:.1f} GB on {choice.device} and {free / 1e9:.1f} GB are free there;"
+            f" {_what_fits(config, places, free, choice.device)}. --ignore-memory tries all the same"
+        )
+    if most > free:
+        log.warning(
+            "%.1f GB are free on %s and an image in its most tiles needs about %.1f GB: ask with fewer (--max-tiles)",
+            free / 1e9,
+            choice.device,
+            most / 1e9,
+        )
+
+
+def _what_fits(config: grounded.GroundedConfig, places: footprint.Shapes, free: int, device: str) -> str:
+    is_cuda = device.startswith("cuda")
+    ways: dict[str, tuple[str, dict[str, Any]]] = {
+        "--dtype bf16": ("bf16", {}),
+        "--quantize int8": ("bf16", {"quantize": "int8"}),
+        "--quantize int4": ("bf16", {"quantize": "int4"}),
+        **({"--dtype bf16 --offload": ("bf16", {"offload": True})} if is_cuda else {}),
+    }
+    found = []
+    for words, (dtype, way) in ways.items():
+        size = footprint.SIZES[dtype]
+        need = footprint.placed_memory(places, size, config.family, **way)
+        need += footprint.working_memory(config, size, footprint.SMALLEST)
+        if need <= free:
+            found.append(f"{words} ({need / 1e9:.1f} GB)")
+    return f"what would fit: {', '.join(found)}" if found else "take a smaller model (`segue models` lists them)"
+
+
+def available_memory(device: str) -> int | None:
+    """Bytes that are free on a device; for the CPU, what the system and a container's limit leave. `None`: unknown."""
+    if device.startswith("cuda"):
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    if device.startswith("mps"):
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+        return free if limit.strip() == "max" else min(free, int(limit) - int(used))
+    except OSError:
+        return free
+
+
+def _base_folder(folder: Path) -> Path:
+    """The folder of the weights that a model stands on: itself, or the base of a training checkpoint."""
+    while (checkpoint := trained.find(folder)) is not None:
+        folder = base_of(checkpoint, trained.read(checkpoint))
+    return folder
+
+
+def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, trained.Applied]:
+    """What a checkpoint has learned, put onto its base, whose weights change; and which tensors those were.
+
+    Raises: CheckpointError, if it is not its base, or a tensor does not fit.
+    """
+    record = trained.read(checkpoint)
+    trained.check_base(checkpoint, record, base.lineage["model_hash"])
+    applied = trained.apply(base.model, checkpoint, record)
+    config = base.model.config
+    processor = base.model.family.processor(checkpoint, config.mllm_config, config.template)
+    lineage = {
+        **base.lineage,
+        "model": str(checkpoint),
+        "model_hash": record.content_hash,
+        "files": {**base.lineage["files"], trained.TENSORS: record.tensors_hash},
+        "trained": {"checkpoint": checkpoint.name, **record.summary()},
+    }
+    return Engine(base.model, processor, lineage), applied
+
+
+def base_of(checkpoint: Path, record: trained.Record) -> Path:
+    """The folder of a checkpoint's base: where it lay, or else by the name that the recipe had for it.
+
+    Raises: CheckpointError, if it is in neither place.
+    """
+    try:
+        return trained.base_folder(checkpoint, record) or resolve(record.base)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint} needs its base {record.base}, which is gone: {error}") from error
+
+
+def resolve(model: str | Path) -> Path:
+    """The folder of a model: itself, a snapshot of the hub repository of that id, or that of the model named "demo".
+
+    Raises: CheckpointError, if it is neither.
+    """
+    if str(model) == demo.MODEL:
+        return demo.FOLDER
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    parts = str(model).split("/")
+    if len(parts) != 2 or not all(parts) or folder.is_absolute() or parts[0] in (".", ".."):
+        raise CheckpointError(
+            f"there is no folder {str(model)!r}; expected a model folder or a hub id such as ByteDance/Sa2VA-4B"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=WANTED_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(f"{model!r} is no folder here and could not be fetched from the hub ({error})") from error
+
+
+def pick_device(name: str) -> str:
+    """The name of a device that is there; `auto` is the best of them.
+
+    Raises: ConfigError, for a device that is unknown or not available.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:1 or mps") from error
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not has_mps):
+        raise ConfigError(f"device {name!r} is not available on this machine; use --device cpu or auto")
+    return name
+
+
+def pick_dtype(name: str, device: str) -> torch.dtype:
+    """The precision of that name; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+
+    Raises: ConfigError, for another name.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
+    return DTYPES[name]

@@ -1,0 +1,110 @@
+"""Where and how exactly a model runs: quantised, within its memory, and refused where it cannot."""
+
+import pytest
+import torch
+from torch import nn
+
+from segue import loading
+from segue.engine import Options
+from segue.errors import ConfigError, LimitError
+from segue.geometry.masks import iou
+from segue.models.quantised import Int8Linear
+
+ASKED = Options(prefill="It is [SEG].", keep_logits=True)
+
+
+def kinds(module):
+    return {type(part) for part in module.modules() if isinstance(part, nn.Linear | Int8Linear)}
+
+
+def test_eight_bits_are_in_language_model_and_tower_and_nowhere_else(official_folder):
+    model = loading.load(official_folder, device="cpu", quantize="int8").model
+    assert kinds(model.mllm.language_model) == kinds(model.mllm.vision_tower) == {Int8Linear}
+    assert kinds(model.grounder) == kinds(model.seg_projector) == kinds(model.mllm.projector) == {nn.Linear}
+
+
+def test_a_layer_is_packed_as_soon_as_it_is_read_so_that_only_one_is_held_in_full(official_folder, monkeypatch):
+    seen = []
+    quantise = loading.quantised.quantise
+
+    def watched(model, names, bits, device):
+        full = sum(type(part) is nn.Linear for part in model.mllm.language_model.modules())
+        seen.append((len(names), full))
+        quantise(model, names, bits, device)
+
+    monkeypatch.setattr(loading.quantised, "quantise", watched)
+    loading.load(official_folder, device="cpu", quantize="int8")
+    counts = [full for _, full in seen]
+    assert {number for number, _ in seen[:-1]} == {1} and seen[-1] == (0, 0) and counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_answers_in_eight_bits_are_near_the_exact_ones(official_folder, picture, dtype):
+    exact, packed = (loading.load(official_folder, device="cpu", dtype=dtype, quantize=how) for how in (None, "int8"))
+    one, other = (engine.ask(picture(), "Where?", options=ASKED).regions[0].masks for engine in (exact, packed))
+    assert iou(one.dense(0), other.dense(0)) > 0.9
+    assert packed.lineage["dtype"] == f"{exact.lineage['dtype']}+int8"
+    assert packed.lineage["model_hash"] == exact.lineage["model_hash"]
+
+
+def test_answers_in_four_bits_are_answers(official_folder, picture):
+    pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
+    packed = loading.load(official_folder, device="cpu", dtype="fp32", quantize="int4")
+    answer = packed.ask(picture(), "Where?", options=ASKED)
+    assert answer.regions[0].masks.dense(0).shape == (90, 120) and packed.lineage["dtype"] == "float32+int4"
+    assert type(packed.model.mllm.language_model.lm_head) is nn.Linear
+
+
+def test_a_quantised_model_is_not_saved(official_folder, tmp_path):
+    with pytest.raises(ConfigError, match="--quantize or --offload cannot be saved; load it without"):
+        loading.load(official_folder, device="cpu", quantize="int8").save(tmp_path / "out")
+
+
+def test_layers_cannot_be_packed_and_elsewhere_at_once(official_folder, monkeypatch):
+    monkeypatch.setattr(loading.offloading, "check", lambda device: None)
+    with pytest.raises(ConfigError, match="do not go together"):
+        loading.load(official_folder, device="cpu", quantize="int8", offload=True)
+
+
+def test_offload_without_a_card_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="--offload keeps layers in main memory for a small GPU"):
+        loading.load(tmp_path / "nothing", device="cpu", offload=True)
+
+
+class TestMemory:
+    @pytest.fixture
+    def leave(self, monkeypatch):
+        """Leaves so many bytes free."""
+        return lambda free: monkeypatch.setattr(loading, "available_memory", lambda device: free)
+
+    def test_a_model_that_cannot_fit_is_refused_with_what_would(self, official_folder, leave):
+        need = loading.footprint.placed_memory(shapes(official_folder), 2, "internvl")
+        config = loading.grounded.read_layout(official_folder).config
+        leave(need + loading.footprint.working_memory(config, 2, loading.footprint.SMALLEST))
+        with pytest.raises(LimitError, match=r"needs about .* GB on cpu .* what would fit: --dtype bf16 \("):
+            loading.load(official_folder, device="cpu", dtype="fp32")
+        assert loading.load(official_folder, device="cpu", dtype="bf16").model.dtype == torch.bfloat16
+
+    def test_where_nothing_fits_a_smaller_model_is_advised(self, official_folder, leave):
+        leave(1000)
+        with pytest.raises(LimitError, match="take a smaller model"):
+            loading.load(official_folder, device="cpu")
+
+    def test_it_is_loaded_all_the_same_if_asked(self, official_folder, leave):
+        leave(1000)
+        assert loading.load(official_folder, device="cpu", check_memory=False).model is not None
+
+    def test_where_only_small_questions_fit_a_warning_says_so(self, official_folder, leave, caplog):
+        places, config = shapes(official_folder), loading.grounded.read_layout(official_folder).config
+        weights = loading.footprint.placed_memory(places, 4, "internvl")
+        leave(weights + loading.footprint.working_memory(config, 4, loading.footprint.LARGEST_IMAGE) - 1)
+        loading.load(official_folder, device="cpu", dtype="fp32")
+        assert "ask with fewer (--max-tiles)" in caplog.text
+
+    def test_what_this_machine_has_is_known_or_unknown_but_never_nothing(self):
+        free = loading.available_memory("cpu")
+        assert free is None or free > 0
+
+
+def shapes(folder):
+    return loading.grounded.plan(folder)[1]
