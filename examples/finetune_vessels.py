@@ -10,20 +10,23 @@ docs/finetune.md walks through it and says what to change for masks of your own.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-import segue
 from segue.cli.main import main as command_line
 from segue.data import DATASETS
-from segue.evals.own_masks import Asked, ask, best_threshold, means, scan, scores
+from segue.data.base import rng_for
+from segue.evals import report, rows
+from segue.evals.base import medium_of
+from segue.evals.own_masks import best_threshold, joined
+from segue.evals.stored import from_json
 from segue.media import read_image
 from segue.media.export import write_png
 from segue.media.render import overlay
 
-PHRASE, SIZE = "vessel", "128x128"
+SIZE = "128x128"
 THIN = ("--set", "stages.0.losses.dice=2", "--set", "validation.patience=null")
 """Overlap counts more than single pixels, and no early end: the last steps, at a low rate, bring the most."""
 
@@ -42,17 +45,17 @@ def main() -> None:
     goes_on = ["--resume"] if (run / "recipe.yaml").exists() else []
     do("finetune", data, "--base", settings.base, "--steps", settings.steps, "--output", run, *THIN, *goes_on)
 
-    threshold = choose_threshold(segue.load(run), data)
-    test = DATASETS["folder"](data, "test")
-    before, after = ask(segue.load(settings.base), test), ask(segue.load(run), test)
-    tell(
-        {
-            "before, at 0.5": means(scores(before)),
-            "after, at 0.5": means(scores(after)),
-            f"after, at {threshold}": means(scores(after, threshold=threshold)),
-        }
-    )
-    show(before, after, threshold, settings.output / "pictures")
+    validation = score(run, data, settings.output / "validation", "--split", "val")
+    threshold = best_threshold(validation["figures"], by="dice")
+    scanned = {name: value for name, value in validation["figures"].items() if name.startswith("dice@")}
+    print("\nvalidation split, Dice by threshold: ", end="")
+    print(", ".join(f"{name.removeprefix('dice@')}: {value:.3f}" for name, value in scanned.items()))
+    print(f"chosen: {threshold}")
+    before = score(settings.base, data, settings.output / "before")
+    after = score(run, data, settings.output / "after")
+    chosen = score(run, data, settings.output / "chosen", "--threshold", threshold)
+    tell({"before, at 0.5": before, "after, at 0.5": after, f"after, at {threshold}": chosen})
+    show(data, settings.output)
     print(f"\npictures: {settings.output / 'pictures'}\nreport: {run / 'report.html'}")
 
 
@@ -64,37 +67,36 @@ def draw(data: Path, images: int) -> None:
             do("data", "synth", data / split, "--kind", "vessels", "--size", SIZE, "--split", name, "--count", count)
 
 
-def choose_threshold(model: segue.Engine, data: Path) -> float:
-    """The threshold with the best Dice on the validation split, from one pass of the model."""
-    scanned = scan(ask(model, DATASETS["folder"](data, "val")))
-    chosen = best_threshold(scanned, by="dice")
-    print("\nvalidation split, Dice by threshold: ", end="")
-    print(", ".join(f"{threshold}: {figures['dice']:.3f}" for threshold, figures in scanned.items()))
-    print(f"chosen: {chosen}")
-    return chosen
+def score(model: Path | str, data: Path, out: Path, *more: object) -> report.Report:
+    """The report of a model on a split, which is test if no other is named."""
+    do("evaluate", model, "--on", data, "--output", out, "--overwrite", *more)
+    (folder,) = out.iterdir()
+    return report.read(folder)
 
 
-def tell(table: Mapping[str, Mapping[str, float]]) -> None:
+def tell(table: Mapping[str, report.Report]) -> None:
     """Means over the test images, a line for each model and threshold."""
-    names = list(next(iter(table.values())))
+    names = ("dice", "iou", "precision", "recall", "emitted")
     print(f"\n{'test split':16}" + "".join(f"{name:>11}" for name in names))
-    for title, figures in table.items():
-        print(f"{title:16}" + "".join(f"{figures[name]:11.3f}" for name in names))
+    for title, made in table.items():
+        print(f"{title:16}" + "".join(f"{made['figures'].get(name, float('nan')):11.3f}" for name in names))
 
 
-def show(before: Sequence[Asked], after: Sequence[Asked], threshold: float, folder: Path) -> None:
+def show(data: Path, out: Path) -> None:
     """The worst, the middle and the best test image: as it is, what is marked, what was found before and after."""
-    order = np.argsort([score.overlap.dice for score in scores(after, threshold=threshold)])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, place in (("worst", order[0]), ("middle", order[len(order) // 2]), ("best", order[-1])):
-        pixels = enlarged(read_image(after[place].media))
-        masks = (
-            after[place].truth(PHRASE),
-            before[place].found(PHRASE, 0.5),
-            after[place].found(PHRASE, threshold),
-        )
+    before, after = (rows.gathered(out / name / "data_test") for name in ("before", "chosen"))
+    order = sorted(after, key=lambda index: after[index]["row"]["dice"])
+    test = DATASETS["folder_questions"](data, "test")
+    (out / "pictures").mkdir(parents=True, exist_ok=True)
+    for name, index in (("worst", order[0]), ("middle", order[len(order) // 2]), ("best", order[-1])):
+        sample = test.get(index, rng_for(0, 0, index))
+        media = medium_of(sample)
+        assert media is not None
+        pixels = enlarged(read_image(media))
+        answers = (from_json(lines[index]["answer"]).regions for lines in (before, after))
+        masks = [joined(regions, sample) for regions in (sample.regions, *answers)]
         drawn = [pixels, *(overlay(pixels, enlarged(mask[0])[None], [""]) for mask in masks)]
-        write_png(folder / f"{name}.png", np.concatenate(drawn, axis=1))
+        write_png(out / "pictures" / f"{name}.png", np.concatenate(drawn, axis=1))
 
 
 def enlarged(image: np.ndarray) -> np.ndarray:

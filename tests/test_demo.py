@@ -22,7 +22,7 @@ def asked():
 def test_the_model_that_ships_is_small_and_says_how_it_was_made():
     assert sum(path.stat().st_size for path in demo.FOLDER.iterdir()) <= 24e6
     card = (demo.FOLDER / "README.md").read_text(encoding="utf-8")
-    assert "drawn scenes only" in card and "benchmarks/demo_scores.py" in card
+    assert "drawn scenes only" in card and "segue evaluate demo --on scenes_test" in card
     assert not json.loads((demo.FOLDER / "lineage.json").read_text(encoding="utf-8")).get("random")
 
 

@@ -518,6 +518,41 @@ class TestSegment:
             list(engine.segment(image, []))
 
 
+class TestQuestionsAboutOneMedium:
+    def test_each_has_the_answer_that_it_has_alone_and_every_frame_is_encoded_once(
+        self, engine, teach, clip, count_calls
+    ):
+        media = open_media(clip(6))
+        dialogues = [[Message.user(text, media)] for text in ("The cat?", "A ghost?", "See <p> it </p>?")]
+        teach(engine, dialogues, ["It is [SEG]." + END, "No." + END, "<p> Two </p> [SEG] and [SEG]." + END])
+        sam2 = count_calls(engine.model.grounder.sam2.vision_encoder)
+        together = engine.answer_each(dialogues)
+        assert sum(sam2) == 6
+        for one, other in zip(together, map(engine.answer, dialogues), strict=True):
+            assert (one.text, one.raw_text, one.lineage) == (other.text, other.raw_text, other.lineage)
+            assert rles(one) == rles(other)
+            assert [region.span for region in one.regions] == [region.span for region in other.regions]
+
+    def test_boxes_in_words_belong_to_the_answer_that_gives_them(self, engine, teach, image):
+        dialogues = [[Message.user(text, image)] for text in ("Where?", "What?")]
+        teach(engine, dialogues, ["<box>[[0, 0, 500, 500]]</box>" + END, "It is [SEG]." + END])
+        boxed, masked = engine.answer_each(dialogues)
+        assert [region.masks is None for region in boxed.regions] == [True]
+        assert [region.masks is None for region in masked.regions] == [False]
+
+    def test_questions_without_a_medium_are_answered_in_words(self, engine, teach):
+        dialogues = [[Message.user("Hello?")]]
+        teach(engine, dialogues, ["Hi." + END])
+        assert engine.answer_each(dialogues)[0].text == "Hi."
+
+    def test_other_media_and_no_questions_are_refused(self, engine, image, picture):
+        other = [Message.user("What?", open_media(picture(40, 40)))]
+        with pytest.raises(DataError, match="2 questions cannot be asked together"):
+            engine.answer_each([[Message.user("What?", image)], other])
+        with pytest.raises(DataError, match="0 questions"):
+            engine.answer_each([])
+
+
 class TestBatch:
     @pytest.fixture
     def dialogues(self, picture):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ from segue.types import (
     TextDelta,
     Usage,
 )
+
+Returned = TypeVar("Returned")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -114,6 +116,14 @@ class _Reply:
     example: Example
     generation: Generation
     phrase: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The track of every object spoken of, and how many frames they were followed through."""
+
+    tracks: tuple[Track, ...]
+    frames: int = 0
 
 
 @dataclass(slots=True)
@@ -213,6 +223,35 @@ class Engine:
             replies.append(_Reply(example, (yield from self._speak(example, seen, options)), phrase))
         timer.lap("language")
         yield from self._point(replies, seen, plan, timer)
+
+    @torch.no_grad()
+    def answer_each(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
+        """Answers to several dialogues about one image or video, or about none, each spoken on its own.
+
+        All objects found are followed together, so that each frame is decoded and encoded once.
+
+        Raises: DataError, if there is no dialogue, or two of them are about different media.
+        """
+        media = [_media(messages) for messages in dialogues]
+        if not media or any(one is not media[0] for one in media):
+            raise DataError(f"{len(media)} questions cannot be asked together; give some, all about the same medium")
+        timer, plan = _Timer(), self._plan(options)
+        seen = None if media[0] is None else self._look(media[0], plan, timer)
+        replies = []
+        for messages in dialogues:
+            example = self._prepare(messages, plan, None if seen is None else seen.view)
+            generation = _returned(self._speak(example, seen, options))
+            replies.append(_Reply(example, generation))
+        timer.lap("language")
+        found = _returned(self._found(replies, seen, plan)) if seen is not None else _Found(())
+        timer.lap("masks")
+        answers, start = [], 0
+        for reply in replies:
+            stop = start + len(reply.generation.seg_hidden)
+            tracks = found.tracks[start:stop]
+            answers.append(self._answer([reply], replace(found, tracks=tracks), seen, plan, timer))
+            start = stop
+        return answers
 
     @torch.no_grad()
     def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
@@ -357,41 +396,60 @@ class Engine:
 
     def _point(self, replies: Sequence[_Reply], seen: _Seen | None, plan: _Plan, timer: _Timer) -> Iterator[Event]:
         """Masks for what was said, frame by frame, then the answer."""
-        raw = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
-        text, regions = _spoken(replies, raw)
-        frames = 0
-        if regions and seen is not None:
-            media = seen.view.media
-            yield ObjectsFound(media, regions)
-            tracks = [Track(plan.options.keep_masks) for _ in regions]
-            prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
-            for masks, decoded in self._masks(prompts, seen, plan):
-                for number, track in enumerate(tracks):
-                    track.add(masks, number, decoded.logits if plan.options.keep_logits else None)
-                frames += 1
-                yield masks
-            regions = tuple(track.region(region, media.size) for track, region in zip(tracks, regions, strict=True))
+        found = _Found(())
         if seen is not None:
-            regions += tuple(box for spoken in raw for box in parse_boxes(spoken, seen.view.media.size))
+            found = yield from self._found(replies, seen, plan)
         timer.lap("masks")
+        yield Finished(self._answer(replies, found, seen, plan, timer))
+
+    def _found(
+        self, replies: Sequence[_Reply], seen: _Seen, plan: _Plan
+    ) -> Generator[ObjectsFound | FrameMasks, None, _Found]:
+        """Follows every object spoken of; none, and nothing is decoded."""
+        _, regions = _spoken(replies, self._raw(replies))
+        if not regions:
+            return _Found(())
+        yield ObjectsFound(seen.view.media, regions)
+        tracks = tuple(Track(plan.options.keep_masks) for _ in regions)
+        prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
+        frames = 0
+        for masks, decoded in self._masks(prompts, seen, plan):
+            for number, track in enumerate(tracks):
+                track.add(masks, number, decoded.logits if plan.options.keep_logits else None)
+            frames += 1
+            yield masks
+        return _Found(tracks, frames)
+
+    def _answer(
+        self, replies: Sequence[_Reply], found: _Found, seen: _Seen | None, plan: _Plan, timer: _Timer
+    ) -> Answer:
+        """Everything that was said and found, together; `found` has a track for each region that the replies mark."""
+        raw = self._raw(replies)
+        text, regions = _spoken(replies, raw)
+        if seen is not None:
+            size = seen.view.media.size
+            regions = tuple(track.region(region, size) for track, region in zip(found.tracks, regions, strict=True))
+            regions += tuple(box for spoken in raw for box in parse_boxes(spoken, size))
         usage = Usage(
             prompt_tokens=sum(reply.example.answer_start for reply in replies),
             visual_tokens=sum(len(reply.example.view.visual.rows) for reply in replies if reply.example.view),
             answer_tokens=sum(len(reply.generation.ids) for reply in replies),
-            encoded_frames=frames,
+            encoded_frames=found.frames,
             seconds=timer.seconds,
         )
-        yield Finished(
-            Answer(
-                text,
-                regions,
-                "\n".join(raw).strip(),
-                None if seen is None else seen.view.media,
-                usage,
-                _reason(replies),
-                self._lineage(replies, seen, plan),
-            )
+        return Answer(
+            text,
+            regions,
+            "\n".join(raw).strip(),
+            None if seen is None else seen.view.media,
+            usage,
+            _reason(replies),
+            self._lineage(replies, seen, plan),
         )
+
+    def _raw(self, replies: Sequence[_Reply]) -> list[str]:
+        """What was generated, special tokens included."""
+        return [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
 
     def _masks(self, prompts: Float[Tensor, "n d"], seen: _Seen, plan: _Plan) -> Iterator[tuple[FrameMasks, Decoded]]:
         grounder, shown = self.model.grounder, seen.view.shown
@@ -465,6 +523,15 @@ def _last(events: Iterator[Event]) -> Answer:
         if isinstance(event, Finished) and isinstance(event.answer, Answer):
             return event.answer
     raise RuntimeError("a stream ended without its answer")
+
+
+def _returned(steps: Generator[Any, None, Returned]) -> Returned:
+    """What a generator returns when all that it yields is let go."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return cast(Returned, done.value)
 
 
 def _reason(replies: Sequence[_Reply]) -> StopReason:

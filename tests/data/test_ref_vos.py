@@ -121,8 +121,8 @@ def test_an_object_out_of_sight_on_the_frames_drawn_has_empty_masks(root):
 def test_missing_files_and_wrong_names_are_told(tmp_path, root):
     with pytest.raises(DataError, match=r"no revos, no revos/meta_expressions_train_\.json, no revos/mask_dict\.json"):
         load(tmp_path, "train", variant="revos")
-    with pytest.raises(ConfigError, match="unknown split of mevis 'test'; known are train, valid_u"):
-        load(root, "test", variant="mevis")
+    with pytest.raises(ConfigError, match="unknown split of mevis 'tset'; known are valid, test, train, valid_u"):
+        load(root, "tset", variant="mevis")
     edit(root / "video_datas/mevis/train/mask_dict.json", lambda masks: masks.pop("42"))
     with pytest.raises(DataError, match="b, expression 1: mask '42'"):
         load(root, "train", variant="mevis")

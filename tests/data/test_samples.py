@@ -1,7 +1,9 @@
 """The contract of every dataset: its samples are fit for training, and the same for the same numbers."""
 
 from dataclasses import astuple
+from functools import partial
 
+import fixtures_pixels
 import layouts
 import pytest
 from layouts import OVERLAPPING, SQUARE, box_mask, rle
@@ -62,6 +64,7 @@ CASES = {
     "gcg": (write_gcg, {"variant": "grandf"}),
     "region_caption": (write_regions, {"variant": "description"}),
     "folder": (write_folder, {}),
+    "reason_seg": (partial(fixtures_pixels.reason, split="train"), {}),
 }
 
 

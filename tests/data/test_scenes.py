@@ -8,12 +8,12 @@ import pytest
 from segue.data import DATASETS
 from segue.data.base import rng_for
 from segue.data.synth import clip, scene
-from segue.data.synth.dialogues import box_sample, inventory_sample, mixed_sample, regions_sample
+from segue.data.synth.dialogues import box_sample, mixed_sample, regions_sample
 from segue.errors import ConfigError, DataError
 from segue.geometry.notation import parse_boxes
-from segue.types import Region
+from segue.types import Media, Region
 
-DRAWN = {"size": 96, "most": 4}
+DRAWN = {"longest": 128, "most": 4}
 ATTRIBUTES = re.compile(r"(small|medium|large)\S* (plain|striped|dotted|checked) \w+ \w+")
 
 
@@ -25,7 +25,7 @@ def answers(sample):
     return [message.text for message in sample.messages if message.role == "assistant"]
 
 
-@pytest.mark.parametrize("kind", ["stills", "clips", "inventories"])
+@pytest.mark.parametrize("kind", ["stills", "clips"])
 def test_a_row_is_a_dialogue_with_a_region_for_every_seg_in_order(tmp_path, kind):
     dataset = rows(tmp_path, kind, **({"frames": 4} if kind == "clips" else {}))
     assert len(dataset) == 4
@@ -34,7 +34,7 @@ def test_a_row_is_a_dialogue_with_a_region_for_every_seg_in_order(tmp_path, kind
         assert sum(text.count("[SEG]") for text in answers(sample)) == len(sample.regions)
         assert [message.role for message in sample.messages] == ["user", "assistant"] * (len(sample.messages) // 2)
         for region in sample.regions:
-            assert len(region.masks) == len(sample.frames) and region.masks.dense(0).shape == (96, 96)
+            assert len(region.masks) == len(sample.frames) and max(region.masks.dense(0).shape) == 128
             assert ATTRIBUTES.fullmatch(region.phrase), region.phrase
 
 
@@ -84,11 +84,17 @@ def test_boxes_in_words_are_the_true_ones_to_a_thousandth(language):
     assert checked > 20
 
 
-def test_an_inventory_is_the_grounded_caption_and_nothing_else():
-    drawn = scene(0, 1, split="train", size=(96, 96), things=(3, 4))
-    sample = inventory_sample(drawn, rng_for(0, 0, 0))
-    assert len(sample.messages) == 2 and len(sample.regions) == len(drawn.caption.objects)
-    assert answers(sample)[0].count("<p>") == len(sample.regions)
+def test_scenes_keep_their_shape_when_they_are_drawn_small_and_small_ones_their_size(tmp_path):
+    def sizes(**options):
+        dataset = DATASETS["scenes"](tmp_path, "train", count=12, turns=1, **options)
+        found = (dataset.get(row, rng_for(0, 0, row)).messages[0].parts for row in range(12))
+        return [next(part.size for part in parts if isinstance(part, Media)) for parts in found]
+
+    small, smaller = sizes(longest=200), sizes(longest=128)
+    assert max(map(max, small)) == 200 and {max(size) for size in smaller} == {128}
+    assert len({max(size) for size in small}) > 1
+    for (height, width), (low, narrow) in zip(small, smaller, strict=True):
+        assert abs(height / width - low / narrow) < 0.03
 
 
 def test_marked_regions_are_asked_about_by_their_numbers_and_answered_without_masks():
@@ -116,8 +122,12 @@ def test_clips_have_neither_boxes_nor_marked_regions():
 
 @pytest.mark.parametrize(
     ("split", "options", "text"),
-    [("dev", {}, "no split 'dev'; expected train, validation or test"), ("train", {"colour": 1}, "no option colour")],
+    [
+        ("dev", {}, "no split 'dev'; expected train, validation or test"),
+        ("train", {"colour": 1}, "no option colour"),
+        ("train", {"longest": 100}, "cannot be drawn 100 pixels long"),
+    ],
 )
 def test_what_scenes_do_not_have_is_refused(tmp_path, split, options, text):
     with pytest.raises(ConfigError, match=text):
-        rows(tmp_path, split=split, **options)
+        DATASETS["scenes"](tmp_path, split, **options)

@@ -1,15 +1,14 @@
-import math
+"""Masks of one's own: pixels counted at many thresholds from one answer."""
 
 import numpy as np
 import pytest
-from PIL import Image
 
-import segue
-from segue.data import DATASETS
-from segue.engine import Answer
+from segue import engine
+from segue.data.base import rng_for
+from segue.data.folder import questions
 from segue.errors import DataError
-from segue.evals.masks import Overlap
-from segue.evals.own_masks import Asked, Score, ask, best_threshold, means, pooled, scan, scores
+from segue.evals.own_masks import THRESHOLDS, best_threshold, reduce, score
+from segue.evals.stored import from_json, to_json
 from segue.geometry.masks import at_threshold, track
 from segue.types import MaskTrack, Media, Message, Region, Sample
 
@@ -18,72 +17,88 @@ LEFT = np.zeros((1, *SIZE), bool)
 LEFT[:, :, :8] = True
 
 
-def answered(logits: np.ndarray | None, truth: np.ndarray = LEFT) -> Asked:
-    """An image on which `truth` is marked as "it", and an answer with these logits, or with no mask at all."""
+def sample(truth=LEFT):
+    """An image on which `truth` is marked as "it"."""
     media = Media(np.zeros((*SIZE, 3), np.uint8), "image", SIZE)
-    sample = Sample("a", "segment", (Message.user("it", media),), (Region("it", masks=track(truth, np.zeros(1, int))),))
-    sample = Sample(sample.id, "segment", sample.messages, sample.regions, (0,), group="patient 1")
-    if logits is None:
-        return Asked(0, sample, {"it": Answer("Sure.")})
-    found = at_threshold(MaskTrack(SIZE, np.zeros(1, int), ("",), logits[None].astype(np.float32)), 0.5)
-    return Asked(0, sample, {"it": Answer("Sure.", (Region("left half", masks=found),))})
+    regions = (Region("it", masks=track(truth, np.zeros(1, int))),) if truth is not None else ()
+    return Sample("a", "segment", (Message.user("it", media), Message("assistant", ())), regions, (0,))
 
 
-def sure(place: slice, logit: float) -> np.ndarray:
-    """Logits in cells as large as pixels: so sure in these columns, and sure that nothing is elsewhere."""
-    logits = np.full(SIZE, -20.0)
-    logits[:, place] = logit
-    return logits
+def answer(place=None, logit=20.0):
+    """An answer that is so sure of these columns, and sure that nothing is elsewhere; or one without a mask."""
+    if place is None:
+        return engine.Answer("Sure.")
+    logits = np.full((1, *SIZE), -20.0, np.float32)
+    logits[:, :, place] = logit
+    found = at_threshold(MaskTrack(SIZE, np.zeros(1, int), ("",), logits), 0.5)
+    return engine.Answer("Sure.", (Region("left half", masks=found),))
 
 
 def test_a_threshold_moves_the_mask_without_asking_again():
-    doubtful = answered(sure(slice(0, 8), -1.0))  # probability 0.27
-    assert scores([doubtful])[0].overlap.found == 0
-    assert scores([doubtful], threshold=0.1)[0].overlap.dice > 0.9
-
-
-def test_what_is_found_is_what_was_asked_for_whatever_the_model_calls_it():
-    score = scores([answered(sure(slice(0, 8), 20.0))])[0]
-    assert (score.phrase, score.group, score.is_emitted, score.overlap.dice) == ("it", "patient 1", True, 1.0)
+    row = score(sample(), answer(slice(0, 8), -1.0))  # probability 0.27
+    assert (row["dice"], row["found"]) == (0.0, 0)
+    assert row["scan"]["0.1"]["shared"] > 100
+    figures = reduce([row])
+    assert figures["dice@0.1"] > 0.9 > figures["dice@0.5"] == 0.0
 
 
 def test_an_answer_without_a_mask_is_an_empty_mask_and_told_apart():
-    score = scores([answered(None)])[0]
-    assert not score.is_emitted and score.overlap == Overlap(0, 0, 128)
-    assert means([score])["emitted"] == 0.0
+    row = score(sample(), answer())
+    assert not row["is_emitted"] and (row["shared"], row["found"], row["truth"]) == (0, 0, 128)
+    figures = reduce([row])
+    assert figures["emitted"] == figures["dice"] == figures["recall"] == 0.0 and "precision" not in figures
 
 
-def test_the_best_threshold_is_that_of_the_highest_mean_and_nearest_to_a_half():
-    scanned = scan([answered(sure(slice(0, 8), -1.0))], thresholds=(0.1, 0.2, 0.5, 0.9))
-    assert scanned[0.1]["dice"] > scanned[0.2]["dice"] > scanned[0.5]["dice"]
-    assert best_threshold(scanned) == 0.1
-    assert best_threshold({0.3: {"dice": 0.5}, 0.6: {"dice": 0.5}}) == 0.6
-    assert best_threshold({0.3: {"dice": 0.5, "iou": 0.1}, 0.6: {"dice": 0.4, "iou": 0.2}}, by="iou") == 0.6
+@pytest.mark.parametrize(
+    ("truth", "place", "dice", "precision", "recall"),
+    [(None, None, 1.0, 1.0, 1.0), (None, slice(0, 8), 0.0, 0.0, None), (LEFT, slice(0, 8), 1.0, 1.0, 1.0)],
+)
+def test_what_is_not_there_is_right_if_nothing_is_found(truth, place, dice, precision, recall):
+    row = score(sample(truth), answer(place))
+    assert (row["dice"], row["precision"], row["recall"]) == (dice, precision, recall)
+
+
+def test_a_stored_answer_has_the_score_of_the_one_that_was_given():
+    given = answer(slice(2, 8), -1.0)
+    stored = from_json(to_json(given, THRESHOLDS))
+    assert score(sample(), stored) == score(sample(), given)
+    with pytest.raises(DataError, match=r"no masks were stored at threshold 0\.33"):
+        stored.at_threshold(0.33)
+    with pytest.raises(DataError, match="does not have its form"):
+        from_json({"text": "a"})
 
 
 def test_means_leave_out_what_is_a_share_of_nothing_and_pools_count_pixels():
-    several = [Score(0, "", "it", Overlap(5, 5, 10), True), Score(1, "", "it", Overlap(0, 0, 10), True)]
-    figures = means(several)
-    assert (figures["precision"], figures["recall"]) == (1.0, 0.25)
-    assert pooled(several) == Overlap(5, 5, 20)
-    assert math.isnan(means(several[1:])["precision"])
+    rows = [score(sample(), answer(slice(0, 8))), score(sample(), answer())]
+    figures = reduce(rows)
+    assert (figures["precision"], figures["recall"], figures["dice"]) == (1.0, 0.5, 0.5)
+    assert figures["pooled dice"] == pytest.approx(2 / 3) and reduce(rows[::-1]) == figures
+    with pytest.raises(DataError, match="no rows"):
+        reduce([])
 
 
-def test_a_model_is_asked_for_all_that_is_marked(tmp_path, official_folder):
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-        Image.fromarray(np.repeat(LEFT[0][..., None] * np.uint8(255), 3, -1)).save(tmp_path / name / "0.png")
-    told = []
-    dataset = DATASETS["folder"](tmp_path, "all", phrase="the left half")
-    answers = ask(segue.load(official_folder), dataset, asked=lambda: told.append(1))
-    assert len(told) == 1 and list(answers[0].answers) == ["the left half"]
-    assert scores(answers)[0].is_emitted and answers[0].truth("the left half").sum() == 128
+def test_the_best_threshold_is_that_of_the_highest_mean_and_nearest_to_a_half():
+    assert best_threshold({"dice": 0.9, "dice@0.3": 0.5, "dice@0.6": 0.5, "iou@0.9": 0.8}) == 0.6
+    assert best_threshold({"dice@0.3": 0.6, "dice@0.5": 0.5}) == 0.3
+    assert best_threshold({"dice@0.3": 0.6, "iou@0.4": 0.5}, by="iou") == 0.4
+    with pytest.raises(DataError, match="no dice by threshold"):
+        best_threshold({"accuracy": 1.0})
 
 
-def test_data_without_a_mask_are_refused(tmp_path, official_folder):
+def test_each_phrase_of_an_image_is_a_question_of_its_own(tmp_path, picture):
+    from PIL import Image
+
     (tmp_path / "images").mkdir()
-    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "0.png")
-    text = '[{"image": "0.png", "text": ["a dog"], "mask": [], "negative": true}]'
-    (tmp_path / "annotations.json").write_text(text)
-    with pytest.raises(DataError, match="none of the 1 rows"):
-        ask(segue.load(official_folder), DATASETS["folder"](tmp_path, "all"))
+    Image.fromarray(picture(16, 16)).save(tmp_path / "images" / "0.png")
+    square = [[2, 2, 8, 2, 8, 8, 2, 8]]
+    (tmp_path / "annotations.json").write_text(
+        f'[{{"image": "0.png", "text": ["a cat", "A dog."], "mask": [{square}, {square}]}},'
+        ' {"image": "0.png", "text": ["a bird"], "mask": [], "negative": true}]'
+    )
+    rows = questions(tmp_path, "all")
+    asked = [rows.get(number, rng_for(0, 0, number)) for number in range(len(rows))]
+    assert [one.messages[0].text.strip() for one in asked] == [
+        f"Please segment {name} in this image." for name in ("a cat", "a dog", "a bird")
+    ]
+    assert [len(one.regions) for one in asked] == [1, 1, 0]
+    assert len({one.id for one in asked}) == 3 and len({rows.medium_of(number) for number in range(3)}) == 1

@@ -19,7 +19,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/data.md", "docs/convert.md", "docs/finetune.md", "docs/models.md")
+PAGES = (
+    *("README.md", "docs/data.md", "docs/convert.md", "docs/finetune.md", "docs/models.md"),
+    *("docs/evaluate.md", "docs/layouts.md", "docs/adapters.md"),
+)
 FENCE = re.compile(r"(?P<above>[^\n]*)\n```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
 
-from segue.train.codes import code_loss, codes, loose_codes
+from segue.train.codes import code_loss, codes, loose_codes, sight_loss, summed
 from segue.train.examples import Truth
+
+NOWHERE = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -10,60 +12,86 @@ def grounder(engine):
     return engine.model.grounder
 
 
-def truth(*phrases, frames=1, centres=None):
+def truth(*phrases, frames=1, centres=None, asked=None):
+    """Things of these names; `centres` of each on each frame, else all in the middle."""
     count = len(phrases)
-    places = torch.tensor(centres) if centres else torch.full((count, 2), 0.5)
+    places = torch.tensor(centres) if centres else torch.full((count, frames, 2), 0.5)
     masks = torch.zeros(count, frames, 4, 4, dtype=torch.uint8)
     shown = torch.zeros(frames, 3, 4, 4, dtype=torch.uint8)
-    return Truth(shown, masks, tuple(range(frames)), tuple(range(frames)), phrases, places)
+    return Truth(shown, masks, asked or tuple(range(frames)), tuple(range(frames)), phrases, places)
+
+
+def place(grounder, x, y):
+    return grounder.sam2.shared_image_embedding(torch.tensor([[x, y]]))[0]
 
 
 @torch.no_grad()
 def test_the_same_words_at_the_same_place_have_the_same_code_everywhere(grounder):
-    one, other = codes(truth("red star", "blue star"), grounder), codes(truth("red star"), grounder)
-    assert torch.equal(one[0], other[0]) and not torch.allclose(one[0], one[1])
-    # words of a phrase are summed, so what two phrases share, their codes share
-    twice = codes(truth("red", "star", "red star", frames=2), grounder)
-    torch.testing.assert_close(twice[0] + twice[1], twice[2])
+    one, other = codes([truth("red star", "blue star")], grounder), codes([truth("red star")], grounder)
+    torch.testing.assert_close(one[0], other[0])
+    assert not torch.allclose(one[0], one[1])
+    # rows are coded together or apart
+    both = codes([truth("red star", "blue star"), truth("red star")], grounder)
+    torch.testing.assert_close(both, torch.cat([one, other]))
 
 
 @torch.no_grad()
-def test_places_count_in_stills_and_not_in_clips(grounder):
-    there = [[0.1, 0.2], [0.8, 0.2]]
-    still, clip = (codes(truth("a", "a", frames=count, centres=there), grounder) for count in (1, 3))
-    assert not torch.allclose(still[0], still[1]) and torch.equal(clip[0], clip[1])
-    # a place is coded as SAM 2 codes the places of a frame
-    place = grounder.sam2.shared_image_embedding(torch.tensor(there))
-    torch.testing.assert_close((still - clip) / (still - clip)[0, 0], place / place[0, 0])
+def test_words_of_a_phrase_are_summed_so_what_two_phrases_share_their_codes_share(grounder):
+    nowhere = [[[NOWHERE, NOWHERE]]] * 3
+    red, star, both = codes([truth("red", "star", "red star", centres=nowhere)], grounder)
+    torch.testing.assert_close(red + star, both)
 
 
 @torch.no_grad()
-def test_an_object_without_words_has_its_place_alone(grounder):
-    assert not codes(truth("", frames=2), grounder).any()
+def test_a_place_is_coded_as_sam_2_codes_the_places_of_a_frame(grounder):
+    here, there = codes([truth("", "", centres=[[[0.1, 0.2]], [[0.8, 0.2]]])], grounder)
+    for code, x in ((here, 0.1), (there, 0.8)):
+        torch.testing.assert_close(code / code[0], place(grounder, x, 0.2) / place(grounder, x, 0.2)[0])
+
+
+@torch.no_grad()
+def test_in_a_clip_the_places_on_the_asked_frames_that_show_a_thing_are_said_at_once(grounder):
+    path = [[[0.1, 0.2], [0.9, 0.9], [NOWHERE, NOWHERE], [0.5, 0.4]]]
+    (code,) = codes([truth("", frames=4, centres=path, asked=(0, 2, 3))], grounder)
+    (still,) = codes([truth("", centres=[[[0.1, 0.2]]])], grounder)
+    scale = still / place(grounder, 0.1, 0.2)
+    torch.testing.assert_close(code, scale * (place(grounder, 0.1, 0.2) + place(grounder, 0.5, 0.4)) / 2)
 
 
 @torch.no_grad()
 def test_loose_codes_are_words_or_place_or_both_and_follow_from_the_generator(grounder):
-    many = truth(*["star"] * 400, centres=[[0.2, 0.3]] * 400)
-    drawn = [loose_codes(many, grounder, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    many = truth(*["star"] * 400, centres=[[[0.2, 0.3]]] * 400)
+    drawn = [loose_codes([many], grounder, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    both = codes(many, grounder)[0]
-    words = codes(truth("star", frames=2), grounder)[0]
-    kinds = torch.stack([words, both - words, both])
-    nearest = torch.cdist(drawn[0], kinds).argmin(1).bincount(minlength=3) / 400
-    torch.testing.assert_close(nearest, torch.tensor([0.35, 0.25, 0.4]), atol=0.1, rtol=0)
     assert len(drawn[0].unique(dim=0)) == 400  # never quite exact
+    words = codes([truth("star", centres=[[[NOWHERE, NOWHERE]]])], grounder)[0]
+    there = codes([many], grounder)[0] - words
+    has_words, has_place = ((drawn[0] @ part / part.norm() ** 2) > 0.15 for part in (words, there))
+    shares = [float(x.float().mean()) for x in (has_words & ~has_place, has_place & ~has_words, has_words & has_place)]
+    assert 0.12 < shares[0] < 0.3 and 0.15 < shares[1] < 0.45 and 0.4 < shares[2] < 0.75
 
 
 @torch.no_grad()
 def test_a_prompt_that_says_other_words_or_nothing_is_further_from_the_code(grounder):
-    phrases = ("red star", "blue ring")
-    wanted = codes(truth(*phrases, frames=2), grounder)
-    right, none, crossed = (code_loss(said, wanted, phrases) for said in (wanted, wanted * 0, wanted.flip(0)))
-    assert right < none < crossed
+    asked = [truth("red star", "blue ring", centres=[[[0.1, 0.2]], [[0.8, 0.9]]])]
+    wanted = codes(asked, grounder)
+    right, none, crossed = (code_loss(said, asked, grounder) for said in (wanted, wanted * 0, wanted.flip(0)))
+    assert set(right) == {"distance", "words", "places"} and right["distance"] == 0
+    assert all(right[name] < none[name] < crossed[name] for name in right)
+    torch.testing.assert_close(summed(none), 0.3 * none["distance"] + none["words"] + none["places"])
 
 
 @torch.no_grad()
-def test_objects_without_words_differ_by_their_places_alone(grounder):
-    wanted = codes(truth("", ""), grounder)
-    assert code_loss(wanted, wanted, ("", "")) == 0
+def test_objects_without_words_or_places_cost_nothing_there(grounder):
+    without = [truth("", centres=[[[NOWHERE, NOWHERE]]])]
+    loss = code_loss(codes(without, grounder), without, grounder)
+    assert not any(bool(term) for term in loss.values())
+
+
+@torch.no_grad()
+def test_features_are_judged_by_the_object_that_they_show(grounder):
+    shown = [truth("red star"), truth("blue ring")]
+    wanted = codes(shown, grounder)
+    which = torch.tensor([1, 0, 1])
+    right, crossed = (sight_loss(wanted[order], which, shown, grounder) for order in (which, 1 - which))
+    assert right["distance"] == 0 < crossed["distance"] and right["words"] < crossed["words"]

@@ -1,3 +1,6 @@
+import pickle
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
 from segue.prepare import IGNORED
-from segue.train.examples import RowMaker, collate
+from segue.train.examples import RowMaker, Truth, collate
 from segue.types import Message, Region, Sample
 
 SIDE = 256
@@ -41,7 +44,8 @@ def test_a_row_holds_masks_in_the_order_of_their_segs_with_phrases_and_centres(m
     row = make()(dialogue(3))
     assert int((row.example.labels == engine.processor.seg_id).sum()) == len(row.truth.masks) == 3
     assert row.truth.phrases == ("thing 0", "thing 1", "thing 2")
-    torch.testing.assert_close(row.truth.centres, torch.tensor([[5 / 80, 1 / 3], [25 / 80, 1 / 3], [45 / 80, 1 / 3]]))
+    wanted = torch.tensor([[[5 / 80, 1 / 3]], [[25 / 80, 1 / 3]], [[45 / 80, 1 / 3]]])
+    torch.testing.assert_close(row.truth.centres, wanted)
     lefts = [int(mask[0].any(0).nonzero()[0]) for mask in row.truth.masks]
     assert lefts == [0, 20 * SIDE // 80, 40 * SIDE // 80]
     assert row.truth.frames.shape == (1, 3, SIDE, SIDE)
@@ -118,3 +122,19 @@ def test_rows_become_a_batch_that_knows_who_points(make, dialogue, engine):
     assert [truth is not None for truth in batch.truths] == [True, False]
     assert batch.tokens == int((batch.batch.labels != IGNORED).sum()) > 0
     assert batch.to(torch.device("cpu")).truths[0].phrases == ("thing 0", "thing 1")
+
+
+def test_a_batch_comes_through_another_process_whole_with_views_of_few_tensors(make, dialogue, engine):
+    words = Sample("w", "chat", (Message.user("Who?"), Message("assistant", ("Me.",))))
+    rows = [make()(dialogue(3)), make()(words), make()(dialogue(1))]
+    batch = collate(rows, engine.processor)
+    again = pickle.loads(pickle.dumps(batch))
+    assert torch.equal(again.batch.input_ids, batch.batch.input_ids)
+    assert [truth is None for truth in again.truths] == [False, True, False]
+    for one, other in zip(batch.truths, again.truths, strict=True):
+        for field in fields(Truth) if one is not None else ():
+            value, same = getattr(one, field.name), getattr(other, field.name)
+            assert torch.equal(value, same) if isinstance(value, torch.Tensor) else value == same
+    first, last = again.truths[0], again.truths[2]
+    assert first.masks.untyped_storage().data_ptr() == last.masks.untyped_storage().data_ptr()
+    assert pickle.loads(pickle.dumps(collate([rows[1]], engine.processor))).truths == (None,)

@@ -14,8 +14,6 @@ from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
 from segue.models.base import Batch, seg_states
-from segue.prepare import IGNORED
-from segue.train.codes import codes
 from segue.train.examples import RowMaker, Truth, collate
 from segue.train.learner import Judged, Learner, LossWeights, _iou
 from segue.types import Message, Region, Sample
@@ -144,7 +142,7 @@ def numbered(count, engine):
         (0,),
         (0,),
         phrases,
-        numbers.float().view(-1, 1).expand(-1, 2),
+        numbers.float().view(-1, 1, 1).expand(-1, 1, 2),
     )
     return truth, numbers.float().view(-1, 1).expand(
         -1, engine.model.config.sam2_config.mask_decoder_config.hidden_size
@@ -157,7 +155,7 @@ def drawn(engine, count, seed=0):
     # masks, prompts, phrases and centres are of the same objects
     assert (
         prompts[:, 0].int().tolist()
-        == truth.centres[:, 0].int().tolist()
+        == truth.centres[:, 0, 0].int().tolist()
         == [int(one) for one in truth.phrases]
         == numbers
     )
@@ -227,18 +225,26 @@ def test_iou_is_shared_pixels_over_all_and_two_empty_masks_agree():
 
 
 @torch.no_grad()
-def test_each_objective_learns_its_own(engine, make, picture):
+def test_apart_the_grounder_does_not_hear_the_language_model_and_all_three_of_its_masks_learn(engine, make, picture):
     batch = make(sample(picture, 2))
-    weights = LossWeights(code=1.0)
-    grounder = learner(engine, objective="grounder")(batch, 0)
-    language = learner(engine, objective="language", weights=weights)(batch, 0)
-    assert set(grounder) == {"loss", "mask", "dice"} and set(language) == {"loss", "text", "code", "sight"}
-    assert int((batch.batch.labels != IGNORED).sum()) == batch.tokens
+    weights = LossWeights(code=1.0, sight=1.0)
+    apart, whole = (learner(engine, objective=one, weights=weights) for one in ("apart", "whole"))
+    assert set(apart(batch, 0)) == set(whole(batch, 0)) == {"loss", "text", "mask", "dice", "code", "sight"}
+    masks = [(module(batch, 0)["mask"], module._try if module is apart else module._find) for module in (apart, whole)]
+    spoken = apart._speak(batch)
+    silent = replace(spoken, prompts=[prompts * 0 for prompts in spoken.prompts])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, "_speak", lambda *_: silent)
+        assert apart(batch, 0)["mask"] == masks[0][0] and whole(batch, 0)["mask"] != masks[1][0]
+    truth = batch.truths[0]
+    rows = [(truth, spoken.prompts[0])]
+    tried, found = (find(rows, apart._encode([truth])) for _, find in masks)
+    assert len(tried.logits) == 3 * len(found.logits)
 
 
 def test_sight_judges_the_features_that_show_an_object_and_no_others(engine, make, picture):
     batch = make(sample(picture, 2))
-    module = learner(engine, objective="language")
+    module = learner(engine)
     features = engine.model.mllm.encode(batch.batch.pixels, batch.batch.grids).detach().requires_grad_()
     module._sight_term(batch, features).backward()
     truth, cells = batch.truths[0], engine.model.mllm.config.tile_tokens
@@ -250,13 +256,25 @@ def test_sight_judges_the_features_that_show_an_object_and_no_others(engine, mak
 
 def test_nothing_to_see_costs_nothing(engine, make):
     messages = (Message.user("Who?"), Message("assistant", ("Me.",)))
-    assert learner(engine, objective="language")(make(Sample("a", "chat", messages)), 0)["sight"] == 0
+    terms = learner(engine, weights=LossWeights(code=1.0, sight=1.0))(make(Sample("a", "chat", messages)), 0)
+    assert terms["code"] == terms["sight"] == 0
 
 
-def test_a_grounder_that_learns_alone_is_judged_by_codes_one_mask_an_object(engine, make, picture):
-    batch = make(sample(picture, 2))
-    alone = learner(engine, objective="grounder")
-    judged = alone.judge(batch)
-    truth = batch.truths[0]
-    found = alone._find([(truth, codes(truth, engine.model.grounder))], alone._encode([truth]))
-    assert len(judged) == len(truth.masks) == len(found.logits)
+@torch.no_grad()
+def test_clips_that_are_followed_together_are_followed_as_each_alone(engine, make, picture):
+    clips = [sample(picture, count, frames=3) for count in (2, 1)]
+    clips[1] = replace(
+        clips[1],
+        messages=(Message.user("Where?", open_media(np.stack([picture(60, 80, seed=7)] * 3))), *clips[1].messages[1:]),
+    )
+    batch = make(sample(picture, 1), *clips, frames="first:1")
+    module = learner(engine, num_masks=2)
+    prompts = module._speak(batch).prompts
+    rows = [module._drawn(row, torch.Generator()) for row in zip(batch.truths, prompts, strict=True)]
+    together = module._find(rows, module._encode([truth for truth, _ in rows]))
+    alone = [module._find([row], module._encode([row[0]])) for row in rows]
+    # first what was asked for, row by row; then the followed frames, each of both clips
+    asked = [one.logits[:2] for one in alone]
+    followed = [one.logits[2 + 2 * frame : 4 + 2 * frame] for frame in (0, 1) for one in alone[1:]]
+    torch.testing.assert_close(together.logits, torch.cat([*asked, *followed]), atol=1e-3, rtol=1e-3)
+    assert len(together.masks) == len(together.logits) == 6 + 8

@@ -124,7 +124,7 @@ def test_what_breaks_a_step_is_one_error_and_leaves_the_last_checkpoint(
     make_recipe, watcher, monkeypatch, break_it, error, text
 ):
     recipe = make_recipe(stage={"steps": 3}, save_every=1)
-    forward, calls = loop.Stretch._loss, []
+    forward, calls = loop.Stretch._terms, []
 
     def broken(self, fed, step, micro):
         if step == 1:
@@ -133,7 +133,7 @@ def test_what_breaks_a_step_is_one_error_and_leaves_the_last_checkpoint(
         calls.append(step)
         return forward(self, fed, step, micro)
 
-    monkeypatch.setattr(loop.Stretch, "_loss", broken)
+    monkeypatch.setattr(loop.Stretch, "_terms", broken)
     with pytest.raises(error, match=text):
         train(recipe, watcher, device="cpu")
     assert trained.read(trained.find(recipe.output)).step == 1

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from segue.errors import CheckpointError, ConfigError
 from segue.grounding import trained
 from segue.train import checkpoints, stages
 from segue.train.merge import merge
-from segue.train.recipe import Group, Lora, Stage
+from segue.train.recipe import Group, Lora, Stage, Validation
 from segue.train.run import train
 
 
@@ -93,6 +94,24 @@ def test_four_bits_keep_the_layers_close_and_learn_by_lora(loaded):
     assert torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.95
     after.sum().backward()
     assert any(p.grad is not None and bool(p.grad.any()) for p in learning.groups["language"].values())
+
+
+def test_a_run_on_four_bits_is_judged_goes_on_exactly_and_merges_into_the_whole_base(make_recipe, watcher, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
+    recipe = make_recipe(stage={"steps": 2, "lora": Lora(rank=4, alpha=8.0, quantize="4bit")}, save_every=1)
+    recipe = replace(recipe, validation=Validation(data=recipe.data, every=1, limit=1))
+    whole = train(recipe, watcher, device="cpu").best
+    again = replace(recipe, output=tmp_path / "again")
+    train(again, watcher, device="cpu", limit=1)
+    train(again, watcher, device="cpu", resume=True)
+    one, other = (
+        checkpoints.read_all(out / "checkpoints/step-000002" / trained.TENSORS) for out in (recipe.output, again.output)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    merged = merge(whole, tmp_path / "merged", dtype="fp32")
+    ids = torch.tensor([[5, 9, 268, 77]])
+    found = [learner_logits(loading.load(folder, device="cpu").model, ids) for folder in (whole, merged.folder)]
+    assert torch.allclose(*found, atol=1e-5)
 
 
 @pytest.fixture

@@ -29,6 +29,10 @@ _STYLES = {"error": "bold red", "warning": "yellow"}
 _SHOWN = 3
 
 
+class NotDataError(ConfigError):
+    """A folder holds no images and masks in a form that is known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the command line says beside the folder; `phrase` and `group` are options of `segue.data.folder.load`."""
@@ -41,11 +45,16 @@ class Settings:
     examples: int = 5
     as_json: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is said that only one's own images and masks can be asked."""
+        return self.fix is None and self.phrase is None and self.group is None
+
 
 def report(data: Path, settings: Settings) -> int:
     """Look at a folder of data, print what is found, draw it, perhaps write a corrected copy; returns the exit code.
 
-    Raises: ConfigError, if the folder is no data; SegueError, if something cannot be read at all or written.
+    Raises: NotDataError, if the folder is no data; SegueError, if something cannot be read at all or written.
     """
     from segue.data.doctor import overlays, repair
 
@@ -86,8 +95,9 @@ def _examined(data: Path, settings: Settings) -> Examined:
         with _progress(f"looking at {data}") as (begun, done):
             return examine(data, phrase=settings.phrase, group=settings.group, begun=begun, looked=done)
     except NotRecognisedError as error:
-        raise ConfigError(
-            f"{data} is neither a model folder (it has no config.json of a model) nor data: {error}"
+        raise NotDataError(
+            f"{data} is neither a model folder (it has no config.json of a model), nor laid out for a benchmark (see "
+            f"docs/layouts.md), nor data: {error}"
         ) from error
 
 

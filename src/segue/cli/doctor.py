@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,13 +16,21 @@ from segue.cli import options
 from segue.cli.environment import Finding, examine
 from segue.errors import ConfigError
 
+if TYPE_CHECKING:
+    from segue.cli import checkup
+
 _STYLES = {"ok": "green", "note": "dim", "problem": "bold red"}
 
 
 def command(
     target: Annotated[
-        str, typer.Argument(metavar="[env|MODEL|DATA]", help="env, a model, or a folder of images and masks.")
+        str,
+        typer.Argument(metavar="[env|MODEL|DATA]", help="env, a model, your images and masks, or benchmarks' data."),
     ] = "env",
+    on: Annotated[
+        str | None,
+        typer.Option("--on", help="DATA: check these benchmarks, separated by commas, and read their first rows."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="DATA: folder for findings and pictures; segue-out/doctor/NAME without."),
@@ -41,7 +49,8 @@ def command(
 ) -> None:
     """Check this machine, a model folder, or your data. The exit code is 0 where no error is left, else 2.
 
-    Data are any folder of images and masks that training takes: see docs/data.md for the forms.
+    Data are any folder of images and masks that training takes, see docs/data.md for the forms; or a folder of
+    benchmarks' data, of which each is told to be ready or what it lacks.
     """
     folder = Path(target).expanduser()
     if target != "env" and folder.is_dir() and not _is_model(folder):
@@ -56,8 +65,9 @@ def command(
             examples=examples,
             as_json=as_json,
         )
-        raise typer.Exit(checkup.report(folder, settings))
-    if given := [name for name, value in (("--fix", fix), ("--phrase", phrase), ("--group", group)) if value]:
+        raise typer.Exit(_data(folder, on, settings))
+    of_data = (("--fix", fix), ("--on", on), ("--phrase", phrase), ("--group", group))
+    if given := [name for name, value in of_data if value]:
         raise ConfigError(f"{target} is no folder of data, so {', '.join(given)} mean nothing here; leave them out")
     if target != "env":
         from segue.cli.inspect import report
@@ -72,6 +82,23 @@ def command(
     else:
         _print(findings, usable)
     raise typer.Exit(0 if usable else 2)
+
+
+def _data(folder: Path, on: str | None, settings: checkup.Settings) -> int:
+    """Check a folder of benchmarks' data or of one's own, whichever it is; returns the exit code."""
+    from segue.cli import checkup, layouts
+
+    if on is not None:
+        return layouts.report_on(folder, on, as_json=settings.as_json)
+    found = layouts.survey(folder)
+    if found.is_certain and settings.is_plain:
+        return layouts.report(folder, found, as_json=settings.as_json)
+    try:
+        return checkup.report(folder, settings)
+    except checkup.NotDataError:
+        if not found.standings:
+            raise
+        return layouts.report(folder, found, as_json=settings.as_json)
 
 
 def _is_model(folder: Path) -> bool:

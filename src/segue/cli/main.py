@@ -26,6 +26,7 @@ _ROWS = (
     ("train", "segue.cli.train:command", "Train as a recipe says."),
     ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
     ("models", "segue.cli.models:command", "List the released checkpoints: sizes, memory, licences, published scores."),
+    ("evaluate", "segue.cli.evaluate:app", "Score a model on benchmarks or on your own masks; compare two runs."),
     ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
     ("doctor", "segue.cli.doctor:command", "Check this machine, a model folder, or your data."),
     ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),
@@ -110,3 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     typer.main.get_command(application())(args=arguments, prog_name="segue")
     raise AssertionError("typer leaves the process itself")
+
+
+if __name__ == "__main__":  # launchers start modules: accelerate launch -m segue.cli.main
+    main()

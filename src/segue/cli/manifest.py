@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from segue.cli.inputs import folder_names
 from segue.errors import ConfigError, DataError, MediaError, SegueError
+from segue.media.files import alone, append
 from segue.media.results import FORMAT, OLD, PART, RESULT, encode_json
 
 NAME = "manifest.jsonl"
@@ -110,16 +110,7 @@ class Manifest:
 
     def add(self, record: Record) -> None:
         """Append a record, so that it is on the disk when this returns; half a line is taken back if it cannot be."""
-        rest = memoryview(_line(record))
-        with self._path.open("ab", buffering=0) as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(before)
-                raise
+        append(self._path, _line(record))
         self.records[record["source"]] = record
 
     def tidy(self) -> None:
@@ -178,7 +169,7 @@ def opened(out: Path) -> Iterator[Manifest]:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"{out} is a file; -o takes a folder to write results into") from error
-    with _alone(out):
+    with alone(out):
         _clean(out)
         manifest = Manifest(out)
         manifest.adopt()
@@ -234,22 +225,3 @@ def _clean(out: Path) -> None:
             shutil.rmtree(old)
         else:
             old.replace(folder)
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Holds a lock on the folder, which the system lets go of when the process dies in any way."""
-    try:
-        import fcntl
-    except ImportError:  # Windows cannot lock a folder; there two runs into one folder are the user's to avoid
-        yield
-        return
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another run is writing to {out}; wait for it, or give another -o") from error
-        yield
-    finally:
-        os.close(descriptor)

@@ -23,6 +23,7 @@ from segue.errors import ConfigError
 from segue.grounding import sam2
 from segue.grounding.model import component_of, key_table
 from segue.models import FAMILIES
+from segue.models.base import Official
 from segue.models.tokenizers import load_tokenizer, save_tokenizer
 from segue.weights import lazy
 from segue.weights.keys import compiled, match
@@ -59,28 +60,38 @@ def export(model: Path, target: Target) -> Mapping[str, Any]:
 def official_config(opened: Opened) -> dict[str, Any]:
     """The official config.json of a model.
 
-    Raises: ConfigError, if its family cannot be written in the official layout.
+    Raises: ConfigError, if its family cannot be written in the official layout; CheckpointError, without a tokenizer.
     """
+    layout, frames = _layout(opened), opened.config.video_frames
+    vocabulary = load_tokenizer(opened.folder).get_vocab() if layout.tokens else {}
+    tokens = {field: vocabulary[token] for field, token in layout.tokens.items() if token in vocabulary}
+    ours = {} if frames is None else {"video_frames": frames}
+    return {**layout.config(opened.config.mllm_config), **tokens, "template": opened.config.template, **ours}
+
+
+def _layout(opened: Opened) -> Official:
     family = FAMILIES[opened.config.family]
     if family.official is None:
         raise ConfigError(f"models of family {family.name} cannot be written in the official layout; use our own")
-    frames = opened.config.video_frames
-    ours = {} if frames is None else {"video_frames": frames}
-    return {**family.official(opened.config.mllm_config), "template": opened.config.template, **ours}
+    return family.official
 
 
 def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) -> Draft:
     config, table = official_config(opened), key_table(opened.config)
+    layout = _layout(opened)
+    files = layout.files(opened.config.mllm_config)
     shapes = weights.upstream_shapes(opened.tensors.shapes, table)
     rules, parts = compiled(table), opened.parts
     words = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
     def small_files(folder: Path) -> None:
         save_tokenizer(load_tokenizer(opened.folder), folder)
-        _make_old(folder)
+        _make_old(folder, layout.tokenizer)
         sizes = sam2.sizes(opened.config.sam2_config)
         if sizes != dict(sam2.HIERA_L):
             write_json(folder / "sam2_config.json", sizes)
+        for name, value in files.items():
+            write_json(folder / name, value)
         write_json(folder / "config.json", {**config, "torch_dtype": words[dtype]})
 
     return Draft(
@@ -91,7 +102,7 @@ def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) ->
     )
 
 
-def _make_old(folder: Path) -> None:
+def _make_old(folder: Path, tokenizer: str) -> None:
     """Name the tokenizer's class as transformers 4 does too, with which the original code runs."""
     path = folder / "tokenizer_config.json"
-    write_json(path, {**weights.read_json(path), "tokenizer_class": "PreTrainedTokenizerFast"})
+    write_json(path, {**weights.read_json(path), "tokenizer_class": tokenizer})

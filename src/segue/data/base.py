@@ -42,15 +42,21 @@ class Dataset(Protocol):
 class Rows:
     """A dataset whose rows lie in memory and are made into samples by a function, which must be picklable.
 
-    `rows` hold annotations; media and masks are opened and decoded when a row is asked for.
+    `rows` hold annotations; media and masks are opened and decoded when a row is asked for. `medium` names the medium
+    of a row by its annotation alone, so that an evaluation can ask all questions about a video in one go.
     """
 
     name: str
     rows: Sequence[Any]
     make: Callable[[Any, np.random.Generator], Sample]
+    medium: Callable[[Any], str] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def medium_of(self, index: int) -> str:
+        """A name that rows about the same medium share and others do not; empty, where that cannot be told."""
+        return "" if self.medium is None else self.medium(self.rows[index])
 
     def get(self, index: int, rng: np.random.Generator) -> Sample:
         """The sample of a row; see `Dataset`."""

@@ -37,6 +37,18 @@ def ask(phrase: str, masks: MaskTrack | None, rng: np.random.Generator) -> Asked
     return phrase, segment_question(phrase, rng), masks
 
 
+def query(
+    media: Media, phrase: str, prompt: str, masks: MaskTrack | None
+) -> tuple[tuple[Message, ...], tuple[Region, ...]]:
+    """A question as an evaluation asks it, `{phrase}` in its prompt filled in, and the region that is meant.
+
+    Where nothing fits the phrase, or the truth is not known, the answer is empty.
+    """
+    answer = Message("assistant", () if masks is None else ("[SEG]",))
+    messages = Message.user(prompt.replace("{phrase}", phrase), media), answer
+    return messages, () if masks is None else (shapes.region(phrase, masks),)
+
+
 def dialogue(
     turns: Sequence[tuple[str, str]], media: Media | None, regions: tuple[Region, ...] = ()
 ) -> tuple[Message, ...]:

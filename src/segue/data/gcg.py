@@ -9,6 +9,11 @@ Below the data root, as `SOURCES` lists: an annotation file in `glamm_data/annot
     flickr            COCO's, whose images have a "caption" and whose annotations have "tokens_positive":
                       [[start, end], ...], "sam_mask": RLE, "bbox", "area" and perhaps "ignore"
 
+The splits val and test of GranD-f have a form of their own, COCO's, in `gcg_val_test/` (below the root or in
+`glamm_data/annotations/`): `{split}_gcg_coco_mask_gt.json` with the images and an annotation for each mask, and
+`{split}_gcg_coco_caption_gt.json` with {"image_id", "caption", "labels": [phrase, ...]} for each image; images lie in
+`glamm_data/images/grandf/val_test/`.
+
 Positions are characters of the caption, the end exclusive. A sample's answer is the caption with each such phrase
 written as `<p> phrase </p> [SEG]`.
 
@@ -36,6 +41,7 @@ from segue.data.sources import (
     chosen,
     entry,
     field,
+    first_of,
     formed,
     found,
     open_sized,
@@ -46,7 +52,7 @@ from segue.data.sources import (
 )
 from segue.errors import DataError
 from segue.geometry.notation import parse_grounded
-from segue.types import Sample
+from segue.types import Message, Sample
 
 Size = tuple[int, int]
 
@@ -70,13 +76,18 @@ class Caption:
     things: tuple[Thing, ...]
 
 
-def load(root: Path, split: str, *, variant: str) -> Rows:
+def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> Rows:
     """A row per caption that names at least one thing with a mask.
 
-    `variant` is one of the four parts; the split is train. Only the wording of the question is left to chance.
+    `variant` is one of the four parts; the split is train. Only the wording of the question is left to chance. With a
+    `prompt`, which needs grandf and val or test, a row is an image that is to be described; `target` then holds
+    references, what people wrote, with the labels in it, and masks as COCO RLEs.
 
     Raises: ConfigError, DataError.
     """
+    if prompt is not None:
+        chosen({"grandf": None}, variant, "variant of gcg with a prompt")
+        return _described(root, split, prompt)
     read, annotations, images = chosen(SOURCES, variant, "variant of gcg")
     require_train(split, "gcg")
     annotations, images = f"glamm_data/annotations/{annotations}", f"glamm_data/images/{images}"
@@ -179,3 +190,48 @@ def _sample(row: tuple[int, Caption], rng: np.random.Generator, *, source: str, 
     regions = tuple(shapes.region(region.phrase, masks, region.span) for region, masks in named)
     messages = dialogue([(say("caption_questions", rng), answer)], media)
     return Sample(f"{number}-{caption.image}", "caption", messages, regions, (0,), source, group=caption.image)
+
+
+def _described(root: Path, split: str, prompt: str) -> Rows:
+    chosen(dict.fromkeys(("val", "test")), split, "split of gcg with a prompt")
+    home = first_of(root, ["gcg_val_test", "glamm_data/annotations/gcg_val_test"])
+    masks, captions = (f"{home}/{split}_gcg_coco_{what}_gt.json" for what in ("mask", "caption"))
+    images = "glamm_data/images/grandf/val_test"
+    require(root, [masks, captions, images], "the truth of GranD-f's val and test splits, and their images")
+    coco = read_annotations(root / masks)
+    records = by_id(field(coco, "images", list, masks), "image")
+    truth: dict[int | str, dict[str, list[Any]]] = {
+        name: {"references": [], "labels": [], "masks": []} for name in records
+    }
+    for number, one in enumerate(field(coco, "annotations", list, masks)):
+        if not one.get("iscrowd"):
+            image = entry(truth, field(one, "image_id", int | str, f"annotation {number}"), "image")
+            image["masks"].append(field(one, "segmentation", dict | list, f"annotation {number}"))
+    for number, one in enumerate(field(read_annotations(root / captions), "annotations", list, captions)):
+        image = entry(truth, field(one, "image_id", int | str, f"caption {number}"), "image")
+        image["references"].append(field(one, "caption", str, f"caption {number}"))
+        image["labels"] += field(one, "labels", list, f"caption {number}")
+    rows = [(records[name], told) for name, told in truth.items() if told["references"]]
+    make = partial(_to_describe, source=f"gcg_grandf/{split}", images=root / images, prompt=prompt)
+    return Rows(f"gcg_grandf/{split}", rows, make)
+
+
+def _to_describe(
+    row: tuple[Mapping[str, Any], Mapping[str, list[Any]]],
+    rng: np.random.Generator,
+    *,
+    source: str,
+    images: Path,
+    prompt: str,
+) -> Sample:
+    record, told = row
+    name = str(record["id"])
+    names = [str(record["file_name"])] if "file_name" in record else [f"{name}.jpg", f"{name}.png"]
+    media = open_sized(found([images], *names), stated_size(record))
+    with within(f"a mask of image {name}"):
+        masks = [
+            {"size": list(media.size), "counts": shapes.segmentation_mask(one, media.size)} for one in told["masks"]
+        ]
+    messages = (Message.user(prompt, media), Message("assistant", (told["references"][0],)))
+    target = {"references": told["references"], "labels": told["labels"], "masks": masks}
+    return Sample(name, "caption", messages, (), (0,), source, name, target)

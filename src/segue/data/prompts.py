@@ -13,6 +13,9 @@ import numpy as np
 
 from segue.errors import DataError
 
+SEGMENT_PROMPTS = {"image": "Please segment {phrase} in this image.", "video": "Please segment {phrase}."}
+"""The one wording, by the kind of medium, that Sa2VA models were published and are measured with."""
+
 
 @cache
 def wordings(name: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ import numpy as np
 
 from segue.data import shapes
 from segue.data.base import Rows, spread_draw, within
-from segue.data.dialogue import Asked, ask, segmentation
+from segue.data.dialogue import Asked, ask, query, segmentation
 from segue.data.prompts import clean_phrase
 from segue.data.sources import (
     by_id,
@@ -43,7 +43,7 @@ from segue.data.sources import (
     stated_size,
 )
 from segue.errors import ConfigError, DataError
-from segue.types import Media, Sample
+from segue.types import MaskTrack, Media, Sample
 
 VARIANTS = {"refcoco": "refs(unc)", "refcoco+": "refs(unc)", "refcocog": "refs(umd)", "grefcoco": "grefs(unc)"}
 SHARED_IMAGES = "glamm_data/images/coco2014/train2014"
@@ -69,12 +69,26 @@ class Picture:
     referents: tuple[Referent, ...]
 
 
-def load(root: Path, split: str, *, variant: str = "refcoco", referents: int | None = 5) -> Rows:
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One row of an evaluation: a sentence about an image, with its number among those."""
+
+    picture: Picture
+    referent: Referent
+    sentence: str
+    number: int
+
+
+def load(
+    root: Path, split: str, *, variant: str = "refcoco", referents: int | None = 5, prompt: str | None = None
+) -> Rows:
     """A row per image; its sample asks for some of the image's referents, one turn each.
 
     `referents` is how many turns a sample has, drawn by chance: no referent comes twice before each has come once. The
     sentence is drawn anew each time. None asks for every sentence of every referent, in the file's order, as an
     evaluation does. `split` is train, val, test, testA or testB; test takes testA and testB together.
+
+    With a `prompt`, every sentence is a row of its own, as it is written, in the place of the prompt's `{phrase}`.
 
     Raises: ConfigError, DataError.
     """
@@ -86,8 +100,27 @@ def load(root: Path, split: str, *, variant: str = "refcoco", referents: int | N
     with formed(home):
         rows = _pictures(root / home / "instances.json", root / refs, split)
     name = f"{variant}/{split}"
+    if prompt is not None:
+        ask_for = partial(_query, source=name, images=root / images, prompt=prompt)
+        return Rows(name, [one for row in rows for one in _queries(row)], ask_for, _medium)
     make = partial(_sample, source=name, images=root / images, referents=referents)
     return Rows(name, rows, make)
+
+
+def _queries(row: Picture) -> list[Query]:
+    said = [(one, _text(sentence, "sent")) for one in row.referents for sentence in one.sentences]
+    return [Query(row, referent, text, number) for number, (referent, text) in enumerate(said)]
+
+
+def _medium(row: Query) -> str:
+    return row.picture.name
+
+
+def _query(row: Query, rng: np.random.Generator, *, source: str, images: Path, prompt: str) -> Sample:
+    picture = row.picture
+    media = open_sized(found([images], picture.name), picture.size)
+    messages, regions = query(media, row.sentence, prompt, _masks(media, row.referent, row.sentence))
+    return Sample(f"{picture.name}-{row.number}", "segment", messages, regions, (0,), source, picture.name)
 
 
 def _pictures(instances: Path, refs: Path, split: str) -> list[Picture]:
@@ -165,8 +198,13 @@ def _text(sentence: Mapping[str, Any], *names: str) -> str:
 
 def _asked(media: Media, referent: Referent, sentence: str, rng: np.random.Generator) -> Asked:
     phrase = clean_phrase(sentence)
+    return ask(phrase, _masks(media, referent, phrase), rng)
+
+
+def _masks(media: Media, referent: Referent, phrase: str) -> MaskTrack | None:
+    """The union of what a sentence means, or None if it means nothing in the image."""
     if not referent.segmentations:
-        return ask(phrase, None, rng)
+        return None
     with within(f"the object called {phrase!r}"):
         parts = [shapes.segmentation_mask(part, media.size) for part in referent.segmentations]
-    return ask(phrase, shapes.track([shapes.united(parts, media.size)], (0,), media.size), rng)
+    return shapes.track([shapes.united(parts, media.size)], (0,), media.size)

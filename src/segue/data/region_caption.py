@@ -9,6 +9,11 @@ A file is a list of {"file_name", "height", "width", "annotation": [{"segmentati
 "conversations" in LLaVA's form or "description", a list of one text per region, which may begin with its name
 ("<region1>: ..."). Regions are called region1, region2 ... in the order of "annotation"; angle brackets are taken out.
 
+For evaluation there is RefCOCOg's validation split as GLaMM prepared it, a region an image, in
+`region_caption/refcocog/finetune_refcocog_val_with_mask.json` (COCO's form; an annotation has the id of its image),
+what people wrote in `mdetr_annotations/finetune_refcocog_val_captions.json` ({"annotations": [{"image_id",
+"caption"}]}), and images in `glamm_data/images/coco2014/train2014/`.
+
 Source: Yuan et al. 2024 (Osprey); Sa2VA's `Sa2VA06VP`. It leaves out rows with a region that covers fewer than four of
 the 16 x 16 cells that its model sees; which cells are seen is for a model to say, so no row is left out here.
 """
@@ -27,9 +32,20 @@ from segue.data import shapes
 from segue.data.base import Rows, within
 from segue.data.dialogue import dialogue, recorded_turns
 from segue.data.prompts import say
-from segue.data.sources import chosen, field, found, open_sized, read_annotations, require, require_train, stated_size
+from segue.data.sources import (
+    by_id,
+    chosen,
+    entry,
+    field,
+    found,
+    open_sized,
+    read_annotations,
+    require,
+    require_train,
+    stated_size,
+)
 from segue.errors import DataError
-from segue.types import Region, Sample
+from segue.types import Message, Region, Sample
 
 VARIANTS = {
     "conversation": "osprey_conversation.json",
@@ -43,14 +59,27 @@ IMAGES = ("train2014", "val2014", "train2017", "val2017")
 _NAMED = re.compile(r"\s*<?region\s*(\d+)>?\s*:\s*", re.IGNORECASE)
 
 
-def load(root: Path, split: str, *, variant: str) -> Rows:
+EVALUATED = (
+    "region_caption/refcocog/finetune_refcocog_val_with_mask.json",
+    "mdetr_annotations/finetune_refcocog_val_captions.json",
+    "glamm_data/images/coco2014/train2014",
+)
+
+
+def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> Rows:
     """A row per image with its regions; the split is train.
 
     Descriptions become one turn for each region, with the wording of the question left to chance. The questions of the
     short form end with a request for a word or a short phrase.
 
+    With a `prompt`, which needs the variant refcocog and its split val, a row is one region; `target` has its
+    references, which people wrote.
+
     Raises: ConfigError, DataError.
     """
+    if prompt is not None:
+        chosen({"refcocog/val": None}, f"{variant}/{split}", "variant and split of region_caption with a prompt")
+        return _described_regions(root, prompt)
     require_train(split, "region_caption")
     annotations = f"osprey-724k/Osprey-724K/{chosen(VARIANTS, variant, 'variant of region_caption')}"
     require(root, [annotations, "osprey-724k/coco"], "Osprey-724K and COCO's images there")
@@ -101,3 +130,40 @@ def _described(record: Mapping[str, Any], regions: list[Region], rng: np.random.
 
 def _plain(text: str) -> str:
     return text.replace("<image>", "").replace("<", "").replace(">", "")
+
+
+def _described_regions(root: Path, prompt: str) -> Rows:
+    regions, captions, images = EVALUATED
+    require(root, EVALUATED, "the regions of RefCOCOg's validation split, their captions, and COCO's images of 2014")
+    coco = read_annotations(root / regions)
+    annotations = by_id(field(coco, "annotations", list, regions), "annotation")
+    written: dict[int | str, list[str]] = {}
+    for number, one in enumerate(field(read_annotations(root / captions), "annotations", list, captions)):
+        where = f"caption {number}"
+        written.setdefault(field(one, "image_id", int | str, where), []).append(field(one, "caption", str, where))
+    # PARITY(region_by_image_id): the region of an image is the annotation that has the image's id
+    rows = [
+        (image, entry(annotations, name, "annotation"), entry(written, name, "caption of image"))
+        for name, image in by_id(field(coco, "images", list, regions), "image").items()
+    ]
+    make = partial(_region, source="region_refcocog/val", images=root / images, prompt=prompt)
+    return Rows("region_refcocog/val", rows, make)
+
+
+def _region(
+    row: tuple[Mapping[str, Any], Mapping[str, Any], list[str]],
+    rng: np.random.Generator,
+    *,
+    source: str,
+    images: Path,
+    prompt: str,
+) -> Sample:
+    image, annotation, captions = row
+    name = field(image, "file_name", str, "an image")
+    # names may begin with the split: train2014/COCO_train2014_...
+    media = open_sized(found([images, images.parent], name), stated_size(image))
+    with within("region1"):
+        mask = shapes.segmentation_mask(field(annotation, "segmentation", list | dict, "it"), media.size)
+    region = shapes.region("", shapes.track([mask], (0,), media.size))
+    messages = (Message.user(prompt, media, (region,)), Message("assistant", (captions[0],)))
+    return Sample(str(image["id"]), "region", messages, (), (0,), source, name, {"references": captions})

@@ -8,19 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
 from segue.data.base import Rows
 from segue.data.synth import clip, mixed_sample, regions_sample, scene
-from segue.data.synth.scenes import Split, draw_size, generator
+from segue.data.synth.scenes import Split, check_split, draw_size, generator
 from segue.data.synth.wording import LANGUAGES
 from segue.errors import ConfigError
 from segue.types import Sample
 
 _REGIONS = 0.15  # of the stills' dialogues are about marked regions
 _ENGLISH = 0.65
+LEAST_LONGEST = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +44,19 @@ def load(root: Path, split: str, *, count: int = 1_000_000, **drawing: Any) -> R
 
     Two thirds of the dialogues are in English, the others in Chinese.
 
-    Raises: ConfigError, for a split that is not train, validation or test, or a field that `Drawing` does not have.
+    Raises: ConfigError, for a split that is not train, validation or test, or a field that `Drawing` does not have,
+        or a `longest` below 128.
     """
-    if split not in ("train", "validation", "test"):
-        raise ConfigError(f"generated scenes have no split {split!r}; expected train, validation or test")
+    chosen = check_split(split)
     known = [one.name for one in fields(Drawing)]
     if unknown := sorted(set(drawing) - set(known)):
         raise ConfigError(f"generated scenes have no option {', '.join(unknown)}; known are {', '.join(known)}")
     how = Drawing(**drawing)
-    return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=cast(Split, split), how=how))
+    if how.longest is not None and how.longest < LEAST_LONGEST:
+        raise ConfigError(
+            f"scenes cannot be drawn {how.longest} pixels long: some are half as high; expected {LEAST_LONGEST} or more"
+        )
+    return Rows(f"scenes/{how.kind}/{split}", range(count), partial(_sample, split=chosen, how=how))
 
 
 def _sample(index: int, rng: np.random.Generator, *, split: Split, how: Drawing) -> Sample:

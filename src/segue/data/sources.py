@@ -134,8 +134,11 @@ def found(folders: Sequence[Path], *names: str) -> Path:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise MediaError(f"the file {name!r} lies outside the data's folders; name it relative to them")
         for folder in folders:
-            if (path := folder / name).exists():
-                return path
+            try:
+                if (path := folder / name).exists():
+                    return path
+            except OSError as error:
+                raise MediaError(f"the file {name[:60]!r} cannot be looked for: {error.strerror}") from error
     raise MediaError(f"there is no {' or '.join(names)} in {', '.join(map(str, folders))}")
 
 

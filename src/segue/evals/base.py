@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from segue.types import Answer, Sample, Task
+from segue.types import Answer, Media, Sample, Task
 
 Row = dict[str, Any]
-"""What is kept of one answer: values that JSON can hold, enough to reduce again without a model."""
+"""What is kept of one answer: values that JSON can hold, enough to reduce again without a model.
+
+The runner adds `id` and `group` of the sample to each row, so that every reduction finds them there.
+"""
 
 Score = Callable[[Sample, Answer], Row]
 """Pure. An answer that cannot be read is a result: it scores the worst value and says `unparsed`."""
@@ -23,6 +26,9 @@ Raises: DataError, for no rows.
 
 Submit = Callable[[Sequence[Row], Path], Path]
 """Writes the file that a server takes, at the given path without its ending; returns its path."""
+
+Judge = Callable[[Sequence[Row], Path], list[Row]]
+"""Puts the ratings of a judge's file into the rows; the same `reduce` then gives figures instead of counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,5 +59,17 @@ class Benchmark:
     """What must lie under the data root, as paths or patterns."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Headline figures that papers and model cards state, by model, in the unit of the headline."""
+    thresholds: tuple[float, ...] = ()
+    """At which masks are stored too, so that a scan needs no model; `settings` must then keep logits."""
+    is_private: bool = False
+    """Names of rows are names of somebody's own files, which reports do not tell unless asked to."""
     submit: Submit | None = None
     """For splits whose truth only a server knows: `reduce` then gives counts alone."""
+    judge: Judge | None = None
+    """For answers that another model or a person has to rate: `submit` then writes what a judge is given."""
+
+
+def medium_of(sample: Sample) -> Media | None:
+    """The first image or video of a sample's dialogue."""
+    parts = (part for message in sample.messages for part in message.parts)
+    return next((part for part in parts if isinstance(part, Media)), None)

@@ -12,7 +12,9 @@ from segue.types import Region
 
 _SEGMENT = "[SEG]"
 _MARK = re.compile(r"(\[SEG\]|</?p>|</?vp>|<\|im_end\|>|<\|end\|>|<\|endoftext\|>|</?s>)")
+_NUMBER = r"(\d+(?:\.\d+)?)"
 _BOX = re.compile(r"<box>\s*\[\[(\s*\d+\s*(?:,\s*\d+\s*){3})\]\]\s*</box>")
+_CORNERS = re.compile(rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\),\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)")
 _THOUSAND = 1000
 _JOINER = re.compile(r"\s*(,|and|, and)\s*")
 _STOPS = ".,;:!?…。，、；：！？"
@@ -57,6 +59,16 @@ def parse_boxes(raw: str, size: tuple[int, int]) -> tuple[Region, ...]:
     scale = np.array([width, height, width, height]) / _THOUSAND
     found = (np.array([int(number) for number in match[1].split(",")]) for match in _BOX.finditer(raw))
     return tuple(Region(box=np.minimum(numbers, _THOUSAND) * scale) for numbers in found)
+
+
+def corners(raw: str) -> tuple[tuple[float, float, float, float], ...]:
+    """The boxes in Qwen-VL's notation, `(x1,y1),(x2,y2)`, in reading order, as x1 y1 x2 y2 in its thousandths.
+
+    The `<box>` around them may be missing, for a prompt may end with it. Anything else between brackets is no box.
+    """
+    return tuple(
+        (float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in _CORNERS.findall(raw)
+    )
 
 
 def _clean(raw: str) -> tuple[str, list[tuple[str, int]]]:

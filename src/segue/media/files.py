@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segue.errors import MediaError
+from segue.errors import ConfigError, MediaError
 
 
 @contextmanager
@@ -87,3 +88,44 @@ def _replace_folder(path: Path, new: Path) -> None:
         old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def alone(path: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds a lock on a folder or file that exists; the system lets go of it when the process dies in any way.
+
+    A `shared` lock may be held by several at once, as long as nobody holds it alone.
+
+    Raises: ConfigError, if another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows cannot lock a folder; there two runs into one folder are the user's to avoid
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another run is writing to {path}; wait for it, or give another -o") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a file, so that it is on the disk when this returns; half a line is taken back if it cannot be.
+
+    Raises: OSError, if the disk takes no more.
+    """
+    rest = memoryview(line)
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise

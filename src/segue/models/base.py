@@ -165,13 +165,29 @@ class MLLM(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Official:
+    """How a family's models are written in the official layout.
+
+    `config` makes the fields of config.json from the family's own configuration; `tokens` are fields beside them that
+    hold a token's id; `files` are further small JSON files by name. `tokenizer` is the class by which the original's
+    library, transformers 4, reads `tokenizer.json`.
+    """
+
+    config: Callable[[Any], dict[str, Any]]
+    tokens: Mapping[str, str] = field(default_factory=dict)
+    files: Callable[[Any], Mapping[str, Mapping[str, Any]]] = lambda _: {}
+    tokenizer: str = "PreTrainedTokenizerFast"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """All that is known about one family of models; the only place a dispatcher looks.
 
     `claims` judges an official config.json by its content, never by a name. `architecture` reads the family's own
     configuration out of an official one. `special_tokens` are those that its vocabulary has beyond ordinary text, in
     the order of their ids. `video_frames` is the plan of frames that it was published with. `prompts` are the questions
-    per task, with `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names.
+    per task, with `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names. Without
+    `official` its models cannot be written in the official layout.
     """
 
     name: str
@@ -185,7 +201,7 @@ class Family:
     video_frames: str
     prompts: Mapping[str, str]
     groups: Mapping[str, tuple[str, ...]]
-    official: Callable[[Any], dict[str, Any]] | None = None
+    official: Official | None = None
 
 
 def seg_states(hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int) -> Float[Tensor, "n d"]:

@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from segue.errors import CheckpointError, ConfigError, DataError
-from segue.models.base import Batch, Decoding, Family, Prompt, Steps, Visual, decode, positions, read, written
+from segue.models.base import Batch, Decoding, Family, Official, Prompt, Steps, Visual, decode, positions, read, written
 from segue.models.internvl_official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, official
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tiling import squeeze, tile
@@ -426,5 +426,5 @@ FAMILY = Family(
         "seg_projector": ("seg_projector.",),
         "mask_decoder": ("grounder.sam2.mask_decoder.",),
     },
-    official=official,
+    official=Official(config=official),
 )

@@ -21,9 +21,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from segue.errors import DataError
 from segue.models.base import Batch, Decoding, Prompt, Steps, Visual, decode, positions, read, written
+from segue.models.native_resolution_official import TEXT_FIELDS, VISION_FIELDS
 from segue.models.patches import cut, resized, spread
 from segue.models.templates import Template, TextTokenizer, opening, template
-from segue.models.tokenizers import check_length, load_chat_template, load_tokenizer, save_tokenizer, single_id
+from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer, single_id
 from segue.weights import KeyTable, Rule
 
 LEAST_PIXELS, MOST_PIXELS = 512 * 28 * 28, 2048 * 28 * 28
@@ -47,16 +48,6 @@ GROUPS = {
     "seg_projector": ("seg_projector.",),
     "mask_decoder": ("grounder.sam2.mask_decoder.",),
 }
-_VISION_FIELDS = (
-    *("depth", "hidden_size", "hidden_act", "intermediate_size", "num_heads", "in_channels", "out_hidden_size"),
-    *("patch_size", "spatial_merge_size", "temporal_patch_size", "tokens_per_second", "window_size"),
-    *("fullatt_block_indexes", "num_position_embeddings", "deepstack_visual_indexes"),
-)
-_TEXT_FIELDS = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
-    *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps", "attention_bias"),
-    *("use_sliding_window", "sliding_window", "max_window_layers", "bos_token_id", "eos_token_id", "pad_token_id"),
-)
 
 
 class NativeResolutionConfig(PreTrainedConfig):
@@ -208,7 +199,6 @@ class NativeResolutionProcessor:
         ids = {token: single_id(tokenizer, token, rows) for token in named}
         check_length(tokenizer, rows, folder)
         strings = template(chat)
-        tokenizer.chat_template = load_chat_template(folder)
         if tokenizer.chat_template is not None:
             # PARITY(template_opening): whether a default system turn comes first is the checkpoint's word
             strings = replace(strings, opening=opening(tokenizer, strings, BLOCK.format(tokens=VISUAL_TOKEN)))
@@ -280,13 +270,13 @@ def parts(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     vision, text = config["vision_config"], config.get("text_config") or config
     # without these the library takes those of its own sizes, beyond a small vocabulary
     fields: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
-    fields |= {name: text[name] for name in _TEXT_FIELDS if text.get(name) is not None}
+    fields |= {name: text[name] for name in TEXT_FIELDS if text.get(name) is not None}
     scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
     # "mrope" is an old word for what the sections say
     rope = {name: value for name, value in scaling.items() if name not in ("type", "rope_type")}
     rope |= {"rope_type": "default", "rope_theta": rope.get("rope_theta") or text["rope_theta"]}
     return {
-        "vision_config": {name: vision[name] for name in _VISION_FIELDS if vision.get(name) is not None},
+        "vision_config": {name: vision[name] for name in VISION_FIELDS if vision.get(name) is not None},
         # whatever the base model did, Sa2VA trains the output head apart from the embeddings
         "text_config": fields | {"rope_parameters": rope, "tie_word_embeddings": False},
     }

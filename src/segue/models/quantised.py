@@ -97,6 +97,8 @@ def four_bits(old: nn.Linear, device: str | torch.device) -> nn.Module:
     )
     new.weight = library.Params4bit(old.weight.data.cpu(), requires_grad=False, quant_type="nf4")
     new.bias = old.bias
+    # the form into which a CPU packs them to infer has no way back to training, and would stay
+    new.support_avx512bf16_for_cpu = False
     moved: nn.Module = new.to(device)
     return moved
 

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
+from segue.models import native_resolution_official
 from segue.models.base import Family
 from segue.models.native_resolution import (
     GROUPS,
@@ -71,4 +72,5 @@ FAMILY = Family(
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
+    official=native_resolution_official.official("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
 )

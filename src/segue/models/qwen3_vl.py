@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionConfig, Qwen3VLVisionModel
 
+from segue.models import native_resolution_official
 from segue.models.base import Batch, Family
 from segue.models.native_resolution import (
     GROUPS,
@@ -91,4 +92,5 @@ FAMILY = Family(
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
+    official=native_resolution_official.official("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
 )

@@ -23,8 +23,16 @@ CONTROL, USER_DEFINED = 3, 4
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder: `tokenizer.json`, or a Qwen vocabulary with merges, or a SentencePiece model.
 
+    It brings along the folder's chat template, so that whoever saves it keeps that too.
+
     Raises: CheckpointError, if none of these files is there or one cannot be read.
     """
+    tokenizer = _read_tokenizer(folder)
+    tokenizer.chat_template = load_chat_template(folder)
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     try:
         if (folder / "tokenizer.json").is_file():
             backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -44,7 +52,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json`."""
+    """Write `tokenizer.json` and `tokenizer_config.json`, and the chat template if there is one."""
     tokenizer.save_pretrained(folder)
 
 

@@ -38,7 +38,8 @@ class Memory:
 
 
 def memory(ready: Ready, recipe: TrainRecipe) -> Memory:
-    """Weights as they are; a gradient and AdamW's two moments in float32 for all that learns; and what a batch needs.
+    """Weights as they are, of spread ones this process's share; a gradient and AdamW's two moments in float32 for all
+    that learns; and what a batch needs.
 
     The last is counted, not measured: states kept for the way back, one layer at work, the scores of the vocabulary,
     and the mask decoder's maps of five objects on every frame.
@@ -46,8 +47,9 @@ def memory(ready: Ready, recipe: TrainRecipe) -> Memory:
     Raises: SegueError, if no sample can be used.
     """
     model: Any = ready.model
-    learned = sum(ready.learning.count.values())
-    weights = sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers()))
+    learned = sum(rates.local(p).numel() for group in ready.learning.groups.values() for p in group.values())
+    held = [rates.local(tensor) for tensor in (*model.parameters(), *model.buffers())]
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in held)
     batch = ready.feed.spare()
     text, sam = model.config.get_text_config(), model.config.sam2_config
     size = 2 if recipe.precision == "bf16" else 4

@@ -25,7 +25,7 @@ from segue.grounding.sam2 import frame_square
 from segue.media import read_frames, read_image
 from segue.media.sampling import choose
 from segue.models.base import Batch, Processor
-from segue.types import Frames, Media, Message, Sample
+from segue.types import Frames, MaskTrack, Media, Message, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +132,23 @@ class RowMaker:
             shown = Frames(read_image(media)[None], np.zeros(1, np.int64), np.zeros(1))
         else:
             shown = read_frames(media, sample.frames)
-        places = range(len(sample.frames))
-        tracks = [region.masks for region in sample.regions[:count]]
-        masks = [[track.dense(place) for place in places] for track in tracks if track is not None]
-        centres = np.array([[_centre(mask) for mask in track] for track in masks])
+        tracks = [region.masks for region in sample.regions[:count] if region.masks is not None]
+        # one thing may be asked for in many turns
+        known = {track.rles: self._drawn(track, len(sample.frames)) for track in tracks}
         return Truth(
             torch.stack([frame_square(frame, self.side) for frame in shown.pixels]),
-            torch.stack([torch.stack([_covered(mask, self.side) for mask in track]) for track in masks]),
+            torch.stack([known[track.rles][0] for track in tracks]),
             asked,
             sample.frames,
             tuple(region.phrase for region in sample.regions[:count]),
-            torch.from_numpy(centres).float(),
+            torch.stack([known[track.rles][1] for track in tracks]),
         )
+
+    def _drawn(self, track: MaskTrack, frames: int) -> tuple[UInt8[Tensor, "t q q"], Float[Tensor, "t 2"]]:
+        """An object's masks on SAM 2's square, and their centres."""
+        masks = [track.dense(place) for place in range(frames)]
+        centres = np.stack([_centre(mask) for mask in masks])
+        return torch.stack([_covered(mask, self.side) for mask in masks]), torch.from_numpy(centres).float()
 
 
 _Shell = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[str, ...]]
@@ -160,9 +165,11 @@ def _parts(truths: Sequence[Truth | None]) -> list[Tensor]:
 
 def _shells(truths: Sequence[Truth | None]) -> list[_Shell | None]:
     """What remains of truths without their tensors: how many objects and frames, and all that is no tensor."""
-    return [
-        truth and (len(truth.masks), len(truth.frames), truth.asked, truth.numbers, truth.phrases) for truth in truths
-    ]
+    return [None if truth is None else _shell(truth) for truth in truths]
+
+
+def _shell(truth: Truth) -> _Shell:
+    return len(truth.masks), len(truth.frames), truth.asked, truth.numbers, truth.phrases
 
 
 def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None]) -> TrainBatch:
@@ -180,7 +187,14 @@ def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None
         objects, times, asked, numbers, phrases = shell
         shape = (objects, times)
         truths.append(
-            Truth(next(frames), next(masks).unflatten(0, shape), asked, numbers, phrases, next(centres).unflatten(0, shape))
+            Truth(
+                next(frames),
+                next(masks).unflatten(0, shape),
+                asked,
+                numbers,
+                phrases,
+                next(centres).unflatten(0, shape),
+            )
         )
     return TrainBatch(batch, tuple(truths))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -134,15 +136,27 @@ class Feed(Dataset[Fed]):
     def batches(self, first: int, last: int, *, workers: int) -> Iterator[Fed]:
         """Batches of the steps from `first` up to `last`, in order, read ahead by so many worker processes."""
         numbers = range(first * self.share.accumulation, last * self.share.accumulation)
-        # spawn: a fork would copy the locks of threads that it does not copy
         loader = DataLoader(
             self,
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context=_context() if workers else None,
         )
         return iter(loader)
+
+
+def _context() -> BaseContext:
+    """How workers begin: from a server that has imported all of this once, where the system has such servers.
+
+    A fork of this process would copy the locks of threads that it does not copy; to spawn each worker anew costs the
+    imports anew, one worker after another.
+    """
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def step_seed(seed: int, stage: int, step: int, rank: int, micro: int) -> int:

@@ -39,7 +39,7 @@ class Journal:
         self.watcher = watcher
         self.is_main = is_main
         self._path = run / LOG
-        self._board = _board(run) if is_main else None
+        self._board: Any = None
 
     def say(self, text: str) -> None:
         """A line for people."""
@@ -64,12 +64,19 @@ class Journal:
         except OSError as error:
             raise _full(self._path, error) from error
 
-    def cut(self, step: int) -> None:
-        """Forget what stands in the log after a step: a resumed run will say it again.
+    def begin(self, step: int) -> None:
+        """Open the log, and forget what stands in it after a step: a resumed run will say it again.
 
         Raises: CheckpointError, if it cannot be written.
         """
-        if self.is_main and self._path.is_file():
+        if not self.is_main:
+            return
+        self.close()
+        try:
+            self._board = _board(self._path.parent, step)
+        except OSError as error:
+            raise _full(self._path, error) from error
+        if self._path.is_file():
             kept = [line for line in lines(self._path) if line["step"] <= step]
             write_text(self._path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
@@ -113,10 +120,11 @@ def _full(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"cannot write {path}: {error.strerror}; free space and go on with --resume")
 
 
-def _board(run: Path) -> Any:
+def _board(run: Path, step: int) -> Any:
+    """A writer of scalars; TensorBoard then hides what older files of the run say of later steps."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         log.info("no TensorBoard here (extra `train`); %s holds the same numbers", LOG)
         return None
-    return SummaryWriter(str(run / "tensorboard"))
+    return SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)

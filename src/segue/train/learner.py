@@ -264,7 +264,9 @@ class Learner(nn.Module):
             together = len(frames[0].top)
             memory = VideoMemory(
                 tuple(
-                    conditioning(grounder, numbers[frame], frames[frame], _given(given, places, order), at_once=together)
+                    conditioning(
+                        grounder, numbers[frame], frames[frame], _given(given, places, order), at_once=together
+                    )
                     for order, frame in enumerate(asked)
                 )
             )

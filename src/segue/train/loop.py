@@ -22,6 +22,7 @@ from segue.errors import ConfigError, DataError, LimitError
 from segue.train import judging, rates
 from segue.train.feed import Fed, step_seed
 from segue.train.journal import Journal
+from segue.train.learner import Learner
 from segue.train.recipe import TrainRecipe
 from segue.train.setup import Accelerator, Ready
 from segue.train.stages import seeded, stored_name
@@ -181,7 +182,7 @@ class Stretch:
         return float(norm)
 
     def _terms(self, fed: Fed, step: int, micro: int) -> tuple[Mapping[str, Tensor], float]:
-        """The terms of a batch, and whether they count: where all its rows are bad, another goes through for nothing."""
+        """The terms of a batch, and 1 if they count; where all its rows are bad another goes through, and counts 0."""
         batch = fed.batch
         counts = 1.0 if batch is not None else 0.0
         batch = (batch or self.ready.feed.spare()).to(self.accelerator.device)
@@ -248,10 +249,23 @@ class Stretch:
         rounds = max(self._gathered([len(held_out)]))
         with enough_memory(f"while judging after step {self.progress.step}"), self.accelerator.autocast():
             mine = judging.judge(learner, held_out, self.ready.make, rounds=rounds)
+            if not held_out:
+                self._accompany(learner, rounds)
         verdicts = self._gathered(mine)
         self.progress.metrics, self.progress.judged_at = judging.figures(verdicts), self.progress.step
         self.journal.write("judged", self.progress.step, stage=self.ready.stage.name, **self.progress.metrics)
         return verdicts
+
+    def _accompany(self, learner: Learner, rounds: int) -> None:
+        """Ask as often as the others do, where none of this process's rows points at anything.
+
+        Layers that are spread over processes come together only if all ask for them.
+        """
+        batch = self.ready.feed.spare().to(self.accelerator.device)
+        learner.eval()
+        for _ in range(rounds):
+            learner.judge(batch)
+        learner.train()
 
 
 @contextmanager

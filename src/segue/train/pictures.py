@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image
+from jaxtyping import UInt8
 
 from segue.data.base import rng_for
 from segue.data.mixture import Part
-from segue.media import read_frames, read_image
-from segue.media.render import overlay
+from segue.media import pages, read_frames, read_image
 from segue.types import MaskTrack, Media, Sample
-
-SIDE = 320
-"""Longest side of each half of a picture, in pixels."""
 
 
 def pair(case: Mapping[str, Any], parts: Sequence[Part], seed: int) -> str:
@@ -31,10 +24,7 @@ def pair(case: Mapping[str, Any], parts: Sequence[Part], seed: int) -> str:
     pixels, place = _shown(sample, case["frame"])
     truth = [region.masks.dense(place) for region in sample.regions[: len(case["masks"])] if region.masks]
     found = [MaskTrack(tuple(rle["size"]), np.zeros(1, np.int64), (rle["counts"],)).dense() for rle in case["masks"]]
-    halves = [_half(pixels, masks) for masks in (truth, found)]
-    file = io.BytesIO()
-    Image.fromarray(np.concatenate(halves, axis=1)).save(file, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return pages.picture([pages.marked(pixels, masks) for masks in (truth, found)])
 
 
 def _shown(sample: Sample, frame: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
@@ -43,12 +33,3 @@ def _shown(sample: Sample, frame: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]
     if media.kind == "image":
         return read_image(media), 0
     return read_frames(media, (frame,)).pixels[0], sample.frames.index(frame)
-
-
-def _half(pixels: UInt8[np.ndarray, "h w 3"], masks: Sequence[Bool[np.ndarray, "_ _"]]) -> UInt8[np.ndarray, "a b 3"]:
-    """The image with masks on it, which may be of another size, brought to `SIDE`."""
-    scale = SIDE / max(pixels.shape[:2])
-    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-    image = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
-    fitted = [np.asarray(Image.fromarray(mask).resize(size)) for mask in masks]
-    return overlay(image, np.stack(fitted), [""] * len(fitted))

@@ -97,6 +97,13 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor: all of it, where it is not spread over processes."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def placed_like(parameter: Tensor, value: Tensor) -> Tensor:
     """A tensor on a parameter's device and, where that is spread over processes, spread the same way."""
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -140,9 +140,7 @@ def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:
 
 def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[Progress, bool]:
     first, progress = 0, Progress()
-    if start is None:
-        run.journal.cut(-1)  # what a run said that ended before its first checkpoint
-    else:
+    if start is not None:
         record = start[1]
         first = [stage.name for stage in run.recipe.stages].index(record.stage)
         progress = _progress(record)
@@ -150,7 +148,8 @@ def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[Progress, boo
             first, progress, start = first + 1, Progress(step=progress.step), None
             if first == len(run.recipe.stages):
                 run.journal.say(f"the run in {run.folder} is finished; nothing is left to do")
-    run.journal.cut(progress.step or -1)
+    # of a run that ended before its first checkpoint nothing counts
+    run.journal.begin(progress.step or -1)
     for index in range(first, len(run.recipe.stages)):
         base = setup.first_base(run.recipe) if index == 0 else _stage_base(run, index - 1)
         with enough_memory(f"while stage {run.recipe.stages[index].name!r} was made ready"):

@@ -19,7 +19,7 @@ from segue.errors import ConfigError
 from segue.grounding import trained
 from segue.grounding.model import GroundedModel
 from segue.models.base import Processor
-from segue.train import rates, scratch
+from segue.train import rates, scratch, zero
 from segue.train.examples import RowMaker
 from segue.train.feed import Feed, Share, mixture_of, parts_of, step_seed
 from segue.train.learner import Learner
@@ -76,27 +76,38 @@ class Ready:
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's memory, whole and on the CPU. All processes must call this."""
-        return rates.optimizer_tensors(_bare(self.optimizer), {p: name for name, p in self.parameters.items()})
+        names = {parameter: name for name, parameter in self.parameters.items()}
+        return (zero if self.is_zero else rates).optimizer_tensors(_bare(self.optimizer), names)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether DeepSpeed holds the optimizer."""
+        return hasattr(_bare(self.optimizer), "bit16_groups")
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
         """Go back to where a checkpoint was.
 
         Raises: CheckpointError, if it is of other parameters.
         """
+        names = {parameter: name for name, parameter in self.parameters.items()}
         rates.restore_tensors(self.parameters, tensors)
-        rates.restore_optimizer(_bare(self.optimizer), {p: name for name, p in self.parameters.items()}, state)
+        if self.is_zero:
+            zero.renew(self.parameters)
+        (zero if self.is_zero else rates).restore_optimizer(_bare(self.optimizer), names, state)
 
 
 def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
     """How this process takes part: alone, or as `accelerate launch` or torchrun started it.
 
-    Raises: ConfigError, where accelerate is missing, or under DeepSpeed.
+    Raises: ConfigError, where accelerate is missing, or for a form of DeepSpeed or FSDP that cannot be used.
     """
     try:
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
     except ImportError as error:
         raise ConfigError("training needs accelerate; install the extra: pip install 'segue[train]'") from error
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        zero.require()
     made = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if recipe.precision == "bf16" else "no",
@@ -104,9 +115,33 @@ def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
         # the decoder's heads for IoU and presence learn only where their terms count
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if made.distributed_type.value == "MULTI_CPU":
+        _spread_over_cpus(made)
     if made.distributed_type.value == "DEEPSPEED":
-        raise ConfigError("DeepSpeed keeps its own optimizer, which no checkpoint here could go on from; use FSDP2")
+        zero.settle(made, recipe)
+    if made.distributed_type.value == "FSDP":
+        if not made.is_fsdp2:
+            raise ConfigError("checkpoints are not written from the first FSDP; say fsdp_version: 2 in its config file")
+        # autocast it is, as in one process: what learns stays in float32, and so does the mask decoder
+        made.state.fsdp_plugin.mixed_precision_policy = None
     return made
+
+
+def _spread_over_cpus(made: Accelerator) -> None:
+    """On CPUs accelerate drops what its launcher was told, and would copy everything to each process instead."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin, parse_flag_from_env
+
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        made.state.deepspeed_plugins = DeepSpeedPlugin()
+        asked = DistributedType.DEEPSPEED
+    elif parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        made.state.fsdp_plugin = FullyShardedDataParallelPlugin()
+        asked = DistributedType.FSDP
+    else:
+        return
+    # the second is written anew from the first whenever somebody asks for it
+    PartialState().distributed_type = made.state.distributed_type = asked
 
 
 def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerator) -> Ready:
@@ -135,8 +170,11 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         betas=stage.betas,
         weight_decay=stage.weight_decay,
     )
+    if accelerator.distributed_type.value == "FSDP":
+        _name_layers(learner, accelerator.state.fsdp_plugin)
     learner, optimizer = accelerator.prepare(learner, optimizer)
     register_fsdp_forward_method(learner, "judge")
+    learning = learning.renewed(accelerator.unwrap_model(learner).model)
     share = Share(accelerator.process_index, accelerator.num_processes, recipe.batch, recipe.accumulation)
     make = RowMaker(
         processor=processor,
@@ -162,6 +200,18 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         mixture=mixture,
         steps=steps,
     )
+
+
+def _name_layers(learner: Any, plugin: Any) -> None:
+    """Let the language model's layers be what is spread, each by itself: every pass of every process needs them all."""
+    known = {type(layer).__name__ for layer in learner.model.mllm.language_model.model.layers}
+    learner._no_split_modules = sorted(known)
+    named = set(plugin.transformer_cls_names_to_wrap or known)
+    if not named <= known:
+        raise ConfigError(
+            f"fsdp_transformer_layer_cls_to_wrap is {', '.join(sorted(named))}, but the language model is made of "
+            f"{', '.join(sorted(known))}; leave it out, and the right one is taken"
+        )
 
 
 def _checkpoint_activations(language: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -49,6 +49,12 @@ class Learning:
     def count(self) -> dict[str, int]:
         """How many numbers learn, by group."""
         return {name: sum(p.numel() for p in group.values()) for name, group in self.groups.items()}
+
+    def renewed(self, model: nn.Module) -> Learning:
+        """The same of a model whose parameters were put in place of others meanwhile, which could be given up then."""
+        now = dict(model.named_parameters())
+        groups = {name: {place: now[place] for place in group} for name, group in self.groups.items()}
+        return replace(self, groups=groups)
 
 
 class TrainedRows(nn.Module):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.base import Rows, checked, rng_for, within
+from segue.data.base import SEGMENT, Rows, checked, rng_for, within
 from segue.data.dialogue import Asked, ask, segmentation
 from segue.data.folder import coco, cvat, finetune, label_studio, pictures
 from segue.data.folder.entries import (
@@ -34,9 +34,10 @@ from segue.data.folder.entries import (
     UnmarkedError,
     split_named,
 )
+from segue.data.prompts import SEGMENT_PROMPTS
 from segue.data.sources import formed, found, open_sized, read_annotations
-from segue.errors import ConfigError, DataError
-from segue.types import Media, Sample
+from segue.errors import ConfigError, DataError, SegueError
+from segue.types import Media, Message, Sample
 
 log = logging.getLogger(__name__)
 
@@ -97,15 +98,32 @@ def load(
 
     Raises: ConfigError, DataError.
     """
+    chosen = _chosen(root, split, phrase=phrase, group=group)
+    make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
+    return Rows(f"{root.name}/{split}", chosen, make)
+
+
+def questions(root: Path, split: str, *, phrase: str | None = None, group: str | None = None) -> Rows:
+    """A row per phrase of each image or video, to be measured on; options as in `load`.
+
+    Its sample asks for that phrase alone, in the one wording that models were published with, and has masks of all
+    annotated frames. Media that mark nothing have no row; phrases that are not there have a sample without regions.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen = _chosen(root, split, phrase=phrase, group=group)
+    asked = [(row, words) for row in chosen for words in _phrases(row)]
+    return Rows(f"{root.name}/{split}", asked, partial(_question, source=f"{root.name}/{split}"), _medium)
+
+
+def _chosen(root: Path, split: str, *, phrase: str | None, group: str | None) -> list[Row]:
     if split not in (*SPLITS, "all"):
         raise ConfigError(f"unknown split {split!r}; expected {', '.join(SPLITS)} or all")
     found_rows = survey(root, phrase=phrase, group=group)
     refused = next((remark for remark in found_rows.remarks if remark.kind == "refused"), None)
     if refused is not None:
         raise DataError(refused.text)
-    chosen = list(found_rows.rows) if split == "all" else _of_split(found_rows.rows, split, root)
-    make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
-    return Rows(f"{root.name}/{split}", chosen, make)
+    return list(found_rows.rows) if split == "all" else _of_split(found_rows.rows, split, root)
 
 
 def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -> Survey:
@@ -291,6 +309,41 @@ def _sample(
     order = rng.permutation(len(asked))
     messages, regions = segmentation(media, [asked[place] for place in order], rng)
     return Sample(_id(row.entry), "segment", messages, regions, tuple(frames), source, group=row.entry.group)
+
+
+def _phrases(row: Row) -> list[str]:
+    """What is to be asked about a medium; an empty phrase stands for a row whose annotation cannot be read."""
+    try:
+        _, _, things = _whole(row)
+    except UnmarkedError:
+        return []
+    except SegueError:
+        return [""]
+    return [thing.phrase for thing in things]
+
+
+def _question(asked: tuple[Row, str], _: np.random.Generator, *, source: str) -> Sample:
+    row, phrase = asked
+    media, frames, things = _whole(row)
+    thing = next((one for one in things if one.phrase == phrase), None)
+    if thing is None:
+        raise DataError(f"{row.entry.names[0]} has no {phrase!r} any more; its annotation has changed")
+    question = Message.user(SEGMENT_PROMPTS[media.kind].replace("{phrase}", phrase), media)
+    regions = () if thing.is_absent else (shapes.region(phrase, shapes.track(thing.counts, frames, media.size)),)
+    answer = Message("assistant", (SEGMENT if regions else "",))
+    name = f"{_id(row.entry)}: {phrase}"
+    return Sample(name, "segment", (question, answer), regions, tuple(frames), source, row.entry.group)
+
+
+def _whole(row: Row) -> tuple[Media, list[int], list[Thing]]:
+    """The medium of a row, its annotated frames, and what is marked on them."""
+    media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
+    frames = _drawn(row, media, rng_for(0, 0, 0), None)
+    return media, frames, _things(row, media, frames)
+
+
+def _medium(asked: tuple[Row, str]) -> str:
+    return _id(asked[0].entry)
 
 
 def _id(entry: Entry) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -109,6 +109,16 @@ def scene(
             group = f"synth-{split}-{seed}-{index}-still"
             return assemble(group, background, named, poses=[[pose] for pose in poses], pictures=[picture], rng=rng)
     raise RuntimeError(f"no room for {things} things in {frame} pixels after {_ATTEMPTS} attempts")
+
+
+def check_split(split: str) -> Split:
+    """The split of that name.
+
+    Raises: ConfigError, if it is not train, validation or test.
+    """
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"generated scenes have no split {split!r}; expected train, validation or test")
+    return cast(Split, split)
 
 
 def generator(purpose: str, split: Split, seed: int, index: int) -> np.random.Generator:

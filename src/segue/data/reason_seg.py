@@ -1,0 +1,118 @@
+"""ReasonSeg: an image, a question that takes thought, and the mask of what answers it.
+
+Below the data root, `reason_seg/ReasonSeg/` with `train/`, `val/` and `test/`, each with an image NAME.jpg beside each
+NAME.json:
+
+    {"text": [question, ...], "is_sentence": true or false,
+     "shapes": [{"label": "target" or "ignore", "points": [[x, y], ...], "shape_type": "polygon"}]}
+
+Shapes lie one on the other, large ones below: a pixel is what the topmost shape says, and belongs to the target, to
+nothing, or is ignored. A phrase is no sentence and is asked for like one of RefCOCO.
+
+Source: Lai et al. 2024 (LISA), whose reader draws shapes by falling area.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from segue.data import shapes
+from segue.data.base import Rows, within
+from segue.data.dialogue import query, segmentation
+from segue.data.prompts import say, segment_question
+from segue.data.sources import chosen, field, formed, open_sized, require
+from segue.errors import DataError
+from segue.geometry import masks
+from segue.types import Sample
+
+HOME = "reason_seg/ReasonSeg"
+_LABELS = {"target": 1, "ignore": 255}
+_ENCODINGS = ("utf-8", "cp1252")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row: an image and a text about it, which is a sentence or a phrase."""
+
+    image: Path
+    text: str
+    is_sentence: bool
+    drawn: tuple[Mapping[str, Any], ...]
+
+
+def load(root: Path, split: str, *, prompt: str | tuple[str, str] | None = None) -> Rows:
+    """A row per image; its sample asks the first of its questions, in a wording drawn by chance.
+
+    With a `prompt`, the question stands in the place of its `{phrase}`; of two prompts the second is for sentences.
+    `target` says which it is, and holds what is ignored, as a COCO RLE's counts.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen(dict.fromkeys(("train", "val", "test")), split, "split of reason_seg")
+    require(root, [f"{HOME}/{split}"], "the images and annotations of ReasonSeg there")
+    files = sorted((root / HOME / split).glob("*.json"))
+    if not files:
+        raise DataError(f"{root / HOME / split} has no annotations; copy ReasonSeg's NAME.jpg and NAME.json there")
+    rows = [_question(path) for path in files]
+    prompts = (prompt, prompt) if isinstance(prompt, str) else prompt
+    name = f"reason_seg/{split}"
+    return Rows(name, rows, partial(_sample, source=name, prompts=prompts))
+
+
+def _question(path: Path) -> Question:
+    record = _read(path)
+    with formed(path.name):
+        text = field(record, "text", list | str, path.name)
+        first = text if isinstance(text, str) else text[0]
+        drawn = tuple(one for one in field(record, "shapes", list, path.name) if one["label"] in _LABELS)
+    return Question(path.with_suffix(".jpg"), first.strip(), bool(record.get("is_sentence")), drawn)
+
+
+def _read(path: Path) -> Any:
+    """JSON in UTF-8 or, as some of the official files, in Windows' code page."""
+    for encoding in _ENCODINGS:
+        try:
+            return json.loads(path.read_bytes().decode(encoding))
+        except UnicodeDecodeError:
+            continue
+        except ValueError as error:
+            raise DataError(f"{path} is not valid JSON: {error}; copy it again") from error
+    raise DataError(f"{path} is text in none of {', '.join(_ENCODINGS)}; copy it again")
+
+
+def _sample(row: Question, rng: np.random.Generator, *, source: str, prompts: tuple[str, str] | None) -> Sample:
+    media = open_sized(row.image)
+    with within(row.image.name), formed("a shape"):
+        values = _drawn(row.drawn, media.size)
+    mask = masks.encode(values == _LABELS["target"])
+    track = None if shapes.is_empty(mask, media.size) else shapes.track([mask], (0,), media.size)
+    if prompts is None:
+        wording = say("reason_questions", rng, phrase=row.text) if row.is_sentence else segment_question(row.text, rng)
+        messages, regions = segmentation(media, [(row.text, wording, track)], rng)
+    else:
+        messages, regions = query(media, row.text, prompts[row.is_sentence], track)
+    ignored = masks.encode(values == _LABELS["ignore"])
+    target = {"is_sentence": row.is_sentence, "ignored": ignored}
+    return Sample(row.image.stem, "segment", messages, regions, (0,), source, row.image.stem, target)
+
+
+def _drawn(drawn: tuple[Mapping[str, Any], ...], size: tuple[int, int]) -> np.ndarray:
+    """What the topmost shape of each pixel is: 0 for none."""
+    canvas = Image.new("L", (size[1], size[0]))
+    layers = []
+    for shape in drawn:
+        outline = [(float(x), float(y)) for x, y in field(shape, "points", list, "a shape")]
+        layer = Image.new("1", canvas.size)
+        ImageDraw.Draw(layer).polygon(outline, fill=1, outline=1)
+        layers.append((int(np.asarray(layer).sum()), layer, _LABELS[shape["label"]]))
+    for _, layer, value in sorted(layers, key=lambda one: -one[0]):
+        canvas.paste(value, mask=layer)
+    return np.asarray(canvas)

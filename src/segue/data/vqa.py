@@ -1,0 +1,150 @@
+"""Questions about images with the answers of several people: VQAv2, OK-VQA, TextVQA, VizWiz and DocVQA.
+
+Below the data root, each set as it is published:
+
+    data/vqav2/    v2_OpenEnded_mscoco_val2014_questions.json, v2_mscoco_val2014_annotations.json (test-dev2015 and
+                   test2015 have questions alone); images in data/coco/val2014/ and test2015/
+    data/okvqa/    OpenEnded_mscoco_val2014_questions.json, mscoco_val2014_annotations.json (and train2014)
+    data/textvqa/  TextVQA_0.5.1_val.json, train_images/
+    data/vizwiz/   val.json or Annotations/val.json (and train, test); images in val/
+    data/docvqa/   val/val_v1.0.json, val/documents/ (and test/)
+
+Source: Goyal et al. 2017, Marino et al. 2019, Singh et al. 2019, Gurari et al. 2018, Mathew et al. 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segue.data.base import Rows
+from segue.data.questions import Question, question_sample, unique
+from segue.data.sources import chosen, entry, field, first_of, formed, read_annotations, require
+from segue.types import Sample
+
+_PARTS = {"train": "train2014", "val": "val2014", "testdev": "test-dev2015", "test": "test2015"}
+
+
+def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = "{question} Answer:", shots: int = 0) -> Rows:
+    """A row per question. `prompt` has a place for {question}; the image stands before it, with nothing in between.
+
+    `shots` is how many examples of the split `train` stand before the question; a row has the same ones every time.
+    `target` holds question_id, image, answers (none where only a server knows them) and kind.
+
+    Raises: ConfigError, DataError.
+    """
+    read, splits = chosen(_READERS, variant, "variant of vqa")
+    chosen(dict.fromkeys(splits.split()), split, f"split of {variant}")
+    rows = list(enumerate(read(root, split)))
+    unique([question.id for _, question in rows], f"{variant}/{split}")
+    pool = read(root, "train") if shots else []
+    name = f"{variant}/{split}"
+    make = partial(_sample, prompt=prompt, source=name, shots=shots, pool=pool)
+    return Rows(name, rows, make, None if shots else _image)
+
+
+def _image(row: tuple[int, Question]) -> str:
+    return row[1].image
+
+
+def _sample(
+    row: tuple[int, Question],
+    rng: np.random.Generator,
+    *,
+    prompt: str,
+    source: str,
+    shots: int,
+    pool: list[Question],
+) -> Sample:
+    number, question = row
+    return question_sample(question, prompt=prompt, source=source, shots=shots, pool=pool, number=number)
+
+
+def _vqa(root: Path, split: str, *, home: str, prefix: str) -> list[Question]:
+    part = _PARTS[split]
+    asked = f"data/{home}/{prefix}OpenEnded_mscoco_{part}_questions.json"
+    told = f"data/{home}/{prefix}mscoco_{part}_annotations.json"
+    # the images of test-dev are a part of those of test
+    images = part.replace("-dev", "")
+    is_hidden = split.startswith("test")
+    require(root, [asked, f"data/coco/{images}", *([] if is_hidden else [told])], "questions, annotations and images")
+    with formed(told):
+        people = {} if is_hidden else {one["question_id"]: one for one in read_annotations(root / told)["annotations"]}
+    questions = []
+    for number, record in enumerate(field(read_annotations(root / asked), "questions", list, asked)):
+        name, place = field(record, "question_id", int, f"question {number}"), f"question {number}"
+        image = f"COCO_{images}_{field(record, 'image_id', int, place):012d}.jpg"
+        annotation = {} if is_hidden else entry(people, name, "annotation of question")
+        questions.append(
+            _question(
+                record, name, image, (root / "data/coco" / images,), annotation, kind=annotation.get("answer_type")
+            )
+        )
+    return questions
+
+
+def _textvqa(root: Path, split: str) -> list[Question]:
+    file = f"data/textvqa/TextVQA_0.5.1_{split}.json"
+    require(root, [file, "data/textvqa/train_images"], "the annotations and train_images there")
+    return [
+        _question(
+            record,
+            field(record, "question_id", int, f"question {number}"),
+            f"{field(record, 'image_id', str, f'question {number}')}.jpg",
+            (root / "data/textvqa/train_images",),
+            record,
+        )
+        for number, record in enumerate(field(read_annotations(root / file), "data", list, file))
+    ]
+
+
+def _vizwiz(root: Path, split: str) -> list[Question]:
+    file = first_of(root, [f"data/vizwiz/{split}.json", f"data/vizwiz/Annotations/{split}.json"])
+    require(root, [file, f"data/vizwiz/{split}"], "the annotations and a folder of the split's images there")
+    with formed(file):
+        records = list(enumerate(read_annotations(root / file)))
+    questions = []
+    for number, record in records:
+        image = field(record, "image", str, f"question {number}")
+        kind = record.get("answer_type")
+        questions.append(_question(record, image, image, (root / "data/vizwiz" / split,), record, kind=kind))
+    return questions
+
+
+def _docvqa(root: Path, split: str) -> list[Question]:
+    file = first_of(root, [f"data/docvqa/{split}/{split}_v1.0.json", f"data/docvqa/{split}_v1.0.json"])
+    require(root, [file, f"data/docvqa/{split}"], "the annotations and a folder of the split's documents there")
+    return [
+        _question(
+            record,
+            field(record, "questionId", int, f"question {number}"),
+            field(record, "image", str, f"question {number}"),
+            (root / "data/docvqa" / split,),
+            record,
+        )
+        for number, record in enumerate(field(read_annotations(root / file), "data", list, file))
+    ]
+
+
+def _question(
+    record: Any, name: int | str, image: str, folders: tuple[Path, ...], annotation: Mapping[str, Any], kind: Any = None
+) -> Question:
+    where = f"question {name}"
+    answers = []
+    for one in field(annotation, "answers", list, where) if annotation.get("answers") is not None else []:
+        answers.append(one if isinstance(one, str) else field(one, "answer", str, f"an answer to {where}"))
+    target = {"question_id": name, "image": image, "kind": kind if isinstance(kind, str) else ""}
+    return Question(str(name), image, folders, field(record, "question", str, where), tuple(answers), target)
+
+
+_READERS: dict[str, tuple[Callable[[Path, str], list[Question]], str]] = {
+    "vqav2": (partial(_vqa, home="vqav2", prefix="v2_"), "train val testdev test"),
+    "okvqa": (partial(_vqa, home="okvqa", prefix=""), "train val"),
+    "textvqa": (_textvqa, "train val"),
+    "vizwiz": (_vizwiz, "train val test"),
+    "docvqa": (_docvqa, "train val test"),
+}
