@@ -7,6 +7,7 @@ points at which the device has nothing left to do.
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +57,7 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
     Raises: ConfigError, for an unknown architecture, device or dtype.
     """
     config, place = config_of(architecture), pick_device(device)
-    precision = pick_dtype(dtype, place)
+    precision = pick_dtype(dtype, place, sum(map(math.prod, grounded.expected(config).values())))
     model = grounded.build(config, dtype=precision, device=place, fill=True)
     with TemporaryDirectory() as name:
         write_tokenizer(Path(name), model.family.special_tokens)
