@@ -16,13 +16,13 @@ class Plan:
     Ratios are against the first of `objects`. The clip is answered once for each of them.
     """
 
-    objects: tuple[int, ...] = (1, 5)
+    objects: tuple[int, ...] = (1, 4, 16)
     frames: int = 6
     repeats: int = 3
 
     def __post_init__(self) -> None:
         if not self.objects or min(self.objects) < 1 or len(set(self.objects)) < len(self.objects):
-            raise ConfigError(f"objects {self.objects} cannot be measured; give different numbers from 1, such as 1,5")
+            raise ConfigError(f"objects {self.objects} cannot be measured; give different numbers from 1, such as 1,4,16")
         if self.frames < 1 or self.repeats < 1:
             raise ConfigError(f"{self.frames} frames and {self.repeats} repeats given; expected at least one of each")
 

@@ -77,7 +77,7 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"--objects {text!r} is not a list of numbers; expected one such as 1,5") from error
+        raise ConfigError(f"--objects {text!r} is not a list of numbers; expected one such as 1,4,16") from error
 
 
 def print_report(report: Report, console: Console) -> None:
