@@ -338,7 +338,7 @@ def pick_dtype(name: str, device: str, parameters: int = 0) -> torch.dtype:
 
 def _multiplies_bf16() -> bool:
     # PyTorch 2.11 cannot tell yet
-    abilities = getattr(torch.cpu, "get_capabilities", dict)()
+    abilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))
 
 

@@ -22,7 +22,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not self.objects or min(self.objects) < 1 or len(set(self.objects)) < len(self.objects):
-            raise ConfigError(f"objects {self.objects} cannot be measured; give different numbers from 1, such as 1,4,16")
+            raise ConfigError(
+                f"objects {self.objects} cannot be measured; give different numbers from 1, such as 1,4,16"
+            )
         if self.frames < 1 or self.repeats < 1:
             raise ConfigError(f"{self.frames} frames and {self.repeats} repeats given; expected at least one of each")
 
