@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import segue
-from segue.bench import random_engine
+from segue.bench.stages import random_engine
 from segue.data.synth import Scene, clip, scene
 from segue.engine import Engine, Options
 from segue.grounding import footprint

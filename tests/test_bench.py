@@ -4,14 +4,24 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from segue import bench
-from segue.bench import Encodes, Plan, Ratio, Report, Stage, counting, late_memory, measure, random_engine
+from segue.bench import limits
+from segue.bench import stages as bench
+from segue.bench.limits import flops_of, measured, read_per_token
+from segue.bench.report import Encodes, Limits, Plan, Ratio, Report, Stage
+from segue.bench.stages import counting, late_memory, measure, random_engine
 from segue.errors import ConfigError
 from segue.grounding.following import encode, find
 from segue.grounding.tracking import VideoMemory, conditioning, step
 
 ONCE = ("vision encode", "prefill", "decode", "SAM 2 encode")
 FOR_EACH = ("mask decode", "follow, late in a video", "encode and follow", "image, start to end", "clip, start to end")
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch):
+    """Copies and products as small as the models."""
+    monkeypatch.setattr(limits, "COPIED", {"cpu": 1 << 16})
+    monkeypatch.setattr(limits, "SIDE", {"cpu": 32})
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +37,7 @@ def report():
 
     def make(*stages: Stage, plan: Plan = Plan(objects=(1, 5))) -> Report:  # noqa: B008  frozen
         kept = {"clock": "CPU seconds", "encodes": (), "weight_bytes": 8, "peak_bytes": None}
+        kept["limits"] = Limits(bandwidth=100.0, products=50.0)
         return Report(model={"model": "x"}, machine={"threads": 1}, plan=plan, stages=stages, **kept)
 
     return make
@@ -55,8 +66,59 @@ def test_ratios_are_against_the_first_number_of_objects(report):
 def test_a_report_is_json(report):
     found = report(Stage("x", 1, 2, "tile", (1.0,)), Stage("x", 5, 2, "tile", (2.0,)))
     written = json.loads(json.dumps(found.as_json()))
-    assert written["stages"][0] == {"name": "x", "objects": 1, "count": 2, "unit": "tile", "seconds": [1.0]}
+    uncounted = {"flops": None, "bytes": None, "share": None}
+    first = {"name": "x", "objects": 1, "count": 2, "unit": "tile", "seconds": [1.0]}
+    assert written["stages"][0] == first | uncounted
     assert [ratio["value"] for ratio in written["ratios"]] == [2.0]
+
+
+def test_a_share_is_work_per_second_against_the_limit_that_bounds_it(report):
+    encoding = Stage("encode", None, 1, "frame", (4.0, 2.0), flops=20.0)
+    reading = Stage("decode", None, 1, "token", (2.0,), bytes=150.0)
+    found = report(encoding, reading, Stage("other", None, 1, "frame", (1.0,)))
+    assert [found.share(stage) for stage in found.stages] == [20 / 2 / 50, 150 / 2 / 100, None]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 5])
+def test_operations_are_counted_in_products_convolutions_and_attention(rows):
+    layer, kernel = torch.nn.Linear(4, 6), torch.nn.Conv2d(2, 3, 1)
+    heads = torch.randn(2, 3, rows, 8)
+    assert flops_of(lambda: layer(torch.ones(rows, 4))) == 2 * rows * 4 * 6
+    assert flops_of(lambda: kernel(torch.ones(1, 2, rows, rows))) == 2 * rows * rows * 2 * 3
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert flops_of(lambda: attend(heads, heads, heads)) == 2 * 2 * 2 * 3 * rows * rows * 8
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_queries_that_share_keys_count_as_if_each_had_its_own(device):
+    queries, keys = (torch.randn(1, heads, 16, 8, device=device) for heads in (6, 2))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert flops_of(lambda: attend(queries, keys, keys, enable_gqa=True)) == 2 * 2 * 6 * 16 * 16 * 8
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rest"),
+    [("flash", (0.0, False, False)), ("efficient", (None, False)), ("cudnn", (None, False))],
+)
+def test_the_kernels_of_a_gpu_are_counted_by_the_same_rule(kernel, rest):
+    queries, keys = (torch.empty(1, heads, 16, 8, device="meta", dtype=torch.float16) for heads in (6, 2))
+    attend = getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}_attention")
+    assert attend in limits.ATTENTIONS
+    assert flops_of(lambda: attend(queries, keys, keys, *rest)) == 2 * 2 * 6 * 16 * 16 * 8
+
+
+def test_reading_a_token_needs_every_weight_but_one_row_of_the_embeddings(engine):
+    language_model = engine.model.mllm.language_model
+    rows, width = language_model.get_input_embeddings().weight.shape
+    assert read_per_token(language_model) == 4 * (language_model.num_parameters() - (rows - 1) * width)
+
+
+def test_limits_are_measured():
+    found = measured(torch.device("cpu"), torch.float32)
+    assert 0 < found.bandwidth < 1e13
+    assert 0 < found.products < 1e15
 
 
 def test_counting_counts_rows_and_only_inside_the_block():
@@ -132,7 +194,7 @@ def test_the_command_prints_ratios_and_counts(run_bench):
     ("arguments", "text"),
     [
         (("--model", "a", "--architecture", "tiny"), "both given"),
-        (("--objects", "1,many"), "expected one such as 1,5"),
+        (("--objects", "1,many"), "expected one such as 1,4,16"),
         (("--objects", "0"), "cannot be measured"),
         (("--architecture", "Sa2VA-1X"), "unknown architecture 'Sa2VA-1X'"),
     ],

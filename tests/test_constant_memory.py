@@ -1,14 +1,17 @@
 """How much is computed and kept is a matter of the medium, not of how many objects are in it or how long it is."""
 
 import gc
+import threading
 import weakref
 
 import pytest
 import torch
 
-from segue.bench import counting
+from segue import engine as engine_module
+from segue.bench.stages import counting
 from segue.engine import Options
 from segue.media import open_media
+from segue.media.ahead import AHEAD
 from segue.types import Finished, FrameMasks
 
 ENGINES = {"upstream": "engine", "consistent": "engine_i"}
@@ -104,3 +107,24 @@ def test_masks_of_a_frame_are_let_go_when_the_next_one_comes(engine, clip):
         del event
         alive.append(sum(reference() is not None for reference in seen))
     assert (len(seen), max(alive)) == (9, 1)
+
+
+def test_a_video_is_decoded_a_few_frames_ahead_in_a_thread_that_ends_with_the_stream(engine, clip, monkeypatch):
+    decoded, threads = [], threading.active_count()
+    frames = engine_module.iter_frames
+
+    def watched(media):
+        for shot in frames(media):
+            decoded.append((shot[0], threading.current_thread() is threading.main_thread()))
+            yield shot
+
+    monkeypatch.setattr(engine_module, "iter_frames", watched)
+    events = engine.segment(open_media(clip(12)), ["a cat"], Options(prefill="[SEG]", frames="first:1"))
+    for event in events:
+        if isinstance(event, FrameMasks):
+            assert event.index < len(decoded) <= event.index + 1 + AHEAD
+            if event.index == 5:
+                break
+    events.close()
+    assert not any(is_main for _, is_main in decoded)
+    assert threading.active_count() == threads

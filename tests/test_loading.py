@@ -108,3 +108,28 @@ class TestMemory:
 
 def shapes(folder):
     return loading.grounded.plan(folder)[1]
+
+
+@pytest.mark.parametrize(
+    ("device", "parameters", "abilities", "expected"),
+    [
+        ("cpu", loading.LARGE, {"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ("cpu", loading.LARGE, {"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ("cpu", loading.LARGE - 1, {"amx_bf16": True, "avx512_bf16": True}, torch.float32),
+        ("cpu", loading.LARGE, {"avx512_f": True}, torch.float32),
+        ("mps", loading.LARGE, {"amx_bf16": True}, torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_for_large_models_where_a_cpu_multiplies_it(
+    monkeypatch, device, parameters, abilities, expected
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities, raising=False)
+    assert loading.pick_dtype("auto", device, parameters) == expected
+    assert loading.pick_dtype("fp32", device, parameters) == torch.float32
+
+
+@pytest.mark.parametrize(("least", "expected"), [(1, torch.bfloat16), (10**12, torch.float32)])
+def test_the_size_that_counts_is_read_from_the_folder(official_folder, monkeypatch, least, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    monkeypatch.setattr(loading, "LARGE", least)
+    assert loading.load(official_folder, device="cpu").model.dtype == expected

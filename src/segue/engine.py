@@ -21,7 +21,7 @@ from segue.geometry.notation import parse_boxes, parse_grounded
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
-from segue.media import iter_frames, open_media, results
+from segue.media import iter_frames, open_media, read_ahead, results
 from segue.models.base import Batch, Decoding, Generation, Processor, finished, seg_states
 from segue.models.templates import stop_check
 from segue.prepare import Example, View, collate, look, prepare
@@ -460,7 +460,7 @@ class Engine:
             found = iter([(Shot(0, 0.0, shown.pixels[0]), find(grounder, encoded, prompts))])
         else:
             images = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
-            shots = (Shot(*shot) for shot in iter_frames(seen.view.media))
+            shots = (Shot(*shot) for shot in read_ahead(iter_frames(seen.view.media)))
             found = follow(grounder, prompts, images, shots, policy=plan.policy, reprompt=plan.options.reprompt)
         for shot, decoded in found:
             yield frame_masks(shot, decoded, threshold=plan.options.threshold), decoded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from segue.models import offloading, quantised
 from segue.models.quantised import Bits
 
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+LARGE = 100_000_000
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +56,7 @@ def load(  # noqa: PLR0913  every choice by its own name
     has made of one: a checkpoint, or a run folder, which stands for its best.
 
     `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there
-    is, and bfloat16 on a GPU that has it, float32 elsewhere. Nothing that the folder brings is executed.
+    is, and the precision that `pick_dtype` says. Nothing that the folder brings is executed.
 
     `sam2` is the file in which SAM 2 was published (or a model folder with both mask decoders), for a checkpoint with
     one mask decoder: objects are followed with SAM 2's own then, and videos by the policy `consistent`. `quantize`
@@ -72,13 +74,17 @@ def load(  # noqa: PLR0913  every choice by its own name
         offload=offload,
         check_memory=check_memory,
     )
-    precision = pick_dtype(dtype, choice.device)
     _check_choice(choice)
     folder = resolve(model)
+    counts = dtype == "auto" and choice.device == "cpu"
+    precision = pick_dtype(dtype, choice.device, _parameters(_base_folder(folder)) if counts else 0)
     checkpoint = trained.find(folder)
     if check_memory:
         check_fit(str(model), _base_folder(folder), choice, precision)
-    engine = _load_folder(model, folder, choice, precision) if checkpoint is None else _load_trained(checkpoint, choice)
+    if checkpoint is None:
+        engine = _load_folder(model, folder, choice, precision)
+    else:
+        engine = _load_trained(checkpoint, choice, precision)
     engine.lineage["model"] = str(model)
     _finish(engine, choice)
     return engine
@@ -114,10 +120,10 @@ def _load_folder(model: str | Path, folder: Path, choice: Loading, precision: to
     return Engine(loaded, processor, lineage)
 
 
-def _load_trained(checkpoint: Path, choice: Loading) -> Engine:
+def _load_trained(checkpoint: Path, choice: Loading, precision: torch.dtype) -> Engine:
     """The base of a checkpoint with what was learned put onto it, before anything is quantised or moved."""
     place = "cpu" if choice.offload or choice.quantize is not None else choice.device
-    dtype = next(name for name, kind in DTYPES.items() if kind == pick_dtype(choice.dtype, choice.device))
+    dtype = next(name for name, kind in DTYPES.items() if kind == precision)
     base = load(base_of(checkpoint, trained.read(checkpoint)), device=place, dtype=dtype, check_memory=False)
     engine, _ = put_onto(base, checkpoint)
     engine.lineage["device"] = choice.device
@@ -312,13 +318,29 @@ def pick_device(name: str) -> str:
     return name
 
 
-def pick_dtype(name: str, device: str) -> torch.dtype:
-    """The precision of that name; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+def pick_dtype(name: str, device: str, parameters: int = 0) -> torch.dtype:
+    """The precision of that name, for a model of that many parameters.
+
+    `auto` is bfloat16 on a GPU that has it, and for a model of `LARGE` parameters or more on a CPU that multiplies
+    bfloat16 itself (AMX, AVX512-BF16). It is float32 elsewhere: there, and for small models, bfloat16 would be slower.
 
     Raises: ConfigError, for another name.
     """
-    if name == "auto":
-        return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if name != "auto":
+        if name not in DTYPES:
+            raise ConfigError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
+        return DTYPES[name]
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    is_faster = device == "cpu" and parameters >= LARGE and _multiplies_bf16()
+    return torch.bfloat16 if is_faster else torch.float32
+
+
+def _multiplies_bf16() -> bool:
+    # PyTorch 2.11 cannot tell yet
+    abilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))
+
+
+def _parameters(folder: Path) -> int:
+    return sum(math.prod(stored.shape) for stored in weights.read_headers(folder).values())

@@ -15,7 +15,7 @@ from segue.cli.console import say
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
-    from segue.bench import Encodes, Ratio, Report, Stage
+    from segue.bench.report import Encodes, Ratio, Report, Stage
 
 
 def command(
@@ -50,21 +50,23 @@ def command(
 
     import torch
 
-    from segue import bench, loading
+    from segue import loading
+    from segue.bench import stages
+    from segue.bench.report import Plan
 
-    plan = bench.Plan(objects=numbers, frames=frames, repeats=repeats)
+    plan = Plan(objects=numbers, frames=frames, repeats=repeats)
     torch.set_num_threads(threads)
     if model is None:
         name = architecture or "tiny"
         say(f"{name} with random weights")
-        loaded = bench.random_engine(name, device=device, dtype=dtype)
+        loaded = stages.random_engine(name, device=device, dtype=dtype)
     else:
         loaded = loading.load(model, device=device, dtype=dtype)
-    report = bench.measure(loaded, plan, say)
+    report = stages.measure(loaded, plan, say)
     if as_json:
         print(json.dumps(report.as_json(), ensure_ascii=False))
     else:
-        _print(report)
+        print_report(report, Console(width=110, highlight=False, markup=False))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -75,11 +77,11 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(word) for word in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"--objects {text!r} is not a list of numbers; expected one such as 1,5") from error
+        raise ConfigError(f"--objects {text!r} is not a list of numbers; expected one such as 1,4,16") from error
 
 
-def _print(report: Report) -> None:
-    console = Console(width=100, highlight=False, markup=False)
+def print_report(report: Report, console: Console) -> None:
+    """The report for people."""
     machine, model = report.machine, report.model
     weights = "random weights" if model.get("random") else "its own weights"
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
@@ -89,26 +91,32 @@ def _print(report: Report) -> None:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="")
     for title in ("stage", "objects", "work"):
         table.add_column(title)
-    for title in ("seconds", "each"):
+    for title in ("seconds", "each", "of the limit"):
         table.add_column(title, justify="right")
     for stage in report.stages:
-        table.add_row(*_cells(stage))
+        table.add_row(*_cells(stage, report.share(stage)))
     console.print(table)
     console.print()
     for line in _lines(report):
         console.print(line, soft_wrap=True)
 
 
-def _cells(stage: Stage) -> tuple[str, ...]:
+def _cells(stage: Stage, share: float | None) -> tuple[str, ...]:
     work = f"{stage.count} {stage.unit}{'' if stage.count == 1 else 's'}"
     each = stage.least / stage.count
-    rate = f"{each:.3g} s" if stage.unit != "token" else f"{1 / each:.3g} tokens/s"
-    return (stage.name, "" if stage.objects is None else str(stage.objects), work, f"{stage.least:.3g}", rate)
+    slow = stage.unit != "token" and each >= 1
+    rate = f"{each:.3g} s" if slow else f"{1 / each:.3g} {stage.unit}s/s"
+    reached = "" if share is None else f"{share:.0%} of {'products' if stage.flops else 'bandwidth'}"
+    return (stage.name, "" if stage.objects is None else str(stage.objects), work, f"{stage.least:.3g}", rate, reached)
 
 
 def _lines(report: Report) -> Iterator[str]:
     yield from map(_ratio_line, report.ratios)
     yield from map(_encodes_line, report.encodes)
+    yield (
+        f"limits measured here: {report.limits.bandwidth / 1e9:.0f} GB/s of a copy, read and written together; "
+        f"{report.limits.products / 1e12:.3g} TFLOP/s of a matrix product"
+    )
     yield f"weights: {report.weight_bytes / 1e9:.3f} GB"
     if report.peak_bytes is not None:
         yield f"peak memory: {report.peak_bytes / 1e9:.3f} GB"

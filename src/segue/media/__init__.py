@@ -15,10 +15,11 @@ from PIL import Image
 
 from segue.errors import ConfigError, MediaError
 from segue.media import folder, formats, image
+from segue.media.ahead import read_ahead
 from segue.media.limits import DEFAULT_LIMITS, Limits
 from segue.types import Frames, Media
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "iter_frames", "open_media", "read_frames", "read_image"]
+__all__ = ["DEFAULT_LIMITS", "Limits", "iter_frames", "open_media", "read_ahead", "read_frames", "read_image"]
 
 Shot = tuple[int, float, UInt8[np.ndarray, "h w 3"]]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from segue.errors import ConfigError, DataError
+from segue.models.fixed import Fixed, suits
 from segue.models.templates import Template, TextTokenizer
 from segue.types import StopReason
 from segue.weights import KeyTable
@@ -58,12 +59,16 @@ class Generation:
     stop_reason: StopReason
 
 
+CacheKind = Literal["auto", "growing", "fixed"]
 Steps = Generator[list[int | None], None, list[Generation]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """How to choose tokens and when to end. `temperature` 0 is greedy; `is_over` judges a row's ids so far."""
+    """How to choose tokens and when to end. `temperature` 0 is greedy; `is_over` judges a row's ids so far.
+
+    `cache` is for comparing: `auto` takes a fixed one where that is faster, which is for one row on CUDA.
+    """
 
     is_over: Callable[[Sequence[int]], bool]
     seg_id: int
@@ -71,6 +76,7 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    cache: CacheKind = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,22 +287,16 @@ def decode(language_model: Any, prompt: Prompt, decoding: Decoding, head: Head) 
     reasons: list[StopReason] = ["length" for _ in rows]
     alive = [decoding.max_new_tokens > 0] * len(rows)
     owed = [False] * len(rows)
-    cache, step = DynamicCache(), prompt
+    reader = _Reader(language_model, prompt, decoding)
     while any(alive) or any(owed):
-        hidden = language_model.model(
-            inputs_embeds=step.embeddings,
-            attention_mask=step.attention,
-            position_ids=step.positions,
-            past_key_values=cache,
-            use_cache=True,
-            **step.extra,
-        ).last_hidden_state[:, -1]
+        hidden = reader.hidden()
         # PARITY(seg_state_at_token): the state is read where [SEG] is consumed, one step after it was chosen
         for row in (row for row, is_owed in enumerate(owed) if is_owed):
-            found[row].append(hidden[row])
+            found[row].append(hidden[row].clone())
         if not any(alive):
             break
         chosen = choose(head(hidden))
+        reader.take(chosen)
         tokens: list[int | None] = [int(token) if alive[row] else None for row, token in enumerate(chosen)]
         owed = [token == decoding.seg_id for token in tokens]
         for row, token in enumerate(tokens):
@@ -308,12 +308,63 @@ def decode(language_model: Any, prompt: Prompt, decoding: Decoding, head: Head) 
             elif len(rows[row]) >= decoding.max_new_tokens:
                 alive[row] = False
         yield tokens
-        step = _after(step, language_model.get_input_embeddings()(chosen[:, None]))
     width = prompt.embeddings.shape[-1]
     return [
         Generation(ids, torch.stack(states) if states else prompt.embeddings.new_empty(0, width), reason)
         for ids, states, reason in zip(rows, found, reasons, strict=True)
     ]
+
+
+class _Reader:
+    """Reads a prompt, then one token per row at a time; `hidden` is the rows' states after the last of them.
+
+    One row of a language model that `segue.models.fixed` knows goes on in a fixed cache on CUDA, where the next token
+    is read while Python still looks at it. All else goes on in a growing cache, and reads when a state is asked for.
+    """
+
+    def __init__(self, language_model: Any, prompt: Prompt, decoding: Decoding):
+        self.language_model = language_model
+        self.cache, self.step = DynamicCache(), prompt
+        self.unread: Tensor | None = None
+        self.state: Tensor | None = None
+        self.fixed: Fixed | None = None
+        self.is_cuda = prompt.embeddings.device.type == "cuda"
+        is_wanted = decoding.cache == "fixed" or (decoding.cache == "auto" and self.is_cuda)
+        longest = int(prompt.positions.max()) + decoding.max_new_tokens
+        self.wants_fixed = is_wanted and len(prompt.embeddings) == 1 and suits(language_model, longest)
+
+    def take(self, chosen: Int[Tensor, " b"]) -> None:
+        """One more token per row."""
+        if self.wants_fixed and self.fixed is None:
+            self.fixed = Fixed(self.language_model, self.cache, self.step.positions, graphs=True)
+            self.cache = DynamicCache()
+        self.unread = chosen
+        if self.fixed is not None and self.is_cuda:
+            self._read()
+
+    def hidden(self) -> Float[Tensor, "b d"]:
+        """The rows' states. They may be overwritten when the next token is taken."""
+        if self.state is None or self.unread is not None:
+            self._read()
+        assert self.state is not None
+        return self.state
+
+    def _read(self) -> None:
+        chosen, self.unread = self.unread, None
+        if self.fixed is not None and chosen is not None:
+            self.state = self.fixed(chosen)
+            return
+        if chosen is not None:
+            self.step = _after(self.step, self.language_model.get_input_embeddings()(chosen[:, None]))
+        output = self.language_model.model(
+            inputs_embeds=self.step.embeddings,
+            attention_mask=self.step.attention,
+            position_ids=self.step.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            **self.step.extra,
+        )
+        self.state = output.last_hidden_state[:, -1]
 
 
 def _after(step: Prompt, embeddings: Float[Tensor, "b 1 d"]) -> Prompt:

@@ -7,17 +7,17 @@ points at which the device has nothing left to do.
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from segue.bench.clock import seconds_of
+from segue.bench.limits import flops_of, measured, read_per_token
+from segue.bench.report import Encodes, Plan, Report, Stage
 from segue.engine import Engine, Options
-from segue.errors import ConfigError
 from segue.grounding import model as grounded
 from segue.grounding.following import encode, find
 from segue.grounding.official import config_of, write_tokenizer
@@ -35,112 +37,15 @@ from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, st
 from segue.loading import pick_device, pick_dtype
 from segue.media import open_media
 from segue.media.sampling import choose
-from segue.models.base import Decoding
+from segue.models.base import MLLM, Batch, Decoding
 from segue.prepare import collate, look, prepare
 from segue.types import Message
 
 IMAGE_SIZE = (800, 800)
 CLIP_SIZE = (360, 640)
-NEW_TOKENS = 16
+NEW_TOKENS = {"cpu": 16, "cuda": 128}
 PHRASE = "the object"
 LONG = 1000  # frames of a video long enough that its memory has stopped growing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to measure: for which numbers of objects, on a clip of how many frames, everything else how often.
-
-    Ratios are against the first of `objects`. The clip is answered once for each of them.
-    """
-
-    objects: tuple[int, ...] = (1, 5)
-    frames: int = 6
-    repeats: int = 3
-
-    def __post_init__(self) -> None:
-        if not self.objects or min(self.objects) < 1 or len(set(self.objects)) < len(self.objects):
-            raise ConfigError(f"objects {self.objects} cannot be measured; give different numbers from 1, such as 1,5")
-        if self.frames < 1 or self.repeats < 1:
-            raise ConfigError(f"{self.frames} frames and {self.repeats} repeats given; expected at least one of each")
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """`count` units of work and the seconds they took each time; `objects` is `None` where it plays no part."""
-
-    name: str
-    objects: int | None
-    count: int
-    unit: str
-    seconds: tuple[float, ...]
-
-    @property
-    def least(self) -> float:
-        """The seconds of the quickest time, which others on the machine disturbed least."""
-        return min(self.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """How many times as much a stage costs for `objects` objects as for `base` of them, quickest against quickest.
-
-    `lowest` and `highest` are over the repeats, in each of which one was measured right after the other.
-    """
-
-    name: str
-    objects: int
-    base: int
-    value: float
-    lowest: float
-    highest: float
-
-
-@dataclass(frozen=True, slots=True)
-class Encodes:
-    """How many frames went through SAM 2's image encoder while one question about a medium was answered."""
-
-    medium: str
-    objects: int
-    frames: int
-    encoded: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """All that one run found. `clock` says what a second is.
-
-    `peak_bytes` is the peak of the GPU's memory, else of this whole process; `None` where the system does not tell.
-    """
-
-    model: Mapping[str, Any]
-    machine: Mapping[str, Any]
-    plan: Plan
-    clock: str
-    stages: tuple[Stage, ...]
-    encodes: tuple[Encodes, ...]
-    weight_bytes: int
-    peak_bytes: int | None
-
-    @property
-    def ratios(self) -> tuple[Ratio, ...]:
-        """What more objects cost, stage by stage."""
-        return tuple(
-            _ratio(base, other)
-            for base in self.stages
-            for other in self.stages
-            if base.name == other.name and base.objects == self.plan.objects[0] and other.objects != base.objects
-        )
-
-    def as_json(self) -> dict[str, Any]:
-        """The report as JSON can hold it."""
-        return {**asdict(self), "ratios": [asdict(ratio) for ratio in self.ratios]}
-
-
-def _ratio(base: Stage, other: Stage) -> Ratio:
-    if base.objects is None or other.objects is None:
-        raise ValueError(f"the number of objects plays no part in {base.name}")
-    pairs = [more / one for one, more in zip(base.seconds, other.seconds, strict=True)]
-    return Ratio(base.name, other.objects, base.objects, other.least / base.least, min(pairs), max(pairs))
 
 
 def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto") -> Engine:
@@ -152,7 +57,7 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
     Raises: ConfigError, for an unknown architecture, device or dtype.
     """
     config, place = config_of(architecture), pick_device(device)
-    precision = pick_dtype(dtype, place)
+    precision = pick_dtype(dtype, place, sum(map(math.prod, grounded.expected(config).values())))
     model = grounded.build(config, dtype=precision, device=place, fill=True)
     with TemporaryDirectory() as name:
         write_tokenizer(Path(name), model.family.special_tokens)
@@ -168,6 +73,7 @@ def measure(engine: Engine, plan: Plan, tell: Callable[[str], None]) -> Report:
     What the model answers does not matter, so random weights will do.
     """
     device = engine.model.device
+    limits = measured(device, engine.model.dtype)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     encodes: list[Encodes] = []
@@ -182,6 +88,7 @@ def measure(engine: Engine, plan: Plan, tell: Callable[[str], None]) -> Report:
         clock="CPU seconds" if device.type == "cpu" else "wall seconds, the device idle at both ends",
         stages=tuple(stages),
         encodes=tuple(dict.fromkeys(encodes)),
+        limits=limits,
         weight_bytes=sum(tensor.nbytes for tensor in engine.model.state_dict().values()),
         peak_bytes=peak_bytes(device),
     )
@@ -203,50 +110,83 @@ def _stages(engine: Engine, plan: Plan, encodes: list[Encodes]) -> Iterator[Stag
 def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
     """Tiles to features, prompt to first token, and the tokens after it."""
     mllm, device = engine.model.mllm, engine.model.device
+    batch = _question(engine)
+    assert batch.pixels is not None
+    job = partial(mllm.encode, batch.pixels, batch.grids)
+    flops = flops_of(job)
+    count, unit = (len(batch.pixels), "tile") if batch.grids is None else (len(batch.grids), "image")
+    yield Stage("vision encode", None, count, unit, _in_turns({0: job}, repeats, device)[0], flops)
+    yield from _reading_stages(engine, batch, mllm.encode(batch.pixels, batch.grids), repeats)
+
+
+def _question(engine: Engine) -> Batch:
     media = open_media(blocks(1, IMAGE_SIZE)[0])
     view = look(media, engine.processor, frames="first:1")
     question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
     example = prepare([Message.user(question, media)], engine.processor, view=view)
-    batch = collate([example], engine.processor).to(device)
-    assert batch.pixels is not None
-    seconds = _in_turns({0: partial(mllm.encode, batch.pixels, batch.grids)}, repeats, device)[0]
-    count, unit = (len(batch.pixels), "tile") if batch.grids is None else (len(batch.grids), "image")
-    yield Stage("vision encode", None, count, unit, seconds)
-    features = mllm.encode(batch.pixels, batch.grids)
-    decoding = Decoding(is_over=lambda ids: False, seg_id=engine.processor.seg_id, max_new_tokens=NEW_TOKENS)
-    prefill: tuple[float, ...] = ()
-    decode: tuple[float, ...] = ()
-    for _ in range(repeats):
-        steps = mllm.generate(batch, features, decoding)
-        prefill += (_seconds(partial(next, steps), device),)
-        decode += (_seconds(partial(list, islice(steps, NEW_TOKENS - 1)), device),)
-        steps.close()
-    yield Stage("prefill", None, batch.input_ids.shape[1], "token", prefill)
-    yield Stage("decode", None, NEW_TOKENS - 1, "token", decode)
+    return collate([example], engine.processor).to(engine.model.device)
+
+
+def _reading_stages(engine: Engine, batch: Batch, features: Float[Tensor, "v f"], repeats: int) -> Iterator[Stage]:
+    """A prompt up to its first token, and the tokens after it; on CUDA, also how long it takes to record a step."""
+    mllm, device = engine.model.mllm, engine.model.device
+    count = NEW_TOKENS.get(device.type, 64)
+    settings = Decoding(is_over=lambda ids: False, seg_id=engine.processor.seg_id, max_new_tokens=2 * count)
+    growing = replace(settings, cache="growing")
+    first = partial(_first_token, mllm, batch, features, growing)
+    flops = flops_of(first)
+    prefill = _in_turns({0: first}, repeats, device)[0]
+    yield Stage("prefill", None, batch.input_ids.shape[1], "token", prefill, flops)
+    weights = float(count * read_per_token(mllm.language_model))
+    kinds = {"decode": settings}
+    if device.type == "cuda":
+        kinds["decode, not recorded"] = growing
+    recording: tuple[float, ...] = ()
+    for name, decoding in kinds.items():
+        decode: tuple[float, ...] = ()
+        for _ in range(repeats):
+            steps = mllm.generate(batch, features, decoding)
+            started = seconds_of(partial(next, steps), device)
+            if decoding is settings and device.type == "cuda":
+                recording += (max(started - min(prefill), 0.0),)
+            decode += (seconds_of(partial(list, islice(steps, count)), device),)
+            steps.close()
+        yield Stage(name, None, count, "token", decode, bytes=weights)
+    if recording:
+        yield Stage("record a step", None, 1, "graph", recording)
+
+
+def _first_token(mllm: MLLM, batch: Batch, features: Float[Tensor, "v f"], decoding: Decoding) -> None:
+    steps = mllm.generate(batch, features, decoding)
+    next(steps)
+    steps.close()
 
 
 def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
     """SAM 2 on one frame: its encoder, masks by prompt, and masks by memory as late in a video."""
     grounder, device = engine.model.grounder, engine.model.device
     images = blocks(1, IMAGE_SIZE)
+    flops = flops_of(partial(encode, grounder, images))
     encoding = _in_turns({0: partial(encode, grounder, images)}, plan.repeats, device)[0]
-    yield Stage("SAM 2 encode", None, 1, "frame", encoding)
+    yield Stage("SAM 2 encode", None, 1, "frame", encoding, flops)
     encoded = encode(grounder, images)
     prompts = {objects: _prompts(engine, objects) for objects in plan.objects}
     finding = {objects: partial(find, grounder, encoded, prompt) for objects, prompt in prompts.items()}
+    counted = {objects: flops_of(job) for objects, job in finding.items()}
     for objects, seconds in _in_turns(finding, plan.repeats, device).items():
-        yield Stage("mask decode", objects, 1, "frame", seconds)
+        yield Stage("mask decode", objects, 1, "frame", seconds, counted[objects])
     shown, consistent = len(choose(engine.model.family.video_frames, LONG)), engine.model.config.two_decoders
     following: dict[int, Callable[[], object]] = {}
     for objects, prompt in prompts.items():
         memory = late_memory(grounder, encoded, prompt, shown=shown)
         following[objects] = partial(step, grounder, LONG, encoded, memory, consistent=consistent)
+    counted = {objects: flops_of(job) for objects, job in following.items()}
     followed = _in_turns(following, plan.repeats, device)
     for objects, seconds in followed.items():
-        yield Stage("follow, late in a video", objects, 1, "frame", seconds)
+        yield Stage("follow, late in a video", objects, 1, "frame", seconds, counted[objects])
     for objects, seconds in followed.items():
         both = tuple(first + second for first, second in zip(encoding, seconds, strict=True))
-        yield Stage("encode and follow", objects, 1, "frame", both)
+        yield Stage("encode and follow", objects, 1, "frame", both, flops + counted[objects])
 
 
 def late_memory(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"], *, shown: int) -> VideoMemory:
@@ -300,21 +240,8 @@ def _in_turns(
     seconds: dict[int, tuple[float, ...]] = dict.fromkeys(jobs, ())
     for _ in range(repeats):
         for name, job in jobs.items():
-            seconds[name] += (_seconds(job, device),)
+            seconds[name] += (seconds_of(job, device),)
     return seconds
-
-
-def _seconds(job: Callable[[], object], device: torch.device) -> float:
-    started = _now(device)
-    job()
-    return _now(device) - started
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cpu":
-        return process_time()
-    torch.accelerator.synchronize()
-    return perf_counter()
 
 
 def peak_bytes(device: torch.device) -> int | None:

@@ -1,0 +1,1 @@
+"""What things cost: the stages of one model on one machine, against each other and against what it can do."""

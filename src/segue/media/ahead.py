@@ -1,0 +1,27 @@
+"""Work that is done ahead of whoever asks for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+AHEAD = 2
+_END = object()
+
+
+def read_ahead(items: Iterator[T], count: int = AHEAD) -> Iterator[T]:
+    """The same items, made in a thread while those before them are used; at most `count` wait to be asked for.
+
+    An error comes where its item would. Whoever stops early waits for the item that is being made, and no more are.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="segue-read-ahead")
+    waiting = deque(thread.submit(next, items, _END) for _ in range(count))
+    try:
+        while (item := waiting.popleft().result()) is not _END:
+            waiting.append(thread.submit(next, items, _END))
+            yield item  # type: ignore[misc]
+    finally:
+        thread.shutdown(cancel_futures=True)
