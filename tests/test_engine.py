@@ -635,3 +635,21 @@ def test_a_model_is_shown_no_more_tiles_and_the_frames_that_it_was_trained_on_un
         for engine, plan in ((usual, "auto"), (trained, "auto"), (trained, "first:3"))
     ]
     assert shown == [[0, 1, 2, 3, 4], [0, 5], [0, 1, 2]]
+
+
+def test_of_several_images_the_last_is_the_one_that_is_found_in_and_all_are_shown(engine, picture):
+    first, second = (open_media(picture(seed=seed)) for seed in (1, 4))
+    options = Options(prefill="It is [SEG].", keep_logits=True)
+
+    def asked(*media):
+        answer = engine.answer([Message("user", (*media, "\nWhere?"))], options)
+        assert answer.media is media[-1] and len(answer.regions) == 1
+        return answer
+
+    both, alone = asked(first, second), asked(second)
+    assert both.usage.visual_tokens == 2 * alone.usage.visual_tokens
+    assert not np.array_equal(both.regions[0].masks.logits, alone.regions[0].masks.logits)
+    # the same whatever was asked before, and in a batch
+    assert np.array_equal(asked(first, second).regions[0].masks.logits, both.regions[0].masks.logits)
+    (batched,) = engine.answer_all([[Message("user", (first, second, "\nWhere?"))]], options)
+    np.testing.assert_allclose(batched.regions[0].masks.logits, both.regions[0].masks.logits, atol=1e-4)

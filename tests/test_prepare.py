@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ import torch
 
 from segue.errors import ConfigError, DataError
 from segue.geometry.masks import track
-from segue.media import open_media
+from segue.media import open_media, read_image
 from segue.models.internvl import InternVLProcessor
 from segue.models.templates import template
 from segue.prepare import IGNORED, collate, look, prepare
@@ -200,11 +201,6 @@ def test_turns_out_of_order_are_refused(processor, dialogue):
         prepare(dialogue, processor)
 
 
-def test_two_media_in_one_dialogue_are_refused(processor, image, video):
-    with pytest.raises(DataError, match="holds 2 images or videos"):
-        prepare([Message.user("a", image), Message("assistant", ("b",)), Message.user("c", video)], processor)
-
-
 def test_an_image_in_an_assistants_turn_is_refused(processor, image):
     with pytest.raises(DataError):
         prepare([Message.user("a"), Message("assistant", (image, "b")), Message.user("c")], processor)
@@ -258,8 +254,32 @@ def test_regions_in_a_video_are_refused(processor, video):
 
 def test_regions_without_an_image_in_their_message_are_refused(processor, image):
     region = Region(masks=square())
-    with pytest.raises(DataError, match="1 regions of no image"):
+    with pytest.raises(DataError, match="1 regions of no images"):
         prepare([Message.user("a", image), Message("assistant", ("b",)), Message.user("c", None, (region,))], processor)
+
+
+def test_regions_beside_several_images_are_refused(processor, image, video):
+    with pytest.raises(DataError, match="1 regions of 2 images"):
+        prepare([Message("user", (image, video, Region(masks=square()), "a"))], processor)
+
+
+def test_several_images_stand_where_they_were_shown_and_the_last_is_what_is_spoken_of(processor, text_of, picture):
+    media = [open_media(picture(112, 112, seed=seed)) for seed in range(3)]
+    dialogue = [
+        Message("user", (media[0], " one ", media[1], " two")),
+        Message("assistant", ("b",)),
+        Message.user("c", media[2]),
+    ]
+    example = prepare(dialogue, processor)
+    assert re.search(r"<img>\(16\)</img> one <img>\(16\)</img> two.*b.*<img>\(16\)</img>\nc", text_of(example), re.S)
+    visual, alone = example.view.visual, [processor.image(read_image(one), max_tiles=12) for one in media]
+    assert example.view.media is media[2] and visual.features == 48
+    assert torch.equal(visual.pixels, torch.cat([one.pixels for one in alone]))
+    assert torch.equal(visual.rows, torch.arange(48))
+    # a view that was made before is used in its place
+    seen = look(media[1], processor, frames="first:5")
+    again = prepare(dialogue, processor, view=seen)
+    assert torch.equal(again.ids, example.ids) and torch.equal(again.view.visual.pixels, visual.pixels)
 
 
 def test_a_reply_given_by_the_caller_stands_open_at_the_end(processor, text_of, image):

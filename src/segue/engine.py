@@ -193,7 +193,8 @@ class Engine:
     def stream(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
 
-        Close the iterator to cancel. In a dialogue without an image or video, regions have no masks.
+        Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
+        several, masks are of the last one shown.
         """
         timer, plan = _Timer(), self._plan(options)
         media = _media(messages)
@@ -349,7 +350,7 @@ class Engine:
     def _speak(self, example: Example, seen: _Seen | None, options: Options) -> Generator[TextDelta, None, Generation]:
         """Text as it comes; returns what was generated."""
         batch = replace(collate([example], self.processor), pixels=None).to(self.model.device)
-        features = None if seen is None else seen.features
+        features = self._features(example, seen)
         if options.prefill is not None:
             yield TextDelta(options.prefill)
             return self._generate(batch, features, [example], options)[0]
@@ -369,6 +370,15 @@ class Engine:
             if not text.endswith("\ufffd"):
                 yield TextDelta(text[len(said) :])
                 said = text
+
+    def _features(self, example: Example, seen: _Seen | None) -> Float[Tensor, "v d"] | None:
+        """What the language model is shown of a row; where that is `seen` alone, it was encoded before."""
+        if example.view is None or seen is None:
+            return None
+        visual = example.view.visual
+        if visual.features == seen.view.visual.features:
+            return seen.features
+        return self.model.mllm.encode(visual.pixels.to(self.model.device), visual.grids)
 
     def _generate(
         self, batch: Batch, features: Float[Tensor, "v d"] | None, examples: Sequence[Example], options: Options
@@ -507,7 +517,9 @@ def _spoken(replies: Sequence[_Reply], raw: Sequence[str]) -> tuple[str, tuple[R
 
 
 def _media(messages: Sequence[Message]) -> Media | None:
-    return next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
+    """What was shown last: answers point into it."""
+    shown = [part for message in messages for part in message.parts if isinstance(part, Media)]
+    return shown[-1] if shown else None
 
 
 def _at_threshold(region: Region, threshold: float) -> Region:

@@ -6,8 +6,8 @@ trained on and what it is asked are the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,23 +75,30 @@ def prepare(
     prefill: str | None = None,
     view: View | None = None,
 ) -> Example:
-    """A dialogue as one row. At most one of its messages holds a medium.
+    """A dialogue as one row. It may show several images or videos; the last one is what `[SEG]`s point into.
 
     Answers among the messages are labelled for learning, their terminator included. `prefill` is a reply that the
-    caller gives in the model's stead; it is left open at its end. `view` is used instead of looking at a medium again.
+    caller gives in the model's stead; it is left open at its end. `view` saves looking at its medium again.
 
     Raises: DataError, for a dialogue that no model here can be asked.
     """
     _check_turns(messages)
     chat = processor.template
     segments: list[tuple[str, bool]] = [] if messages[0].role == "system" else [(chat.opening, False)]
+
+    def seen(media: Media) -> View:
+        is_known = view is not None and view.media is media
+        return view if is_known and view else look(media, processor, frames=frames, max_tiles=max_tiles)
+
+    views: list[View] = []
     for number, message in enumerate(messages):
         if message.role == "assistant":
             segments.append((message.text + chat.answer_end, True))
             if number + 1 < len(messages):
                 segments.append((chat.separator, False))
             continue
-        text, view = _render(message, processor, view, frames=frames, max_tiles=max_tiles)
+        text, shown = _render(message, processor, seen)
+        views += shown
         frame = chat.system if message.role == "system" else chat.user
         segments.append((frame.replace("{text}", text), False))
     ids, labels = list(processor.bos_ids), [IGNORED] * len(processor.bos_ids)
@@ -100,8 +107,28 @@ def prepare(
     answer_start = len(ids)
     if prefill is not None:
         _append(ids, labels, processor.tokenizer.encode(prefill, add_special_tokens=False), True)
-    _check_visual_tokens(ids.count(processor.visual_id), view, processor)
-    return Example(torch.tensor(ids), torch.tensor(labels), answer_start, view)
+    whole = _together(views)
+    _check_visual_tokens(ids.count(processor.visual_id), whole, processor)
+    return Example(torch.tensor(ids), torch.tensor(labels), answer_start, whole)
+
+
+def _together(views: Sequence[View]) -> View | None:
+    """The last of some views, with the visual tokens of all of them."""
+    if len(views) < 2:
+        return views[0] if views else None
+    rows, encoded = [], 0
+    for visual in (view.visual for view in views):
+        rows.append(visual.rows + encoded)
+        encoded += visual.features
+    grids = [view.visual.grids for view in views if view.visual.grids is not None]
+    visual = Visual(
+        torch.cat([view.visual.pixels for view in views]),
+        "".join(view.visual.text for view in views),
+        torch.cat(rows),
+        encoded,
+        torch.cat(grids) if grids else None,
+    )
+    return replace(views[-1], visual=visual)
 
 
 def _append(ids: list[int], labels: list[int], pieces: list[int], is_learned: bool) -> None:
@@ -119,38 +146,39 @@ def _check_turns(messages: Sequence[Message]) -> None:
         )
     if any(not isinstance(part, str) for message in messages if message.role != "user" for part in message.parts):
         raise DataError("an image, video or region stands in a turn that is not the user's; only users show things")
-    media = [part for message in messages for part in message.parts if isinstance(part, Media)]
-    if len(media) > 1:
-        raise DataError(f"the dialogue holds {len(media)} images or videos; the models know one per dialogue")
 
 
 def _check_visual_tokens(found: int, view: View | None, processor: Processor) -> None:
     wanted = 0 if view is None else len(view.visual.rows)
     if found != wanted:
         raise DataError(
-            f"the prompt has {found} visual tokens where the medium needs {wanted}; "
+            f"the prompt has {found} visual tokens where what it shows needs {wanted}; "
             f"take {processor.visual_token} out of the text"
         )
 
 
-def _render(
-    message: Message, processor: Processor, view: View | None, *, frames: str, max_tiles: int
-) -> tuple[str, View | None]:
+def _render(message: Message, processor: Processor, seen: Callable[[Media], View]) -> tuple[str, list[View]]:
+    """A user's turn as text, and what it shows in reading order."""
     pieces: list[str] = []
+    views: list[View] = []
     regions = [part for part in message.parts if isinstance(part, Region)]
+    count = sum(isinstance(part, Media) for part in message.parts)
+    if regions and count != 1:
+        raise DataError(
+            f"the message marks {len(regions)} regions of {count or 'no'} images; give the one image that they are on "
+            "in the same message"
+        )
     for part in message.parts:
         if isinstance(part, str):
             pieces.append(part)
         elif isinstance(part, Media):
-            if view is None or view.media is not part:
-                view = look(part, processor, frames=frames, max_tiles=max_tiles)
+            view = seen(part)
             if regions:
-                view = View(view.media, _marked(processor, view, regions), view.shown, view.plan)
+                view = replace(view, visual=_marked(processor, view, regions))
             # PARITY(images_first): what a turn shows stands before its text, with nothing in between
-            pieces.insert(0 if processor.shows_first else len(pieces), view.visual.text)
-    if regions and not any(isinstance(part, Media) for part in message.parts):
-        raise DataError(f"the message marks {len(regions)} regions of no image; give the image in the same message")
-    return "".join(pieces), view
+            pieces.insert(len(views) if processor.shows_first else len(pieces), view.visual.text)
+            views.append(view)
+    return "".join(pieces), views
 
 
 def _marked(processor: Processor, view: View, regions: Sequence[Region]) -> Visual:

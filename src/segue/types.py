@@ -150,7 +150,7 @@ class Sample:
     """One thing to learn from or to be measured on: a dialogue and the regions that its answers point at.
 
     `id` is unique within its dataset, `source` names the dataset. `regions` stand in the order of the `[SEG]`s in the
-    answers, all on the one medium of the dialogue, with masks at `frames`: the frame numbers that are shown, (0,)
+    answers, all on the last medium of the dialogue, with masks at `frames`: the frame numbers that are shown, (0,)
     for an image and () for text alone. `group` is what must not be parted between training and test, such as a
     patient or a video; `task` the kind of question. `target` holds what only a score needs beside the dialogue:
     reference answers, options, the right letter, the kind of question; values that JSON can hold.

@@ -87,14 +87,9 @@ def test_right_answers_go_through_the_runner_to_a_better_report_than_none(name, 
 def test_the_demo_model_goes_through_every_benchmark(name, tmp_path):
     job = runner.Job(benchmark=BENCHMARKS[name], data=FIXTURES[name](tmp_path / "data"), out=tmp_path / "out")
     dataset, watcher = runner.open_data(job), Watcher()
-    samples = [dataset.get(index, rng_for(0, 0, index)) for index in range(len(dataset))]
-    media = [[part for one in sample.messages for part in one.parts if isinstance(part, Media)] for sample in samples]
     model = segue.load("demo")
     runner.run(job, dataset, lambda: model, watcher)
-    failed = [failure for failure in watcher.steps if failure is not None]
-    assert len(watcher.steps) == len(dataset)
-    assert len(failed) == sum(len(shown) > 1 for shown in media), failed
-    assert all("the models know one per dialogue" in failure for failure in failed)
+    assert watcher.steps == [None] * len(dataset)
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def _check_masks(region: Region, number: int, media: list[Media], frames: tuple[
         raise DataError(
             f"region {number} has no {'medium' if region.masks else 'masks'}; an answer's region needs both"
         )
-    if region.masks.size != media[0].size:
-        raise DataError(f"region {number} has masks of {region.masks.size} (height, width) on {media[0].size} pixels")
+    if region.masks.size != media[-1].size:
+        raise DataError(f"region {number} has masks of {region.masks.size} (height, width) on {media[-1].size} pixels")
     if tuple(region.masks.index.tolist()) != frames:
         raise DataError(f"region {number} has masks at frames {region.masks.index.tolist()}, shown are {list(frames)}")

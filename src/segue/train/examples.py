@@ -98,7 +98,8 @@ class RowMaker:
         Raises: DataError, if the first turn alone is too long or what is left points at nothing that the sample
             pointed at; MediaError and LimitError, as decoding does.
         """
-        media = next((part for message in sample.messages for part in message.parts if isinstance(part, Media)), None)
+        shown = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
+        media = shown[-1] if shown else None
         asked = tuple(range(len(sample.frames)))
         if self.frames is not None and asked:
             asked = tuple(dict.fromkeys(choose(self.frames, len(asked))))
