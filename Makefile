@@ -22,7 +22,7 @@ demo: $(INSTALLED)  ## set up and run the main job on a scene made on the spot
 	$(BIN)/segue demo
 
 test: $(INSTALLED_DEV)  ## set up and run the fast test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 lint: $(INSTALLED_DEV)  ## style, spelling and formatting
 	$(BIN)/ruff check .

@@ -52,6 +52,6 @@ def test_a_fine_tune_that_is_killed_goes_on_and_ends_as_if_nothing_had_been(
 
 
 def test_vessels_are_found_after_a_few_steps(finetune_vessels):
-    rows = [line.split() for line in finetune_vessels("--images", 32, "--steps", 30).splitlines()]
+    rows = [line.split() for line in finetune_vessels("--images", 24, "--steps", 24).splitlines()]
     dice = {row[0]: float(row[3]) for row in rows if row[1:3] == ["at", "0.5"]}
     assert dice["before,"] < 0.4 and dice["after,"] > 0.5
