@@ -46,8 +46,7 @@ def codes(truths: Sequence[Truth], grounder: LanguageSam2) -> Float[Tensor, "n d
     A place is coded as SAM 2 codes the places of a frame, so that a prompt and what it points at look alike. In a clip
     things move: then the places on all frames that are asked about are said at once.
     """
-    known = _known(truths, grounder)
-    return known.said @ known.vectors + _placed(known.places, known, grounder)
+    return _coded(_known(truths, grounder), grounder)
 
 
 def loose_codes(truths: Sequence[Truth], grounder: LanguageSam2, generator: torch.Generator) -> Float[Tensor, "n d"]:
@@ -81,8 +80,7 @@ def code_loss(
     error, which brings the prompts to the size of codes.
     """
     known = _known(truths, grounder)
-    wanted = known.said @ known.vectors + _placed(known.places, known, grounder)
-    return _terms(prompts, wanted, known, grounder)
+    return _terms(prompts, _coded(known, grounder), known, grounder)
 
 
 def _terms(prompts: Tensor, wanted: Tensor, known: _Known, grounder: LanguageSam2) -> dict[str, Tensor]:
@@ -108,7 +106,7 @@ def sight_loss(
 ) -> dict[str, Float[Tensor, ""]]:
     """As `code_loss`, for visual features read as prompts: feature number i shows the object `which[i]`."""
     known = _known(truths, grounder)
-    wanted = (known.said @ known.vectors + _placed(known.places, known, grounder))[which]
+    wanted = _coded(known, grounder)[which]
     words_alone = _Known(known.vectors, known.said[which], known.places[:0], known.of[:0])
     return _terms(seen, wanted, words_alone, grounder)
 
@@ -132,6 +130,10 @@ def _known(truths: Sequence[Truth], grounder: LanguageSam2) -> _Known:
     of = torch.arange(len(phrases)).repeat_interleave(times).to(device)
     is_there = ~places.isnan().any(1)
     return _Known(_WORD * vectors.to(device), said.to(device), places[is_there], of[is_there])
+
+
+def _coded(known: _Known, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
+    return known.said @ known.vectors + _placed(known.places, known, grounder)
 
 
 def _placed(places: Tensor, known: _Known, grounder: LanguageSam2) -> Float[Tensor, "n d"]:
