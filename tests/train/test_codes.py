@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from segue.train.codes import code_loss, codes, loose_codes, sight_loss, summed
+from segue.train.codes import Sights, code_loss, codes, loose_codes, sight_loss, summed
 from segue.train.examples import Truth
 
 NOWHERE = float("nan")
@@ -89,9 +89,24 @@ def test_objects_without_words_or_places_cost_nothing_there(grounder):
 
 
 @torch.no_grad()
-def test_features_are_judged_by_the_object_that_they_show(grounder):
-    shown = [truth("red star"), truth("blue ring")]
-    wanted = codes(shown, grounder)
+def test_features_are_judged_by_the_object_that_they_show_and_by_where_it_is(grounder):
+    shown = [truth("red star", centres=[[[0.1, 0.2]]]), truth("blue ring", centres=[[[0.8, 0.9]]])]
+    wanted, where = codes(shown, grounder), torch.tensor([[0.1, 0.2], [0.8, 0.9]])
     which = torch.tensor([1, 0, 1])
-    right, crossed = (sight_loss(wanted[order], which, shown, grounder) for order in (which, 1 - which))
-    assert right["distance"] == 0 < crossed["distance"] and right["words"] < crossed["words"]
+    sights = Sights(which, where[which], torch.ones(3))
+    right, crossed = (sight_loss(wanted[order], sights, shown, grounder) for order in (which, 1 - which))
+    torch.testing.assert_close(right["distance"], torch.tensor(0.0))
+    assert all(right[name] < crossed[name] for name in ("distance", "words", "places"))
+
+
+@torch.no_grad()
+def test_features_count_as_they_are_told(grounder):
+    shown, which = [truth("red star"), truth("blue ring")], torch.tensor([0, 1, 1])
+    seen, where = torch.randn(3, codes(shown, grounder).shape[1]), torch.full((3, 2), 0.5)
+
+    def loss(chosen, *counts):
+        return summed(
+            sight_loss(seen[chosen], Sights(which[chosen], where[chosen], torch.tensor(counts)), shown, grounder)
+        )
+
+    torch.testing.assert_close(loss([0, 1, 2], 1.0, 0.5, 0.5), (loss([0], 1.0) + loss([1, 2], 1.0, 1.0)) / 2)

@@ -15,7 +15,7 @@ from segue.geometry.masks import track
 from segue.media import open_media
 from segue.models.base import Batch, seg_states
 from segue.train.examples import RowMaker, Truth, collate
-from segue.train.learner import Judged, Learner, LossWeights, _iou
+from segue.train.learner import Judged, Learner, LossWeights, _iou, _look
 from segue.types import Message, Region, Sample
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -252,6 +252,41 @@ def test_sight_judges_the_features_that_show_an_object_and_no_others(engine, mak
     share = torch.nn.functional.interpolate(truth.masks[:, [0]].float() / 255, side, mode="area").flatten(1).amax(0)
     touched = features.grad[:cells].abs().sum(1) > 0
     assert torch.equal(touched, share > 0.3)
+
+
+def test_a_thing_smaller_than_a_cell_is_seen_in_the_cell_that_shows_most_of_it():
+    masks = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
+    masks[0, 0, :32, :32] = 255
+    masks[1, 0, 47:51, 45:56] = 255  # a little of it in cells 10, 11 and 14
+    centres = torch.tensor([[[0.3, 0.3]], [[0.75, 0.75]]])
+    truth = Truth(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), masks, (0,), (0,), ("a", "b"), centres)
+    features = torch.arange(16.0)[:, None]
+    look = _look(truth, 0, 5, features, 4)
+    assert look.shown[:, 0].tolist() == [0, 1, 4, 5, 15]
+    assert look.which.tolist() == [5] * 4 + [6]
+    assert look.counts.tolist() == [0.25] * 4 + [1.0]
+    assert look.where[-1].tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("objective", "terms", "untouched"),
+    [
+        ("sight", {"loss", "sight"}, ("mllm.language_model", "grounder")),
+        ("words", {"loss", "text", "code", "sight"}, ("grounder",)),
+    ],
+)
+def test_words_and_sight_leave_alone_what_they_do_not_teach(engine, make, picture, objective, terms, untouched):
+    module = learner(engine, objective=objective, weights=LossWeights(code=1.0, sight=1.0))
+    for parameter in engine.model.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    found = module(make(sample(picture, 2)), 0)
+    assert set(found) == terms
+    torch.testing.assert_close(found["loss"], sum(found[name] for name in terms - {"loss"}))
+    found["loss"].backward()
+    touched = {name for name, one in engine.model.named_parameters() if one.grad is not None and one.grad.any()}
+    assert touched and not [name for name in touched if name.startswith(untouched)]
+    assert any(name.startswith("mllm.vision_tower") for name in touched)
 
 
 def test_nothing_to_see_costs_nothing(engine, make):

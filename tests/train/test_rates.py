@@ -61,3 +61,59 @@ def test_a_memory_of_something_else_is_refused(change, text):
     saved = change(rates.optimizer_tensors(made, {parameter: "w"}))
     with pytest.raises(CheckpointError, match=text):
         rates.restore_optimizer(made, {parameter: "w"}, saved)
+
+
+def orthogonal(values=None):
+    torch.manual_seed(0)
+    matrix = torch.nn.Parameter(torch.randn(6, 4) if values is None else values[0].clone())
+    line = torch.nn.Parameter(torch.ones(4) if values is None else values[1].clone())
+    made = rates.optimizer(
+        {"a": [matrix, line]}, {"a": 0.1}, betas=(0.9, 0.999), weight_decay=0.0, matrices=frozenset([matrix])
+    )
+    return matrix, line, made
+
+
+def learn(matrix, line, made, seed):
+    draws = torch.Generator().manual_seed(seed)
+    for one in (matrix, line):
+        one.grad = torch.randn(one.shape, generator=draws)
+    made.step()
+    made.zero_grad()
+
+
+def test_muon_moves_a_matrix_in_all_directions_alike_and_the_rest_as_adamw_does():
+    matrix, line, made = orthogonal()
+    before, adam = matrix.detach().clone(), torch.nn.Parameter(torch.ones(4))
+    draws = torch.Generator().manual_seed(1)
+    matrix.grad = torch.randn(6, 4, generator=draws) @ torch.diag(torch.tensor([1.0, 1e-1, 1e-1, 1e-2]))
+    line.grad = adam.grad = torch.randn(4, generator=draws)
+    made.step()
+    moved = matrix.detach() - before
+    strengths = torch.linalg.svdvals(moved)
+    assert strengths.max() < 2 * strengths.min()
+    assert moved.square().mean().sqrt() == pytest.approx(0.2 * 0.1, rel=0.5)
+    torch.optim.AdamW([adam], lr=0.1, betas=(0.9, 0.999), weight_decay=0.0).step()
+    assert torch.equal(line, adam)
+
+
+def test_muon_goes_on_from_its_saved_memory():
+    matrix, line, made = orthogonal()
+    learn(matrix, line, made, 1)
+    saved = rates.optimizer_tensors(made, {matrix: "m", line: "w"})
+    assert sorted(saved) == ["m|momentum_buffer", "w|exp_avg", "w|exp_avg_sq", "w|step"]
+    other, its, fresh = orthogonal((matrix.detach(), line.detach()))
+    rates.restore_optimizer(fresh, {other: "m", its: "w"}, saved)
+    for one in ((matrix, line, made), (other, its, fresh)):
+        learn(*one, 2)
+    assert torch.equal(matrix, other) and torch.equal(line, its)
+
+
+def test_a_memory_of_adamw_is_no_memory_of_muon():
+    matrix, line, made = orthogonal()
+    learn(matrix, line, made, 1)
+    plain = rates.optimizer({"a": [matrix, line]}, {"a": 0.1}, betas=(0.9, 0.999), weight_decay=0.0)
+    learn(matrix, line, plain, 1)
+    with pytest.raises(CheckpointError, match="of other parameters"):
+        rates.restore_optimizer(
+            made, {matrix: "m", line: "w"}, rates.optimizer_tensors(plain, {matrix: "m", line: "w"})
+        )

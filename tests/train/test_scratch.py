@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -68,6 +70,21 @@ def test_nothing_is_left_at_zero_and_the_random_state_is_left_alone():
     still = [name for name, p in model.named_parameters() if p.ndim > 1 and not bool(p.any())]
     assert still == []
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_the_first_heads_of_a_fresh_tower_look_at_neighbours():
+    sizes = replace(SMALL, tower=TowerSizes(width=192, layers=2, heads=6, mlp=64, patch=8, tile=144))
+    tower = begin(configuration(sizes, 320), seed=0).mllm.vision_tower
+    tower.set_attn_implementation("eager")
+    draws = torch.Generator().manual_seed(0)
+    output = tower(torch.randn(1, 3, 144, 144, generator=draws), output_attentions=True)
+    side, middle = 18, 1 + 9 * 18 + 9
+    for layer, ways in ((0, ((1, 0), (-1, 0), (0, 1), (0, -1))), (1, ((1, 1), (-1, 1), (1, -1), (-1, -1)))):
+        looks = output.attentions[layer][0, :, middle]
+        for head, (right, down) in enumerate(ways):
+            assert int(looks[head].argmax()) == middle + right + down * side and looks[head].max() > 0.3
+        assert looks[4:].max() < 0.3
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from functools import cache
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from segue.grounding.sam2 import LanguageSam2
 from segue.train.examples import Truth
@@ -83,32 +82,50 @@ def code_loss(
     return _terms(prompts, _coded(known, grounder), known, grounder)
 
 
-def _terms(prompts: Tensor, wanted: Tensor, known: _Known, grounder: LanguageSam2) -> dict[str, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """What visual features show: number i the object `which[i]`, whose centre lies at `where[i]` (x, y in [0, 1]) of
+    the frame; it counts `counts[i]`.
+    """
+
+    which: Int[Tensor, " c"]
+    where: Float[Tensor, "c 2"]
+    counts: Float[Tensor, " c"]
+
+
+def sight_loss(
+    seen: Float[Tensor, "c d"], sights: Sights, truths: Sequence[Truth], grounder: LanguageSam2
+) -> dict[str, Float[Tensor, ""]]:
+    """As `code_loss`, for visual features read as prompts; c is 1 or more."""
+    known = _known(truths, grounder)
+    said = known.said[sights.which]
+    placed: Tensor = _PLACE * grounder.sam2.shared_image_embedding(sights.where)
+    share = sights.counts / sights.counts.sum()
+    here = _Known(known.vectors, said, sights.where, torch.arange(len(said), device=said.device))
+    return _terms(seen, said @ known.vectors + placed, here, grounder, share)
+
+
+def _terms(
+    prompts: Tensor, wanted: Tensor, known: _Known, grounder: LanguageSam2, share: Float[Tensor, " n"] | None = None
+) -> dict[str, Tensor]:
+    """The parts of the loss; `share` is by how much each object counts, all alike where None."""
     scale = prompts.shape[1] ** -0.5
+    share = torch.full((len(prompts),), 1 / len(prompts), device=prompts.device) if share is None else share
     zero = prompts.sum() * 0.0
-    terms = {"distance": functional.mse_loss(prompts, wanted), "words": zero, "places": zero}
+    terms = {"distance": (share * (prompts - wanted).square().mean(1)).sum(), "words": zero, "places": zero}
     if len(known.vectors):
         chances = (prompts @ known.vectors.T * scale).log_softmax(-1)
-        said = known.said > 0
-        terms["words"] = -(chances * said).sum() / said.sum().clamp(min=1)
+        said = (known.said > 0) * share[:, None]
+        terms["words"] = -(chances * said).sum() / said.sum()
     if len(known.places):
         cells = _PLACE * grounder.place()[0]
         chances = (prompts @ cells.flatten(1).to(prompts) * scale).log_softmax(-1)
         rows, columns = cells.shape[-2:]
         last = torch.tensor([columns - 1, rows - 1], device=prompts.device)
         column, row = (known.places * (last + 1)).long().clamp(min=0).minimum(last).unbind(-1)
-        terms["places"] = -chances[known.of, row * columns + column].mean()
+        weights = share[known.of]
+        terms["places"] = -(chances[known.of, row * columns + column] * weights).sum() / weights.sum()
     return terms
-
-
-def sight_loss(
-    seen: Float[Tensor, "c d"], which: Int[Tensor, " c"], truths: Sequence[Truth], grounder: LanguageSam2
-) -> dict[str, Float[Tensor, ""]]:
-    """As `code_loss`, for visual features read as prompts: feature number i shows the object `which[i]`."""
-    known = _known(truths, grounder)
-    wanted = _coded(known, grounder)[which]
-    words_alone = _Known(known.vectors, known.said[which], known.places[:0], known.of[:0])
-    return _terms(seen, wanted, words_alone, grounder)
 
 
 def summed(terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:

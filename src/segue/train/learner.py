@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -23,7 +23,7 @@ from segue.grounding.model import GroundedModel
 from segue.grounding.sam2 import Decoded, Encoded, normalised
 from segue.grounding.tracking import VideoMemory, conditioning, step
 from segue.models.base import seg_states
-from segue.train.codes import code_loss, loose_codes, sight_loss, summed
+from segue.train.codes import Sights, code_loss, loose_codes, sight_loss, summed
 from segue.train.examples import TrainBatch, Truth
 
 
@@ -50,11 +50,12 @@ class LossWeights:
 
 
 _SHARPNESS = 16.0
-_SEEN = 0.3
+_SEEN, _GLIMPSED = 0.3, 0.05
 
-Objective = Literal["whole", "apart"]
-"""whole: the grounder learns from what the language model says. apart, from nothing: the grounder learns from codes,
-and the language model to say them."""
+Objective = Literal["whole", "apart", "words", "sight"]
+"""whole: the grounder learns from what the language model says. From nothing, sight: visual features learn to say the
+codes of what they show; words: the language model learns to say those of what it is asked for; apart: that, and the
+grounder beside it to find what codes mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,15 @@ class _Spoken:
     features: Float[Tensor, "v w"] | None
 
 
+class _Look(NamedTuple):
+    """Features that show objects, as `segue.train.codes.Sights` describes them."""
+
+    shown: Float[Tensor, "c w"]
+    which: Int[Tensor, " c"]
+    where: Float[Tensor, "c 2"]
+    counts: Float[Tensor, " c"]
+
+
 _Pointing = tuple[Truth, Float[Tensor, "_ d"]]
 
 
@@ -144,6 +154,8 @@ class Learner(nn.Module):
 
         Where nothing is pointed at, the terms of masks are 0, and still reach every parameter that learns from them.
         """
+        if self.objective == "sight":
+            return self._summed({"sight": self._sight_term(batch, self._features(batch))})
         generator = torch.Generator(self.model.device).manual_seed(seed)
         spoken = self._speak(batch)
         rows = [(truth, row) for truth, row in zip(batch.truths, spoken.prompts, strict=True) if truth is not None]
@@ -152,6 +164,8 @@ class Learner(nn.Module):
             terms["code"] = self._code_term(rows)
         if self.weights.sight:
             terms["sight"] = self._sight_term(batch, spoken.features)
+        if self.objective == "words":
+            return self._summed(terms)
         if rows and self.objective == "apart":
             given = loose_codes([truth for truth, _ in rows], self.model.grounder, generator)
             pieces = given.split([len(prompts) for _, prompts in rows])
@@ -159,6 +173,9 @@ class Learner(nn.Module):
         order = torch.Generator().manual_seed(seed)
         drawn = [self._drawn(row, order) for row in rows]
         terms |= self._mask_terms(drawn, generator) if drawn else self._idle()
+        return self._summed(terms)
+
+    def _summed(self, terms: dict[str, Float[Tensor, ""]]) -> dict[str, Float[Tensor, ""]]:
         weighted = [getattr(self.weights, name) * term for name, term in terms.items()]
         return {"loss": torch.stack(weighted).sum(), **terms}
 
@@ -192,11 +209,18 @@ class Learner(nn.Module):
         mllm, labels = self.model.mllm, batch.batch.labels
         if labels is None:
             raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
-        features = None if batch.batch.pixels is None else mllm.encode(batch.batch.pixels, batch.batch.grids)
+        features = self._features(batch)
         text, hidden = mllm(batch.batch, features)
         # by the labels, not the ids: a [SEG] in a question asks for nothing
         prompts = self.model.prompts(seg_states(hidden, labels, self.seg_id))
         return _Spoken(text, hidden, list(prompts.split((labels == self.seg_id).sum(1).tolist())), features)
+
+    def _features(self, batch: TrainBatch) -> Float[Tensor, "v w"] | None:
+        """Visual features of all the batch's pictures; None if there is none."""
+        if batch.batch.pixels is None:
+            return None
+        features: Tensor = self.model.mllm.encode(batch.batch.pixels, batch.batch.grids)
+        return features
 
     def _emitted(self, hidden: Float[Tensor, "l d"], ids: Int[Tensor, " l"]) -> list[bool]:
         before = hidden[:-1][ids[1:] == self.seg_id]
@@ -295,28 +319,21 @@ class Learner(nn.Module):
         places, rows = batch.batch.visual_places, batch.batch.visual_rows
         if features is None or places is None or rows is None:
             return torch.zeros((), device=self.model.device)
-        cells = self.model.mllm.config.tile_tokens
-        shown: list[Tensor] = []
-        most: list[Tensor] = []
-        which: list[Tensor] = []
-        truths: list[Truth] = []
+        side = round(self.model.mllm.config.tile_tokens**0.5)
+        looks = []
         first = 0
         for truth, mine in zip(batch.truths, rows.split(places.sum(1).tolist()), strict=True):
             if truth is None:
                 continue
-            shown.append(mine[: len(truth.asked) * cells])
-            masks = truth.masks[:, list(truth.asked)].float() / 255
-            share, thing = functional.interpolate(masks, round(cells**0.5), mode="area").flatten(2).max(0)
-            most.append(share.flatten())
-            which.append(thing.flatten() + first)
-            truths.append(truth)
+            for frame, cells in zip(truth.asked, mine.split(side**2), strict=False):
+                looks.append(_look(truth, frame, first, features[cells], side))
             first += len(truth.phrases)
-        is_seen = torch.cat(most) > _SEEN if truths else None
-        if is_seen is None or not bool(is_seen.any()):
+        if not looks or not sum(len(look.shown) for look in looks):
             return torch.zeros((), device=self.model.device)
-        seen = functional.rms_norm(features[torch.cat(shown)[is_seen]], features.shape[-1:])
-        prompts = self.model.prompts(seen).float()
-        return summed(sight_loss(prompts, torch.cat(which)[is_seen], truths, self.model.grounder))
+        shown, which, where, counts = (torch.cat(parts) for parts in zip(*looks, strict=True))
+        prompts = self.model.prompts(functional.rms_norm(shown, shown.shape[-1:])).float()
+        truths = [truth for truth in batch.truths if truth is not None]
+        return summed(sight_loss(prompts, Sights(which, where, counts), truths, self.model.grounder))
 
     def _idle(self) -> dict[str, Float[Tensor, ""]]:
         """Terms of 0 that reach every parameter that learns from masks: all processes must reach the same ones."""
@@ -326,6 +343,21 @@ class Learner(nn.Module):
             if parameter.requires_grad:
                 zero = zero + 0.0 * parameter.sum()
         return {"mask": zero, "dice": zero}
+
+
+def _look(truth: Truth, frame: int, first: int, features: Float[Tensor, "c w"], side: int) -> _Look:
+    """The features of a frame that show an object of a row, whose objects are counted from `first`.
+
+    A feature shows what covers most of its cell, if that is not too little; of small things their best cell.
+    """
+    masks = truth.masks[:, frame, None].float() / 255
+    shares = functional.interpolate(masks, (side, side), mode="area").flatten(1)
+    share, thing = shares.max(0)
+    is_best = shares == shares.amax(1, keepdim=True)
+    is_seen = (share > _SEEN) | (is_best.gather(0, thing[None])[0] & (share > _GLIMPSED))
+    thing = thing[is_seen]
+    count = torch.bincount(thing, minlength=len(shares))[thing]
+    return _Look(features[is_seen], thing + first, truth.centres[thing, frame], 1.0 / count)
 
 
 def _asked(rows: Sequence[_Pointing], encoded: Encoded) -> _Asked:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from segue.errors import CheckpointError
 
 WARMUP_START = 1e-5
+Method = Literal["adamw", "muon"]
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTUM = ("momentum_buffer",)
 
 
 def rate_factor(step: int, steps: int, *, warmup: float, schedule: Literal["cosine", "constant"]) -> float:
@@ -29,18 +31,51 @@ def rate_factor(step: int, steps: int, *, warmup: float, schedule: Literal["cosi
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
 
 
+class Muon(torch.optim.AdamW):
+    """AdamW, but for the parameters `matrices`, whose steps are made orthogonal; scaled so that the same rates do.
+
+    Source: K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the scale is that of
+    "Muon is scalable for LLM training" (arXiv 2502.16982).
+    """
+
+    def __init__(self, groups: Sequence[dict[str, Any]], *, matrices: Set[nn.Parameter], **options: Any):
+        self.matrices = matrices
+        super().__init__(groups, **options)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of all parameters that have a gradient."""
+        for group in self.param_groups:
+            chosen = [one for one in group["params"] if one in self.matrices and one.grad is not None]
+            if not chosen:
+                continue
+            orthogonal = torch.optim.Muon(
+                chosen, lr=group["lr"], weight_decay=group["weight_decay"], adjust_lr_fn="match_rms_adamw"
+            )
+            orthogonal.state = self.state
+            orthogonal.step()
+            for one in chosen:
+                one.grad = None
+        return super().step(closure)
+
+
 def optimizer(
     groups: Mapping[str, Sequence[nn.Parameter]],
     rates: Mapping[str, float],
     *,
     betas: tuple[float, float],
     weight_decay: float,
+    matrices: Set[nn.Parameter] = frozenset(),
 ) -> torch.optim.AdamW:
-    """AdamW over named groups; each remembers its peak rate under `peak`, and weight decay is on all parameters."""
+    """AdamW over named groups, or with `matrices`, Muon for these; each group remembers its peak rate under `peak`, and
+    weight decay is on all parameters.
+    """
     parts = [
         {"params": list(parameters), "lr": rates[name], "peak": rates[name], "name": name}
         for name, parameters in groups.items()
     ]
+    if matrices:
+        return Muon(parts, matrices=matrices, betas=betas, eps=1e-8, weight_decay=weight_decay)
     return torch.optim.AdamW(parts, betas=betas, eps=1e-8, weight_decay=weight_decay)
 
 
@@ -52,7 +87,8 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, floa
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """An optimizer's memory as named tensors: "<parameter>|exp_avg", "|exp_avg_sq", "|step"; whole, on the CPU.
+    """An optimizer's memory as named tensors: "<parameter>|exp_avg", "|exp_avg_sq", "|step", or "|momentum_buffer" of
+    Muon's; whole, on the CPU.
 
     Parameters that no gradient has reached have none.
     """
@@ -61,8 +97,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[nn.Parame
         f"{name}|{moment}": whole(optimizer.state[parameter][moment]).cpu().clone()
         for parameter, name in names.items()
         if parameter in optimizer.state
-        for moment in _MOMENTS
+        for moment in _moments(optimizer, parameter)
     }
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> tuple[str, ...]:
+    return _MOMENTUM if isinstance(optimizer, Muon) and parameter in optimizer.matrices else _MOMENTS
 
 
 def restore_optimizer(
@@ -72,22 +112,26 @@ def restore_optimizer(
 
     Raises: CheckpointError, if it belongs to other parameters.
     """
-    unknown = sorted(set(tensors) - {f"{name}|{moment}" for name in names.values() for moment in _MOMENTS})
+    known = {f"{name}|{moment}" for one, name in names.items() for moment in _moments(optimizer, one)}
+    unknown = sorted(set(tensors) - known)
     if unknown:
         raise CheckpointError(
             f"the optimizer's state is of other parameters ({len(unknown)} of them, the first: {unknown[0]}); "
             "resume with the recipe that the run was started with"
         )
     for parameter, name in names.items():
-        state = {moment: tensors[f"{name}|{moment}"] for moment in _MOMENTS if f"{name}|{moment}" in tensors}
+        moments = _moments(optimizer, parameter)
+        state = {moment: tensors[f"{name}|{moment}"] for moment in moments if f"{name}|{moment}" in tensors}
         if not state:  # no gradient has reached it yet
             continue
-        if len(state) < len(_MOMENTS) or state["exp_avg"].shape != parameter.shape:
+        if len(state) < len(moments) or state[moments[0]].shape != parameter.shape:
             raise CheckpointError(
                 f"the optimizer's state of {name} is incomplete or of another shape; take an older one"
             )
-        moments = {moment: placed_like(parameter, state[moment]) for moment in _MOMENTS[:2]}
-        optimizer.state[parameter] = {**moments, "step": state["step"].clone()}
+        optimizer.state[parameter] = {
+            moment: value.clone() if moment == "step" else placed_like(parameter, value)
+            for moment, value in state.items()
+        }
 
 
 def whole(tensor: Tensor) -> Tensor:

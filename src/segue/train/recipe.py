@@ -13,6 +13,7 @@ from segue.data.mixture import CEILING
 from segue.errors import ConfigError
 from segue.grounding.losses import NUM_POINTS
 from segue.train.learner import LossWeights, Objective
+from segue.train.rates import Method
 from segue.train.scratch import Scratch
 
 Option = bool | int | float | str | None
@@ -115,7 +116,10 @@ class Stage:
     losses: LossWeights = LossWeights()
     """Weights of the terms that are added up to the loss."""
     objective: Objective = "whole"
-    """whole: words and masks together. apart: where a model begins from nothing, side by side, each from codes."""
+    """whole: words and masks together. For a model that begins from nothing, sight: what its tower sees; words: what
+    its language model says; apart: words, and beside them masks, which are found by codes."""
+    optimizer: Method = "adamw"
+    """adamw, or muon: orthogonal steps for the matrices of linear layers, which bring a fresh model on much faster."""
     rate: float = 4e-5
     """Peak learning rate."""
     warmup: float = 0.05

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
@@ -169,7 +169,13 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         {name: stage.groups[name].rate or stage.rate for name in learning.groups},
         betas=stage.betas,
         weight_decay=stage.weight_decay,
+        matrices=_matrices(model) if stage.optimizer == "muon" else frozenset(),
     )
+    if stage.optimizer == "muon" and accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
+        raise ConfigError(
+            f"stage {stage.name!r} asks for muon, which needs whole matrices, and {accelerator.distributed_type.value} "
+            "spreads them over processes; say optimizer: adamw, or launch without it"
+        )
     if accelerator.distributed_type.value == "FSDP":
         _name_layers(learner, accelerator.state.fsdp_plugin)
     learner, optimizer = accelerator.prepare(learner, optimizer)
@@ -200,6 +206,13 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         mixture=mixture,
         steps=steps,
     )
+
+
+def _matrices(model: GroundedModel) -> frozenset[nn.Parameter]:
+    """The weights of linear layers that learn, but for the one that scores tokens: its rows are like embeddings."""
+    head = model.mllm.language_model.get_output_embeddings()
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and one is not head]
+    return frozenset(cast(nn.Parameter, layer.weight) for layer in layers if layer.weight.requires_grad)
 
 
 def _name_layers(learner: Any, plugin: Any) -> None:
