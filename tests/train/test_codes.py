@@ -82,6 +82,22 @@ def test_a_prompt_that_says_other_words_or_nothing_is_further_from_the_code(grou
 
 
 @torch.no_grad()
+def test_words_of_one_object_do_not_push_one_another_away(grounder):
+    named = ["large striped red star", "blue ring"]
+    words = codes([truth(*" ".join(named).split(), centres=[[[NOWHERE, NOWHERE]]] * 6)], grounder)
+    heard = torch.tensor([[9.0] * 4 + [-9.0] * 2, [-9.0] * 4 + [9.0] * 2])
+    prompts = words.shape[1] ** 0.5 * heard @ torch.linalg.pinv(words).T
+    assert code_loss(prompts, [truth(*named)], grounder)["words"] < 1e-3
+
+
+def test_where_every_word_is_said_there_is_nothing_to_choose(grounder):
+    asked = [truth("red star")]
+    prompts = torch.zeros_like(codes(asked, grounder)).requires_grad_()
+    code_loss(prompts, asked, grounder)["words"].backward()
+    assert not prompts.grad.any()
+
+
+@torch.no_grad()
 def test_objects_without_words_or_places_cost_nothing_there(grounder):
     without = [truth("", centres=[[[NOWHERE, NOWHERE]]])]
     loss = code_loss(codes(without, grounder), without, grounder)

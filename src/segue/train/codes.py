@@ -74,9 +74,9 @@ def code_loss(
 ) -> dict[str, Float[Tensor, ""]]:
     """How far prompts are from the codes of the objects of some rows; n is 1 or more.
 
-    `words` and `places` are cross-entropies, of the words chosen among all words that the rows have, and of the cell of
-    the frame that an object's centre lies in: they tell a fresh model early what matters. `distance` is the squared
-    error, which brings the prompts to the size of codes.
+    `words` and `places` are cross-entropies: of each word of an object among it and all that the rows say of others,
+    summed over its words, and of the cell of the frame that its centre lies in. They tell a fresh model early what
+    matters. `distance` is the squared error, which brings the prompts to the size of codes.
     """
     known = _known(truths, grounder)
     return _terms(prompts, _coded(known, grounder), known, grounder)
@@ -114,9 +114,11 @@ def _terms(
     zero = prompts.sum() * 0.0
     terms = {"distance": (share * (prompts - wanted).square().mean(1)).sum(), "words": zero, "places": zero}
     if len(known.vectors):
-        chances = (prompts @ known.vectors.T * scale).log_softmax(-1)
-        said = (known.said > 0) * share[:, None]
-        terms["words"] = -(chances * said).sum() / said.sum()
+        heard = prompts @ known.vectors.T * scale
+        said = known.said > 0
+        # each word that is said against all that are not, or words of one object would push one another away
+        others = heard.masked_fill(said, -1e9).logsumexp(-1, keepdim=True)
+        terms["words"] = ((torch.logaddexp(heard, others) - heard) * said * share[:, None]).sum()
     if len(known.places):
         cells = _PLACE * grounder.place()[0]
         chances = (prompts @ cells.flatten(1).to(prompts) * scale).log_softmax(-1)
