@@ -135,6 +135,14 @@ def test_a_config_file_of_fsdp_that_does_not_suit_is_one_line(make_recipe, monke
             torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("spread", ["FSDP", "DEEPSPEED"])
+def test_muon_is_refused_where_matrices_are_spread(make_recipe, spread):
+    recipe = make_recipe(stage={"optimizer": "muon"})
+    launched = SimpleNamespace(distributed_type=SimpleNamespace(value=spread))
+    with pytest.raises(ConfigError, match=f"stage 'only' asks for muon, which needs whole matrices, and {spread}"):
+        setup.prepare(recipe, 0, setup.first_base(recipe), launched)
+
+
 @pytest.mark.parametrize(
     ("stage", "device", "text"),
     [(3, "none", "ZeRO stage 3; expected stage 1 or 2"), (2, "cpu", "stage 2 with offload_optimizer; expected")],

@@ -23,8 +23,9 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_that_was_stopped_and_goes_on_ends_with_the_same_weights(make_recipe, watcher, tmp_path):
-    recipe = make_recipe(stage={"steps": 3}, accumulation=2)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_that_was_stopped_and_goes_on_ends_with_the_same_weights(make_recipe, watcher, tmp_path, optimizer):
+    recipe = make_recipe(stage={"steps": 3, "optimizer": optimizer}, accumulation=2)
     train(recipe, watcher, device="cpu")
     again = replace(recipe, output=tmp_path / "again")
     stopped = train(again, watcher, device="cpu", limit=1)

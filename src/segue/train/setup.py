@@ -150,6 +150,11 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     Raises: SegueError, for whatever of it cannot be used.
     """
     stage = recipe.stages[index]
+    if stage.optimizer == "muon" and accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
+        raise ConfigError(
+            f"stage {stage.name!r} asks for muon, which needs whole matrices, and {accelerator.distributed_type.value} "
+            "spreads them over processes; say optimizer: adamw, or launch without it"
+        )
     loaded = loading.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
     model, processor = loaded.model, loaded.processor
     learning = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
@@ -171,11 +176,6 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         weight_decay=stage.weight_decay,
         matrices=_matrices(model) if stage.optimizer == "muon" else frozenset(),
     )
-    if stage.optimizer == "muon" and accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
-        raise ConfigError(
-            f"stage {stage.name!r} asks for muon, which needs whole matrices, and {accelerator.distributed_type.value} "
-            "spreads them over processes; say optimizer: adamw, or launch without it"
-        )
     if accelerator.distributed_type.value == "FSDP":
         _name_layers(learner, accelerator.state.fsdp_plugin)
     learner, optimizer = accelerator.prepare(learner, optimizer)
