@@ -289,6 +289,18 @@ def test_words_and_sight_leave_alone_what_they_do_not_teach(engine, make, pictur
     assert any(name.startswith("mllm.vision_tower") for name in touched)
 
 
+def test_a_batch_that_shows_nothing_can_be_learned_from_by_sight_and_changes_nothing(engine, make, picture):
+    for parameter in engine.model.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    found = learner(engine, objective="sight", weights=LossWeights(sight=1.0))(
+        make(sample(picture, 0, answer="Nothing.")), 0
+    )
+    found["loss"].backward()
+    assert found["loss"] == 0
+    assert all(not one.grad.any() for one in engine.model.mllm.vision_tower.parameters())
+
+
 def test_nothing_to_see_costs_nothing(engine, make):
     messages = (Message.user("Who?"), Message("assistant", ("Me.",)))
     terms = learner(engine, weights=LossWeights(code=1.0, sight=1.0))(make(Sample("a", "chat", messages)), 0)

@@ -155,7 +155,8 @@ class Learner(nn.Module):
         Where nothing is pointed at, the terms of masks are 0, and still reach every parameter that learns from them.
         """
         if self.objective == "sight":
-            return self._summed({"sight": self._sight_term(batch, self._features(batch))})
+            nothing = self._nothing(self.model.mllm, self.model.seg_projector)
+            return self._summed({"sight": self._sight_term(batch, self._features(batch)) + nothing})
         generator = torch.Generator(self.model.device).manual_seed(seed)
         spoken = self._speak(batch)
         rows = [(truth, row) for truth, row in zip(batch.truths, spoken.prompts, strict=True) if truth is not None]
@@ -325,7 +326,8 @@ class Learner(nn.Module):
         for truth, mine in zip(batch.truths, rows.split(places.sum(1).tolist()), strict=True):
             if truth is None:
                 continue
-            for frame, cells in zip(truth.asked, mine.split(side**2), strict=False):
+            # tokens of marked regions may follow those of the frames
+            for frame, cells in zip(truth.asked, mine.split(side**2), strict=False):  # so there may be more
                 looks.append(_look(truth, frame, first, features[cells], side))
             first += len(truth.phrases)
         if not looks or not sum(len(look.shown) for look in looks):
@@ -337,12 +339,15 @@ class Learner(nn.Module):
 
     def _idle(self) -> dict[str, Float[Tensor, ""]]:
         """Terms of 0 that reach every parameter that learns from masks: all processes must reach the same ones."""
-        model = self.model
-        zero = torch.zeros((), device=model.device)
-        for parameter in (*model.seg_projector.parameters(), *model.grounder.parameters()):
-            if parameter.requires_grad:
-                zero = zero + 0.0 * parameter.sum()
+        zero = self._nothing(self.model.seg_projector, self.model.grounder)
         return {"mask": zero, "dice": zero}
+
+    def _nothing(self, *parts: nn.Module) -> Float[Tensor, ""]:
+        """A 0 that reaches every parameter of some parts that learns."""
+        zero = torch.zeros((), device=self.model.device)
+        for parameter in (one for part in parts for one in part.parameters() if one.requires_grad):
+            zero = zero + 0.0 * parameter.sum()
+        return zero
 
 
 def _look(truth: Truth, frame: int, first: int, features: Float[Tensor, "c w"], side: int) -> _Look:
