@@ -60,7 +60,7 @@ def lettered(options: Sequence[str], form: str = "{letter}. {option}") -> str:
         raise DataError(f"a question has {len(options)} options; expected 1 to {len(LETTERS)}")
     return "\n".join(
         form.replace("{letter}", letter).replace("{option}", option)
-        for letter, option in zip(LETTERS, options, strict=False)
+        for letter, option in zip(LETTERS, options, strict=False)  # more letters
     )
 
 

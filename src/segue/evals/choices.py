@@ -73,7 +73,7 @@ def named(text: str, options: Sequence[str]) -> str | None:
     """
     said = text.strip().removesuffix(".").casefold()
     chosen = []
-    for letter, option in zip(LETTERS, options, strict=False):
+    for letter, option in zip(LETTERS, options, strict=False):  # more letters
         name, _, words = option.strip().partition(": ")
         names = {part.removesuffix(".").casefold() for part in (option.strip(), name, words, name.rpartition(" ")[2])}
         if said and (said in names or said.startswith(f"{name.casefold()}:")):
@@ -109,7 +109,7 @@ def _quoted(text: str, options: Sequence[str]) -> str | None:
     said = " ".join(text.casefold().split())
     found = [
         letter
-        for letter, option in zip(LETTERS, options, strict=False)
+        for letter, option in zip(LETTERS, options, strict=False)  # more letters
         if option.strip() and re.search(rf"(?<!\w){re.escape(' '.join(option.casefold().split()))}(?!\w)", said)
     ]
     return found[0] if len(found) == 1 else None

@@ -326,8 +326,7 @@ class Learner(nn.Module):
         for truth, mine in zip(batch.truths, rows.split(places.sum(1).tolist()), strict=True):
             if truth is None:
                 continue
-            # tokens of marked regions may follow those of the frames
-            for frame, cells in zip(truth.asked, mine.split(side**2), strict=False):  # so there may be more
+            for frame, cells in zip(truth.asked, mine.split(side**2), strict=False):  # marked regions follow
                 looks.append(_look(truth, frame, first, features[cells], side))
             first += len(truth.phrases)
         if not looks or not sum(len(look.shown) for look in looks):
