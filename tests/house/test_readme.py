@@ -127,12 +127,6 @@ def test_a_block_that_prints_something_else_fails():
 
 BLOCKS = {page: blocks((ROOT / page).read_text(encoding="utf-8")) for page in PAGES}
 README = BLOCKS["README.md"]
-RUN = [(page, block) for page, found in BLOCKS.items() for block in found if not block.exempt]
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    return {page: tmp_path_factory.mktemp("page") for page in PAGES}
 
 
 def test_readme_shows_python_and_commands():
@@ -140,19 +134,18 @@ def test_readme_shows_python_and_commands():
     assert any(commands(block) for block in README if block.language in ("console", "bash"))
 
 
-@pytest.mark.parametrize(
-    ("page", "block"), RUN, ids=[f"{page} line {block.line} {block.language}" for page, block in RUN]
-)
-def test_block_does_what_it_says(page, block, folders, monkeypatch):
-    folder = folders[page]
-    monkeypatch.chdir(folder)
-    if block.language == "python":
-        run_python(block)
-    elif block.language in ("console", "bash"):
-        for arguments in commands(block):
-            line = [sys.executable, "-c", "from segue.cli.main import main; main()", *arguments]
-            run = subprocess.run(line, capture_output=True, text=True, check=False, cwd=folder)
-            assert run.returncode == 0, f"segue {shlex.join(arguments)}\n{run.stdout}{run.stderr}"
+@pytest.mark.parametrize("page", [page for page in BLOCKS if any(not block.exempt for block in BLOCKS[page])])
+def test_blocks_of_a_page_do_what_they_say_one_after_another(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in (block for block in BLOCKS[page] if not block.exempt):
+        if block.language == "python":
+            run_python(block)
+        elif block.language in ("console", "bash"):
+            for arguments in commands(block):
+                line = [sys.executable, "-c", "from segue.cli.main import main; main()", *arguments]
+                run = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
+                told = f"{page} line {block.line}: segue {shlex.join(arguments)}\n{run.stdout}{run.stderr}"
+                assert run.returncode == 0, told
 
 
 def test_readme_tree_equals_the_disk(root):
