@@ -3,7 +3,7 @@
     python benchmarks/quantised.py [--model demo] [--bits int8,int4] [--dtype fp32] [--scenes 20] [--json FILE]
     python benchmarks/quantised.py --architecture Sa2VA-1B --scenes 1      # real size, random weights: no IoU then
 
-Scenes and clips are numbers 0, 1, 2 ... of the fixed test split of the generated scenes (`segue.data.synth`); each
+Scenes and clips are numbers 0, 1, 2 ... of the fixed test split of the generated scenes (`segue.synth`); each
 phrase is asked for in a question of its own. IoU is over all masks of a phrase together, 1 where neither finds
 anything. Seconds are of the CPU, on one thread, for reading the picture and answering in words, which is all that
 quantisation touches; masks are the same work in both.
@@ -24,10 +24,10 @@ from torch import nn
 
 import segue
 from segue.bench.stages import random_engine
-from segue.data.synth import Scene, clip, scene
+from segue.checkpoints import footprint
 from segue.engine import Engine, Options
-from segue.grounding import footprint
 from segue.models.quantised import Bits, quantise
+from segue.synth import Scene, clip, scene
 from segue.types import Answer, Message
 
 TOKENS = 24

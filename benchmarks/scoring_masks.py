@@ -23,7 +23,7 @@ from importlib.metadata import version
 import cv2
 import numpy as np
 
-from segue.evals.masks import TOLERANCE, agreement
+from segue.evals.metrics.masks import TOLERANCE, agreement
 
 WANTED = 10.0
 

@@ -94,7 +94,9 @@ def random_checkpoint(folder: Path) -> Path:
 
     In a process of its own: one that is started here begins with the memory that there is here.
     """
-    write = "import sys, pathlib, segue.grounding.official as it; it.random_checkpoint(pathlib.Path(sys.argv[1]))"
+    write = (
+        "import sys, pathlib, segue.checkpoints.random_weights as it; it.random_checkpoint(pathlib.Path(sys.argv[1]))"
+    )
     subprocess.run([sys.executable, "-c", write, folder / "model"], check=True)
     return folder / "model"
 

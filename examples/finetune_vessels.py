@@ -18,13 +18,13 @@ import numpy as np
 from segue.cli.main import main as command_line
 from segue.data import DATASETS
 from segue.data.base import rng_for
-from segue.evals import report, rows
 from segue.evals.base import medium_of
-from segue.evals.own_masks import best_threshold, joined
-from segue.evals.stored import from_json
+from segue.evals.metrics.own_masks import best_threshold, joined
+from segue.evals.run import report, rows
+from segue.evals.run.answer_store import from_json
 from segue.media import read_image
-from segue.media.export import write_png
-from segue.media.render import overlay
+from segue.output.export import write_png
+from segue.output.render import overlay
 
 SIZE = "128x128"
 THIN = ("--set", "stages.0.losses.dice=2", "--set", "validation.patience=null")

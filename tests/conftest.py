@@ -127,7 +127,7 @@ def engine_i(make_engine):
 @pytest.fixture(scope="session")
 def official_folder(tmp_path_factory):
     """A checkpoint in the official layout with random weights, which answers every question with one object."""
-    from segue.grounding.official import random_checkpoint
+    from segue.checkpoints.random_weights import random_checkpoint
 
     return random_checkpoint(tmp_path_factory.mktemp("official") / "tiny")
 

@@ -5,8 +5,8 @@ import pytest
 
 import segue
 from segue import demo
-from segue.data.synth import scene
 from segue.media import open_media, read_frames, read_image
+from segue.synth import scene
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from segue.checkpoints import adapters
 from segue.cli.train import Watching
-from segue.grounding import trained
 from segue.train import checkpoints
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -31,7 +31,7 @@ def finetune_vessels(monkeypatch, tmp_path, capsys):
 
 
 def learned(run):
-    return checkpoints.read_all(trained.find(run) / trained.TENSORS)
+    return checkpoints.read_all(adapters.find(run) / adapters.TENSORS)
 
 
 def test_a_fine_tune_that_is_killed_goes_on_and_ends_as_if_nothing_had_been(
@@ -45,7 +45,7 @@ def test_a_fine_tune_that_is_killed_goes_on_and_ends_as_if_nothing_had_been(
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
         patched.setattr(Watching, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         finetune_vessels(*words, "--output", "killed")
-    assert stopped.value.code == 130 and trained.read(trained.find(Path("killed/run"))).step == 1
+    assert stopped.value.code == 130 and adapters.read(adapters.find(Path("killed/run"))).step == 1
     assert finetune_vessels(*words, "--output", "killed").splitlines()[-6:-3] == told.splitlines()[-6:-3]
     whole, again = learned(tmp_path / "whole" / "run"), learned(tmp_path / "killed" / "run")
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)

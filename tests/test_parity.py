@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from segue import parity, weights
+from segue.checkpoints import model_folder
 from segue.engine import Engine
 from segue.errors import ConfigError, DataError
 from segue.grounding import model as grounded
@@ -50,12 +51,12 @@ def subject(recording):
     folder = recording.folder
     raw = weights.read_json(folder / "config.json")
     config = grounded.GroundedConfig(
-        mllm_config=grounded.claiming(raw).architecture(raw),
+        mllm_config=model_folder.claiming(raw).architecture(raw),
         sam2_config=sam2.architecture(weights.read_json(folder / "sam2_config.json")),
         template=raw["template"],
     )
     model = grounded.build(config, dtype=torch.float32, device="cpu", fill=True)
-    weights.load(model, folder / "language", grounded.key_table(config), fresh=(r"grounder\..*",))
+    weights.load(model, folder / "language", model_folder.key_table(config), fresh=(r"grounder\..*",))
     return parity.subject(Engine(model, model.family.processor(folder, config.mllm_config, config.template), {}))
 
 
@@ -127,7 +128,7 @@ def test_one_weight_off_by_a_hundredth_fails_its_seam(recording, subject, place,
 
 @pytest.mark.parity
 def test_a_normalisation_constant_off_by_a_thousandth_fails_the_tiles(recording, subject, monkeypatch):
-    monkeypatch.setattr("segue.models.internvl.MEAN", (0.486, 0.456, 0.406))
+    monkeypatch.setattr("segue.models.internvl.family.MEAN", (0.486, 0.456, 0.406))
     report = parity.replay(recording, subject, ["pre"])
     assert failures(report) == [name for name in recording.outputs if name.startswith("pre.") and "tiles" in name]
 

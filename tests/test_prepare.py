@@ -8,7 +8,7 @@ import torch
 from segue.errors import ConfigError, DataError
 from segue.geometry.masks import track
 from segue.media import open_media, read_image
-from segue.models.internvl import InternVLProcessor
+from segue.models.internvl.family import InternVLProcessor
 from segue.models.templates import template
 from segue.prepare import IGNORED, collate, look, prepare
 from segue.types import Media, Message, Region

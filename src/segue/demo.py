@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from segue.data.synth import Phrase, Scene, clip, scene
 from segue.geometry.masks import iou
+from segue.synth import Phrase, Scene, clip, scene
 
 MODEL = "demo"
 FOLDER = Path(__file__).parent / "demo_model"
@@ -45,7 +45,7 @@ class Challenge:
 
         Raises: MediaError, if they cannot be written.
         """
-        from segue.media.export import write_png
+        from segue.output.export import write_png
 
         if not self.scene.is_clip:
             write_png(folder / f"{self.name}.png", self.scene.frames[0])
@@ -60,8 +60,8 @@ class Challenge:
 
         Raises: MediaError, if it cannot be written.
         """
-        from segue.media.export import OverlayWriter, write_png
-        from segue.media.render import overlay
+        from segue.output.export import OverlayWriter, write_png
+        from segue.output.render import overlay
 
         labels = [phrase.words["en"] for phrase in self.phrases]
         masks = np.stack([self.truth(phrase) for phrase in self.phrases])

@@ -15,15 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segue import types, weights
+from segue.checkpoints import model_folder
 from segue.errors import ConfigError, DataError
 from segue.geometry.masks import at_threshold, box_of, logit
 from segue.geometry.notation import parse_boxes, parse_grounded
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
-from segue.media import iter_frames, open_media, read_ahead, results
-from segue.models.base import Batch, Decoding, Generation, Processor, finished, seg_states
+from segue.media import iter_frames, open_media, read_ahead
+from segue.models.protocol import Batch, Decoding, Generation, Processor, finished, seg_states
 from segue.models.templates import stop_check
+from segue.output import results
 from segue.prepare import Example, View, collate, look, prepare
 from segue.types import (
     Event,
@@ -144,7 +146,7 @@ class Answer(types.Answer):
     def save(self, folder: str | Path, formats: Sequence[str] = ("png", "coco", "overlay")) -> None:
         """Write masks, overlay, scores and text to a new folder; `formats` as `segue segment --formats`.
 
-        Raises: ConfigError, as `segue.media.results.save` does.
+        Raises: ConfigError, as `segue.output.results.save` does.
         """
         results.save(self, Path(folder), formats)
 
@@ -304,7 +306,7 @@ class Engine:
             raise ConfigError(f"unknown dtype {dtype!r}; expected {', '.join(DTYPES)}")
         if folder.exists():
             raise ConfigError(f"{folder} exists already; choose a new folder to save the model in")
-        grounded.save(self.model, folder, dtype=DTYPES[dtype] if dtype else None, also=self._save_rest)
+        model_folder.save(self.model, folder, dtype=DTYPES[dtype] if dtype else None, also=self._save_rest)
 
     def _save_rest(self, folder: Path) -> None:
         self.processor.save(folder)

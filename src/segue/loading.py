@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from segue import demo, weights
-from segue.convert.beside import put_beside
+from segue.checkpoints import adapters, footprint, model_folder
+from segue.checkpoints.sam2_weights import put_beside
 from segue.engine import DTYPES, Engine
 from segue.errors import CheckpointError, ConfigError, LimitError
-from segue.grounding import footprint, trained
 from segue.grounding import model as grounded
 from segue.models import offloading, quantised
 from segue.models.quantised import Bits
@@ -78,7 +78,7 @@ def load(  # noqa: PLR0913  every choice by its own name
     folder = resolve(model)
     counts = dtype == "auto" and choice.device == "cpu"
     precision = pick_dtype(dtype, choice.device, _parameters(_base_folder(folder)) if counts else 0)
-    checkpoint = trained.find(folder)
+    checkpoint = adapters.find(folder)
     if check_memory:
         check_fit(str(model), _base_folder(folder), choice, precision)
     if checkpoint is None:
@@ -101,7 +101,7 @@ def _check_choice(choice: Loading) -> None:
 
 def _load_folder(model: str | Path, folder: Path, choice: Loading, precision: torch.dtype) -> Engine:
     is_moved_later = choice.offload or choice.quantize is not None
-    loaded, report = grounded.load(
+    loaded, report = model_folder.load(
         folder,
         dtype=precision,
         device="cpu" if is_moved_later else choice.device,
@@ -124,7 +124,7 @@ def _load_trained(checkpoint: Path, choice: Loading, precision: torch.dtype) -> 
     """The base of a checkpoint with what was learned put onto it, before anything is quantised or moved."""
     place = "cpu" if choice.offload or choice.quantize is not None else choice.device
     dtype = next(name for name, kind in DTYPES.items() if kind == precision)
-    base = load(base_of(checkpoint, trained.read(checkpoint)), device=place, dtype=dtype, check_memory=False)
+    base = load(base_of(checkpoint, adapters.read(checkpoint)), device=place, dtype=dtype, check_memory=False)
     engine, _ = put_onto(base, checkpoint)
     engine.lineage["device"] = choice.device
     return engine
@@ -184,7 +184,7 @@ def check_fit(name: str, folder: Path, choice: Loading, precision: torch.dtype) 
     free = available_memory(choice.device)
     if free is None:
         return
-    layout, places = grounded.plan(folder)
+    layout, places = model_folder.plan(folder)
     config, size = layout.config, precision.itemsize
     need = footprint.placed_memory(places, size, config.family, quantize=choice.quantize, offload=choice.offload)
     least = need + footprint.working_memory(config, size, footprint.SMALLEST)
@@ -241,38 +241,38 @@ def available_memory(device: str) -> int | None:
 
 def _base_folder(folder: Path) -> Path:
     """The folder of the weights that a model stands on: itself, or the base of a training checkpoint."""
-    while (checkpoint := trained.find(folder)) is not None:
-        folder = base_of(checkpoint, trained.read(checkpoint))
+    while (checkpoint := adapters.find(folder)) is not None:
+        folder = base_of(checkpoint, adapters.read(checkpoint))
     return folder
 
 
-def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, trained.Applied]:
+def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, adapters.Applied]:
     """What a checkpoint has learned, put onto its base, whose weights change; and which tensors those were.
 
     Raises: CheckpointError, if it is not its base, or a tensor does not fit.
     """
-    record = trained.read(checkpoint)
-    trained.check_base(checkpoint, record, base.lineage["model_hash"])
-    applied = trained.apply(base.model, checkpoint, record)
+    record = adapters.read(checkpoint)
+    adapters.check_base(checkpoint, record, base.lineage["model_hash"])
+    applied = adapters.apply(base.model, checkpoint, record)
     config = base.model.config
     processor = base.model.family.processor(checkpoint, config.mllm_config, config.template)
     lineage = {
         **base.lineage,
         "model": str(checkpoint),
         "model_hash": record.content_hash,
-        "files": {**base.lineage["files"], trained.TENSORS: record.tensors_hash},
+        "files": {**base.lineage["files"], adapters.TENSORS: record.tensors_hash},
         "trained": {"checkpoint": checkpoint.name, **record.summary()},
     }
     return Engine(base.model, processor, lineage), applied
 
 
-def base_of(checkpoint: Path, record: trained.Record) -> Path:
+def base_of(checkpoint: Path, record: adapters.Record) -> Path:
     """The folder of a checkpoint's base: where it lay, or else by the name that the recipe had for it.
 
     Raises: CheckpointError, if it is in neither place.
     """
     try:
-        return trained.base_folder(checkpoint, record) or resolve(record.base)
+        return adapters.base_folder(checkpoint, record) or resolve(record.base)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint} needs its base {record.base}, which is gone: {error}") from error
 

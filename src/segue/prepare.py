@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from segue.errors import DataError
 from segue.media import read_frames, read_image
 from segue.media.sampling import choose
-from segue.models.base import Batch, Processor, Visual
+from segue.models.protocol import Batch, Processor, Visual
 from segue.types import Frames, Media, Message, Region
 
 IGNORED = -100

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from segue import loading
+from segue.checkpoints import adapters
 from segue.cli.main import application
-from segue.grounding import trained
 from segue.train.recipe import Group, Lora, Source, Stage, TrainRecipe
 from segue.train.run import train
 from segue.weights import file_hash, read_json
@@ -186,11 +186,11 @@ def test_a_merged_folder_is_replaced_only_where_that_is_said(run_segue, trained_
 def test_a_merge_that_would_lose_what_was_learned_is_one_line(run_segue, trained_run, tmp_path):
     checkpoint = tmp_path / "faint"
     shutil.copytree(trained_run / "checkpoints" / "step-000002", checkpoint)
-    stored = load_file(checkpoint / trained.TENSORS)
+    stored = load_file(checkpoint / adapters.TENSORS)
     faint = {name: tensor * 1e-9 if name.endswith(".lora_B") else tensor for name, tensor in stored.items()}
-    save_file(faint, checkpoint / trained.TENSORS)
-    record = trained.read(checkpoint)
-    replace(record, tensors_hash=file_hash(checkpoint / trained.TENSORS)).write(checkpoint)
+    save_file(faint, checkpoint / adapters.TENSORS)
+    record = adapters.read(checkpoint)
+    replace(record, tensors_hash=file_hash(checkpoint / adapters.TENSORS)).write(checkpoint)
     run = run_segue("convert", "merge", checkpoint, tmp_path / "out")
     assert run.exit_code == 2 and run.stderr.count("error: ") == 1
     assert run.stderr.splitlines()[-1].startswith(f"error: merging {checkpoint} would lose what 14 layers learned")

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from segue.checkpoints import random_weights
 from segue.cli.inspect import _bytes
 from segue.cli.main import application
-from segue.grounding import official
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def run_segue():
 
 @pytest.fixture
 def folder(tmp_path):
-    return official.random_checkpoint(tmp_path / "tiny")
+    return random_weights.random_checkpoint(tmp_path / "tiny")
 
 
 def spoil(folder, **tensors):

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from segue.models.zoo import RELEASED, ZOO
+from segue.checkpoints.zoo import RELEASED, ZOO
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Two checkpoints will do."""
-    monkeypatch.setattr("segue.grounding.catalogue.RELEASED", ("Sa2VA-4B", "Sa2VA-i-1B"))
+    monkeypatch.setattr("segue.checkpoints.catalogue.RELEASED", ("Sa2VA-4B", "Sa2VA-i-1B"))
 
 
 def test_the_table_says_what_people_choose_by(run_segue):

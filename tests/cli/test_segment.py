@@ -11,7 +11,8 @@ from pictures import BLOCK_AREA, BLOCK_HEIGHT, BLOCK_WIDTH, HEIGHT, WIDTH, make_
 from PIL import Image
 from pycocotools.coco import COCO
 
-from segue.media import open_media, results
+from segue.media import open_media
+from segue.output import results
 
 
 @pytest.fixture

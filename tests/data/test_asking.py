@@ -135,7 +135,7 @@ def test_an_image_to_be_described_has_captions_labels_and_masks(tmp_path):
 
 
 def test_the_original_caption_prompt_spaces_are_in_the_upstream_record_alone():
-    from segue.evals.benchmarks.pixels import PIXELS
+    from segue.evals.benchmarks.segmentation import PIXELS
 
     prompts = {one.name: one.options["prompt"] for one in PIXELS if one.name.startswith("gcg_val")}
     assert "with interleaved     segmentation masks" in prompts["gcg_val_upstream"]

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from layouts import SIZE, box_mask
 
-from segue.data import DATASETS, shapes
+from segue.data import shapes
 from segue.data.base import Dataset, Rows, checked, order_rng, ordered_draw, rng_for, spread_draw, within
+from segue.datasets import DATASETS
 from segue.errors import ConfigError, DataError, MediaError
 from segue.geometry import masks
 from segue.types import Media, Message, Region, Sample

@@ -8,8 +8,8 @@ import pytest
 import test_samples
 from layouts import SQUARE, rle
 
-from segue.data import DATASETS
 from segue.data.base import rng_for
+from segue.datasets import DATASETS
 from segue.errors import SegueError
 
 COCO = {

@@ -11,11 +11,12 @@ import pytest
 from fixtures_words import FIXTURES
 from test_malformed import changed, places
 
-from segue.data import DATASETS, seed_bench, subtitles, tables
+from segue.data import seed_bench, subtitles, tables
 from segue.data.base import rng_for
 from segue.data.questions import filled, lettered
+from segue.datasets import DATASETS
 from segue.errors import DataError, SegueError
-from segue.evals.benchmarks.words import WORDS
+from segue.evals.benchmarks.vqa import WORDS
 
 RECORDS = {one.name: one for one in WORDS}
 JUNK = (None, 3, -1, 1e400, "x", {}, [[1]], True)

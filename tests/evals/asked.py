@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from segue.errors import DataError
-from segue.evals.own_masks import THRESHOLDS
-from segue.evals.stored import StoredAnswer
+from segue.evals.metrics.own_masks import THRESHOLDS
+from segue.evals.run.answer_store import StoredAnswer
 from segue.geometry.masks import track
 from segue.media import read_frames
 from segue.types import Answer, MaskTrack, Media, Message, Region, Sample

@@ -12,7 +12,7 @@ from layouts import OVERLAPPING, SIZE, SQUARE, box_mask, rle, runs, write_frames
 from layouts import write_pickle as pickled
 from PIL import Image
 
-from segue.media.export import davis_palette
+from segue.output.export import davis_palette
 from segue.types import Answer, MaskTrack, Media, Region
 
 FRAMES = [f"{number:05d}" for number in range(6)]

@@ -297,7 +297,7 @@ def video_mme(root: Path) -> Path:
 def video_mme_subtitles(root: Path) -> Path:
     """One of the videos has a clock and subtitles, the other has neither."""
     from segue.media import open_media, read_frames
-    from segue.media.export import OverlayWriter
+    from segue.output.export import OverlayWriter
 
     video_mme(root)
     home = root / "long_video/Video-MME"

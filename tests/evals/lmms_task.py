@@ -44,8 +44,8 @@ def text(doc):
 
 def write(folder: Path, *, stills: int) -> None:
     """The task's files: rows with the closed questions of some scenes, and their pictures."""
-    from segue.data.synth import clip, scene
-    from segue.media.export import OverlayWriter, write_png
+    from segue.output.export import OverlayWriter, write_png
+    from segue.synth import clip, scene
 
     rows, pictures = [], []
     for number in range(stills):

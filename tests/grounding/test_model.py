@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from segue.checkpoints import model_folder
+from segue.checkpoints.model_folder import claiming, load, read_layout
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import model as grounded
-from segue.grounding.model import GroundedConfig, GroundedModel, build, claiming, expected, load, read_layout
-from segue.models.base import Batch
+from segue.grounding.model import GroundedConfig, GroundedModel, build, expected
+from segue.models.protocol import Batch
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_the_output_head_is_never_tied_to_the_embeddings(engine_i, saved):
 def test_every_language_model_survives_saving_untied(tiny_config, randomise, tmp_path, outputs, kind):
     config = tiny_config(model_type=kind, tie_word_embeddings=False, head_dim=16)
     model = randomise(build(config, dtype=torch.float32, device="cpu", fill=True))
-    grounded.save(model, tmp_path / "model", also=lambda part: None)
+    model_folder.save(model, tmp_path / "model", also=lambda part: None)
     loaded, _ = load(tmp_path / "model", dtype=torch.float32, device="cpu")
     assert loaded.config.mllm_config.text_config.model_type == kind
     assert all_equal(outputs(loaded), outputs(model))
@@ -315,5 +317,5 @@ def test_a_folder_that_exists_half_is_never_left_behind(engine_i, tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(CheckpointError, match="No space left"):
-        grounded.save(engine_i.model, tmp_path / "model", also=fail)
+        model_folder.save(engine_i.model, tmp_path / "model", also=fail)
     assert list(tmp_path.iterdir()) == []

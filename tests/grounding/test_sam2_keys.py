@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from segue import weights
+from segue.checkpoints.zoo import HIERA_L_WIDTH, TINY_SAM2
 from segue.errors import CheckpointError
 from segue.grounding import sam2
-from segue.models.zoo import HIERA_L_WIDTH, TINY_SAM2
 from segue.weights import Stored
 from segue.weights.keys import compiled, match
 

@@ -13,12 +13,14 @@ import pytest
 FLOORS = (
     ("cli", "segue"),
     ("serve", "evals", "parity", "bench"),
-    ("engine", "loading", "train"),
-    ("prepare", "convert", "inspection", "demo"),
+    ("engine", "loading", "train", "jobs"),
+    ("prepare", "checkpoints", "datasets", "demo"),
+    ("own_data", "synth"),
     ("grounding", "data", "features"),
-    ("models", "media"),
+    ("models", "output"),
+    ("media",),
     ("geometry", "weights", "registry", "config"),
-    ("types", "errors"),
+    ("types", "errors", "files", "pickled"),
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -80,7 +82,7 @@ def test_every_kind_of_import_is_seen():
     tree = ast.parse(
         "import segue.media.video as v\nfrom segue import weights\n"
         "if TYPE_CHECKING:\n    from segue.engine import Engine\n"
-        "def late():\n    import segue.cli.main\nTABLE = {'x': 'segue.evals.masks:score'}\n"
+        "def late():\n    import segue.cli.main\nTABLE = {'x': 'segue.evals.metrics.masks:score'}\n"
     )
     assert {room(name) for name in imports(tree)} == {"media", "weights", "engine", "cli", "evals"}
 

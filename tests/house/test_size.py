@@ -9,10 +9,14 @@ RUN = 12
 
 
 def repeats(texts: dict[str, str], run: int) -> list[list[str]]:
-    """Places ("file:line") whose next `run` lines are equal; blank lines, comments and indentation do not count."""
+    """Places ("file:line") whose next `run` lines are equal; blank lines, comments, imports and indentation do not
+    count.
+    """
     places = defaultdict(list)
     for name, text in texts.items():
-        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        imports = {number for node in nodes for number in range(node.lineno, (node.end_lineno or 0) + 1)}
+        lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if number not in imports]
         lines = [(number, line) for number, line in lines if line and not line.startswith("#")]
         for start in range(len(lines) - run + 1):
             window = lines[start : start + run]

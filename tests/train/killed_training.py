@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from segue import config
+from segue.checkpoints import adapters
 from segue.errors import CheckpointError
-from segue.grounding import trained
-from segue.train import checkpoints, journal
+from segue.train import checkpoints, run_logger
 from segue.train.recipe import TrainRecipe
 from segue.train.run import train
 
@@ -62,11 +62,11 @@ def run_child(recipe: TrainRecipe, touch: int | None = None, *, resume: bool = F
 
 
 def learned(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.read_all(trained.find(run) / trained.TENSORS)
+    return checkpoints.read_all(adapters.find(run) / adapters.TENSORS)
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
-    return [(line["step"], line["loss"]) for line in journal.lines(run / "log.jsonl") if line["kind"] == "step"]
+    return [(line["step"], line["loss"]) for line in run_logger.lines(run / "log.jsonl") if line["kind"] == "step"]
 
 
 def check_whole(run: Path) -> None:
@@ -76,7 +76,7 @@ def check_whole(run: Path) -> None:
     except CheckpointError as error:
         sys.exit(f"{run}: {error}")
     for folder, record in found.items():
-        if checkpoints.weights.file_hash(folder / trained.TENSORS) != record.tensors_hash:
+        if checkpoints.weights.file_hash(folder / adapters.TENSORS) != record.tensors_hash:
             sys.exit(f"{folder} is damaged")
     told = [step for step, _ in losses(run)]
     # saved after every step: the step that was at work is all that may be lost

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from segue import config, loading
+from segue.checkpoints import adapters
 from segue.data.base import rng_for
 from segue.errors import CheckpointError, DataError, LimitError, MediaError
-from segue.grounding import trained
-from segue.train import checkpoints, feed, journal, judging, loop, run
+from segue.train import batch_stream, checkpoints, evaluation, loop, run, run_logger
 from segue.train.recipe import Validation
 from segue.train.run import train
 
@@ -80,7 +80,7 @@ def test_a_disk_that_is_really_full_leaves_the_last_checkpoint(make_recipe, watc
     with pytest.raises(CheckpointError, match=r"step-000003: .*No space left on device.*Free space and go on") as told:
         train(recipe, watcher, device="cpu")
     assert "\n" not in str(told.value)
-    assert trained.find(recipe.output).name == "step-000002"
+    assert adapters.find(recipe.output).name == "step-000002"
     loading.load(recipe.output)
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as stream:
@@ -108,14 +108,14 @@ def test_a_disk_that_is_full_for_small_files_is_one_line_too(make_recipe, watche
     monkeypatch.setattr(Path, "open", full)
     with pytest.raises(CheckpointError, match=f"{name}: No space left on device; free space and go on with --resume"):
         train(recipe, watcher, device="cpu")
-    assert trained.find(recipe.output).name == "step-000001"
+    assert adapters.find(recipe.output).name == "step-000001"
 
 
 def test_a_recipe_or_log_that_cannot_be_written_anew_stays_as_it_was(tmp_path, monkeypatch):
     (tmp_path / "recipe.yaml").write_text("old")
     monkeypatch.setattr(Path, "write_text", lambda *_, **__: _raise(OSError(28, "No space left on device")))
     with pytest.raises(CheckpointError, match="No space left"):
-        journal.write_text(tmp_path / "recipe.yaml", "new")
+        run_logger.write_text(tmp_path / "recipe.yaml", "new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("recipe.yaml", "old")]
 
 
@@ -133,12 +133,12 @@ def test_an_image_that_is_deleted_meanwhile_is_named_and_with_it_the_run_goes_on
     at(2, lambda: [path.unlink() for path in gone], watcher)
     with pytest.raises(MediaError, match=r"there is no \d\.png in \S*images"):
         train(recipe, watcher, device="cpu")
-    assert trained.find(recipe.output).name == "step-000002"
+    assert adapters.find(recipe.output).name == "step-000002"
     for path, data in gone.items():
         path.write_bytes(data)
     del watcher.step
     assert train(recipe, watcher, device="cpu", resume=True).step == 4
-    one, other = (checkpoints.read_all(trained.find(out.output) / trained.TENSORS) for out in (recipe, whole))
+    one, other = (checkpoints.read_all(adapters.find(out.output) / adapters.TENSORS) for out in (recipe, whole))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -148,14 +148,14 @@ def test_a_rate_that_is_far_too_high_ends_with_the_step_and_its_samples(make_rec
         DataError, match=r"the (loss|gradient) became (nan|inf) at step \d of stage 'only', on the samples"
     ):
         train(recipe, watcher, device="cpu")
-    stored = checkpoints.read_all(trained.find(recipe.output) / trained.TENSORS)
+    stored = checkpoints.read_all(adapters.find(recipe.output) / adapters.TENSORS)
     assert all(bool(tensor.isfinite().all()) for tensor in stored.values())
 
 
 def test_a_sample_that_poisons_the_loss_is_named_and_nothing_is_learned_from_it(make_recipe, watcher, monkeypatch):
     recipe = make_recipe(stage={"steps": 4}, batch=1, save_every=1)
     make = run.setup.RowMaker.__call__
-    poison = feed.parts_of(recipe.data)[0].dataset.get(2, rng_for(0, 0, 2)).id
+    poison = batch_stream.parts_of(recipe.data)[0].dataset.get(2, rng_for(0, 0, 2)).id
 
     def poisoned(self, sample):
         row = make(self, sample)
@@ -167,7 +167,9 @@ def test_a_sample_that_poisons_the_loss_is_named_and_nothing_is_learned_from_it(
     with pytest.raises(DataError, match=f"the loss became nan at step .* on the samples {re.escape(poison)}. Nothing"):
         train(recipe, watcher, device="cpu")
     found = checkpoints.checkpoints(recipe.output)
-    assert all(torch.isfinite(t).all() for path in found for t in checkpoints.read_all(path / trained.TENSORS).values())
+    assert all(
+        torch.isfinite(t).all() for path in found for t in checkpoints.read_all(path / adapters.TENSORS).values()
+    )
 
 
 def test_weights_that_are_no_numbers_are_never_saved(make_recipe, watcher):
@@ -193,7 +195,7 @@ OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\n
 @pytest.mark.parametrize(
     ("place", "name", "error", "text"),
     [
-        (judging, "judge", OUT, "memory ran out while judging after step 2 .CUDA out of memory. Tried"),
+        (evaluation, "judge", OUT, "memory ran out while judging after step 2 .CUDA out of memory. Tried"),
         (loop.Stretch, "_terms", OUT, "memory ran out at step 1 .CUDA out of memory. Tried"),
         (loop.Stretch, "_terms", MemoryError(), "memory ran out at step 1 .MemoryError"),
         (
@@ -219,10 +221,10 @@ def test_memory_that_runs_out_anywhere_is_one_line_that_says_what_helps(
 def test_memory_that_runs_out_late_leaves_the_last_checkpoint(make_recipe, watcher, monkeypatch):
     recipe = make_recipe(save_every=1)
     recipe = replace(recipe, validation=Validation(data=recipe.data, every=2, limit=1))
-    monkeypatch.setattr(judging, "judge", lambda *_, **__: _raise(OUT))
+    monkeypatch.setattr(evaluation, "judge", lambda *_, **__: _raise(OUT))
     with pytest.raises(LimitError):
         train(recipe, watcher, device="cpu")
-    assert trained.find(recipe.output).name == "step-000001"
+    assert adapters.find(recipe.output).name == "step-000001"
     loading.load(recipe.output)
 
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from segue.train.learner import LossWeights
+from segue.train.loss_module import LossWeights
 from segue.train.recipe import Group, Validation
 from segue.train.run import train
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from segue import config
+from segue.checkpoints import adapters
 from segue.data import image_chat
 from segue.errors import ConfigError
-from segue.grounding import trained
-from segue.train import checkpoints, journal, setup, zero
+from segue.train import checkpoints, run_logger, setup, zero
 from segue.train.recipe import Source, Validation
 from segue.train.run import train
 
@@ -49,7 +49,7 @@ def launch(recipe, folder):
 
 
 def steps(folder):
-    return [line for line in journal.lines(folder / "log.jsonl") if line["kind"] == "step"]
+    return [line for line in run_logger.lines(folder / "log.jsonl") if line["kind"] == "step"]
 
 
 @pytest.mark.slow  # half of its twenty seconds is three processes importing torch
@@ -65,7 +65,7 @@ def test_two_processes_learn_what_one_learns_from_the_same_samples(make_recipe, 
     assert one[0]["text"] == pytest.approx(two[0]["text"], rel=1e-5)
     assert one[1]["text"] == pytest.approx(two[1]["text"], rel=1e-2)
     assert [line["tokens"] for line in one] == [line["tokens"] for line in two]
-    names = [checkpoints.read_all(trained.find(out) / trained.TENSORS).keys() for out in (alone.output, pair.output)]
+    names = [checkpoints.read_all(adapters.find(out) / adapters.TENSORS).keys() for out in (alone.output, pair.output)]
     assert names[0] == names[1]
 
 
@@ -105,7 +105,7 @@ def test_a_run_spread_over_two_processes_goes_on_exactly_and_learns_what_one_pro
     assert one[1]["text"] == pytest.approx(two[1]["text"], rel=1e-2)
     # what learned apart is one model again, for every command
     shapes = [
-        {k: t.shape for k, t in checkpoints.read_all(trained.find(out) / trained.TENSORS).items()}
+        {k: t.shape for k, t in checkpoints.read_all(adapters.find(out) / adapters.TENSORS).items()}
         for out in (alone.output, whole)
     ]
     assert shapes[0] == shapes[1]

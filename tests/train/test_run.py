@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from segue import loading
+from segue.checkpoints import adapters
 from segue.errors import CheckpointError, ConfigError, DataError, LimitError
-from segue.grounding import trained
 from segue.media import open_media
-from segue.train import checkpoints, journal, loop
+from segue.train import checkpoints, loop, run_logger
 from segue.train.recipe import Group, Lora, Source, Stage, Validation
 from segue.train.run import train
 
 
 def tensors(run):
-    return checkpoints.read_all(trained.find(run) / trained.TENSORS)
+    return checkpoints.read_all(adapters.find(run) / adapters.TENSORS)
 
 
 def equal(one, other):
@@ -34,7 +34,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_with_the_same_weights(make_reci
     finished = train(again, watcher, device="cpu", resume=True)
     assert (finished.step, finished.is_stopped) == (3, False)
     assert equal(tensors(recipe.output), tensors(again.output))
-    straight, resumed = (journal.lines(run / "log.jsonl") for run in (recipe.output, again.output))
+    straight, resumed = (run_logger.lines(run / "log.jsonl") for run in (recipe.output, again.output))
     assert [line.get("loss") for line in straight] == [line.get("loss") for line in resumed]
 
 
@@ -44,7 +44,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(make_recipe, wa
         patched.setattr(loop.Stretch, "learn", lambda *_: _raise(KeyboardInterrupt()))
         train(recipe, watcher, device="cpu")
     assert train(recipe, watcher, device="cpu", resume=True).step == 2
-    assert [line["kind"] for line in journal.lines(recipe.output / "log.jsonl")] == ["stage", "step", "step"]
+    assert [line["kind"] for line in run_logger.lines(recipe.output / "log.jsonl")] == ["stage", "step", "step"]
 
 
 @pytest.mark.slow  # starting a worker imports torch anew
@@ -71,9 +71,9 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(make_recipe, watcher):
     recipe = make_recipe(stage={"steps": 3}, keep=1, save_every=1)
     recipe = replace(recipe, validation=Validation(data=recipe.data, every=1))
     out = train(recipe, watcher, device="cpu")
-    found = trained.checkpoints(recipe.output)
+    found = adapters.checkpoints(recipe.output)
     assert len(found) <= 2 and list(found)[-1].name == "step-000003"
-    scores = [line["mean_iou"] for line in journal.lines(recipe.output / "log.jsonl") if line["kind"] == "judged"]
+    scores = [line["mean_iou"] for line in run_logger.lines(recipe.output / "log.jsonl") if line["kind"] == "judged"]
     assert len(scores) == 3
     assert found[out.best].score == max(scores)
 
@@ -92,13 +92,13 @@ def test_stages_stand_on_one_another(make_recipe, watcher, tmp_path):
     first = Stage(name="align", steps=1, groups=groups, rate=1e-2)
     recipe = replace(recipe, stages=(first, replace(recipe.stages[0], steps=1)))
     out = train(recipe, watcher, device="cpu")
-    record = trained.read(out.best)
+    record = adapters.read(out.best)
     assert (record.step, record.stage_step, record.base_folder) == (2, 1, "../../stages/align")
     moved = recipe.output.rename(tmp_path / "moved")
     loaded = loading.load(moved)
-    aligned = checkpoints.read_all(moved / "stages" / "align" / trained.TENSORS)
+    aligned = checkpoints.read_all(moved / "stages" / "align" / adapters.TENSORS)
     assert not torch.equal(aligned["seg_projector.0.weight"], loaded.model.seg_projector[0].weight)
-    assert loaded.lineage["trained"]["base_hash"] == trained.read(moved / "stages" / "align").content_hash
+    assert loaded.lineage["trained"]["base_hash"] == adapters.read(moved / "stages" / "align").content_hash
 
 
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(make_recipe, watcher):
@@ -137,7 +137,7 @@ def test_what_breaks_a_step_is_one_error_and_leaves_the_last_checkpoint(
     monkeypatch.setattr(loop.Stretch, "_terms", broken)
     with pytest.raises(error, match=text):
         train(recipe, watcher, device="cpu")
-    assert trained.read(trained.find(recipe.output)).step == 1
+    assert adapters.read(adapters.find(recipe.output)).step == 1
     loading.load(recipe.output)
 
 

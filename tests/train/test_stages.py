@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segue import loading, weights
+from segue.checkpoints import adapters
 from segue.errors import CheckpointError, ConfigError
-from segue.grounding import trained
 from segue.train import checkpoints, stages
 from segue.train.merge import merge
 from segue.train.recipe import Group, Lora, Stage, Validation
@@ -105,7 +105,8 @@ def test_a_run_on_four_bits_is_judged_goes_on_exactly_and_merges_into_the_whole_
     train(again, watcher, device="cpu", limit=1)
     train(again, watcher, device="cpu", resume=True)
     one, other = (
-        checkpoints.read_all(out / "checkpoints/step-000002" / trained.TENSORS) for out in (recipe.output, again.output)
+        checkpoints.read_all(out / "checkpoints/step-000002" / adapters.TENSORS)
+        for out in (recipe.output, again.output)
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
     merged = merge(whole, tmp_path / "merged", dtype="fp32")
@@ -129,7 +130,7 @@ def test_folded_weights_say_what_the_adapters_said(make_recipe, checkpoint):
     ids = torch.tensor([[5, 9, 268, 77]])
     beside = loading.load(recipe.model, device="cpu")
     stages.switch_on(beside.model, recipe.stages[0], beside.processor, seed=0)
-    stored = checkpoints.read_all(checkpoint / trained.TENSORS)
+    stored = checkpoints.read_all(checkpoint / adapters.TENSORS)
     with torch.no_grad():
         for name, parameter in beside.model.named_parameters():
             if parameter.requires_grad:
@@ -151,8 +152,8 @@ def test_a_merged_model_is_the_checkpoint_in_one_folder(checkpoint, tmp_path):
 
 
 def test_merging_refuses_to_lose_what_was_learned(checkpoint, tmp_path):
-    record = trained.read(checkpoint)
-    stored = checkpoints.read_all(checkpoint / trained.TENSORS)
+    record = adapters.read(checkpoint)
+    stored = checkpoints.read_all(checkpoint / adapters.TENSORS)
     faint = {name: tensor * 1e-12 if name.endswith("lora_B") else tensor for name, tensor in stored.items()}
     processor = loading.load(checkpoint).processor
     checkpoints.write(tmp_path / "faint", record, faint, processor)
@@ -182,12 +183,12 @@ def test_tied_embeddings_after_merge_are_two_tables_as_they_were_learned(
 
 
 def test_another_base_is_refused(checkpoint, make_recipe):
-    from segue.grounding.official import random_checkpoint
+    from segue.checkpoints.random_weights import random_checkpoint
 
-    folder = loading.base_of(checkpoint, trained.read(checkpoint))
+    folder = loading.base_of(checkpoint, adapters.read(checkpoint))
     elsewhere = random_checkpoint(checkpoint.parent / "other", seed=3)
-    record = (checkpoint / trained.RECORD).read_text().replace(str(folder), str(elsewhere))
-    (checkpoint / trained.RECORD).write_text(record)
+    record = (checkpoint / adapters.RECORD).read_text().replace(str(folder), str(elsewhere))
+    (checkpoint / adapters.RECORD).write_text(record)
     with pytest.raises(CheckpointError, match="was trained on .* with the hash .* bring back the base"):
         loading.load(checkpoint)
 
@@ -202,9 +203,9 @@ def test_another_base_is_refused(checkpoint, make_recipe):
     ],
 )
 def test_a_checkpoint_that_is_not_whole_is_refused(checkpoint, change, text):
-    record, tensors = checkpoint / trained.RECORD, checkpoint / trained.TENSORS
+    record, tensors = checkpoint / adapters.RECORD, checkpoint / adapters.TENSORS
     if change == "gone":
-        folder = str(loading.base_of(checkpoint, trained.read(checkpoint)))
+        folder = str(loading.base_of(checkpoint, adapters.read(checkpoint)))
         record.write_text(record.read_text().replace(folder, "/nowhere/at/all"))
     elif change == "damaged":
         tensors.write_bytes(tensors.read_bytes()[:-4] + b"abcd")

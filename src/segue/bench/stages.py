@@ -28,16 +28,16 @@ from torch import Tensor, nn
 from segue.bench.clock import seconds_of
 from segue.bench.limits import flops_of, measured, read_per_token
 from segue.bench.report import Encodes, Plan, Report, Stage
+from segue.checkpoints.random_weights import config_of, write_tokenizer
 from segue.engine import Engine, Options
 from segue.grounding import model as grounded
 from segue.grounding.following import encode, find
-from segue.grounding.official import config_of, write_tokenizer
 from segue.grounding.sam2 import Encoded, LanguageSam2
 from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, step
 from segue.loading import pick_device, pick_dtype
 from segue.media import open_media
 from segue.media.sampling import choose
-from segue.models.base import MLLM, Batch, Decoding
+from segue.models.protocol import MLLM, Batch, Decoding
 from segue.prepare import collate, look, prepare
 from segue.types import Message
 

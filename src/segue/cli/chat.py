@@ -122,7 +122,7 @@ class Session:
 
         Raises: SegueError, if the question cannot be answered; the dialogue stays as it was.
         """
-        from segue.cli.manifest import disk_errors
+        from segue.jobs.manifest import disk_errors
 
         question = Message.user(text, None if self.messages else self.media)
         self._folder = None
@@ -143,7 +143,7 @@ class Session:
 
     def result(self) -> dict[str, Any]:
         """The last answer as JSON, with the folder it was written to, if it was."""
-        from segue.media.results import describe
+        from segue.output.results import describe
 
         if self._last is None:
             raise ConfigError("there is no answer yet; ask something first")
@@ -171,8 +171,8 @@ class Session:
         Raises: ConfigError, if there is no answer or the folder holds something else; SegueError, if the disk cannot
         take it.
         """
-        from segue.cli.manifest import disk_errors
-        from segue.media.results import save
+        from segue.jobs.manifest import disk_errors
+        from segue.output.results import save
 
         answer = self._last
         if answer is None or answer.media is None:
@@ -184,7 +184,7 @@ class Session:
 
     def _follow(self, events: Iterator[Event], *, quiet: bool) -> Answer:
         """Take in an answer's events: show them, and write them down where the answer points at something."""
-        from segue.media.results import ResultWriter
+        from segue.output.results import ResultWriter
 
         answer: Answer | None = None
         writer: ResultWriter | None = None

@@ -19,8 +19,8 @@ from segue.cli import options
 from segue.cli.console import STDERR, say
 
 if TYPE_CHECKING:
-    from segue.convert.coverage import Coverage
-    from segue.convert.folders import Watch
+    from segue.checkpoints.coverage import Coverage
+    from segue.checkpoints.folders import Watch
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
@@ -65,7 +65,7 @@ def import_(
     as_json: options.Json = False,
 ) -> None:
     """Write a checkpoint of the original as a model folder of ours: its folders, or a .pth of its trainer."""
-    from segue import convert
+    from segue.checkpoints import convert
     from segue.errors import ConfigError
 
     only = {"--base": base, "--sam2": sam2, "--alpha": alpha, "--template": template}
@@ -103,7 +103,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a model in the official Hugging Face layout, which the original code reads with its own modelling files."""
-    from segue import convert
+    from segue.checkpoints import convert
 
     with _watching(as_json) as watch:
         made_from = convert.export(
@@ -151,7 +151,7 @@ def init(
     as_json: options.Json = False,
 ) -> None:
     """Pour named components of one checkpoint into a model of perhaps another size, with an account of what fitted."""
-    from segue import convert
+    from segue.checkpoints import convert
     from segue.errors import ConfigError
 
     names = None if components is None else [name.strip() for name in components.split(",") if name.strip()]
@@ -171,12 +171,12 @@ def init(
 
 
 def _folder(model: str) -> Path:
+    from segue.checkpoints import adapters
     from segue.errors import ConfigError
-    from segue.grounding import trained
     from segue.loading import resolve
 
     folder = resolve(model)
-    if trained.find(folder) is not None:
+    if adapters.find(folder) is not None:
         text = "is a training checkpoint or run, which stands on a base"
         raise ConfigError(f"{model} {text}; make one model of both first: segue convert merge {model} OUT")
     return folder
@@ -208,7 +208,7 @@ def _account(rows: Sequence[Coverage], title: str) -> None:
 
 
 def _plain(rows: Sequence[Coverage]) -> list[dict[str, Any]]:
-    from segue.convert.coverage import plain
+    from segue.checkpoints.coverage import plain
 
     return plain(rows)
 

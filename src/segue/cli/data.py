@@ -54,8 +54,8 @@ def synth(
 
     The folder appears when all is written; a run that is cut short leaves nothing.
     """
-    from segue.data.synth.writers import FORMATS
-    from segue.data.synth.writing import Request, write
+    from segue.synth.writers import FORMATS
+    from segue.synth.writing import Request, write
 
     request = Request(
         format=form,
@@ -80,7 +80,7 @@ def synth(
         return
     word = "clip" if reader.holds == "clips" else "image"
     print(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files")
-    say(f"Read it with segue.data.DATASETS[{reader.dataset!r}](root, split{given}).")
+    say(f"Read it with segue.datasets.DATASETS[{reader.dataset!r}](root, split{given}).")
 
 
 def _parsed(size: str | None) -> tuple[int, int] | None:

@@ -89,7 +89,7 @@ def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> li
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
     """
-    from segue.cli.manifest import disk_errors
+    from segue.jobs.manifest import disk_errors
 
     with disk_errors(output):
         sources = _write(asked, output)

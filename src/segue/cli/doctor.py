@@ -17,7 +17,7 @@ from segue.cli.environment import Finding, examine
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
-    from segue.cli import checkup
+    from segue.cli import data_report
 
 _STYLES = {"ok": "green", "note": "dim", "problem": "bold red"}
 
@@ -54,9 +54,9 @@ def command(
     """
     folder = Path(target).expanduser()
     if target != "env" and folder.is_dir() and not _is_model(folder):
-        from segue.cli import checkup
+        from segue.cli import data_report
 
-        settings = checkup.Settings(
+        settings = data_report.Settings(
             output=output,
             fix=fix,
             overwrite=overwrite,
@@ -84,9 +84,9 @@ def command(
     raise typer.Exit(0 if usable else 2)
 
 
-def _data(folder: Path, on: str | None, settings: checkup.Settings) -> int:
+def _data(folder: Path, on: str | None, settings: data_report.Settings) -> int:
     """Check a folder of benchmarks' data or of one's own, whichever it is; returns the exit code."""
-    from segue.cli import checkup, layouts
+    from segue.cli import data_report, layouts
 
     if on is not None:
         return layouts.report_on(folder, on, as_json=settings.as_json)
@@ -94,8 +94,8 @@ def _data(folder: Path, on: str | None, settings: checkup.Settings) -> int:
     if found.is_certain and settings.is_plain:
         return layouts.report(folder, found, as_json=settings.as_json)
     try:
-        return checkup.report(folder, settings)
-    except checkup.NotDataError:
+        return data_report.report(folder, settings)
+    except data_report.NotDataError:
         if not found.standings:
             raise
         return layouts.report(folder, found, as_json=settings.as_json)

@@ -23,9 +23,9 @@ from segue.errors import ConfigError
 
 if TYPE_CHECKING:
     from segue.data.base import Dataset
-    from segue.evals.report import Report
-    from segue.evals.runner import Job
-    from segue.evals.workers import Order
+    from segue.evals.run.report import Report
+    from segue.evals.run.runner import Job
+    from segue.evals.run.workers import Order
 else:
     # What evaluates brings torch along, which `--help` can do without.
     Report, Job, Order, Dataset = dict[str, Any], Any, Any, Any
@@ -157,10 +157,10 @@ def compare(
 
     Runs of different protocols or over different rows are refused.
     """
-    from segue.evals import compare as comparing
-    from segue.evals import report
     from segue.evals.benchmarks import of_run
-    from segue.evals.runner import read_run
+    from segue.evals.run import compare as comparing
+    from segue.evals.run import report
+    from segue.evals.run.runner import read_run
 
     found = comparing.compare(first, second, of_run(read_run(first)))
     if as_json:
@@ -205,7 +205,7 @@ def list_(as_json: options.Json = False) -> None:
 
 def _orders(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[Order]:
     from segue.evals.benchmarks import find
-    from segue.evals.workers import Order as Made
+    from segue.evals.run.workers import Order as Made
 
     orders = []
     for name in [word.strip() for word in on.split(",") if word.strip()]:
@@ -221,8 +221,8 @@ def _one(
     order: Order, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool, show_names: bool
 ) -> Report | None:
     """Run one benchmark and report it; None while other shards are at work."""
-    from segue.evals import runner
-    from segue.evals import workers as processes
+    from segue.evals.run import runner
+    from segue.evals.run import workers as processes
 
     if not is_resumed:
         _throw_away(order.out)
@@ -239,8 +239,8 @@ def _one(
 
 
 def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> Report:
-    from segue.evals import runner
     from segue.evals.benchmarks import of_run
+    from segue.evals.run import runner
 
     record = runner.read_run(out)
     job = runner.Job(benchmark=of_run(record), data=Path(record["data"]), out=out, limit=limit)
@@ -254,7 +254,7 @@ def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bo
 
 def _reported(job: Job, dataset: Dataset, *, show_names: bool) -> Report | None:
     """The report of a folder, written there; None while rows of it are other shards' work."""
-    from segue.evals import page, report, runner
+    from segue.evals.run import page, report, runner
 
     total = runner.count(job, dataset)
     run = report.Run(out=job.out, benchmark=job.benchmark, total=total, show_names=show_names)
@@ -272,7 +272,7 @@ def _throw_away(out: Path) -> None:
 
     Raises: ConfigError, if it is no run.
     """
-    from segue.evals.runner import RUN as RECORD
+    from segue.evals.run.runner import RUN as RECORD
 
     if out.exists():
         if any(out.iterdir()) and not (out / RECORD).is_file():
@@ -290,7 +290,7 @@ def _shard(text: str | None) -> tuple[int, int]:
 
 
 def _tell(made: Report) -> None:
-    from segue.evals.report import figure_lines
+    from segue.evals.run.report import figure_lines
 
     table = Table("figure", "value", "95% interval", title=f"{made['benchmark']} ({made['protocol']})", box=SIMPLE_HEAD)
     for line in figure_lines(made):

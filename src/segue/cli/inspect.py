@@ -19,7 +19,7 @@ from segue.cli import options
 from segue.cli.console import STDERR
 
 if TYPE_CHECKING:
-    from segue.inspection import Check, Report, Scanned
+    from segue.checkpoints.inspection import Check, Report, Scanned
 
 USABLE, UNUSABLE = 0, 2
 _STYLES = {"ok": "green", "note": "dim", "problem": "bold red"}
@@ -31,7 +31,7 @@ def command(
     as_json: options.Json = False,
 ) -> None:
     """Tell what a model folder is, from its headers alone. The exit code is 0 where it would load, else 2."""
-    from segue import inspection
+    from segue.checkpoints import inspection
 
     folder, learned = _base(_folder(model))
     found = inspection.report(folder)
@@ -53,7 +53,7 @@ def report(target: str, *, as_json: bool) -> int:
 
     Beyond what `segue inspect` sees, every tensor is read and the tokenizer is loaded.
     """
-    from segue import inspection
+    from segue.checkpoints import inspection
 
     found = inspection.report(_folder(target))
     checks = list(_checks(found, hidden=as_json))
@@ -84,12 +84,12 @@ def _folder(target: str) -> Path:
 
 def _base(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """The folder of the weights, and what a training checkpoint says of itself if they are the base of one."""
-    from segue.grounding import trained
+    from segue.checkpoints import adapters
     from segue.loading import base_of
 
     learned = None
-    while (checkpoint := trained.find(folder)) is not None:
-        record = trained.read(checkpoint)
+    while (checkpoint := adapters.find(folder)) is not None:
+        record = adapters.read(checkpoint)
         learned = learned or {"checkpoint": str(checkpoint), **record.summary()}
         folder = base_of(checkpoint, record)
     return folder, learned
@@ -178,7 +178,7 @@ def _verdict(console: Console, found: Report) -> None:
 
 
 def _checks(found: Report, *, hidden: bool) -> Iterator[Check]:
-    from segue.inspection import Check, check_tokenizer
+    from segue.checkpoints.inspection import Check, check_tokenizer
 
     if found.is_usable:
         yield Check("headers", "ok", "every tensor has its place, and every place its tensor")
@@ -198,8 +198,8 @@ def _checks(found: Report, *, hidden: bool) -> Iterator[Check]:
 
 def _scan(found: Report, *, hidden: bool) -> Iterator[Check]:
     """Read every tensor, with a bar that counts bytes, and say what was wrong with them."""
+    from segue.checkpoints.inspection import Check, scan
     from segue.errors import CheckpointError
-    from segue.inspection import Check, scan
 
     tensors: list[Scanned] = []
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

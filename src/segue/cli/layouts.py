@@ -14,7 +14,7 @@ from segue.cli.console import say
 from segue.errors import ConfigError, SegueError
 
 if TYPE_CHECKING:
-    from segue.evals.layouts import Standing, Survey
+    from segue.evals.benchmarks.layouts import Standing, Survey
 
 READY, LACKING = 0, 2
 Rows = dict[str, int | str]
@@ -23,8 +23,7 @@ Rows = dict[str, int | str]
 
 def survey(data: Path) -> Survey:
     """Which benchmarks a folder holds data of, of all there are."""
-    from segue.evals import layouts
-    from segue.evals.benchmarks import BENCHMARKS
+    from segue.evals.benchmarks import BENCHMARKS, layouts
 
     return layouts.survey(data, BENCHMARKS.values())
 
@@ -36,8 +35,7 @@ def report_on(data: Path, on: str, *, as_json: bool) -> int:
 
     Raises: ConfigError, for a name that no benchmark has.
     """
-    from segue.evals import layouts
-    from segue.evals.benchmarks import BENCHMARKS
+    from segue.evals.benchmarks import BENCHMARKS, layouts
 
     words = layouts.known_names(BENCHMARKS.values())
     standings: list[Standing] = []

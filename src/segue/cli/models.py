@@ -14,7 +14,7 @@ from rich.table import Table
 from segue.cli import options
 
 if TYPE_CHECKING:
-    from segue.grounding.catalogue import Listed
+    from segue.checkpoints.catalogue import Listed
 
 _NEEDS = (
     "Weights in GB on the device; int8 and int4 are --quantize, with all else in bf16. Image and video are estimates "
@@ -35,7 +35,7 @@ def command(as_json: options.Json = False) -> None:
 
     Any of them is a --model by its hub id. Numbers are counted, not loaded.
     """
-    from segue.grounding.catalogue import catalogue
+    from segue.checkpoints.catalogue import catalogue
 
     models = catalogue()
     if as_json:

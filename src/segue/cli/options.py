@@ -71,7 +71,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
     Raises: ConfigError, naming the formats there are.
     """
     from segue.errors import ConfigError
-    from segue.media.results import FORMATS
+    from segue.output.results import FORMATS
 
     wanted = {word.strip() for word in text.split(",") if word.strip()}
     if unknown := wanted - set(FORMATS):

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli import inputs, options
+from segue.cli import options
 from segue.cli.console import Bar, error, say
 from segue.errors import ConfigError, MediaError, SegueError
+from segue.jobs import inputs
 from segue.types import Answer, Event, Finished, FrameMasks, Media
 
 if TYPE_CHECKING:
-    from segue.cli.manifest import Manifest, Record
+    from segue.jobs.manifest import Manifest, Record
 else:
     # The manifest brings renderers and codecs along, which `--help` can do without.
     Manifest, Record = Any, dict[str, Any]
@@ -152,7 +153,7 @@ def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_js
 
     Raises: SegueError, if the model or the output folder cannot be used.
     """
-    from segue.cli import manifest as manifests
+    from segue.jobs import manifest as manifests
 
     tally = Tally()
     load = cache(load)
@@ -184,7 +185,7 @@ def _finished(source: Path, manifest: Manifest, job: Job) -> Record | None:
 
 def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], bar: Bar) -> Record:
     """Do one source; the record says how it went. What is no fault of the source (model, disk) is raised."""
-    from segue.cli import manifest as manifests
+    from segue.jobs import manifest as manifests
     from segue.media import open_media
 
     started = perf_counter()
@@ -204,8 +205,8 @@ def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], 
 
 
 def _write(events: Iterator[Event], media: Media, folder: Path, job: Job, bar: Bar) -> Record:
-    from segue.cli.manifest import record_of
-    from segue.media.results import ResultWriter
+    from segue.jobs.manifest import record_of
+    from segue.output.results import ResultWriter
 
     started = perf_counter()
     source = _describe_source(media)

@@ -106,13 +106,13 @@ def finetune(
 
 def _preset(wish: Any, device: str) -> TrainRecipe:
     from segue import loading
-    from segue.grounding import trained
-    from segue.grounding.model import read_layout
+    from segue.checkpoints import adapters
+    from segue.checkpoints.model_folder import read_layout
     from segue.train.presets import finetune as preset
 
     folder = loading.resolve(wish.base)
-    while (checkpoint := trained.find(folder)) is not None:
-        folder = loading.base_of(checkpoint, trained.read(checkpoint))
+    while (checkpoint := adapters.find(folder)) is not None:
+        folder = loading.base_of(checkpoint, adapters.read(checkpoint))
     return preset(wish, read_layout(folder).config, device=loading.pick_device(device))
 
 
@@ -132,9 +132,9 @@ def _with_sets(made: TrainRecipe, sets: list[str]) -> TrainRecipe:
 def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
     """What the data doctor finds, told before anything is loaded; returns the most objects of an image.
 
-    Raises: DataError, for data with errors; what `segue.data.doctor.examine` raises.
+    Raises: DataError, for data with errors; what `segue.own_data.doctor.examine` raises.
     """
-    from segue.data.doctor import KINDS, examine
+    from segue.own_data.doctor import KINDS, examine
 
     examined = examine(folder, phrase=phrase, group=group)
     report = examined.report

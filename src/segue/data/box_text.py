@@ -20,9 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.base import Rows
-from segue.data.questions import asked, filled, shown_by
-from segue.data.sources import (
+from segue.data.annotation_io import (
     chosen,
     field,
     first_of,
@@ -33,6 +31,8 @@ from segue.data.sources import (
     require,
     stated_size,
 )
+from segue.data.base import Rows
+from segue.data.questions import asked, filled, shown_by
 from segue.data.tables import read_lines
 from segue.errors import DataError
 from segue.types import Sample

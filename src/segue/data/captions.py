@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.annotation_io import by_id, chosen, field, first_of, found, open_sized, read_annotations, require
 from segue.data.base import Rows
 from segue.data.questions import asked
-from segue.data.sources import by_id, chosen, field, first_of, found, open_sized, read_annotations, require
 from segue.errors import DataError
 from segue.types import Sample
 

@@ -22,9 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.annotation_io import (
+    chosen,
+    entry,
+    field,
+    first_of,
+    formed,
+    found,
+    open_sized,
+    read_annotations,
+    require,
+)
 from segue.data.base import Rows
 from segue.data.questions import LETTERS, asked, filled, lettered, shown_by, unique
-from segue.data.sources import chosen, entry, field, first_of, formed, found, open_sized, read_annotations, require
 from segue.data.tables import embedded_image, read_lines, read_table
 from segue.errors import DataError
 from segue.types import Sample

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from segue.data import shapes
+from segue.data.annotation_io import field
 from segue.data.prompts import say, segment_question
-from segue.data.sources import field
 from segue.errors import DataError
 from segue.types import MaskTrack, Media, Message, Region
 

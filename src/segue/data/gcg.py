@@ -33,10 +33,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.base import Rows, within
-from segue.data.dialogue import dialogue
-from segue.data.prompts import say
-from segue.data.sources import (
+from segue.data.annotation_io import (
     by_id,
     chosen,
     entry,
@@ -50,6 +47,9 @@ from segue.data.sources import (
     require_train,
     stated_size,
 )
+from segue.data.base import Rows, within
+from segue.data.dialogue import dialogue
+from segue.data.prompts import say
 from segue.errors import DataError
 from segue.geometry.notation import parse_grounded
 from segue.types import Message, Sample

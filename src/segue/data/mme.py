@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from segue.data.annotation_io import chosen, first_of, open_sized, require
 from segue.data.base import Rows
 from segue.data.questions import asked, filled
-from segue.data.sources import chosen, first_of, open_sized, require
 from segue.errors import DataError
 from segue.types import Sample
 

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segue.data.annotation_io import found, open_sized
 from segue.data.base import rng_for
-from segue.data.sources import found, open_sized
 from segue.errors import DataError
 from segue.types import Media, Message, Part, Sample, Task
 

@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segue.data import shapes
+from segue.data.annotation_io import chosen, field, formed, open_sized, require
 from segue.data.base import Rows, within
 from segue.data.dialogue import query, segmentation
 from segue.data.prompts import say, segment_question
-from segue.data.sources import chosen, field, formed, open_sized, require
 from segue.errors import DataError
 from segue.geometry import masks
 from segue.types import Sample

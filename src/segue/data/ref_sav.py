@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
+from segue.data.annotation_io import chosen, field, formed, found, open_sized, read_annotations, require
 from segue.data.base import Rows, ordered_draw, spread_draw, within
 from segue.data.dialogue import segmentation
 from segue.data.prompts import say
-from segue.data.sources import chosen, field, formed, found, open_sized, read_annotations, require
 from segue.errors import DataError
 from segue.types import MaskTrack, Sample
 

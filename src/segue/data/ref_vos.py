@@ -34,10 +34,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.base import Rows, ordered_draw, spread_draw, within
-from segue.data.dialogue import ask, query, segmentation
-from segue.data.prompts import clean_phrase
-from segue.data.sources import (
+from segue.data.annotation_io import (
     chosen,
     entry,
     field,
@@ -48,6 +45,9 @@ from segue.data.sources import (
     require,
     stated_size,
 )
+from segue.data.base import Rows, ordered_draw, spread_draw, within
+from segue.data.dialogue import ask, query, segmentation
+from segue.data.prompts import clean_phrase
 from segue.errors import ConfigError, DataError
 from segue.media.folder import frame_files
 from segue.types import MaskTrack, Media, Sample

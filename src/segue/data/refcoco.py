@@ -26,10 +26,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.base import Rows, spread_draw, within
-from segue.data.dialogue import Asked, ask, query, segmentation
-from segue.data.prompts import clean_phrase
-from segue.data.sources import (
+from segue.data.annotation_io import (
     by_id,
     chosen,
     entry,
@@ -42,6 +39,9 @@ from segue.data.sources import (
     require,
     stated_size,
 )
+from segue.data.base import Rows, spread_draw, within
+from segue.data.dialogue import Asked, ask, query, segmentation
+from segue.data.prompts import clean_phrase
 from segue.errors import ConfigError, DataError
 from segue.types import MaskTrack, Media, Sample
 

@@ -29,10 +29,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.base import Rows, within
-from segue.data.dialogue import dialogue, recorded_turns
-from segue.data.prompts import say
-from segue.data.sources import (
+from segue.data.annotation_io import (
     by_id,
     chosen,
     entry,
@@ -44,6 +41,9 @@ from segue.data.sources import (
     require_train,
     stated_size,
 )
+from segue.data.base import Rows, within
+from segue.data.dialogue import dialogue, recorded_turns
+from segue.data.prompts import say
 from segue.errors import DataError
 from segue.types import Message, Region, Sample
 

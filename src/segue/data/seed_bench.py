@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.annotation_io import chosen, field, found, open_sized, read_annotations, require
 from segue.data.base import Rows
 from segue.data.questions import asked, filled, lettered, unique
-from segue.data.sources import chosen, field, found, open_sized, read_annotations, require
 from segue.errors import DataError
 from segue.media import open_media, read_frames
 from segue.types import Media, Sample

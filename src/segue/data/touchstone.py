@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from segue.data.annotation_io import chosen, field, require
 from segue.data.base import Rows
 from segue.data.questions import asked, filled, unique
-from segue.data.sources import chosen, field, require
 from segue.data.tables import embedded_image, read_table
 from segue.types import Sample
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.annotation_io import field, found, open_sized, read_annotations, require, require_train
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
-from segue.data.sources import field, found, open_sized, read_annotations, require, require_train
 from segue.types import Sample
 
 CONVERSATIONS = "video_datas/chat_univi/video_chat.json"

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from segue.data import subtitles
+from segue.data.annotation_io import chosen, field, found, open_sized, read_annotations, require
 from segue.data.base import Rows
 from segue.data.questions import LETTERS, asked, lettered, unique
-from segue.data.sources import chosen, field, found, open_sized, read_annotations, require
 from segue.data.tables import listed, read_table
 from segue.errors import DataError
 from segue.media.sampling import choose

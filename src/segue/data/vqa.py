@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from segue.data.annotation_io import chosen, entry, field, first_of, formed, read_annotations, require
 from segue.data.base import Rows
 from segue.data.questions import Question, question_sample, unique
-from segue.data.sources import chosen, entry, field, first_of, formed, read_annotations, require
 from segue.types import Sample
 
 _PARTS = {"train": "train2014", "val": "val2014", "testdev": "test-dev2015", "test": "test2015"}

@@ -38,7 +38,7 @@ class Benchmark:
     name: str
     """What people type: `refcoco_val`."""
     dataset: str
-    """Its name in `segue.data.DATASETS`."""
+    """Its name in `segue.datasets.DATASETS`."""
     split: str
     """Which part of it."""
     task: Task

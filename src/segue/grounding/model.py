@@ -6,12 +6,8 @@ load into it through key tables.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,18 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Sam2VideoConfig
 from transformers.initialization import no_init_weights
 
-from segue import weights
-from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
-from segue.models import FAMILIES, zoo
-from segue.models.base import Family
-from segue.models.templates import template
-from segue.weights import KeyTable, LoadReport, Rule, read_json
-
-log = logging.getLogger(__name__)
+from segue.models import FAMILIES
+from segue.models.protocol import Family
 
 MODEL_TYPE = "segue"
-Filling = Callable[["GroundedModel"], Callable[[str], bool]]
 
 
 class GroundedConfig(PreTrainedConfig):
@@ -107,70 +96,6 @@ class GroundedModel(PreTrainedModel):
         return projected
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a folder is to be read: the configuration, and the key table of its names (`None` for our own layout)."""
-
-    config: GroundedConfig
-    table: KeyTable | None
-    tied: Mapping[str, str]
-
-
-def read_layout(folder: Path, chat: str | None = None) -> Layout:
-    """What a model folder says it is, from `config.json`, `sam2_config.json` and the tensor names alone.
-
-    `chat` names the chat template of an official folder that says none, or another one's.
-
-    Raises: ConfigError, if no family claims the configuration; CheckpointError, if a file cannot be read.
-    """
-    raw = read_json(folder / "config.json")
-    if raw.get("model_type") == MODEL_TYPE:
-        return Layout(GroundedConfig.from_dict(raw), None, {})
-    family = claiming(raw)
-    names = weights.read_headers(folder)
-    sizes = folder / "sam2_config.json"
-    config = GroundedConfig(
-        family=family.name,
-        mllm_config=family.architecture(raw),
-        sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
-        template=chat or raw.get("template", "qwen_chat"),
-        two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
-        video_frames=raw.get("video_frames"),
-    )
-    says_tied = raw.get("tie_word_embeddings") is True
-    head = {"mllm.language_model.lm_head.weight": "mllm.language_model.model.embed_tokens.weight"}
-    return Layout(config, key_table(config), head if says_tied else {})
-
-
-def plan(folder: Path, chat: str | None = None) -> tuple[Layout, dict[str, tuple[int, ...]]]:
-    """How a folder is to be read, and the names and shapes of all tensors that its model needs; `chat` as there.
-
-    Raises: ConfigError, if config.json lacks a field or makes no sense, or as `read_layout` does; CheckpointError too.
-    """
-    try:
-        layout = read_layout(folder, chat)
-        template(layout.config.template)
-        return layout, expected(layout.config)
-    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {error})"
-        raise ConfigError(f"{folder}: {text}; take the one that belongs to the weights") from error
-
-
-def claiming(raw: Mapping[str, Any]) -> Family:
-    """The family whose models this config.json describes.
-
-    Raises: ConfigError, if none does.
-    """
-    for name in FAMILIES:
-        if FAMILIES[name].claims(raw):
-            return FAMILIES[name]
-    raise ConfigError(
-        f"no model family claims this config.json (model_type {raw.get('model_type')!r}, architectures "
-        f"{raw.get('architectures')}); known families: {', '.join(FAMILIES)}"
-    )
-
-
-SAM2_UPSTREAM = "grounding_encoder.sam2_model."
 GROUNDER_PARTS = {
     "sam2.encoder": ("grounder.sam2.vision_encoder.",),
     "sam2.prompts": ("grounder.sam2.prompt_encoder.", "grounder.sam2.shared_image_embedding."),
@@ -190,15 +115,6 @@ def components(family: Family) -> dict[str, tuple[str, ...]]:
 def component_of(place: str, parts: Mapping[str, tuple[str, ...]]) -> str | None:
     """The part that a tensor of this name belongs to; `None` if it is of no known part."""
     return next((name for name, prefixes in parts.items() if place.startswith(prefixes)), None)
-
-
-def key_table(config: GroundedConfig) -> KeyTable:
-    """Official Sa2VA names to ours."""
-    return [
-        Rule(r"text_hidden_fcs\.([02])\.(weight|bias)", (r"seg_projector.\1.\2",)),
-        *sam2.key_table(SAM2_UPSTREAM, "grounder.sam2.", "grounder.language_decoder."),
-        *(rule.below("", "mllm.") for rule in FAMILIES[config.family].key_table(config.mllm_config)),
-    ]
 
 
 def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool = False) -> GroundedModel:
@@ -226,51 +142,7 @@ def _without_drawing() -> Iterator[None]:
         yield
 
 
-def load(
-    folder: Path, *, dtype: torch.dtype, device: str, filling: Filling | None = None
-) -> tuple[GroundedModel, LoadReport]:
-    """The model of a folder in the official or our own layout, complete or not at all.
-
-    Judged from file headers on a model without memory first, so a folder that does not fit costs nothing. `filling`
-    makes of the empty model what is told each place that has been filled, as `segue.weights.load` has it.
-
-    Raises: ConfigError and CheckpointError, as `plan` and `segue.weights.check` do.
-    """
-    layout, places = plan(folder)
-    headers = weights.read_headers(folder)
-    contrast = zoo.contrast(read_json(folder / "config.json"), headers)
-    weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast)
-    model = build(layout.config, dtype=dtype, device=device)
-    filled = filling(model) if filling else lambda place: False
-    return model, weights.load(model, folder, layout.table, tied=layout.tied, filled=filled)
-
-
 def expected(config: GroundedConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a model, computed without memory for any."""
     with torch.device("meta"), _without_drawing():
         return {name: tuple(tensor.shape) for name, tensor in GroundedModel(config).state_dict().items()}
-
-
-def save(model: GroundedModel, folder: Path, *, dtype: torch.dtype | None = None, also: Callable[[Path], None]) -> None:
-    """Write configuration and tensors in our own layout; `also` adds what else belongs into the folder.
-
-    Everything is written under another name beside it, and the folder appears when all is there.
-
-    Raises: CheckpointError, if it cannot be written; ConfigError, if weights are quantised or lie elsewhere.
-    """
-    if {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} != expected(model.config) or any(
-        tensor.is_meta for tensor in model.state_dict().values()
-    ):
-        raise ConfigError("a model that was loaded with --quantize or --offload cannot be saved; load it without")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:
-            part = Path(scratch) / folder.name
-            part.mkdir()
-            model.config.save_pretrained(part)
-            weights.save(model, part, dtype=dtype)
-            also(part)
-            part.replace(folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"cannot write {folder}: {reason}; free space or choose another folder") from error

@@ -5,8 +5,8 @@ from segue.registry import Table
 FAMILIES = Table(
     "model family",
     {
-        "internvl": "segue.models.internvl:FAMILY",
-        "qwen25_vl": "segue.models.qwen25_vl:FAMILY",
-        "qwen3_vl": "segue.models.qwen3_vl:FAMILY",
+        "internvl": "segue.models.internvl.family:FAMILY",
+        "qwen25_vl": "segue.models.native_resolution.qwen25_vl:FAMILY",
+        "qwen3_vl": "segue.models.native_resolution.qwen3_vl:FAMILY",
     },
 )

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 
 from segue import loading
+from segue.checkpoints.model_folder import claiming
 from segue.engine import Engine
 from segue.errors import ConfigError
-from segue.grounding.model import claiming
-from segue.models.base import Processor
-from segue.models.native_resolution import NativeResolutionMLLM
+from segue.models.native_resolution.shared import NativeResolutionMLLM
+from segue.models.protocol import Processor
 from segue.parity.cases import replay_case
 from segue.parity.compare import TOLERANCE, Check, Found, Seam, judge
 from segue.parity.language import replay_language, replay_vision

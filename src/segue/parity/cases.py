@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 from segue.engine import Engine, Options
 from segue.geometry.masks import upscale
 from segue.grounding.following import find
-from segue.models.base import Batch, Decoding, finished, seg_states
-from segue.models.internvl import covered_cells
+from segue.models.internvl.family import covered_cells
+from segue.models.protocol import Batch, Decoding, finished, seg_states
 from segue.models.templates import stop_check
 from segue.parity.compare import Found, Ours, Values, fact
 from segue.parity.masks import Frames, given_masks

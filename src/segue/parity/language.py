@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from segue.models.base import Batch
-from segue.models.internvl import InternVLMLLM
-from segue.models.native_resolution import VISUAL_TOKEN, NativeResolutionMLLM
+from segue.models.internvl.family import InternVLMLLM
+from segue.models.native_resolution.shared import VISUAL_TOKEN, NativeResolutionMLLM
+from segue.models.protocol import Batch
 from segue.parity.compare import Found, Ours
 from segue.parity.masks import overheard
 from segue.parity.recording import Recording

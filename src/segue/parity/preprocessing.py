@@ -16,8 +16,8 @@ from torch import Tensor
 from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
-from segue.models.base import Processor, Visual
-from segue.models.patches import rounded
+from segue.models.native_resolution.patches import rounded
+from segue.models.protocol import Processor, Visual
 from segue.models.tiling import choose_grid, squeeze, tile
 from segue.parity.compare import Found, fact
 from segue.parity.recording import Recording

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segue import weights
+from segue.checkpoints.adapters import CHECKPOINTS, RECORD, TENSORS, Record, best, checkpoints
 from segue.errors import CheckpointError, DataError
-from segue.grounding.trained import CHECKPOINTS, RECORD, TENSORS, Record, best, checkpoints
-from segue.models.base import Processor
+from segue.models.protocol import Processor
 from segue.weights import lazy
 
 log = logging.getLogger(__name__)

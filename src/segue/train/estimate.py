@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from segue.data.mixture import table
-from segue.train import rates
-from segue.train.feed import Fed
+from segue.train import optim
+from segue.train.batch_stream import Fed
 from segue.train.loop import Stretch
 from segue.train.recipe import TrainRecipe
 from segue.train.setup import Ready
@@ -47,8 +47,8 @@ def memory(ready: Ready, recipe: TrainRecipe) -> Memory:
     Raises: SegueError, if no sample can be used.
     """
     model: Any = ready.model
-    learned = sum(rates.local(p).numel() for group in ready.learning.groups.values() for p in group.values())
-    held = [rates.local(tensor) for tensor in (*model.parameters(), *model.buffers())]
+    learned = sum(optim.local(p).numel() for group in ready.learning.groups.values() for p in group.values())
+    held = [optim.local(tensor) for tensor in (*model.parameters(), *model.buffers())]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in held)
     batch = ready.feed.spare()
     text, sam = model.config.get_text_config(), model.config.sam2_config
@@ -106,7 +106,7 @@ def trial(stretch: Stretch) -> Trial:
     Raises: SegueError, as a step does.
     """
     ready = stretch.ready
-    rates.set_rates(ready.optimizer, 0.0)
+    optim.set_rates(ready.optimizer, 0.0)
     seconds = math.nan
     for _ in range(2):
         batches: list[Fed] = list(ready.feed.batches(0, 1, workers=0))

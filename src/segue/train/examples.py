@@ -24,7 +24,7 @@ from segue.geometry.masks import box_of
 from segue.grounding.sam2 import frame_square
 from segue.media import read_frames, read_image
 from segue.media.sampling import choose
-from segue.models.base import Batch, Processor
+from segue.models.protocol import Batch, Processor
 from segue.types import Frames, MaskTrack, Media, Message, Sample
 
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from segue.errors import ConfigError, DataError, LimitError
-from segue.train import judging, rates
-from segue.train.feed import Fed, step_seed
-from segue.train.journal import Journal
-from segue.train.learner import Learner
+from segue.train import evaluation, optim
+from segue.train.batch_stream import Fed, step_seed
+from segue.train.loss_module import Learner
 from segue.train.recipe import TrainRecipe
+from segue.train.run_logger import Journal
 from segue.train.setup import Accelerator, Ready
 from segue.train.stages import seeded, stored_name
 
@@ -120,7 +120,7 @@ class Watch:
 
 
 def _sample(parameter: Tensor) -> Tensor:
-    return rates.whole(parameter.detach()).flatten()[:SAMPLED].clone()
+    return optim.whole(parameter.detach()).flatten()[:SAMPLED].clone()
 
 
 @dataclass(slots=True)
@@ -148,8 +148,8 @@ class Stretch:
         watch = Watch(ready, first)
         batches = ready.feed.batches(first, last, workers=self.recipe.workers)
         for step in range(first, last):
-            factor = rates.rate_factor(step, ready.steps, warmup=ready.stage.warmup, schedule=ready.stage.schedule)
-            current = rates.set_rates(ready.optimizer, factor)
+            factor = optim.rate_factor(step, ready.steps, warmup=ready.stage.warmup, schedule=ready.stage.schedule)
+            current = optim.set_rates(ready.optimizer, factor)
             norm = self.learn(step, batches, watch)
             watch.moved(step + 1, factor, is_complete=self.is_complete)
             self.progress.stage_step, self.progress.step = step + 1, self.progress.step + 1
@@ -240,7 +240,7 @@ class Stretch:
 
         return list(gather_object(mine))
 
-    def judge(self, held_out: list[judging.Case]) -> list[judging.Verdict]:
+    def judge(self, held_out: list[evaluation.Case]) -> list[evaluation.Verdict]:
         """Judge the held-out rows of all processes and note the figures; returns what was found of each row.
 
         Raises: ConfigError, if they point at nothing.
@@ -248,11 +248,11 @@ class Stretch:
         learner = self.accelerator.unwrap_model(self.ready.learner)
         rounds = max(self._gathered([len(held_out)]))
         with enough_memory(f"while judging after step {self.progress.step}"), self.accelerator.autocast():
-            mine = judging.judge(learner, held_out, self.ready.make, rounds=rounds)
+            mine = evaluation.judge(learner, held_out, self.ready.make, rounds=rounds)
             if not held_out:
                 self._accompany(learner, rounds)
         verdicts = self._gathered(mine)
-        self.progress.metrics, self.progress.judged_at = judging.figures(verdicts), self.progress.step
+        self.progress.metrics, self.progress.judged_at = evaluation.figures(verdicts), self.progress.step
         self.journal.write("judged", self.progress.step, stage=self.ready.stage.name, **self.progress.metrics)
         return verdicts
 

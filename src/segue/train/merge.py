@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from segue import loading, weights
-from segue.convert import Target
-from segue.convert.folders import Draft, Watch, check_target, precision, unwatched, write
+from segue.checkpoints import adapters
+from segue.checkpoints.convert import Target
+from segue.checkpoints.folders import Draft, Watch, check_target, precision, unwatched, write
 from segue.engine import Engine
 from segue.errors import CheckpointError
-from segue.grounding import trained
 from segue.grounding.model import component_of, components
 from segue.weights import lazy
 
@@ -40,10 +40,10 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = Fal
     Raises: CheckpointError, if a layer did not change; as loading a checkpoint and `convert.folders.write` do.
     """
     target = Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
-    checkpoint = trained.find(source)
+    checkpoint = adapters.find(source)
     if checkpoint is None:
         raise CheckpointError(f"{source} is no training checkpoint and no run; give the folder that holds one")
-    below = loading.base_of(checkpoint, trained.read(checkpoint))
+    below = loading.base_of(checkpoint, adapters.read(checkpoint))
     check_target(target, source, checkpoint, below)
     base = loading.load(below, device="cpu", dtype="fp32")
     places, type_of = base.model.state_dict(), precision(dtype)
@@ -63,7 +63,7 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = Fal
 
 def _learned(checkpoint: Path) -> list[str]:
     """The weights that LoRA adds something to: a layer whose B is still zero, as at the start, is none of them."""
-    file = checkpoint / trained.TENSORS
+    file = checkpoint / adapters.TENSORS
     names = sorted(name for name in weights.read_header(file) if name.endswith(".lora_B"))
     tensors = zip(names, weights.read_tensors(file, names), strict=True)
     return [f"{name.removesuffix('.lora_B')}.weight" for name, tensor in tensors if bool(tensor.any())]

@@ -10,7 +10,8 @@ from jaxtyping import UInt8
 
 from segue.data.base import rng_for
 from segue.data.mixture import Part
-from segue.media import pages, read_frames, read_image
+from segue.media import read_frames, read_image
+from segue.output import pages
 from segue.types import MaskTrack, Media, Sample
 
 

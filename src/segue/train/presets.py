@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from segue.data import DATASETS
+from segue.datasets import DATASETS
 from segue.errors import DataError
 from segue.grounding.losses import NUM_POINTS
 from segue.grounding.model import GroundedConfig

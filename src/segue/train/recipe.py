@@ -12,9 +12,9 @@ from typing import Literal
 from segue.data.mixture import CEILING
 from segue.errors import ConfigError
 from segue.grounding.losses import NUM_POINTS
-from segue.train.learner import LossWeights, Objective
-from segue.train.rates import Method
-from segue.train.scratch import Scratch
+from segue.train.from_scratch.model import Scratch
+from segue.train.loss_module import LossWeights, Objective
+from segue.train.optim import Method
 
 Option = bool | int | float | str | None
 How = Literal["full", "lora", "rows", "frozen"]
@@ -26,7 +26,7 @@ class Source:
     """A dataset and how often its rows are drawn."""
 
     dataset: str
-    """Its form, a name of the table `segue.data.DATASETS`."""
+    """Its form, a name of the table `segue.datasets.DATASETS`."""
     root: Path
     """The folder it lies in; relative paths start where the command runs."""
     split: str = "train"

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from segue import config
-from segue.grounding import trained
-from segue.media import pages
-from segue.media.files import atomic_path
+from segue.checkpoints import adapters
+from segue.files import atomic_path
+from segue.output import pages
 from segue.train import pictures
-from segue.train.feed import parts_of
-from segue.train.journal import LOG, lines
+from segue.train.batch_stream import parts_of
 from segue.train.recipe import TrainRecipe
+from segue.train.run_logger import LOG, lines
 
 REPORT, CASES = "report.html", "validation.json"
 SHOWN = 3
@@ -31,9 +31,9 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
     """
     said = lines(run / LOG)
     steps, judged = ([line for line in said if line["kind"] == kind] for kind in ("step", "judged"))
-    best = trained.find(run)
+    best = adapters.find(run)
     assert best is not None
-    record = trained.read(best)
+    record = adapters.read(best)
     facts = {
         "best checkpoint": best.relative_to(run).as_posix(),
         "its step": f"{record.step:,}",

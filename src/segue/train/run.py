@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from segue import config
+from segue.checkpoints import adapters
+from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, Record
 from segue.errors import CheckpointError, ConfigError
-from segue.grounding import trained
-from segue.grounding.trained import CHECKPOINTS, RECIPE, Record
-from segue.train import checkpoints, judging, report, setup
+from segue.train import checkpoints, evaluation, report, setup
 from segue.train.estimate import Trial, description, size, trial
-from segue.train.journal import Journal, Watcher, write_text
 from segue.train.loop import Progress, Stop, Stretch, enough_memory
 from segue.train.recipe import TrainRecipe
+from segue.train.run_logger import Journal, Watcher, write_text
 from segue.train.setup import Accelerator, Base, Ready
 
 log = logging.getLogger(__name__)
@@ -75,11 +75,11 @@ def train(
             progress, is_stopped = _stages(run, start)
     finally:
         journal.close()
-    best = trained.find(recipe.output)
+    best = adapters.find(recipe.output)
     assert best is not None
     if accelerator.is_main_process:
         report.write(recipe.output, recipe)
-    metrics = trained.read(best).metrics
+    metrics = adapters.read(best).metrics
     return Outcome(recipe.output, best, progress.step, metrics, is_stopped, accelerator.is_main_process)
 
 
@@ -169,13 +169,13 @@ def _progress(record: Record) -> Progress:
 
 
 def _restore(ready: Ready, checkpoint: Path, record: Record) -> None:
-    trained.check_base(checkpoint, record, ready.base_hash)
+    adapters.check_base(checkpoint, record, ready.base_hash)
     if record.progress["per_step"] != ready.feed.share.per_step:
         raise ConfigError(
             f"the run took {record.progress['per_step']} samples a step, now it would take "
             f"{ready.feed.share.per_step}; go on with the same batch x accumulation x processes"
         )
-    ready.restore(checkpoints.read_all(checkpoint / trained.TENSORS), checkpoints.read_state(checkpoint))
+    ready.restore(checkpoints.read_all(checkpoint / adapters.TENSORS), checkpoints.read_state(checkpoint))
 
 
 def _stage(run: _Run, ready: Ready, progress: Progress) -> bool:
@@ -219,15 +219,15 @@ def _is_asked(run: _Run) -> bool:
     return bool(run.accelerator.check_trigger())
 
 
-def _held_out(run: _Run, ready: Ready) -> list[judging.Case]:
+def _held_out(run: _Run, ready: Ready) -> list[evaluation.Case]:
     validation = run.recipe.validation
     if validation is None:
         return []
     share = ready.feed.share
-    return judging.cases(validation, ready.make, run.recipe.seed, rank=share.rank, processes=share.processes)
+    return evaluation.cases(validation, ready.make, run.recipe.seed, rank=share.rank, processes=share.processes)
 
 
-def _judged(run: _Run, stretch: Stretch, held_out: list[judging.Case], done: int) -> tuple[bool, bool]:
+def _judged(run: _Run, stretch: Stretch, held_out: list[evaluation.Case], done: int) -> tuple[bool, bool]:
     """Judge, if this step is one to judge after; returns whether it is the best so far, and whether patience is out."""
     validation, progress = run.recipe.validation, stretch.progress
     if validation is None or (done % validation.every and done != stretch.ready.steps):
@@ -242,7 +242,7 @@ def _judged(run: _Run, stretch: Stretch, held_out: list[judging.Case], done: int
     return is_best, validation.patience is not None and progress.waited >= validation.patience
 
 
-def _write_cases(run: Path, verdicts: list[judging.Verdict], side: int) -> None:
+def _write_cases(run: Path, verdicts: list[evaluation.Verdict], side: int) -> None:
     rows = [
         {
             "part": found.part,
@@ -303,7 +303,7 @@ def _close(run: _Run, ready: Ready) -> None:
 
 
 def _keep_stage(run: Path, name: str) -> None:
-    chosen = trained.best(trained.checkpoints(run))
+    chosen = adapters.best(adapters.checkpoints(run))
     target = run / STAGES / name
     try:
         target.parent.mkdir(exist_ok=True)

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from segue import loading
+from segue.checkpoints import adapters
 from segue.data.base import rng_for
 from segue.data.mixture import Mixture
 from segue.errors import ConfigError
-from segue.grounding import trained
 from segue.grounding.model import GroundedModel
-from segue.models.base import Processor
-from segue.train import rates, scratch, zero
+from segue.models.protocol import Processor
+from segue.train import optim, zero
+from segue.train.batch_stream import Feed, Share, mixture_of, parts_of, step_seed
 from segue.train.examples import RowMaker
-from segue.train.feed import Feed, Share, mixture_of, parts_of, step_seed
-from segue.train.learner import Learner
+from segue.train.from_scratch import model
+from segue.train.loss_module import Learner
 from segue.train.recipe import Stage, TrainRecipe
 from segue.train.stages import Learning, stored_name, switch_on
 
@@ -72,12 +73,12 @@ class Ready:
 
     def tensors(self) -> dict[str, Tensor]:
         """What was learned so far, whole and on the CPU. All processes must call this."""
-        return {name: rates.whole(parameter.detach()).cpu().clone() for name, parameter in self.parameters.items()}
+        return {name: optim.whole(parameter.detach()).cpu().clone() for name, parameter in self.parameters.items()}
 
     def state(self) -> dict[str, Tensor]:
         """The optimizer's memory, whole and on the CPU. All processes must call this."""
         names = {parameter: name for name, parameter in self.parameters.items()}
-        return (zero if self.is_zero else rates).optimizer_tensors(_bare(self.optimizer), names)
+        return (zero if self.is_zero else optim).optimizer_tensors(_bare(self.optimizer), names)
 
     @property
     def is_zero(self) -> bool:
@@ -90,10 +91,10 @@ class Ready:
         Raises: CheckpointError, if it is of other parameters.
         """
         names = {parameter: name for name, parameter in self.parameters.items()}
-        rates.restore_tensors(self.parameters, tensors)
+        optim.restore_tensors(self.parameters, tensors)
         if self.is_zero:
             zero.renew(self.parameters)
-        (zero if self.is_zero else rates).restore_optimizer(_bare(self.optimizer), names, state)
+        (zero if self.is_zero else optim).restore_optimizer(_bare(self.optimizer), names, state)
 
 
 def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
@@ -169,7 +170,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         num_points=recipe.points,
     )
     learner.train()
-    optimizer: Any = rates.optimizer(
+    optimizer: Any = optim.optimizer(
         {name: list(group.values()) for name, group in learning.groups.items()},
         {name: stage.groups[name].rate or stage.rate for name in learning.groups},
         betas=stage.betas,
@@ -242,10 +243,10 @@ def first_base(recipe: TrainRecipe) -> Base:
     if recipe.scratch is not None:
         folder = recipe.output / BEGINNING
         if not folder.exists():
-            scratch.write(recipe.scratch, folder, _texts(recipe), seed=recipe.seed)
+            model.write(recipe.scratch, folder, _texts(recipe), seed=recipe.seed)
         return Base(name=str(folder), folder=folder)
     folder = loading.resolve(recipe.model)
-    return Base(name=recipe.model, folder=trained.find(folder) or folder)
+    return Base(name=recipe.model, folder=adapters.find(folder) or folder)
 
 
 def _texts(recipe: TrainRecipe) -> Iterator[str]:
@@ -263,7 +264,7 @@ def relative_to_checkpoint(base: Path, run: Path) -> str:
     base, run = base.resolve(), run.resolve()
     if not base.is_relative_to(run):
         return str(base)
-    return Path(os.path.relpath(base, run / trained.CHECKPOINTS / "one")).as_posix()
+    return Path(os.path.relpath(base, run / adapters.CHECKPOINTS / "one")).as_posix()
 
 
 def _learning(model: GroundedModel) -> Iterator[tuple[str, nn.Parameter]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from segue.errors import ConfigError
 from segue.grounding.model import GroundedModel
-from segue.models.base import Processor
+from segue.models.protocol import Processor
 from segue.models.quantised import four_bits
 from segue.train.recipe import Lora, Stage
 

@@ -57,7 +57,7 @@ def settle(accelerator: Any, recipe: TrainRecipe) -> None:
 
 
 def optimizer_tensors(optimizer: Any, names: Mapping[nn.Parameter, str]) -> dict[str, Tensor]:
-    """An optimizer's memory as `segue.train.rates.optimizer_tensors` has it. All processes must call this."""
+    """An optimizer's memory as `segue.train.optim.optimizer_tensors` has it. All processes must call this."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     found: dict[str, Tensor] = {}

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError
-from segue.evals import own_masks, scenes
 from segue.evals.base import Benchmark
-from segue.evals.benchmarks.pixels import PIXELS
-from segue.evals.benchmarks.words import WORDS
+from segue.evals.benchmarks.segmentation import PIXELS
+from segue.evals.benchmarks.vqa import WORDS
+from segue.evals.metrics import own_masks, scenes
 
 SCENES = tuple(
     Benchmark(
@@ -36,7 +36,7 @@ _UPSTREAM = "_upstream"
 def find(name: str, *, protocol: str | None = None, **own: str | None) -> Benchmark:
     """The benchmark of a name, or that of a folder of one's own masks, of its test split if no other is named.
 
-    `own` are split, phrase and group, which are for folders of one's own alone (`segue.evals.own_masks.benchmark`).
+    `own` are split, phrase and group, for folders of one's own alone (`segue.evals.metrics.own_masks.benchmark`).
     `protocol` "upstream" is the original's way to score where that has a defect, which few benchmarks have.
 
     Raises: ConfigError, if it is neither, naming what is known.

@@ -1,0 +1,66 @@
+"""The released checkpoints with what each needs, counted on models without memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from segue import weights
+from segue.checkpoints import footprint
+from segue.checkpoints.model_folder import key_table
+from segue.checkpoints.random_weights import config_of
+from segue.checkpoints.released import RELEASES, Release
+from segue.checkpoints.zoo import RELEASED, ZOO
+from segue.grounding.model import expected
+from segue.models.quantised import BITS
+
+VIDEO = footprint.Work(frames=5, objects=16)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A released checkpoint: how many numbers and tensors its official files hold, and what they need in bytes.
+
+    `weights` go by precision; int8 and int4 are with all else in bf16. `image` and `video` are estimates in bf16 of
+    what a question about an image at its largest, and about a video with 16 objects, needs besides.
+    """
+
+    name: str
+    repository: str
+    release: Release
+    parameters: int
+    tensors: int
+    policy: str
+    weights: Mapping[str, int]
+    image: int
+    video: int
+
+
+def listed(name: str) -> Listed:
+    """A checkpoint by its name in the zoo.
+
+    Raises: ConfigError, for an unknown name.
+    """
+    config = config_of(name)
+    places = expected(config)
+    official = weights.upstream_shapes(places, key_table(config))
+    half = footprint.SIZES["bf16"]
+    exact = {precision: footprint.weight_memory(places, size) for precision, size in footprint.SIZES.items()}
+    packed = {bits: footprint.placed_memory(places, half, config.family, quantize=bits) for bits in BITS}
+    return Listed(
+        name,
+        ZOO[name].repository,
+        RELEASES[name],
+        parameters=sum(map(math.prod, official.values())),
+        tensors=len(official),
+        policy="consistent" if config.two_decoders else "upstream",
+        weights=exact | packed,
+        image=footprint.working_memory(config, half),
+        video=footprint.working_memory(config, half, VIDEO),
+    )
+
+
+def catalogue() -> list[Listed]:
+    """All of them, in the order of the zoo."""
+    return [listed(name) for name in RELEASED]

@@ -1,0 +1,260 @@
+"""Model folders as conversions see them: opened without a model being built, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from segue import weights
+from segue.checkpoints import zoo
+from segue.checkpoints.model_folder import plan
+from segue.errors import CheckpointError, ConfigError
+from segue.grounding.model import GroundedConfig, component_of, components
+from segue.models import FAMILIES
+from segue.models.tokenizers import save_tokenizer
+from segue.weights import lazy
+from segue.weights.lazy import Tensors
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DECODERS = ("mask_decoder.", "language_decoder.", "sam_mask_decoder.", "sam_mask_decoder_modified.")
+REPORT = "load_report.json"
+SPARE_BYTES = 100_000_000
+Stage = Literal["hash", "write", "verify"]
+Watch = Callable[[Stage, int, int], None]
+"""Told the stage, the bytes done with since the last call, and the bytes of the whole stage."""
+
+
+def unwatched(stage: Stage, done: int, total: int) -> None:
+    """Nobody looks on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a model is written and how: `dtype` is bf16, fp16 or fp32, and mask decoders stay in float32.
+
+    With `overwrite` a model folder that is there already is replaced when the new one is complete.
+    """
+
+    folder: Path
+    dtype: str = "bf16"
+    overwrite: bool = False
+    watch: Watch = unwatched
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model folder that fits together: its tensors under our names, whatever its layout.
+
+    `places` are names and shapes of all tensors that its model needs; `sizes` are what the weights betray.
+    """
+
+    folder: Path
+    config: GroundedConfig
+    tensors: Tensors
+    places: Mapping[str, tuple[int, ...]]
+    sizes: zoo.Sizes
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tensors that have a row for each token."""
+        prefixes = FAMILIES[self.config.family].groups["embeddings"]
+        return frozenset(place for place in self.places if place.startswith(prefixes))
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The components of a model of this family."""
+        return components(FAMILIES[self.config.family])
+
+
+def open_folder(folder: Path, *, lacking: Sequence[str] = (), chat: str | None = None) -> Opened:
+    """A folder in the official or our own layout, judged from its headers as for loading.
+
+    `lacking` are whole-name patterns of places that it need not fill; `chat` as `segue.grounding.model.read_layout`.
+
+    Raises: ConfigError and CheckpointError, as `segue.grounding.model.load` does.
+    """
+    layout, places = plan(folder, chat)
+    headers = weights.read_headers(folder)
+    contrast = zoo.contrast(weights.read_json(folder / "config.json"), headers)
+    writes, report = weights.check(headers, places, layout.table, tied=layout.tied, fresh=lacking, contrast=contrast)
+    tied = {place: layout.tied[place] for place in report.tied}
+    tensors = lazy.native(lazy.stored(headers), writes, tied)
+    return Opened(folder, layout.config, tensors, places, zoo.Sizes.of_headers(headers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A model folder about to be written. `tensors` are under the names that they will have there.
+
+    `small_files` writes everything but the weights, `config.json` too, into a folder; `report` becomes its
+    `load_report.json`. `groups` says for each tensor
+    the component that it is hashed with. `check` judges the written folder beyond that; it raises where it is wrong.
+    `made_from` goes into `lineage.json`.
+    """
+
+    tensors: Tensors
+    small_files: Callable[[Path], None]
+    groups: Mapping[str, str]
+    made_from: Mapping[str, Any]
+    check: Callable[[Opened], None] | None = None
+    report: Mapping[str, Any] | None = None
+
+
+def check_target(target: Target, *sources: Path) -> None:
+    """Refuse a folder that cannot be written, before any work.
+
+    Raises: ConfigError, if it exists and `overwrite` is not said, if it is no model folder, or if a source lies in it;
+    or for an unknown precision.
+    """
+    out = target.folder
+    precision(target.dtype)
+    taken = [source for source in sources if out.resolve() in (source.resolve(), *source.resolve().parents)]
+    if taken:
+        raise ConfigError(f"{out} holds {taken[0]}, which is read; choose another folder to write")
+    if out.exists() and not target.overwrite:
+        raise ConfigError(f"{out} exists already; choose a new folder, or say --overwrite to replace it")
+    if out.exists() and not (out / "config.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is no model folder, so it is not overwritten; choose a new one, or move it away")
+
+
+def write(target: Target, draft: Draft) -> None:
+    """Write a model folder beside its final name, test it, and only then give it that name.
+
+    The test reads every tensor back and compares each component's hash with what was meant, and judges the folder as a
+    loader would. A folder of that name is replaced at the very end. Whatever goes wrong, an older one stays as it was.
+
+    Raises: CheckpointError, if there is too little space, if it cannot be written, or if the test fails.
+    """
+    out, watch = target.folder, target.watch
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        check_space(out.parent, draft.tensors.nbytes)
+        with TemporaryDirectory(dir=out.parent, prefix=".segue-") as scratch:
+            part = Path(scratch) / "part"
+            part.mkdir()
+            total = draft.tensors.nbytes
+            digests = lazy.write_shards(part, draft.tensors, advance=lambda done: watch("write", done, total))
+            _finish(part, draft, digests, watch)
+            _put_in_place(part, out, Path(scratch) / "old")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"cannot write {out}: {reason}; free space or choose another folder") from error
+
+
+def _put_in_place(part: Path, out: Path, old: Path) -> None:
+    """Give the new folder its name; the older one of that name is out of the way only in between."""
+    if out.exists():
+        out.replace(old)
+    try:
+        part.replace(out)
+    except OSError:
+        if old.exists():
+            old.replace(out)
+        raise
+    lazy.flush(out.parent)
+
+
+def _finish(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) -> None:
+    """All that comes after the weights; `config.json`, without which nothing loads, comes after their test."""
+    _compare(part, draft, digests, watch)
+    draft.small_files(part)
+    if draft.report:
+        write_json(part / REPORT, draft.report)
+    for file in part.iterdir():
+        lazy.flush(file)
+    lazy.flush(part)
+    written = open_folder(part)
+    FAMILIES[written.config.family].processor(part, written.config.mllm_config, written.config.template)
+    if draft.check:
+        draft.check(written)
+    made_from = {**draft.made_from, "segue": version("segue"), "groups": group_hashes(digests, draft.groups)}
+    weights.write_lineage(part, made_from)
+    lazy.flush(part / weights.LINEAGE)
+
+
+def _compare(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) -> None:
+    written = lazy.stored(weights.read_headers(part))
+    found, total = {}, draft.tensors.nbytes
+    for name, spec in written.specs.items():
+        found[name] = lazy.digest(written.read(name))
+        watch("verify", spec.nbytes, total)
+    if written.specs != draft.tensors.specs or found != digests:
+        meant, is_there = group_hashes(digests, draft.groups), group_hashes(found, draft.groups)
+        wrong = [group for group in meant if meant[group] != is_there.get(group)]
+        raise CheckpointError(
+            f"what was read back from {part.parent.parent} is not what was written ({', '.join(wrong)}); "
+            "the disk may be failing: write to another one"
+        )
+
+
+def group_hashes(digests: Mapping[str, str], groups: Mapping[str, str]) -> dict[str, str]:
+    """One hash per component over the names and digests of its tensors, 16 hexadecimal digits each."""
+    parts: dict[str, dict[str, str]] = {}
+    for name, found in digests.items():
+        parts.setdefault(groups.get(name, "of no known part"), {})[name] = found
+    return {group: weights.joint_hash(members) for group, members in parts.items()}
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what cannot end.
+
+    Raises: CheckpointError, with both sizes.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed + SPARE_BYTES:
+        sizes = f"{(needed + SPARE_BYTES) / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB free"
+        raise CheckpointError(f"too little space in {folder}: {sizes}; free some or choose another disk")
+
+
+def precision(name: str) -> Callable[[str], torch.dtype]:
+    """The type of each tensor of a model that is written in a precision: mask decoders stay in float32.
+
+    Raises: ConfigError, for an unknown precision.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(DTYPES)}")
+    return lambda tensor: torch.float32 if any(f".{part}" in f".{tensor}" for part in DECODERS) else DTYPES[name]
+
+
+def our_draft(model: Opened, tokenizer: PreTrainedTokenizerFast, dtype: str, made_from: Mapping[str, Any]) -> Draft:
+    """A draft in our layout."""
+    parts = model.parts
+
+    def small_files(folder: Path) -> None:
+        save_tokenizer(tokenizer, folder)
+        model.config.save_pretrained(folder)
+
+    return Draft(
+        tensors=model.tensors.cast(precision(dtype)),
+        small_files=small_files,
+        groups={place: str(component_of(place, parts)) for place in model.tensors.specs},
+        made_from={**made_from, "dtype": dtype},
+    )
+
+
+def hashed(source: Path, watch: Watch = unwatched) -> dict[str, Any]:
+    """A source for the lineage: its name, the hash of each weight file, one over all, and what it was made from."""
+    files = weights.checkpoint_files(source) if source.is_dir() else (source,)
+    total = sum(file.stat().st_size for file in files)
+    digests = {}
+    for file in files:
+        digests[file.name] = weights.file_hash(file)
+        watch("hash", file.stat().st_size, total)
+    found: dict[str, Any] = {"name": source.name, "files": digests, "model_hash": weights.joint_hash(digests)}
+    if (source / weights.LINEAGE).is_file():
+        found["made_from"] = weights.read_json(source / weights.LINEAGE).get("made_from")
+    return found
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

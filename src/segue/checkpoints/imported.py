@@ -1,0 +1,189 @@
+"""A training checkpoint of the original made into a model folder of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from segue import weights
+from segue.checkpoints.coverage import Coverage, coverage, plain
+from segue.checkpoints.folders import Opened, Target, check_target, hashed, open_folder, our_draft, precision, write
+from segue.checkpoints.model_folder import SAM2_UPSTREAM
+from segue.checkpoints.pth import open_pth
+from segue.checkpoints.sam2_weights import open_sam2
+from segue.checkpoints.upstream_training import Merge, Trained, read_trained, rows_of
+from segue.errors import CheckpointError, ConfigError
+from segue.grounding.model import GroundedConfig
+from segue.models.tokenizers import load_tokenizer
+from segue.weights.lazy import Tensors
+
+NEW_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
+_HEAD = "mllm.language_model.lm_head.weight"
+USUALLY_TRAINED = ("language", "embeddings", "connector", "seg_projector", "mask_decoder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What a training checkpoint of the original does not say of itself.
+
+    `base` is the folder of the model that training began from, in the official or our layout; an InternVL without SAM 2
+    will do, with `sam2` then, a Sa2VA folder or SAM 2's own file. `alpha` is LoRA's (default: twice its rank, as every
+    published recipe has it). `template` is the chat template's name, where the base is not a Sa2VA (default: that of
+    its language model).
+    """
+
+    base: Path
+    sam2: Path | None = None
+    alpha: float | None = None
+    template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did: how much of the model the file decided, and `notes` on what it did not."""
+
+    rows: tuple[Coverage, ...]
+    notes: tuple[str, ...]
+
+
+def import_training(source: Path, target: Target, said: Training) -> Imported:
+    """Merge a `.pth` of the original's trainer into the model that training began from; write a folder in our layout.
+
+    LoRA pairs are multiplied out and added in float32. Tokens that the base's tokenizer lacks are added in the order in
+    which training added them. What is written is compared with what the base holds: a tensor that LoRA moved and that
+    comes out as it was is an error. The folder has the account as `load_report.json`.
+
+    Raises: CheckpointError, naming every tensor without a place or a value; ConfigError, for a bad option.
+    """
+    sources = tuple(path for path in (source, said.base, said.sam2) if path is not None)
+    check_target(target, *sources)
+    base = open_base(said)
+    file = open_pth(source)
+    trained = read_trained(file, base, said.alpha)
+    tokenizer = load_tokenizer(base.folder)
+    rows = _add_tokens(tokenizer, rows_of(file, trained, base), base)
+    merge = Merge(file, trained, base, rows)
+    config = deepcopy(base.config)
+    config.get_text_config().vocab_size = rows
+    config.template = said.template or config.template
+    model = replace(base, config=config, tensors=merge.tensors)
+    found = coverage(model.tensors.specs, merge.fates, base.parts, unused=trained.unused)
+    notes = tuple(_notes(found, merge, file.beside))
+    made_from = {
+        "command": "import",
+        # sam2 may not have been given
+        **{name: hashed(path, target.watch) for name, path in zip(("source", "base", "sam2"), sources, strict=False)},
+        "lora": _lora(trained, merge),
+    }
+    type_of = precision(target.dtype)
+    draft = replace(
+        our_draft(model, tokenizer, target.dtype, made_from),
+        check=lambda written: check_moved(merge, written, {place: type_of(place) for place in merge.moved}),
+        report={"components": plain(found), "notes": list(notes)},
+    )
+    write(target, draft)
+    return Imported(found, notes)
+
+
+def open_base(said: Training) -> Opened:
+    """The model that training began from, SAM 2 put to it where it has none.
+
+    Raises: ConfigError and CheckpointError, as `open_folder` does; ConfigError, if there would be two SAM 2.
+    """
+    raw, headers = weights.read_json(said.base / "config.json"), weights.read_headers(said.base)
+    if any(name.startswith((SAM2_UPSTREAM, "grounder.")) for name in headers):
+        if said.sam2:
+            raise ConfigError(f"{said.base} has SAM 2 already; leave --sam2 out")
+        return open_folder(said.base, chat=said.template)
+    language = raw.get("llm_config") or {}
+    is_internlm2 = "InternLM2ForCausalLM" in (language.get("architectures") or [])
+    chat = said.template or ("internlm2_chat" if is_internlm2 else "qwen_chat")
+    lacking = [
+        r"(grounder|seg_projector)\..+",
+        *([_HEAD.replace(".", r"\.")] if language.get("tie_word_embeddings") else []),
+    ]
+    base = open_folder(said.base, lacking=lacking, chat=chat)
+    table = "mllm.language_model.model.embed_tokens.weight"
+    again = {} if _HEAD in base.tensors.specs else {_HEAD: table}
+    grounder, config = _grounder(said.sam2, base) if said.sam2 else (Tensors({}, base.tensors.read), base.config)
+    specs = {**base.tensors.specs, **{head: base.tensors.specs[table] for head in again}, **grounder.specs}
+
+    def read(place: str) -> Tensor:
+        return grounder.read(place) if place in grounder.specs else base.tensors.read(again.get(place, place))
+
+    return replace(base, config=config, tensors=Tensors(specs, read))
+
+
+def _grounder(source: Path, base: Opened) -> tuple[Tensors, GroundedConfig]:
+    """SAM 2's tensors, from a Sa2VA folder or from the file that SAM 2 itself was published in."""
+    if source.is_dir():
+        other = open_folder(source)
+        specs = {name: spec for name, spec in other.tensors.specs.items() if name.startswith("grounder.sam2.")}
+        config = deepcopy(base.config)
+        config.sam2_config = other.config.sam2_config
+        return Tensors(specs, other.tensors.read), config
+    return open_sam2(source), base.config
+
+
+def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: Opened) -> int:
+    """Add the tokens that training adds; returns how many rows the tables need."""
+    known = tokenizer.get_vocab()
+    fresh = [AddedToken(token, special=True, normalized=False) for token in NEW_TOKENS if token not in known]
+    tokenizer.add_tokens(fresh, special_tokens=True)
+    needed = len(tokenizer)
+    if rows is None:
+        return max(needed, base.config.get_text_config().vocab_size)
+    if rows < needed:
+        raise CheckpointError(
+            f"the training file's tables have {rows} rows and the tokenizer of {base.folder} has {needed} tokens, "
+            f"{len(fresh)} of them new; take as base the model that this training began from"
+        )
+    return rows
+
+
+def _lora(trained: Trained, merge: Merge) -> dict[str, Any]:
+    pairs = trained.pairs.values()
+    return {
+        "pairs": len(pairs),
+        "ranks": sorted({pair.rank for pair in pairs}),
+        "scales": sorted({pair.scale for pair in pairs}),
+        "untrained": len(merge.still),
+    }
+
+
+def _notes(found: Sequence[Coverage], merge: Merge, beside: Sequence[str]) -> Iterator[str]:
+    for row in found:
+        if row.component in USUALLY_TRAINED and not row.loaded:
+            yield f"{row.component}: nothing of it in the file, though training usually changes it; kept from the base"
+    if merge.still:
+        yield f"{len(merge.still)} LoRA pairs have a B of zeros, so training has not moved their targets"
+    for place, rows in merge.filled.items():
+        yield f"{rows} rows of {place} are in neither file; they are the mean of the others, as training begins them"
+    if beside:
+        yield f"beside the tensors, unread: {', '.join(beside)}"
+
+
+def check_moved(merge: Merge, written: Opened, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Refuse a model in which a tensor that LoRA moved is as it was without.
+
+    Raises: CheckpointError, naming all of them.
+    """
+    same = [
+        place
+        for place, dtype in dtypes.items()
+        if torch.equal(written.tensors.read(place), merge.unmoved(place).to(dtype))
+    ]
+    if same:
+        text = f"{len(same)} of {len(dtypes)} tensors that LoRA moves came out as they were before"
+        raise CheckpointError(
+            f"{text}: training would be lost; nothing was written. Its changes may be smaller than the precision: "
+            f"try --dtype fp32{weights.listing([f'unmoved: {place}' for place in same])}"
+        )

@@ -1,0 +1,146 @@
+"""Model folders in the official Sa2VA layout and in our own: read, loaded whole or not at all, and saved."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from segue import weights
+from segue.checkpoints import zoo
+from segue.errors import CheckpointError, ConfigError
+from segue.grounding import sam2
+from segue.grounding.model import MODEL_TYPE, GroundedConfig, GroundedModel, build, expected
+from segue.models import FAMILIES
+from segue.models.protocol import Family
+from segue.models.templates import template
+from segue.weights import KeyTable, LoadReport, Rule, read_json
+
+log = logging.getLogger(__name__)
+
+
+Filling = Callable[["GroundedModel"], Callable[[str], bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a folder is to be read: the configuration, and the key table of its names (`None` for our own layout)."""
+
+    config: GroundedConfig
+    table: KeyTable | None
+    tied: Mapping[str, str]
+
+
+def read_layout(folder: Path, chat: str | None = None) -> Layout:
+    """What a model folder says it is, from `config.json`, `sam2_config.json` and the tensor names alone.
+
+    `chat` names the chat template of an official folder that says none, or another one's.
+
+    Raises: ConfigError, if no family claims the configuration; CheckpointError, if a file cannot be read.
+    """
+    raw = read_json(folder / "config.json")
+    if raw.get("model_type") == MODEL_TYPE:
+        return Layout(GroundedConfig.from_dict(raw), None, {})
+    family = claiming(raw)
+    names = weights.read_headers(folder)
+    sizes = folder / "sam2_config.json"
+    config = GroundedConfig(
+        family=family.name,
+        mllm_config=family.architecture(raw),
+        sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
+        template=chat or raw.get("template", "qwen_chat"),
+        two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
+        video_frames=raw.get("video_frames"),
+    )
+    says_tied = raw.get("tie_word_embeddings") is True
+    head = {"mllm.language_model.lm_head.weight": "mllm.language_model.model.embed_tokens.weight"}
+    return Layout(config, key_table(config), head if says_tied else {})
+
+
+def plan(folder: Path, chat: str | None = None) -> tuple[Layout, dict[str, tuple[int, ...]]]:
+    """How a folder is to be read, and the names and shapes of all tensors that its model needs; `chat` as there.
+
+    Raises: ConfigError, if config.json lacks a field or makes no sense, or as `read_layout` does; CheckpointError too.
+    """
+    try:
+        layout = read_layout(folder, chat)
+        template(layout.config.template)
+        return layout, expected(layout.config)
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {error})"
+        raise ConfigError(f"{folder}: {text}; take the one that belongs to the weights") from error
+
+
+def claiming(raw: Mapping[str, Any]) -> Family:
+    """The family whose models this config.json describes.
+
+    Raises: ConfigError, if none does.
+    """
+    for name in FAMILIES:
+        if FAMILIES[name].claims(raw):
+            return FAMILIES[name]
+    raise ConfigError(
+        f"no model family claims this config.json (model_type {raw.get('model_type')!r}, architectures "
+        f"{raw.get('architectures')}); known families: {', '.join(FAMILIES)}"
+    )
+
+
+SAM2_UPSTREAM = "grounding_encoder.sam2_model."
+
+
+def key_table(config: GroundedConfig) -> KeyTable:
+    """Official Sa2VA names to ours."""
+    return [
+        Rule(r"text_hidden_fcs\.([02])\.(weight|bias)", (r"seg_projector.\1.\2",)),
+        *sam2.key_table(SAM2_UPSTREAM, "grounder.sam2.", "grounder.language_decoder."),
+        *(rule.below("", "mllm.") for rule in FAMILIES[config.family].key_table(config.mllm_config)),
+    ]
+
+
+def load(
+    folder: Path, *, dtype: torch.dtype, device: str, filling: Filling | None = None
+) -> tuple[GroundedModel, LoadReport]:
+    """The model of a folder in the official or our own layout, complete or not at all.
+
+    Judged from file headers on a model without memory first, so a folder that does not fit costs nothing. `filling`
+    makes of the empty model what is told each place that has been filled, as `segue.weights.load` has it.
+
+    Raises: ConfigError and CheckpointError, as `plan` and `segue.weights.check` do.
+    """
+    layout, places = plan(folder)
+    headers = weights.read_headers(folder)
+    contrast = zoo.contrast(read_json(folder / "config.json"), headers)
+    weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast)
+    model = build(layout.config, dtype=dtype, device=device)
+    filled = filling(model) if filling else lambda place: False
+    return model, weights.load(model, folder, layout.table, tied=layout.tied, filled=filled)
+
+
+def save(model: GroundedModel, folder: Path, *, dtype: torch.dtype | None = None, also: Callable[[Path], None]) -> None:
+    """Write configuration and tensors in our own layout; `also` adds what else belongs into the folder.
+
+    Everything is written under another name beside it, and the folder appears when all is there.
+
+    Raises: CheckpointError, if it cannot be written; ConfigError, if weights are quantised or lie elsewhere.
+    """
+    if {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} != expected(model.config) or any(
+        tensor.is_meta for tensor in model.state_dict().values()
+    ):
+        raise ConfigError("a model that was loaded with --quantize or --offload cannot be saved; load it without")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:
+            part = Path(scratch) / folder.name
+            part.mkdir()
+            model.config.save_pretrained(part)
+            weights.save(model, part, dtype=dtype)
+            also(part)
+            part.replace(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"cannot write {folder}: {reason}; free space or choose another folder") from error

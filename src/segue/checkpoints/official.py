@@ -1,0 +1,109 @@
+"""From and to the official Hugging Face layout of Sa2VA."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from segue import weights
+from segue.checkpoints.folders import (
+    Draft,
+    Opened,
+    Target,
+    check_target,
+    hashed,
+    open_folder,
+    our_draft,
+    precision,
+    write,
+    write_json,
+)
+from segue.checkpoints.model_folder import key_table
+from segue.errors import ConfigError
+from segue.grounding import sam2
+from segue.grounding.model import component_of
+from segue.models import FAMILIES
+from segue.models.protocol import Official
+from segue.models.tokenizers import load_tokenizer, save_tokenizer
+from segue.weights import lazy
+from segue.weights.keys import compiled, match
+
+
+def import_folder(source: Path, target: Target) -> Mapping[str, Any]:
+    """Write a model folder of either layout anew in ours; returns what its lineage says it was made from.
+
+    Raises: ConfigError and CheckpointError, if the folder does not fit together or the new one cannot be written.
+    """
+    check_target(target, source)
+    model = open_folder(source)
+    made_from = {"command": "import", "source": hashed(source, target.watch)}
+    draft = our_draft(model, load_tokenizer(source), target.dtype, made_from)
+    write(target, draft)
+    return draft.made_from
+
+
+def export(model: Path, target: Target) -> Mapping[str, Any]:
+    """Write a model folder in the official layout; returns what its lineage says it was made from.
+
+    Names and shapes are those that the original code saves. `auto_map` names files of the original, which are not
+    written: without them the folder serves Segue, and with them the original code.
+
+    Raises: ConfigError, if the family has no official layout here; else as `import_folder` does.
+    """
+    check_target(target, model)
+    opened = open_folder(model)
+    draft = _official_draft(opened, target.dtype, {"command": "export", "source": hashed(model, target.watch)})
+    write(target, draft)
+    return draft.made_from
+
+
+def official_config(opened: Opened) -> dict[str, Any]:
+    """The official config.json of a model.
+
+    Raises: ConfigError, if its family cannot be written in the official layout; CheckpointError, without a tokenizer.
+    """
+    layout, frames = _layout(opened), opened.config.video_frames
+    vocabulary = load_tokenizer(opened.folder).get_vocab() if layout.tokens else {}
+    tokens = {field: vocabulary[token] for field, token in layout.tokens.items() if token in vocabulary}
+    ours = {} if frames is None else {"video_frames": frames}
+    return {**layout.config(opened.config.mllm_config), **tokens, "template": opened.config.template, **ours}
+
+
+def _layout(opened: Opened) -> Official:
+    family = FAMILIES[opened.config.family]
+    if family.official is None:
+        raise ConfigError(f"models of family {family.name} cannot be written in the official layout; use our own")
+    return family.official
+
+
+def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) -> Draft:
+    config, table = official_config(opened), key_table(opened.config)
+    layout = _layout(opened)
+    files = layout.files(opened.config.mllm_config)
+    shapes = weights.upstream_shapes(opened.tensors.shapes, table)
+    rules, parts = compiled(table), opened.parts
+    words = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+    def small_files(folder: Path) -> None:
+        save_tokenizer(load_tokenizer(opened.folder), folder)
+        _make_old(folder, layout.tokenizer)
+        sizes = sam2.sizes(opened.config.sam2_config)
+        if sizes != dict(sam2.HIERA_L):
+            write_json(folder / "sam2_config.json", sizes)
+        for name, value in files.items():
+            write_json(folder / name, value)
+        write_json(folder / "config.json", {**config, "torch_dtype": words[dtype]})
+
+    return Draft(
+        tensors=lazy.upstream(opened.tensors, table, shapes).cast(precision(dtype)),
+        small_files=small_files,
+        groups={name: str(component_of(found.places[0], parts)) for name in shapes if (found := match(name, rules))},
+        made_from={**made_from, "dtype": dtype},
+    )
+
+
+def _make_old(folder: Path, tokenizer: str) -> None:
+    """Name the tokenizer's class as transformers 4 does too, with which the original code runs."""
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**weights.read_json(path), "tokenizer_class": tokenizer})

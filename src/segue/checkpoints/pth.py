@@ -1,0 +1,225 @@
+"""Tensors of a file that torch has pickled, read without unpickling it.
+
+Such a file is a zip archive: the numbers lie in it as they are, and a pickle says what they mean. The pickle's
+instructions are followed one by one by `segue.pickled`, which calls nothing. What describes a tensor becomes a
+description; an object of any other class becomes a `Foreign` that knows its class's name and does nothing. Only where
+one of these stands among the tensors is the file refused.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+from segue.errors import CheckpointError, DataError
+from segue.pickled import DAMAGED, Reader
+from segue.weights.lazy import Spec, Tensors
+
+MAX_PICKLE_BYTES = 500_000_000
+WRAPPERS = ("state_dict", "model")
+_STORAGES = {
+    "torch.DoubleStorage": torch.float64,
+    "torch.FloatStorage": torch.float32,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+_DICTS = ("collections.OrderedDict",)
+
+
+class Foreign:
+    """Where a pickle has a class, a function or an object that is none of a tensor's parts. It does nothing."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def extend(self, _: Any) -> None:
+        """Take what a list-like object would; nothing is kept."""
+
+    def update(self, _: Any) -> None:
+        """Take what a dict-like object would; nothing is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """Numbers of one type in one entry of the archive."""
+
+    key: str
+    dtype: torch.dtype
+    numel: int
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A tensor: how its places lie in a storage."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """One past the last number of the storage that it reaches."""
+        if 0 in self.shape:
+            return self.offset
+        return self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True)) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pickled:
+    """What a file holds: its tensors by name, and what else stands beside them (`meta`, `message_hub` ...), unread."""
+
+    path: Path
+    tensors: Tensors
+    beside: tuple[str, ...]
+
+
+class _TorchReader(Reader):
+    """Follows a pickle of torch's: tensors as descriptions, everything else as it is or as a `Foreign`."""
+
+    def build(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        if name == "GLOBAL":
+            stack.append(Foreign(argument.replace(" ", ".")))
+        elif name == "STACK_GLOBAL":
+            stack.append(Foreign(".".join(map(str, self.taken(len(stack) - 2)))))
+        elif name == "BINPERSID":
+            stack.append(_storage(stack.pop()))
+        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+            maker, *arguments = self.taken(len(stack) - (3 if name == "NEWOBJ_EX" else 2))
+            stack.append(_made(maker, arguments[0]) if name == "REDUCE" else Foreign(_name(maker)))
+        elif name == "BUILD":
+            # the state of an object, or attributes of a dict of tensors; neither is needed
+            stack.pop()
+        elif name == "EMPTY_SET":
+            stack.append(Foreign("builtins.set"))
+        elif name in ("ADDITEMS", "FROZENSET"):
+            self.taken(self.marks.pop())
+            if name == "FROZENSET":
+                stack.append(Foreign("builtins.frozenset"))
+        elif name == "BYTEARRAY8":
+            stack.append(bytes(argument))
+        else:
+            super().build(name, argument)
+
+
+def open_pth(path: Path) -> Pickled:
+    """The tensors of a file that torch has written, under the names that they have there; none of them is read yet.
+
+    They stand in the file itself, or in the dict that it calls `state_dict` or `model`.
+
+    Raises: CheckpointError, if the file is no such archive, is damaged, or has anything but tensors among them.
+    """
+    try:
+        archive = ZipFile(path)
+        root = next((name[: -len("data.pkl")] for name in archive.namelist() if name.endswith("data.pkl")), None)
+        if root is None:
+            raise CheckpointError(f"{path} is a zip file without a data.pkl; expected one that torch has saved")
+        if archive.getinfo(f"{root}data.pkl").file_size > MAX_PICKLE_BYTES:
+            raise CheckpointError(f"{path} has more than {MAX_PICKLE_BYTES} bytes beside its tensors; it is damaged")
+        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+            raise CheckpointError(f"{path} was written on a machine of the other byte order; save it on another")
+        content = _TorchReader().read(io.BytesIO(archive.read(f"{root}data.pkl")))
+        views, beside = _views(path, content)
+    except BadZipFile as error:
+        text = "is no zip archive as torch writes them since version 1.6, or is cut short"
+        raise CheckpointError(f"{path} {text}; fetch it again, or save it anew with a newer torch") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
+    except DAMAGED as error:
+        raise CheckpointError(f"{path} is no readable checkpoint ({error}); fetch it again") from error
+    except DataError as error:
+        raise CheckpointError(f"{path} is a pickle that asks for more than tensors and plain values") from error
+    _check_entries(path, archive, root, views)
+    specs = {name: Spec(view.shape, view.storage.dtype) for name, view in views.items()}
+    return Pickled(path, Tensors(specs, lambda name: _read(path, archive, root, views[name])), beside)
+
+
+def _storage(described: Any) -> _Storage | Foreign:
+    _, kind, key, _, numel = described
+    dtype = _STORAGES.get(kind.name)
+    if dtype is None:
+        return kind
+    if not isinstance(key, str) or not key.isalnum():
+        raise ValueError(f"{key!r} is no name of a storage")
+    return _Storage(key, dtype, int(numel))
+
+
+def _made(maker: Any, arguments: Any) -> Any:
+    """What calling `maker` would give, where that is a dict or a tensor; else something inert."""
+    name = _name(maker)
+    if name in _DICTS and not arguments:
+        return {}
+    if name in ("torch._utils._rebuild_parameter", "torch._utils._rebuild_parameter_with_state"):
+        return arguments[0]
+    if name == "torch._utils._rebuild_tensor_v2":
+        storage, offset, shape, stride = arguments[:4]
+        if not isinstance(storage, _Storage):
+            return Foreign(f"{name} of {_name(storage)}")
+        if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
+            raise ValueError(f"a tensor has shape {shape} and strides {stride}")
+        return _View(storage, offset, tuple(shape), tuple(stride))
+    return Foreign(name)
+
+
+def _name(maker: Any) -> str:
+    return maker.name if isinstance(maker, Foreign) else type(maker).__name__
+
+
+def _views(path: Path, content: Any) -> tuple[dict[str, _View], tuple[str, ...]]:
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds an object of {_name(content)}; expected tensors by name")
+    wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict | Foreign)), None)
+    state = content if wrapper is None else content[wrapper]
+    if isinstance(state, Foreign):
+        raise CheckpointError(f"{path} keeps its tensors in an object of {state.name}; expected tensors by name")
+    strange = [
+        f"{name!r}: {_name(value)}"
+        for name, value in state.items()
+        if not isinstance(value, _View) or not isinstance(name, str) or not name.isprintable()
+    ]
+    if strange:
+        text = f"{path} holds {len(strange)} values that are no tensors among {len(state)}: {', '.join(strange[:5])}"
+        raise CheckpointError(f"{text}; nothing was read. Save it anew with tensors alone in its state_dict")
+    beside = () if wrapper is None else tuple(str(key) for key in content if key != wrapper)
+    return state, beside
+
+
+def _check_entries(path: Path, archive: ZipFile, root: str, views: Mapping[str, _View]) -> None:
+    for problem in _entry_problems(archive, root, views):
+        raise CheckpointError(f"{path} is damaged: {problem}; fetch it again")
+
+
+def _entry_problems(archive: ZipFile, root: str, views: Mapping[str, _View]) -> Iterator[str]:
+    sizes = {entry.filename: entry for entry in archive.infolist()}
+    for name, view in views.items():
+        entry = sizes.get(f"{root}data/{view.storage.key}")
+        needed = view.storage.numel * view.storage.dtype.itemsize
+        if entry is None or entry.compress_type != ZIP_STORED or entry.file_size != needed:
+            yield f"the numbers of {name} are not there, or not as many as it says"
+        elif view.end > view.storage.numel:
+            yield f"{name} reaches beyond its {view.storage.numel} numbers"
+
+
+def _read(path: Path, archive: ZipFile, root: str, view: _View) -> Tensor:
+    try:
+        data = bytearray(archive.read(f"{root}data/{view.storage.key}"))
+    except (BadZipFile, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
+    if not data:
+        return torch.empty(view.shape, dtype=view.storage.dtype)
+    numbers = torch.frombuffer(data, dtype=view.storage.dtype)
+    return numbers.as_strided(view.shape, view.stride, view.offset)

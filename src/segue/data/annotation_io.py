@@ -1,0 +1,163 @@
+"""Annotation files and the media they speak of: read, and checked against each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar
+
+from segue.errors import ConfigError, DataError, MediaError
+from segue.media import open_media
+from segue.pickled import read_pickled
+from segue.types import Media
+
+Known = TypeVar("Known")
+
+_PICKLED = (".p", ".pkl", ".pickle")
+
+
+def require(root: Path, paths: Iterable[str], layout: str) -> None:
+    """Check that everything a dataset needs lies below its root; `layout` shows people what should.
+
+    Raises: DataError, naming all that is missing.
+    """
+    missing = [path for path in paths if not (root / path).exists()]
+    if missing:
+        raise DataError(f"below {root} there is no {', no '.join(missing)}; expected {' '.join(layout.split())}")
+
+
+def first_of(root: Path, paths: Sequence[str]) -> str:
+    """The first of some paths that exists; the first of all if none does, so that its absence is what is told."""
+    return next((path for path in paths if (root / path).exists()), paths[0])
+
+
+def chosen(table: Mapping[str, Known], name: str, what: str) -> Known:
+    """An entry of a table by its name, `what` saying what the names are.
+
+    Raises: ConfigError, listing the known names.
+    """
+    if name not in table:
+        raise ConfigError(f"unknown {what} {name!r}; known are {', '.join(table)}")
+    return table[name]
+
+
+def require_train(split: str, dataset: str) -> None:
+    """Check the split of a dataset that has only one.
+
+    Raises: ConfigError, if it is not train.
+    """
+    chosen({"train": None}, split, f"split of {dataset}")
+
+
+def entry(table: Mapping[Any, Known], key: Any, what: str) -> Known:
+    """An entry that one annotation names and another must have; `what` says what is looked for and where.
+
+    Raises: DataError.
+    """
+    if key not in table:
+        raise DataError(
+            f"there is no {what} {key!r}, though another annotation names it; the files do not belong together"
+        )
+    return table[key]
+
+
+def read_annotations(path: Path) -> Any:
+    """What an annotation file holds, JSON or, by its suffix, pickled plain data (`segue.pickled`).
+
+    Raises: DataError, if it cannot be read or is neither.
+    """
+    try:
+        if path.suffix.lower() in _PICKLED:
+            return read_pickled(path)
+        with path.open(encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}; copy or export it again") from error
+
+
+def field(record: Any, name: str, kind: type | UnionType, where: str) -> Any:
+    """The value of a record's field, which must be there and of that type.
+
+    Raises: DataError.
+    """
+    if not isinstance(record, Mapping):
+        raise DataError(f"{where} is {_short(record)}; expected a record with the field {name!r}")
+    if name not in record:
+        raise DataError(f"{where} has no field {name!r}; it has {', '.join(map(str, record)) or 'none'}")
+    if not isinstance(record[name], kind):
+        expected = getattr(kind, "__name__", str(kind))
+        raise DataError(f"{where} has {name} = {_short(record[name])}; expected {expected}")
+    return record[name]
+
+
+@contextmanager
+def formed(where: str) -> Iterator[None]:
+    """Takes what goes wrong with parts of another type or number than a format says for an error of the annotations.
+
+    Put it around code that does nothing but take annotations apart.
+
+    Raises: DataError, saying where.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+        raise DataError(
+            f"{where} does not have the form it must have ({type(error).__name__}: {error}); export or copy it again"
+        ) from error
+
+
+def open_sized(path: Path, stated: tuple[int, int] | None = None) -> Media:
+    """The medium at a path; `stated` is the (height, width) that its annotation was made for, if that says one.
+
+    Raises: MediaError and LimitError, as opening does; DataError, if the medium is of another size than stated.
+    """
+    media = open_media(path)
+    if stated is not None and media.size != stated:
+        raise DataError(
+            f"{path.name} is {media.size[1]}x{media.size[0]} pixels, but was annotated at {stated[1]}x{stated[0]}; "
+            "give the annotated image or annotations of this size"
+        )
+    return media
+
+
+def found(folders: Sequence[Path], *names: str) -> Path:
+    """The file of the first of these names that is in any of the folders, which are asked in order.
+
+    Raises: MediaError, if a name leads out of the folders, or listing them if there is no such file.
+    """
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise MediaError(f"the file {name!r} lies outside the data's folders; name it relative to them")
+        for folder in folders:
+            try:
+                if (path := folder / name).exists():
+                    return path
+            except OSError as error:
+                raise MediaError(f"the file {name[:60]!r} cannot be looked for: {error.strerror}") from error
+    raise MediaError(f"there is no {' or '.join(names)} in {', '.join(map(str, folders))}")
+
+
+def by_id(records: Sequence[Any], what: str) -> dict[int | str, Mapping[str, Any]]:
+    """Records by their field `id`; `what` says what they are.
+
+    Raises: DataError, if one has none.
+    """
+    return {field(record, "id", int | str, f"{what} {number}"): record for number, record in enumerate(records)}
+
+
+def stated_size(record: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) where a record states both as numbers above 0, else None."""
+    height, width = record.get("height"), record.get("width")
+    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
+        return height, width
+    return None
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

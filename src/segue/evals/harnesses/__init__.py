@@ -1,0 +1,1 @@
+"""Segue as a model of other evaluation harnesses."""

@@ -1,0 +1,1 @@
+"""Metrics: pure functions of answers and truth, one file for each way of scoring."""

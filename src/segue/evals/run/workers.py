@@ -1,0 +1,123 @@
+"""Several processes on one run: each asks its own shard, and the parent tells how all of them get on."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.queues import Queue
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import torch
+
+from segue import loading
+from segue.errors import SegueError
+from segue.evals import benchmarks
+from segue.evals.run.runner import Asked, Job, Watcher, open_data, run
+
+_TOLD: list[Queue[tuple[Any, ...]]] = []
+"""Where a worker says how it gets on; set once when its process starts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to evaluate on what, in words that travel between processes; fields as of `find`, `Job` and `load`."""
+
+    model: str
+    on: str
+    data: Path
+    out: Path
+    own: Mapping[str, str | None] = field(default_factory=dict)
+    protocol: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def job(self, shard: tuple[int, int] = (0, 1)) -> Job:
+        """The job of a shard.
+
+        Raises: ConfigError, if there is no such benchmark.
+        """
+        return Job(
+            benchmark=benchmarks.find(self.on, protocol=self.protocol, **self.own),
+            data=self.data,
+            out=self.out,
+            settings=self.settings,
+            limit=self.limit,
+            shard=shard,
+        )
+
+    def load(self) -> Asked:
+        """The model; what `segue.loading.load` raises."""
+        return loading.load(self.model, device=self.device, dtype=self.dtype)
+
+
+def run_workers(order: Order, workers: int, watcher: Watcher) -> None:
+    """Run an order in so many processes; where there are several GPUs, each has its own.
+
+    Raises: SegueError, as `run` does, and if a worker dies.
+    """
+    context = multiprocessing.get_context("spawn")
+    told: Queue[tuple[Any, ...]] = context.Queue()
+    with ProcessPoolExecutor(workers, context, _begin, (told, workers)) as pool:
+        shards = [pool.submit(_work, order, (number, workers)) for number in range(workers)]
+        _pass_on(told, shards, watcher)
+        try:
+            for shard in shards:
+                shard.result()
+        except BrokenProcessPool as error:
+            raise SegueError(
+                "a worker died, perhaps for want of memory; what is answered is kept: give fewer --workers, and the "
+                "same command goes on"
+            ) from error
+
+
+def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[None]], watcher: Watcher) -> None:
+    """Tell the watcher what all workers say, until they are done."""
+    begun: list[tuple[int, int]] = []
+    is_over = False
+    while not is_over:
+        is_over = not wait(shards, timeout=0).not_done
+        try:
+            while True:
+                what, *words = told.get(timeout=0 if is_over else 0.2)
+                if what == "step":
+                    watcher.step(words[0])
+                else:
+                    begun.append((words[0], words[1]))
+                    watcher.start(sum(total for total, _ in begun), sum(done for _, done in begun))
+        except Empty:
+            continue
+
+
+def _begin(told: Queue[tuple[Any, ...]], workers: int) -> None:
+    _TOLD.append(told)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def _work(order: Order, shard: tuple[int, int]) -> None:
+    job = order.job(shard)
+    device, gpus = order.device, torch.cuda.device_count()
+    if device == "auto" and gpus > 1:
+        device = f"cuda:{shard[0] % gpus}"
+
+    def load() -> Asked:
+        return loading.load(order.model, device=device, dtype=order.dtype)
+
+    run(job, open_data(job), load, _Teller())
+
+
+class _Teller:
+    """A watcher that says everything to the parent."""
+
+    def start(self, total: int, done: int) -> None:
+        _TOLD[0].put(("start", total, done))
+
+    def step(self, failure: str | None) -> None:
+        _TOLD[0].put(("step", failure))

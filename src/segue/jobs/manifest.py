@@ -1,0 +1,227 @@
+"""What a run over many inputs has finished: `manifest.jsonl`, one line per input, safe against kill -9.
+
+The truth about a finished input is its folder, which appears all at once and holds a `result.json`; the manifest is the
+list of them, and of the inputs that failed. Whatever was lost between the two is found again on opening.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from segue.errors import ConfigError, DataError, MediaError, SegueError
+from segue.files import alone, append
+from segue.jobs.inputs import folder_names
+from segue.output.results import FORMAT, OLD, PART, RESULT, encode_json
+
+NAME = "manifest.jsonl"
+
+Record = dict[str, Any]
+
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EFBIG: "a file grew too large for the disk",
+}
+
+_REFUSALS = {
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOTDIR: "a file is in the way",
+    errno.EEXIST: "a file is in the way",
+}
+
+
+@contextmanager
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turns a disk that cannot take the output into one clear error.
+
+    Raises: SegueError, for a full, read-only or forbidden place.
+    """
+    try:
+        yield
+    except (OSError, MediaError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not is_disk_error(cause) and not _is_refused(error, out):
+            raise
+        reason = (_DISK_ERRORS | _REFUSALS)[getattr(cause, "errno", 0)]
+        raise SegueError(
+            f"cannot write to {out}: {reason}; "
+            "what was finished is kept: make room or give another -o, and run the same command again"
+        ) from error
+
+
+def is_disk_error(cause: BaseException | None) -> bool:
+    """Whether an error's cause is a disk that takes no more, and so no fault of the input at work."""
+    return isinstance(cause, OSError) and cause.errno in _DISK_ERRORS
+
+
+def _is_refused(error: Exception, out: Path) -> bool:
+    """Whether a place in, or on the way to, the output folder cannot be had."""
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS or not error.filename:
+        return False
+    place = Path(error.filename)
+    return place.is_relative_to(out) or out.is_relative_to(place)
+
+
+def record_of(result: dict[str, Any], folder: str) -> Record:
+    """The manifest's line for a finished input, from its `result.json` and the name of its folder."""
+    return {
+        "source": result["source"]["path"],
+        "status": "ok",
+        "folder": folder,
+        "error": None,
+        "sha256": result["source"]["sha256"],
+        "stamp": result["source"]["stamp"],
+        "settings": result["fingerprint"],
+        "seconds": result["seconds"],
+        "regions": [{key: region[key] for key in ("phrase", "score", "box")} for region in result["regions"]],
+    }
+
+
+def failure(source: Path, error: SegueError, *, folder: Path, settings: str, seconds: float) -> Record:
+    """The manifest's line for an input that gave no result, and why; names the folder if an older result is there."""
+    return {
+        "source": str(source),
+        "status": "failed",
+        "folder": folder.name if folder.exists() else None,
+        "error": str(error),
+        "sha256": None,
+        "stamp": None,
+        "settings": settings,
+        "seconds": seconds,
+        "regions": [],
+    }
+
+
+class Manifest:
+    """The records of an output folder, by source; the latest one of a source counts. Made by `opened`."""
+
+    def __init__(self, out: Path):
+        self.out = out
+        self._path = out / NAME
+        self.records = _read(self._path)
+
+    def add(self, record: Record) -> None:
+        """Append a record, so that it is on the disk when this returns; half a line is taken back if it cannot be."""
+        append(self._path, _line(record))
+        self.records[record["source"]] = record
+
+    def tidy(self) -> None:
+        """Rewrite the file with one line per source, in the order in which they first came."""
+        lines = b"".join(map(_line, self.records.values()))
+        if (self._path.read_bytes() if self._path.exists() else b"") == lines:
+            return
+        draft = self.out / f"{PART}{NAME}"
+        draft.write_bytes(lines)
+        draft.replace(self._path)
+
+    def finished(self, source: Path, holds: Callable[[Record], bool]) -> Record | None:
+        """The record of a source that has a result in its place for which `holds` is true.
+
+        The folder's own `result.json` is asked too: a run may have been killed between writing and listing it.
+        """
+        record = self.records.get(str(source))
+        if record is None or record["folder"] is None:
+            return None
+        folder = self.out / record["folder"]
+        if record["status"] == "ok" and (folder / RESULT).is_file() and holds(record):
+            return record
+        result = read_result(folder)
+        if result is None or not holds(found := record_of(result, folder.name)):
+            return None
+        self.add(found)
+        return found
+
+    def assign(self, sources: Sequence[Path]) -> dict[Path, Path]:
+        """A result folder for each source, in order: the one it has, else a new one that is nobody's."""
+        known = {name: record["folder"] for name, record in self.records.items() if record["folder"]}
+        foreign = {path.name for path in self.out.iterdir()} - set(known.values())
+        names = folder_names(sources, known=known, taken={*foreign, NAME})
+        return {source: self.out / name for source, name in names.items()}
+
+    def adopt(self) -> None:
+        """Add what was finished but not yet listed when an earlier run was killed."""
+        listed = {record["folder"] for record in self.records.values()}
+        for folder in sorted(self.out.iterdir()):
+            result = None if folder.name in listed else read_result(folder)
+            known = self.records.get(result["source"]["path"]) if result else None
+            if result and not (known and known["folder"]):
+                self.add(record_of(result, folder.name))
+
+
+@contextmanager
+def opened(out: Path) -> Iterator[Manifest]:
+    """The manifest of an output folder, made if missing, mended if torn, for this process alone while it is open.
+
+    What an earlier run left half-written is removed.
+
+    Raises: ConfigError, if `out` is a file or another run is writing to it; DataError, if the manifest cannot be read;
+    SegueError, if the disk cannot take it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{out} is a file; -o takes a folder to write results into") from error
+    with alone(out):
+        _clean(out)
+        manifest = Manifest(out)
+        manifest.adopt()
+        manifest.tidy()
+        yield manifest
+        manifest.tidy()
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The `result.json` of a folder that `segment` wrote; `None` for anything else."""
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    is_ours = isinstance(result, dict) and result.get("format") == FORMAT and "fingerprint" in result
+    return result if is_ours else None
+
+
+def _line(record: Record) -> bytes:
+    return encode_json(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path) -> dict[str, Record]:
+    """The whole lines of a manifest, by source; a last line without its end was torn by a kill and is left out."""
+    if not path.exists():
+        return {}
+    records: dict[str, Record] = {}
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            record = json.loads(line)
+            records[record["source"]] = record
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"line {number} of {path} is not a record of a finished input; "
+                "delete the line or the whole file, finished results are found again by themselves"
+            ) from error
+    return records
+
+
+def _clean(out: Path) -> None:
+    """Undo what a killed run had begun: half-written results go, a result that was about to be replaced comes back."""
+    for part in out.glob(f"{PART}*"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    for old in out.glob(f"{OLD}*"):
+        folder = out / old.name.removeprefix(OLD)
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.replace(folder)

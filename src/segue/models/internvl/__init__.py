@@ -1,0 +1,1 @@
+"""InternVL2.5 and InternVL3."""

@@ -1,0 +1,96 @@
+"""Qwen3-VL: a tower whose middle layers also feed the first layers of Qwen3, with positions along three axes.
+
+Source: Sa2VA's Qwen3-VL flavour (bytedance/Sa2VA, `projects/sa2va/hf/models_qwen3vl`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionConfig, Qwen3VLVisionModel
+
+from segue.models.native_resolution import official
+from segue.models.native_resolution.shared import (
+    GROUPS,
+    PROMPTS,
+    SPECIAL_TOKENS,
+    NativeResolutionConfig,
+    NativeResolutionMLLM,
+    NativeResolutionProcessor,
+    generation,
+    key_table,
+    parts,
+)
+from segue.models.protocol import Batch, Family
+from segue.weights import Rule
+
+
+class Qwen3MLLMConfig(NativeResolutionConfig):
+    """Sizes of a Qwen3-VL."""
+
+    model_type = "segue_qwen3_vl"
+    sub_configs = {"vision_config": Qwen3VLVisionConfig, "text_config": Qwen3VLTextConfig}
+
+    # the library gives a configuration without a constructor of its own another one
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+
+
+class Qwen3MLLM(NativeResolutionMLLM):
+    """Qwen3-VL. A feature is as wide as an embedding for each layer of the text model that it feeds, and one more.
+
+    A segmentation token is read before the final norm, which therefore stands with the head.
+    """
+
+    config_class = Qwen3MLLMConfig
+    _no_split_modules = ["Qwen3VLVisionBlock", "Qwen3VLTextDecoderLayer"]
+
+    def __init__(self, config: Qwen3MLLMConfig):
+        text = Qwen3VLTextModel(config.text_config)
+        super().__init__(config, Qwen3VLVisionModel(config.vision_config), text)
+        # PARITY(seg_state_before_norm): the original's library gave out states before the final norm for this model
+        self.language_model.norm, text.norm = text.norm, self.language_model.norm
+
+    def _features(self, seen: Any) -> Float[Tensor, "v f"]:
+        return torch.cat([seen.pooler_output, *seen.deepstack_features], dim=1)
+
+    def _extra(self, batch: Batch, features: Float[Tensor, "v f"] | None) -> Mapping[str, Any]:
+        if features is None or batch.visual_rows is None:
+            return {}
+        deeper = features[batch.visual_rows, self.width :].split(self.width, dim=1)
+        return {"visual_pos_masks": batch.visual_places, "deepstack_visual_embeds": list(deeper)}
+
+
+def claims(config: Mapping[str, Any]) -> bool:
+    """Whether an official config.json describes a Sa2VA on Qwen3-VL."""
+    return generation(config) == "qwen3_vl"
+
+
+def architecture(config: Mapping[str, Any]) -> Qwen3MLLMConfig:
+    """Our configuration from the fields of an official Sa2VA config.json."""
+    return Qwen3MLLMConfig(**parts(config))
+
+
+FINAL_NORM = [
+    Rule(r"model\.model\.language_model\.norm\.weight", ("language_model.norm.weight",)),
+    Rule(r"model\.model\.norm\.weight", ("language_model.norm.weight",)),
+]
+
+FAMILY = Family(
+    name="qwen3_vl",
+    claims=claims,
+    architecture=architecture,
+    config=Qwen3MLLMConfig,
+    build=Qwen3MLLM,
+    processor=NativeResolutionProcessor.load,
+    key_table=lambda _: key_table(FINAL_NORM),
+    special_tokens=SPECIAL_TOKENS,
+    video_frames="first:5",
+    prompts=PROMPTS,
+    groups=GROUPS,
+    official=official.official("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+)

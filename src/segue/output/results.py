@@ -1,0 +1,271 @@
+"""What an answer leaves on the disk: masks, overlay, scores, in one folder that appears when all of it is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+from pycocotools import mask as coco
+
+from segue.errors import ConfigError
+from segue.geometry.masks import encode
+from segue.media import iter_frames
+from segue.output.export import OverlayWriter, write_mask_png, write_png
+from segue.output.render import overlay
+from segue.types import Answer, Event, FrameMasks, Media, ObjectsFound, Region
+
+RESULT = "result.json"
+ANNOTATIONS = ".annotations"
+FORMAT = 1
+"""Version of the layout of `result.json`; it grows when a reader of the old one could be misled."""
+
+PART = ".part-"
+"""Begins the name of a folder that is being written."""
+
+OLD = ".old-"
+"""Begins the name of a folder that is being replaced."""
+
+FORMATS = ("png", "coco", "overlay", "logits")
+FRAME_RATE = 10.0  # of an overlay whose source has none, such as a frame folder
+
+
+class ResultWriter:
+    """Writes one medium's result while its events come, a frame at a time; a context manager.
+
+    Everything goes to a hidden folder beside `folder`, which takes its place in `finish` and is removed if the block
+    ends without. By format: "png" `masks/00012.png` per frame number, palette indices counting objects from 1;
+    "coco" `masks.json`; "overlay" `overlay.png` or `overlay.mp4`; "logits" `logits.npz` with `index_1`, `logits_1` for
+    object 1 and so on, in the mask decoder's own resolution. `result.json` is always there.
+    """
+
+    def __init__(self, folder: Path, media: Media, formats: Iterable[str]):
+        self.folder = folder
+        self._media = media
+        self._formats = frozenset(formats)
+        self._part = folder.with_name(PART + folder.name)
+        self._labels: list[str] = []
+        self._annotations: BinaryIO | None = None
+        self._written = 0
+        self._seconds: dict[int, float | None] = {}
+        self._open = ExitStack()
+        self._overlay: OverlayWriter | None = None
+
+    def __enter__(self) -> ResultWriter:
+        if self._part.exists():
+            shutil.rmtree(self._part)
+        self._part.mkdir(parents=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._part.exists():
+            return
+        try:
+            self._open.__exit__(kind, value, trace)
+        finally:
+            shutil.rmtree(self._part)
+
+    def write(self, event: Event) -> None:
+        """Take in one event; text and the final answer are not this method's concern."""
+        if isinstance(event, ObjectsFound):
+            self._labels = [region.phrase for region in event.regions]
+        if isinstance(event, FrameMasks):
+            self._seconds[event.index] = _number(event.seconds)
+            if "png" in self._formats:
+                self._write_masks(event)
+            if "coco" in self._formats:
+                self._write_annotations(event)
+            if "overlay" in self._formats:
+                self._write_overlay(event)
+
+    def finish(self, answer: Answer, **more: Any) -> dict[str, Any]:
+        """Write what only the whole answer tells, give the folder its name, and return what `result.json` holds.
+
+        `more` are further entries of it, put before the answer's own.
+        """
+        if "coco" in self._formats:
+            write_coco(self._part / "masks.json", self._media, self._labels, self._seconds, self._annotations)
+        self._open.close()
+        (self._part / ANNOTATIONS).unlink(missing_ok=True)
+        if "logits" in self._formats:
+            _write_logits(self._part / "logits.npz", answer.regions)
+        result = {"format": FORMAT, **more, **describe(answer), "frames": list(self._seconds)}
+        (self._part / RESULT).write_bytes(encode_json(_readable(result)))
+        publish(self._part, self.folder)
+        return result
+
+    def _write_masks(self, frame: FrameMasks) -> None:
+        path = self._part / "masks" / f"{frame.index:05d}.png"
+        path.parent.mkdir(exist_ok=True)
+        write_mask_png(path, frame.masks)
+
+    def _write_annotations(self, frame: FrameMasks) -> None:
+        """One annotation per object that has any pixel, at once, so that nothing of a frame need be kept."""
+        if self._annotations is None:
+            self._annotations = self._open.enter_context((self._part / ANNOTATIONS).open("w+b"))
+        categories = list(dict.fromkeys(self._labels))
+        for number, mask in enumerate(frame.masks):
+            if not (area := int(np.count_nonzero(mask))):
+                continue
+            rle = {"size": list(self._media.size), "counts": encode(mask)}
+            row = {
+                "id": self._written + 1,
+                "image_id": frame.index,
+                "category_id": categories.index(self._labels[number]) + 1,
+                "object_id": number + 1,
+                "segmentation": rle,
+                "bbox": coco.toBbox(rle).tolist(),
+                "area": area,
+                "iscrowd": 0,
+                "score": _number(float(frame.scores[number])),
+                "presence": _number(float(frame.presence[number])),
+            }
+            self._annotations.write((b",\n" if self._written else b"\n") + encode_json(json.dumps(row)))
+            self._written += 1
+
+    def _write_overlay(self, frame: FrameMasks) -> None:
+        drawn = overlay(frame.image, frame.masks, self._labels)
+        if self._media.kind == "image":
+            write_png(self._part / "overlay.png", drawn)
+            return
+        if self._overlay is None:
+            writer = OverlayWriter(self._part / "overlay.mp4", self._media.fps or FRAME_RATE, self._media.size)
+            self._overlay = self._open.enter_context(writer)
+        self._overlay.write(drawn)
+
+
+def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
+    """Write an answer to a folder, which must be new, empty, or hold such a result already.
+
+    Frames are decoded anew for the overlay.
+
+    Raises: ConfigError, if the answer has no medium, a format is unknown, or the folder holds something else.
+    """
+    if answer.media is None:
+        raise ConfigError("the answer is not about an image or video; there is nothing to write but its text")
+    if unknown := set(formats) - set(FORMATS):
+        raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
+    if folder.exists() and not (folder / RESULT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} holds something else; give a new folder")
+    with ResultWriter(folder, answer.media, formats) as writer:
+        for event in replay(answer):
+            writer.write(event)
+        writer.finish(answer)
+
+
+def replay(answer: Answer) -> Iterator[Event]:
+    """The events of a finished answer once more, with its frames decoded anew; none if it has no masks."""
+    regions = [region for region in answer.regions if region.masks is not None]
+    tracks = [region.masks for region in regions if region.masks is not None]
+    if not tracks or (media := answer.media) is None:
+        return
+    yield ObjectsFound(media, tuple(regions))
+    positions = {int(index): position for position, index in enumerate(tracks[0].index)}
+    for index, seconds, pixels in iter_frames(media, min(positions), stop=max(positions) + 1):
+        if (position := positions.get(index)) is not None:
+            masks = np.stack([track.dense(position) for track in tracks])
+            scores = [np.nan if region.scores is None else region.scores[position] for region in regions]
+            presence = [np.nan if region.presence is None else region.presence[position] for region in regions]
+            yield FrameMasks(index, seconds, pixels, masks, np.array(scores), np.array(presence))
+
+
+def describe(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON can hold it, without its masks.
+
+    Boxes are x0 y0 x1 y1 in pixels, right and bottom exclusive; `scores` and `presence` of a region say per frame.
+    """
+    return {
+        "text": answer.text,
+        "raw_text": answer.raw_text,
+        "stop_reason": answer.stop_reason,
+        "regions": [_describe_region(number, region) for number, region in enumerate(answer.regions, start=1)],
+        "lineage": answer.lineage,
+        "usage": asdict(answer.usage),
+    }
+
+
+def encode_json(text: str) -> bytes:
+    """JSON text as UTF-8; bytes of a file name that are no UTF-8 become escapes, from which they can be read again."""
+    return text.encode("utf-8", "backslashreplace")
+
+
+def publish(part: Path, folder: Path) -> None:
+    """Give a finished folder its name; an older one of that name goes away, and only after."""
+    old = folder.with_name(OLD + folder.name)
+    if folder.exists():
+        folder.replace(old)
+    part.replace(folder)
+    if old.exists():
+        shutil.rmtree(old)
+
+
+def write_coco(
+    path: Path, media: Media, phrases: Iterable[str], seconds: Mapping[int, float | None], annotations: BinaryIO | None
+) -> None:
+    """Masks as a COCO annotation file, which `pycocotools.coco.COCO` reads.
+
+    Every frame in `seconds` (frame number -> time) is an image whose id is its number; every object has one
+    annotation per frame in which it has any pixel, with compressed RLE, bbox as x y width height, area in pixels, and
+    `object_id` counting from 1 as in `result.json`; a category is a phrase. `annotations` holds them, frame by frame,
+    as JSON with commas between; `None` if there are none.
+    """
+    height, width = media.size
+    images = (
+        {"id": index, "file_name": media.name, "height": height, "width": width, "frame_index": index, "seconds": time}
+        for index, time in seconds.items()
+    )
+    categories = ({"id": number, "name": phrase} for number, phrase in enumerate(dict.fromkeys(phrases), start=1))
+    with path.open("wb") as file:
+        for opening, rows in ((b'{"images": [', images), (b'],\n"categories": [', categories)):
+            file.write(opening)
+            for number, row in enumerate(rows):
+                file.write((b",\n" if number else b"\n") + encode_json(json.dumps(row, ensure_ascii=False)))
+        file.write(b'],\n"annotations": [')
+        if annotations is not None:
+            annotations.seek(0)
+            shutil.copyfileobj(annotations, file)
+        file.write(b"]}\n")
+
+
+def _write_logits(path: Path, regions: Sequence[Region]) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for number, region in enumerate(regions, start=1):
+        if region.masks is not None and region.masks.logits is not None:
+            arrays[f"index_{number}"] = region.masks.index
+            arrays[f"logits_{number}"] = region.masks.logits
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _describe_region(number: int, region: Region) -> dict[str, Any]:
+    return {
+        "id": number,
+        "phrase": region.phrase,
+        "span": region.span,
+        "box": None if region.box is None else [_number(side) for side in region.box],
+        "score": None if region.score is None else _number(region.score),
+        "scores": None if region.scores is None else [_number(score) for score in region.scores],
+        "presence": None if region.presence is None else [_number(value) for value in region.presence],
+    }
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON can hold it, to six digits; what is not finite (the time of a frame without a clock) is null."""
+    return round(float(value), 6) if isfinite(value) else None
+
+
+def _readable(result: dict[str, Any]) -> str:
+    """JSON for people: indented, with lists of numbers on one line (no string holds a line break in JSON)."""
+    number = r"(null|-?[0-9][0-9.e+-]*)"
+    numbers = re.compile(rf"\[\n\s+{number}(,\n\s+{number})*\n\s+\]")
+    indented = json.dumps(result, ensure_ascii=False, indent=2)
+    return numbers.sub(lambda match: "[" + " ".join(match[0][1:-1].split()) + "]", indented) + "\n"

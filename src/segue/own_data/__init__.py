@@ -1,0 +1,1 @@
+"""Your own images and masks: read in any usual form, checked, and corrected."""

@@ -1,0 +1,64 @@
+"""The data doctor: everything that is wrong with a folder of images and masks, found before anybody learns from it.
+
+`examine` looks at all rows of all splits and stops at nothing; `segue.own_data.doctor.overlays` draws what was found,
+and `segue.own_data.doctor.repair` writes a corrected copy. Each row that passes was drawn once as a sample by the very
+code that training uses, so what the doctor passes loads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from segue.own_data import folder
+from segue.own_data.doctor import cross_row_checks
+from segue.own_data.doctor.findings import KINDS, Finding, Kind, Report, in_order
+from segue.own_data.doctor.rows import Seen, look
+from segue.own_data.folder import Survey
+
+__all__ = ["KINDS", "Examined", "Finding", "Kind", "Report", "examine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A report, and what it stands on: the rows, what was seen of each, and its split."""
+
+    report: Report
+    survey: Survey
+    seen: tuple[Seen, ...]
+    splits: tuple[str, ...]
+
+
+def examine(
+    root: Path,
+    *,
+    phrase: str | None = None,
+    group: str | None = None,
+    begun: Callable[[int], None] = lambda rows: None,
+    looked: Callable[[bool], None] = lambda is_sound: None,
+) -> Examined:
+    """Look at all rows of a folder that `segue.own_data.folder` reads; `phrase` and `group` are options of its `load`.
+
+    `begun` is told how many rows there are, and `looked` after each whether it is sound by itself.
+
+    Raises: ConfigError; NotRecognisedError, if the folder is of no known form; DataError, if no row can be told apart.
+    """
+    survey = folder.survey(root, phrase=phrase, group=group)
+    splits = folder.splits(survey.rows)
+    begun(len(survey.rows))
+    seen: list[Seen] = []
+    for number, (row, split) in enumerate(zip(survey.rows, splits, strict=True)):
+        seen.append(look(number, row, split))
+        looked(all(finding.severity != "error" for finding in seen[-1].findings))
+    findings = [Finding(remark.kind, None, remark.place, remark.text, "") for remark in survey.remarks]
+    if not survey.rows:
+        findings.append(Finding("no_object", None, root.name, "there is not one row", "at least one image with a mask"))
+    findings += cross_row_checks.refined(seen)
+    findings += cross_row_checks.other_frames(survey.rows, seen, splits)
+    findings += cross_row_checks.leaks(survey.rows, seen, splits)
+    findings += cross_row_checks.few_groups(survey.rows, splits)
+    objects = sum(one.objects for one in seen)
+    report = Report(len(survey.rows), objects, dict(Counter(splits)), in_order(findings))
+    return Examined(report, survey, tuple(seen), tuple(splits))

@@ -1,0 +1,377 @@
+"""Your own images or videos with masks, in any of the usual forms.
+
+The form is told from what lies in the folder: `annotations.json` of Sa2VA's fine-tuning, COCO JSON, Label Studio's
+JSON, CVAT's XML, or mask pictures. Each module here describes one. Splits are folders (`train/`, `val/`, `test/`,
+each laid out as a whole), files (`instances_train.json`, `instances_val.json`), or said by the annotations; where
+nothing says them, whole groups are dealt out, so that what belongs together never meets across splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from segue.data import shapes
+from segue.data.annotation_io import formed, found, open_sized, read_annotations
+from segue.data.base import SEGMENT, Rows, checked, rng_for, within
+from segue.data.dialogue import Asked, ask, segmentation
+from segue.data.prompts import SEGMENT_PROMPTS
+from segue.errors import ConfigError, DataError, SegueError
+from segue.own_data.formats import coco, cvat, finetune, label_studio, pictures
+from segue.own_data.formats.entries import (
+    SPLITS,
+    Entry,
+    Objects,
+    Remark,
+    Source,
+    Thing,
+    Things,
+    UnmarkedError,
+    split_named,
+)
+from segue.types import Media, Message, Sample
+
+log = logging.getLogger(__name__)
+
+LOOKED_FOR = (
+    "annotations.json with images/ (a list of image, mask, text); COCO JSON (images, annotations, categories); "
+    "a Label Studio export (*.json); a CVAT export (*.xml); or masks/ beside images/ or videos/; each here, in "
+    "annotations/, or in train/, val/ and test/"
+)
+_FORMS = (finetune, coco, label_studio)
+_NO_ANNOTATIONS = ("labels.json", "splits.json")
+
+
+class NotRecognisedError(DataError):
+    """A folder holds no annotations of a known form."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One medium with its annotation, how to read that, and where the medium may lie.
+
+    `is_grouped` says that the annotation or the caller told the group; else it was taken from where the medium lies.
+    """
+
+    entry: Entry
+    things: Things
+    objects: Objects
+    folders: tuple[Path, ...]
+    is_grouped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All rows of a folder, whatever is wrong with them, and what their readers had to say."""
+
+    rows: tuple[Row, ...]
+    remarks: tuple[Remark, ...]
+
+
+def load(
+    root: Path,
+    split: str,
+    *,
+    phrase: str | None = None,
+    group: str | None = None,
+    frames: int | None = 5,
+    empty_is_absent: bool = False,
+) -> Rows:
+    """A row per image or video; its sample asks for all that is marked there, in an order left to chance.
+
+    `split` is train, val, test, or all. Where the folder says no splits, a tenth of the groups, at least one, goes to
+    val and as many to test, chosen by their names. A group is what the annotation calls one; else what the regular
+    expression `group` finds in the medium's name (its first bracket, if it has one); else the sub-folder that a
+    medium lies in, or the medium itself.
+
+    `phrase` names what mask pictures show, where they do not say it. `frames` is how many annotated frames of a video
+    are drawn, one at least with something to be seen; None takes all. An empty mask is an error, unless
+    `empty_is_absent` says that it tells the thing is not there.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen = _chosen(root, split, phrase=phrase, group=group)
+    make = partial(_sample, source=f"{root.name}/{split}", num_frames=frames, empty_is_absent=empty_is_absent)
+    return Rows(f"{root.name}/{split}", chosen, make)
+
+
+def questions(root: Path, split: str, *, phrase: str | None = None, group: str | None = None) -> Rows:
+    """A row per phrase of each image or video, to be measured on; options as in `load`.
+
+    Its sample asks for that phrase alone, in the one wording that models were published with, and has masks of all
+    annotated frames. Media that mark nothing have no row; phrases that are not there have a sample without regions.
+
+    Raises: ConfigError, DataError.
+    """
+    chosen = _chosen(root, split, phrase=phrase, group=group)
+    asked = [(row, words) for row in chosen for words in _phrases(row)]
+    return Rows(f"{root.name}/{split}", asked, partial(_question, source=f"{root.name}/{split}"), _medium)
+
+
+def _chosen(root: Path, split: str, *, phrase: str | None, group: str | None) -> list[Row]:
+    if split not in (*SPLITS, "all"):
+        raise ConfigError(f"unknown split {split!r}; expected {', '.join(SPLITS)} or all")
+    found_rows = survey(root, phrase=phrase, group=group)
+    refused = next((remark for remark in found_rows.remarks if remark.kind == "refused"), None)
+    if refused is not None:
+        raise DataError(refused.text)
+    return list(found_rows.rows) if split == "all" else _of_split(found_rows.rows, split, root)
+
+
+def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -> Survey:
+    """The rows that `load` would give of all splits, also where it would refuse to, and why; options as there.
+
+    Raises: ConfigError; NotRecognisedError, if the folder is of no known form; DataError, if its files cannot be read.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root} is no folder; give the folder that holds your images and masks")
+    sources = _sources(root, phrase)
+    rows = tuple(
+        Row(
+            _grouped(entry, group),
+            source.things,
+            source.objects,
+            source.folders,
+            bool(entry.group or group is not None),
+        )
+        for source in sources
+        for entry in source.entries
+    )
+    return Survey(rows, tuple(remark for source in sources for remark in source.remarks))
+
+
+def splits(rows: Sequence[Row]) -> list[str]:
+    """The split of each row: as the annotations say, or else as whole groups are dealt out; nothing for too few."""
+    said = {row.entry.split for row in rows}
+    if said - {""}:
+        return [row.entry.split or "train" for row in rows]
+    dealt = {name: split for split, names in _dealt(rows).items() for name in names}
+    return [dealt.get(row.entry.group, "") if len(dealt) >= len(SPLITS) else "" for row in rows]
+
+
+def sample(row: Row) -> Sample:
+    """The sample of a row with all that is annotated, on every annotated frame.
+
+    Raises: DataError, MediaError, LimitError, as the rows of `load` do.
+    """
+    with within(row.entry.names[0]):
+        made = _sample(row, rng_for(0, 0, 0), source="", num_frames=None, empty_is_absent=False)
+        return checked(made)
+
+
+def _sources(root: Path, phrase: str | None) -> list[Source]:
+    """The annotations of a folder, or of its split folders."""
+    parts = {
+        split_named(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name)
+    }
+    has_own = {name: list(_recognised(path, phrase)) for name, path in parts.items()}
+    if any(has_own.values()):
+        missing = [parts[name].name for name, sources in has_own.items() if not sources]
+        if missing:
+            raise DataError(
+                f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
+            )
+        return [_in_split(_only(sources, parts[name]), name) for name, sources in has_own.items()]
+    sources = list(_recognised(root, phrase))
+    by_split = {_split_of(source.path): source for source in sources}
+    if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
+        return [_in_split(source, name) for name, source in by_split.items()]
+    return [_only(sources, root)]
+
+
+def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
+    """Every annotation file of a known form; where there is none, mask pictures, which some forms refer to."""
+    is_told = False
+    folders = [base, *(base / name for name in ("images", "videos", "data"))]
+    for path in sorted([*base.glob("*.json"), *base.glob("annotations/*.json")]):
+        content = None if path.name in _NO_ANNOTATIONS else read_annotations(path)
+        form = next((form for form in _FORMS if form.recognises(content)), None)
+        if form is not None:
+            is_told = True
+            remarks: list[Remark] = []
+            with formed(path.name):
+                entries = tuple(form.entries(content, path, remarks))
+            split = _split_of(path)
+            near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
+            places = (*folders, *near, path.parent)
+            yield Source(path, entries, form.things, form.objects, places, tuple(remarks))
+    for path in sorted([*base.glob("*.xml"), *base.glob("annotations/*.xml")]):
+        tree = cvat.read(path)
+        if tree is not None:
+            is_told = True
+            remarks = []
+            listed = tuple(cvat.entries(tree, path, remarks))
+            yield Source(path, listed, cvat.things, cvat.objects, (*folders, path.parent), tuple(remarks))
+    if not is_told and pictures.recognises(base):
+        remarks = []
+        listed = tuple(pictures.entries(base, phrase, remarks))
+        places = (base / "images", base / "videos")
+        yield Source(base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))
+
+
+def _only(sources: list[Source], base: Path) -> Source:
+    if not sources:
+        there = ", ".join(sorted(path.name for path in base.iterdir())[:12]) or "nothing"
+        raise NotRecognisedError(
+            f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: {there}"
+        )
+    if len(sources) > 1:
+        names = ", ".join(str(source.path.relative_to(base)) for source in sources)
+        raise DataError(
+            f"{base} holds several annotations ({names}), and nothing tells which one counts; leave only one"
+        )
+    return sources[0]
+
+
+def _folders(*places: Path) -> list[Path]:
+    return [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir()]
+
+
+def _split_of(path: Path) -> str:
+    """The split that the name of a file or folder speaks of, as in `instances_train2017.json`."""
+    words = re.findall(r"[a-zA-Z]+", path.stem)
+    return next((split for word in words if (split := split_named(word))), "")
+
+
+def _in_split(source: Source, split: str) -> Source:
+    return replace(source, entries=tuple(replace(entry, split=split) for entry in source.entries))
+
+
+def _grouped(entry: Entry, pattern: str | None) -> Entry:
+    if entry.group:
+        return entry
+    name = PurePosixPath(entry.names[0])
+    if pattern is None:
+        parents = [part for part in name.parts[:-1] if part not in ("images", "videos", "data")]
+        return replace(entry, group="/".join(parents) or _id(entry))
+    try:
+        match = re.search(pattern, name.as_posix())
+    except re.error as error:
+        raise ConfigError(f"the group pattern {pattern!r} is no regular expression: {error}") from error
+    if match is None:
+        raise ConfigError(f"the group pattern {pattern!r} finds nothing in {name}; it must fit every medium's name")
+    return replace(entry, group=match[1] if match.re.groups else match[0])
+
+
+def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
+    """The rows of a split, as the annotations say, or else by groups."""
+    said = {row.entry.split for row in rows}
+    if said - {""}:
+        mine = [row for row in rows if (row.entry.split or "train") == split]
+        if not mine:
+            raise DataError(f"{root} has no {split}; it has {', '.join(sorted(said - {''}))}")
+        return mine
+    dealt = _dealt(rows)
+    count = sum(len(groups) for groups in dealt.values())
+    if not dealt[split]:
+        raise DataError(
+            f"{root} says no splits, and {count} groups are too few to deal out; add data, or lay out "
+            "train/, val/ and test/"
+        )
+    log.info("%s says no splits: %s is %d of %d groups", root, split, len(dealt[split]), count)
+    chosen = set(dealt[split])
+    return [row for row in rows if row.entry.group in chosen]
+
+
+def _dealt(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Groups dealt out to splits by their names; all to train, where they are too few."""
+    groups = sorted({row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    share = max(1, len(groups) // 10) if len(groups) >= len(SPLITS) else 0
+    return {"test": groups[:share], "val": groups[share : 2 * share], "train": groups[2 * share :]}
+
+
+def _sample(
+    row: Row, rng: np.random.Generator, *, source: str, num_frames: int | None, empty_is_absent: bool
+) -> Sample:
+    media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
+    frames = _drawn(row, media, rng, num_frames)
+    things = _things(row, media, frames)
+    asked: list[Asked] = []
+    for thing in things:
+        if _is_seen(thing, media):
+            asked.append(ask(thing.phrase, shapes.track(thing.counts, frames, media.size), rng))
+        elif thing.is_absent or empty_is_absent:
+            asked.append(ask(thing.phrase, None, rng))
+        elif media.kind == "image":
+            raise shapes.EmptyMaskError(
+                f"the mask of {thing.phrase!r} is empty; mark it, or set empty_is_absent if it is not there"
+            )
+    if not asked:
+        raise UnmarkedError("nothing is marked on it; mark something, or take it out")
+    order = rng.permutation(len(asked))
+    messages, regions = segmentation(media, [asked[place] for place in order], rng)
+    return Sample(_id(row.entry), "segment", messages, regions, tuple(frames), source, group=row.entry.group)
+
+
+def _phrases(row: Row) -> list[str]:
+    """What is to be asked about a medium; an empty phrase stands for a row whose annotation cannot be read."""
+    try:
+        _, _, things = _whole(row)
+    except UnmarkedError:
+        return []
+    except SegueError:
+        return [""]
+    return [thing.phrase for thing in things]
+
+
+def _question(asked: tuple[Row, str], _: np.random.Generator, *, source: str) -> Sample:
+    row, phrase = asked
+    media, frames, things = _whole(row)
+    thing = next((one for one in things if one.phrase == phrase), None)
+    if thing is None:
+        raise DataError(f"{row.entry.names[0]} has no {phrase!r} any more; its annotation has changed")
+    question = Message.user(SEGMENT_PROMPTS[media.kind].replace("{phrase}", phrase), media)
+    regions = () if thing.is_absent else (shapes.region(phrase, shapes.track(thing.counts, frames, media.size)),)
+    answer = Message("assistant", (SEGMENT if regions else "",))
+    name = f"{_id(row.entry)}: {phrase}"
+    return Sample(name, "segment", (question, answer), regions, tuple(frames), source, row.entry.group)
+
+
+def _whole(row: Row) -> tuple[Media, list[int], list[Thing]]:
+    """The medium of a row, its annotated frames, and what is marked on them."""
+    media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
+    frames = _drawn(row, media, rng_for(0, 0, 0), None)
+    return media, frames, _things(row, media, frames)
+
+
+def _medium(asked: tuple[Row, str]) -> str:
+    return _id(asked[0].entry)
+
+
+def _id(entry: Entry) -> str:
+    """A name that no other medium of the folder has; split folders may use the same file names."""
+    return "/".join(filter(None, (entry.split, entry.names[0])))
+
+
+def _drawn(row: Row, media: Media, rng: np.random.Generator, wanted: int | None) -> list[int]:
+    """Annotated frames, ascending: by chance, but one on which something is seen, if there is one."""
+    annotated: list[Any] = list(row.entry.frames) or [0]
+    if annotated[-1] >= media.count:
+        raise DataError(
+            f"frame {annotated[-1]} is annotated, but {media.name} has {media.count} frames; is it the right video?"
+        )
+    if wanted is None or len(annotated) <= wanted:
+        return annotated
+    shuffled = [annotated[place] for place in rng.permutation(len(annotated))]
+    for place, frame in enumerate(shuffled):
+        if any(_is_seen(thing, media) for thing in _things(row, media, [frame])):
+            shuffled.insert(0, shuffled.pop(place))
+            break
+    return sorted(shuffled[:wanted])
+
+
+def _things(row: Row, media: Media, frames: list[int]) -> list[Thing]:
+    with formed("its annotation"):
+        return row.things(row.entry, media, frames)
+
+
+def _is_seen(thing: Thing, media: Media) -> bool:
+    return not all(shapes.is_empty(counts, media.size) for counts in thing.counts)

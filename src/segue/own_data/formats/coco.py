@@ -1,0 +1,73 @@
+"""COCO JSON: polygons or run lengths of objects on images.
+
+What an object is called is its annotation's own "text" or "caption", else the name of its category. Objects of one
+image with the same name are one thing, as nobody can ask for one of them apart. Images without an object are left
+out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segue.data import shapes
+from segue.data.annotation_io import by_id, field, stated_size
+from segue.data.annotation_io import entry as named_entry
+from segue.errors import DataError
+from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks
+from segue.types import Media
+
+log = logging.getLogger(__name__)
+
+
+def recognises(content: Any) -> bool:
+    """Whether what a JSON file holds is of this form."""
+    return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
+
+
+def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
+    """One entry per image that has an object; annotations of images or categories that are not there are refused.
+
+    Raises: DataError, if there are no lists of images and annotations.
+    """
+    categories = by_id(content.get("categories", []), f"{path.name}, category")
+    images = by_id(field(content, "images", list, path.name), f"{path.name}, image")
+    marked: dict[Any, list[tuple[str, Any]]] = {}
+    for number, annotation in enumerate(field(content, "annotations", list, path.name)):
+        where = f"{path.name}, annotation {number}"
+        try:
+            image = field(annotation, "image_id", int | str, where)
+            named_entry(images, image, f"{where}: image")
+            text = annotation.get("text") or annotation.get("caption")
+            text = text or named_entry(categories, annotation.get("category_id"), f"{where}: category").get("name", "")
+        except DataError as error:
+            remarks.append(Remark("refused", where, str(error)))
+            continue
+        marked.setdefault(image, []).append((text, annotation.get("segmentation")))
+    for key in images.keys() - marked.keys():
+        remarks.append(Remark("left_out", f"{path.name}, image {key}", f"{images[key].get('file_name')} has no object"))
+    if len(marked) < len(images):
+        log.warning("%s: %d of %d images have no object and are left out", path, len(images) - len(marked), len(images))
+    return [
+        Entry((field(images[number], "file_name", str, f"image {number}"),), record, stated_size(images[number]))
+        for number, record in marked.items()
+    ]
+
+
+def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
+    """The things of an image.
+
+    Raises: DataError, if a mask is missing, wrong or empty.
+    """
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The objects of an image."""
+    for number, (text, segmentation) in enumerate(entry.record):
+        counts = partial(shapes.segmentation_mask, segmentation, media.size)
+        polygons = segmentation if isinstance(segmentation, list) else None
+        yield Drawn(number, f"object {number} ({text!r})", text, 0, counts, polygons)

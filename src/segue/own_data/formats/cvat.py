@@ -1,0 +1,147 @@
+"""CVAT's own XML (1.1), for images and for videos.
+
+    <annotations> <image name width height [subset]> <polygon label points="x,y;x,y;..."/> <mask label rle left .../>
+    <annotations> <meta> ... <source>clip.mp4</source> </meta> <track label> <polygon frame outside points/> <mask .../>
+
+What a shape is called is its attribute `text` or `caption`, if it has one, else its label. Shapes of one name are one
+thing. Boxes, lines and points are no masks: they are counted and left out, and so are images without a mask. Of a
+video, the frames count as annotated that some track names; a track is not there where it is `outside`. CVAT writes
+every frame between key frames; its run lengths go along the rows of the box at left and top.
+
+Source: CVAT's documentation of its formats "CVAT for images 1.1" and "CVAT for video 1.1".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from xml.etree import ElementTree
+
+from segue.data import shapes
+from segue.errors import DataError
+from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks, stated_split
+from segue.types import Media
+
+log = logging.getLogger(__name__)
+
+Shape = tuple[str, int, dict[str, str]]
+"""A name, a frame number, and the attributes of a polygon or mask element."""
+
+_OTHERS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
+
+
+def read(path: Path) -> ElementTree.Element | None:
+    """The root of a CVAT file, or None if it is other XML.
+
+    Raises: DataError, if it is no XML.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError) as error:
+        raise DataError(f"{path} cannot be read as XML: {error}; export it again") from error
+    return root if root.tag == "annotations" else None
+
+
+def entries(content: ElementTree.Element, path: Path, remarks: list[Remark]) -> list[Entry]:
+    """One entry per image with a mask, or one for the video.
+
+    Raises: DataError, if an element lacks what the format says it has.
+    """
+    ignored = sum(1 for kind in _OTHERS for _ in content.iter(kind))
+    if ignored:
+        log.warning("%s: %d boxes, lines or points are no masks and are left out", path, ignored)
+    try:
+        found = [_image(image) for image in content.iter("image")]
+        if content.find("track") is not None:
+            found.append(_video(content))
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{path} is no CVAT file of version 1.1: {error} is missing or wrong; export it again"
+        ) from error
+    marked = [entry for entry in found if entry.record]
+    for entry in found:
+        if not entry.record:
+            remarks.append(Remark("left_out", path.name, f"{entry.names[0]} has no mask"))
+    if len(marked) < len(found):
+        log.warning("%s: %d of %d images have no mask and are left out", path, len(found) - len(marked), len(found))
+    return marked
+
+
+def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
+    """The things that are to be seen on the frames.
+
+    Raises: DataError, if a shape is wrong or empty.
+    """
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The objects that are to be seen on the frames."""
+    for number, (name, frame, attributes) in enumerate(entry.record):
+        if frame in frames:
+            counts = partial(_mask, attributes, media.size)
+            yield Drawn(number, f"{name!r} on frame {frame}", name, frame, counts, _outlines(attributes))
+
+
+def _image(image: ElementTree.Element) -> Entry:
+    record = [(_name(shape, image), 0, dict(shape.attrib)) for shape in image if shape.tag in ("polygon", "mask")]
+    size = int(image.attrib["height"]), int(image.attrib["width"])
+    return Entry(
+        (image.attrib["name"],), record, size, split=stated_split(image.get("subset", ""), image.attrib["name"])
+    )
+
+
+def _video(root: ElementTree.Element) -> Entry:
+    sources = {source.text.strip() for source in root.iter("source") if source.text}
+    if len(sources) != 1:
+        raise DataError(
+            f"a CVAT file speaks of the videos {sorted(sources)}; export one task, and so one video, a file"
+        )
+    record: list[Shape] = []
+    frames: set[int] = set()
+    for track in root.iter("track"):
+        for shape in track:
+            if shape.tag in ("polygon", "mask"):
+                frames.add(int(shape.attrib["frame"]))
+                if shape.get("outside") != "1":
+                    record.append((_name(shape, track), int(shape.attrib["frame"]), dict(shape.attrib)))
+    drawn_on = root.find(".//original_size")
+    size = None
+    if drawn_on is not None:
+        size = int(drawn_on.findtext("height", "")), int(drawn_on.findtext("width", ""))
+    return Entry((sources.pop(),), record, size, tuple(sorted(frames)))
+
+
+def _name(shape: ElementTree.Element, owner: ElementTree.Element) -> str:
+    for attribute in (*shape.iter("attribute"), *owner.findall("attribute")):
+        if attribute.get("name") in ("text", "caption") and (attribute.text or "").strip():
+            return str(attribute.text)
+    return str(shape.get("label") or owner.attrib["label"])
+
+
+def _mask(attributes: dict[str, str], size: tuple[int, int]) -> str:
+    try:
+        if "points" in attributes:
+            return shapes.polygons_mask([_points(attributes["points"])], size)
+        left, top, width, height = (int(attributes[side]) for side in ("left", "top", "width", "height"))
+        runs = [int(run) for run in attributes["rle"].split(",")]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"a CVAT shape is damaged: {error}; export it again") from error
+    counts = shapes.rows_mask(runs, (left, top, width, height), size)
+    if shapes.is_empty(counts, size):
+        raise shapes.EmptyMaskError("a mask is empty; take it out or draw it")
+    return counts
+
+
+def _points(text: str) -> list[float]:
+    return [float(number) for pair in text.split(";") for number in pair.split(",")]
+
+
+def _outlines(attributes: dict[str, str]) -> list[list[float]] | None:
+    """The one polygon of a shape that is one, if it can be read."""
+    try:
+        return [_points(attributes["points"])]
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,132 @@
+"""Questions of foreign harnesses, put to an engine that repeats what it was asked."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segue.engine import Options
+from segue.errors import DataError, MediaError
+from segue.evals.harnesses import harness_adapter
+from segue.evals.harnesses.harness_adapter import Asker, Question, medium, options_from
+from segue.types import Media
+
+
+class Parrot:
+    """Says the text it was asked with, and keeps what it was asked about and how."""
+
+    def __init__(self):
+        self.asked, self.batches = [], []
+
+    def answer(self, messages, options):
+        media = next((part for part in messages[-1].parts if isinstance(part, Media)), None)
+        self.asked.append((media, options))
+        return SimpleNamespace(text=messages[-1].text.strip())
+
+    def answer_all(self, dialogues, options):
+        self.batches.append(len(dialogues))
+        return [self.answer(messages, options) for messages in dialogues]
+
+
+@pytest.fixture
+def asker():
+    return Asker(Parrot())
+
+
+@pytest.fixture
+def still(tmp_path):
+    def write(name="a.png", size=(30, 20), grey=90):
+        Image.new("RGB", size, (grey, grey, grey)).save(tmp_path / name)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_a_text_alone_is_asked_as_it_stands(asker):
+    assert asker.ask(Question("What is <image> in HTML?")) == "What is <image> in HTML?"
+    assert asker.engine.asked == [(None, Options())]
+
+
+def test_a_placeholder_goes_for_the_medium_stands_first(asker, still):
+    assert asker.ask(Question("<image>\nWhat is this? <video>", (still(),))) == "What is this?"
+    assert asker.engine.asked[0][0].kind == "image"
+
+
+def test_several_images_are_a_clip_of_the_first_ones_size_shown_whole(asker, still):
+    pictures = (still("a.png", (30, 20), 10), Image.new("RGB", (60, 60), (200, 0, 0)), still("c.png", (30, 20), 30))
+    asker.ask(Question("Which differs?", pictures, Options(frames="first:2")))
+    media, options = asker.engine.asked[0]
+    assert (media.kind, media.size, media.count, options.frames) == ("video", (20, 30), 3, "first:3")
+    assert media.source[0].max() == 10 and media.source[1, ..., 0].min() == 200 and media.source[2].min() == 30
+
+
+def test_what_is_neither_image_nor_video_is_refused(still):
+    with pytest.raises(DataError, match="about a dict; expected images, or the path of a video"):
+        medium([{"array": np.zeros(4), "sampling_rate": 16_000}])
+    with pytest.raises(DataError, match="2 media, of which <video> is a video"):
+        medium([still(), np.zeros((2, 20, 30, 3), np.uint8)])
+    with pytest.raises(MediaError, match="no such file"):
+        medium(["gone.png"])
+
+
+def test_questions_in_a_row_about_one_file_share_its_medium(asker, still):
+    path, other = still("a.png"), still("b.png")
+    for source in (path, path, other, Image.open(path), path):
+        asker.ask(Question("?", (source,)))
+    first, second, third, fourth, fifth = (media for media, _ in asker.engine.asked)
+    assert first is second
+    assert len({id(media) for media in (second, third, fourth, fifth)}) == 4
+
+
+def test_neighbours_about_images_are_computed_together_and_answers_keep_their_order(asker, still):
+    clip = np.zeros((2, 20, 30, 3), np.uint8)
+    short = Options(max_new_tokens=5)
+    questions = [
+        Question("a", (still("a.png"),)),
+        Question("b"),
+        Question("c", (still("b.png"),)),
+        Question("d", (clip,)),
+        Question("e", (still("b.png"),), short),
+        Question("f", (still("b.png"),)),
+    ]
+    assert list(asker.ask_all(questions, batch=2)) == list("abcdef")
+    assert asker.engine.batches == [2, 1, 1, 1]
+    assert [options.max_new_tokens for _, options in asker.engine.asked] == [2048, 2048, 2048, 2048, 5, 2048]
+
+
+def test_one_at_a_time_needs_no_batch(asker, still):
+    assert list(asker.ask_all([Question("a", (still(),)), Question("b")])) == ["a", "b"]
+    assert asker.engine.batches == []
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"), [((), "yes. No more\nof it"), (("\n",), "yes. No more"), (("\n", ".", "?"), "yes")]
+)
+def test_an_answer_ends_before_the_first_stop(asker, until, expected):
+    assert asker.ask(Question("yes. No more\nof it", until=until)) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "until"),
+    [
+        ({}, {}, ()),
+        ({"max_new_tokens": 16, "do_sample": False, "temperature": 0.7, "top_p": 0.9}, {"max_new_tokens": 16}, ()),
+        ({"temperature": 0.7, "top_p": 0.9, "seed": 3}, {"temperature": 0.7, "top_p": 0.9, "seed": 3}, ()),
+        ({"temperature": 0, "top_p": None, "num_beams": 1, "until": ["\n\n", ""]}, {}, ("\n\n",)),
+        ({"until": "###"}, {}, ("###",)),
+    ],
+)
+def test_generation_settings_become_options(given, changes, until):
+    assert options_from(given, Options(max_tiles=6)) == (Options(max_tiles=6, **changes), until)
+
+
+def test_settings_without_a_meaning_here_are_told_once(caplog, monkeypatch):
+    monkeypatch.setattr(harness_adapter, "_told", set())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert options_from({"num_beams": 4, "image_aspect_ratio": "pad"}, Options()) == (Options(), ())
+    assert [record.getMessage() for record in caplog.records] == [
+        "generation settings that mean nothing here are left out: image_aspect_ratio, num_beams"
+    ]

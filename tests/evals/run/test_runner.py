@@ -1,0 +1,226 @@
+"""Runs with something that answers without a model: what is asked, in which order, and what is on the disk."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from asked import Bright, Watcher, write_folder
+
+from segue.data.base import Rows
+from segue.errors import ConfigError, DataError, SegueError
+from segue.evals.metrics import own_masks
+from segue.evals.run import report, rows, runner
+from segue.files import alone
+from segue.types import Media, Message, Sample
+
+
+@pytest.fixture
+def job(tmp_path):
+    folder = write_folder(tmp_path / "mine")
+    return runner.Job(benchmark=own_masks.benchmark("test", phrase="square"), data=folder, out=tmp_path / "out")
+
+
+def go(job, asked, watcher=None):
+    dataset = runner.open_data(job)
+    runner.run(job, dataset, lambda: asked, watcher or Watcher())
+    return report.Run(out=job.out, benchmark=job.benchmark, total=runner.count(job, dataset))
+
+
+def test_every_row_is_asked_once_and_its_score_is_on_the_disk(job):
+    bright, watcher = Bright(), Watcher()
+    scored = go(job, bright, watcher).scored()
+    assert len(bright.asked) == 6 and watcher.started == [(6, 0)] and watcher.steps == [None] * 6
+    assert [row["dice"] for row in scored] == [1.0] * 6
+    assert {row["group"] for row in scored} == {"patient0", "patient1", "patient2"}
+    lines = list(rows.lines(job.out / "rows.jsonl"))
+    assert [line["index"] for line in lines] == list(range(6))
+    assert lines[0]["asked"]["prompts"] == ["\nPlease segment square in this image."]
+
+
+def test_a_finished_run_asks_nothing_and_a_limit_that_grows_goes_on(job):
+    go(replace(job, limit=2), Bright())
+    bright, watcher = Bright(), Watcher()
+    go(job, bright, watcher)
+    assert watcher.started == [(6, 2)] and len(bright.asked) == 4
+    assert len(go(job, again := Bright()).scored()) == 6 and again.asked == []
+
+
+def test_shards_of_any_number_make_the_whole(job, tmp_path):
+    whole = go(job, Bright()).scored()
+    for count in (2, 3, 4):
+        part = replace(job, out=tmp_path / f"out{count}")
+        asked = [Bright() for _ in range(count)]
+        for number, one in enumerate(asked):
+            run = go(replace(part, shard=(number, count)), one)
+        assert run.scored() == whole
+        assert sum(len(one.asked) for one in asked) == 6
+
+
+def test_a_run_goes_on_in_another_number_of_shards_than_it_began_in(job):
+    whole = go(replace(job, shard=(0, 2)), Bright())
+    assert len(whole.scored()) == 3
+    bright = Bright()
+    assert len(go(job, bright).scored()) == 6 and len(bright.asked) == 3
+
+
+def test_two_processes_do_not_do_the_same_rows(job):
+    go(replace(job, limit=1), Bright())
+    with alone(job.out / "rows.jsonl"):
+        with pytest.raises(ConfigError, match="another run is writing"):
+            go(job, Bright())
+        with pytest.raises(ConfigError, match="another run is writing"):
+            go(replace(job, shard=(0, 2)), Bright())
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"settings": {"threshold": 0.3}}, "settings"),
+        ({"settings": {"keep_logits": False}}, "protocol"),
+        ({"benchmark": own_masks.benchmark("all", phrase="square")}, "split"),
+    ],
+)
+def test_another_way_of_asking_is_not_mixed_in(job, changed, what):
+    go(replace(job, limit=1), Bright())
+    with pytest.raises(ConfigError, match=f"another run: .*{what}"):
+        go(replace(job, **changed), Bright())
+
+
+def test_another_model_is_not_mixed_in_but_another_machine_may_go_on(job):
+    go(replace(job, limit=1), Bright())
+    with pytest.raises(ConfigError, match="model model_hash differ"):
+        go(job, Bright(level=50))
+
+    class Elsewhere(Bright):
+        @property
+        def lineage(self):
+            return {**super().lineage, "device": "cuda:1"}
+
+    assert len(go(job, Elsewhere()).scored()) == 6
+
+
+def test_changing_what_a_benchmark_fixes_makes_another_protocol(job):
+    assert job.protocol == "own-masks/1"
+    assert replace(job, settings={"threshold": 0.3}).protocol == "own-masks/1"
+    assert replace(job, settings={"keep_logits": False}).protocol == "own-masks/1 (keep_logits=False)"
+    with pytest.raises(ConfigError, match="sets tempo, which no answer knows"):
+        _ = replace(job, settings={"tempo": 1}).options
+
+
+def test_a_failure_is_listed_has_no_score_and_is_asked_again(job):
+    (job.data / "test/images/patient0/1.png").write_bytes(b"damaged")
+    watcher = Watcher()
+    run = go(job, Bright(), watcher)
+    made = report.gather(run)
+    assert (made["n"], made["failed"], made["figures"]["dice"]) == (5, 1, 1.0)
+    assert [step for step in watcher.steps if step] != [] and len(watcher.steps) == 6
+    write_folder(job.data)
+    bright = Bright()
+    made = report.gather(go(job, bright))
+    assert (made["n"], made["failed"], len(bright.asked)) == (6, 0, 1)
+
+
+def test_a_model_that_fails_at_everything_is_given_up(job, monkeypatch):
+    monkeypatch.setattr(runner, "HOPELESS", 3)
+    watcher = Watcher()
+    with pytest.raises(SegueError, match="the first 3 questions all failed"):
+        go(job, Bright(broken=("square",)), watcher)
+    assert len(watcher.steps) == 3
+
+
+def test_want_of_memory_is_a_failure_and_no_score(job):
+    class Small(Bright):
+        def answer_each(self, dialogues, options):
+            if len(self.asked) == 1:
+                self.asked.append([])
+                raise torch.OutOfMemoryError("no room")
+            return super().answer_each(dialogues, options)
+
+    made = report.gather(go(job, Small()))
+    assert made["failed"] == 1 and made["failures"][0]["kind"] == "OutOfMemoryError"
+
+
+def questions(number_of_media, each, name="tests"):
+    """Rows about images, questions about one of them apart from each other."""
+    media = [Media(np.full((4, 4, 3), 40 * number, np.uint8), "image", (4, 4)) for number in range(number_of_media)]
+    listed = [(number, turn) for turn in range(each) for number in range(number_of_media)]
+
+    def make(row, _):
+        number, turn = row
+        messages = (Message.user(f"question {turn}", media[number]), Message("assistant", ("Yes.",)))
+        return Sample(f"{number}-{turn}", "chat", messages, frames=(0,))
+
+    return Rows(name, listed, make, lambda row: str(row[0]))
+
+
+def said(sample, answer):
+    return {"text": answer.text}
+
+
+@pytest.fixture
+def chat(job):
+    record = replace(job.benchmark, score=said, reduce=lambda rows: {"n": float(len(rows))}, headline="n")
+    return replace(job, benchmark=replace(record, thresholds=(), settings={}, is_private=False))
+
+
+def test_questions_about_one_medium_are_asked_together(chat):
+    bright, dataset = Bright(), questions(3, 2)
+    runner.run(chat, dataset, lambda: bright, Watcher())
+    assert bright.asked == [["\nquestion 0", "\nquestion 1"]] * 3
+    assert runner.units(dataset, 4) == [[0, 3], [1], [2]]
+
+
+def test_many_questions_about_one_medium_are_asked_a_few_at_a_time():
+    assert [len(unit) for unit in runner.units(questions(1, 70), 70)] == [32, 32, 6]
+
+
+def test_what_cannot_be_asked_together_is_asked_one_by_one(chat):
+    bright = Bright(broken=("question 1",))
+    runner.run(chat, questions(1, 3), lambda: bright, Watcher())
+    lines = list(rows.lines(chat.out / "rows.jsonl"))
+    assert [(line["id"], line["status"]) for line in lines] == [("0-0", "ok"), ("0-1", "failed"), ("0-2", "ok")]
+    assert lines[1]["error"] == "cannot ask '\\nquestion 1'"
+
+
+def test_a_unit_that_was_stopped_in_its_middle_is_asked_whole_and_counted_once(chat):
+    whole, dataset = Bright(), questions(1, 3)
+    runner.run(chat, dataset, lambda: whole, Watcher())
+    path = chat.out / "rows.jsonl"
+    complete = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(complete[0] + complete[1][:-5])
+    again, watcher = Bright(), Watcher()
+    runner.run(chat, dataset, lambda: again, watcher)
+    assert again.asked == whole.asked and watcher.started == [(3, 1)] and len(watcher.steps) == 2
+    assert len(rows.gathered(chat.out)) == 3
+
+
+def test_scoring_anew_needs_no_model_and_changes_nothing_else(job):
+    run = go(job, Bright())
+    before = (job.out / "rows.jsonl").read_bytes()
+    runner.rescore(job, runner.open_data(job))
+    assert (job.out / "rows.jsonl").read_bytes() == before
+    other = replace(job.benchmark, score=lambda sample, answer: {"is_found": bool(answer.regions)})
+    runner.rescore(replace(job, benchmark=other), runner.open_data(job))
+    assert run.scored()[0] == {"is_found": True, "id": run.lines()[0]["id"], "group": "patient0"}
+
+
+def test_scoring_anew_with_other_data_is_refused(job, tmp_path):
+    go(job, Bright())
+    other = replace(job, data=write_folder(tmp_path / "other", images=4))
+    with pytest.raises(DataError, match="was answered, but test has 4 rows|but other/test has 4 rows"):
+        runner.rescore(other, runner.open_data(other))
+    (job.data / "test/images/patient0/0.png").rename(job.data / "test/images/patient0/7.png")
+    (job.data / "test/masks/patient0/0.png").rename(job.data / "test/masks/patient0/7.png")
+    with pytest.raises(DataError, match="the data are not those that were asked"):
+        runner.rescore(job, runner.open_data(job))
+
+
+def test_a_record_says_where_rows_come_from(job):
+    go(job, Bright())
+    record = json.loads((job.out / "run.json").read_text())
+    assert record["benchmark"] == "own_masks" and record["rows"] == 6 and record["protocol"] == "own-masks/1"
+    assert record["model"]["model_hash"] == "bright-100" and record["settings"]["threshold"] == 0.5
+    with pytest.raises(ConfigError, match="holds no evaluation"):
+        runner.read_run(job.data)

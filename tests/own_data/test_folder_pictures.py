@@ -1,0 +1,148 @@
+"""Masks as pictures beside images and videos."""
+
+import layouts
+import numpy as np
+import pytest
+from layouts import SIZE, answers, box_mask
+from PIL import Image
+
+from segue.data.base import rng_for
+from segue.errors import ConfigError, DataError, MediaError
+from segue.own_data.folder import load
+
+LEFT, RIGHT = box_mask(5, 5, 10, 10), box_mask(40, 5, 10, 12)
+
+
+def get(dataset, row=0, index=0):
+    return dataset.get(row, rng_for(0, 0, index))
+
+
+def by_phrase(sample, frame=0):
+    return {region.phrase: int(region.masks.dense(frame).sum()) for region in sample.regions}
+
+
+def values(**masks):
+    """A picture whose pixels have the values that the masks are named by, as v1=..., v255=..."""
+    picture = np.zeros(SIZE, np.uint8)
+    for name, mask in masks.items():
+        picture[mask] = int(name[1:])
+    return picture
+
+
+@pytest.mark.parametrize("value", [1, 255])
+@pytest.mark.parametrize("place", ["1", "patient3/1"])
+def test_a_binary_mask_shows_what_the_phrase_says(tmp_path, value, place):
+    layouts.write_image(tmp_path / f"images/{place}.jpg")
+    layouts.write_mask(tmp_path / f"masks/{place}.png", LEFT.astype(np.uint8) * value)
+    sample = get(load(tmp_path, "all", phrase="blood vessel"))
+    assert by_phrase(sample) == {"blood vessel": 100}
+    assert sample.group == place.partition("/")[0].replace("1", "1.jpg")
+
+
+def test_a_one_bit_mask_is_read(tmp_path):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_mask(tmp_path / "masks/1.png", LEFT)
+    assert by_phrase(get(load(tmp_path, "all", phrase="vessel"))) == {"vessel": 100}
+
+
+def test_a_folder_of_masks_is_named_by_its_phrase(tmp_path):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    for phrase, mask in (("left lung", LEFT), ("Right lung", RIGHT)):
+        layouts.write_mask(tmp_path / "masks" / phrase / "1.png", mask.astype(np.uint8))
+    assert by_phrase(get(load(tmp_path, "all"))) == {"left lung": 100, "right lung": 120}
+
+
+@pytest.mark.parametrize("is_palette", [False, True])
+def test_values_are_named_by_labels_and_null_is_passed_over(tmp_path, is_palette):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_json(tmp_path / "labels.json", {"1": "cat", "2": "dog", "3": "cow", "255": None})
+    picture = Image.fromarray(values(v1=LEFT, v2=RIGHT, v255=box_mask(0, 30, 60, 5)))
+    if is_palette:
+        picture = picture.convert("P")
+        picture.putpalette([channel for number in range(256) for channel in (number, 255 - number, 7)])
+    (tmp_path / "masks").mkdir()
+    picture.save(tmp_path / "masks/1.png")
+    assert by_phrase(get(load(tmp_path, "all"))) == {"cat": 100, "dog": 120}
+
+
+@pytest.mark.parametrize(
+    ("picture", "labels", "error", "message"),
+    [
+        (values(v1=LEFT, v2=RIGHT), None, DataError, r"values \[0, 1, 2\] where 0 and one other"),
+        (values(v1=LEFT, v9=RIGHT), {"1": "cat"}, DataError, "value 9, which labels.json does not name"),
+        (values(), None, DataError, "the mask of 'vessel' is empty"),
+        (values(), {"1": "cat"}, DataError, "nothing is marked"),
+        (values(v1=LEFT)[:20], None, DataError, "60x20 pixels, its image 60x40"),
+        (None, None, DataError, "no mask picture"),
+        (values(v1=LEFT), {"one": "cat"}, DataError, "expected values and their names"),
+    ],
+)
+def test_wrong_pictures_are_told(tmp_path, picture, labels, error, message):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    (tmp_path / "masks").mkdir()
+    if picture is not None:
+        layouts.write_mask(tmp_path / "masks/1.png", picture)
+    if labels is not None:
+        layouts.write_json(tmp_path / "labels.json", labels)
+    with pytest.raises(error, match=message):
+        get(load(tmp_path, "all", phrase="vessel"))
+
+
+def test_an_empty_mask_can_say_that_the_thing_is_not_there(tmp_path):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_mask(tmp_path / "masks/1.png", values())
+    sample = get(load(tmp_path, "all", phrase="vessel", empty_is_absent=True))
+    assert sample.regions == ()
+    assert "[SEG]" not in answers(sample)[0]
+
+
+def test_masks_need_a_phrase_and_an_image(tmp_path):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_mask(tmp_path / "masks/1.png", values(v1=LEFT))
+    with pytest.raises(ConfigError, match="give the option `phrase`"):
+        load(tmp_path, "all")
+    layouts.write_mask(tmp_path / "masks/2.png", values(v1=LEFT))
+    with pytest.raises(DataError, match="1 masks without an image or frame of that name: masks/2.png"):
+        load(tmp_path, "all", phrase="vessel")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A video of ten frames, 00000.jpg ... 00045.jpg, with masks on four of them; the dog is on the last alone."""
+    layouts.write_frames(tmp_path / "videos/walk", 10, step=5)
+    layouts.write_json(tmp_path / "labels.json", {"1": "cat", "2": "dog"})
+    for number in (0, 10, 20, 45):
+        picture = values(v2=RIGHT) if number == 45 else values()
+        layouts.write_mask(tmp_path / f"masks/walk/{number:05d}.png", picture)
+    return tmp_path
+
+
+def test_only_annotated_frames_are_shown_and_something_is_seen_on_them(clip):
+    dataset = load(clip, "all", frames=2)
+    drawn = {get(dataset, index=index).frames for index in range(30)}
+    assert drawn == {(0, 9), (2, 9), (4, 9)}
+    sample = get(dataset)
+    assert [region.phrase for region in sample.regions] == ["dog"]
+    assert [int(sample.regions[0].masks.dense(position).sum()) for position in range(2)] == [0, 120]
+    assert sample.group == "walk"
+
+
+def test_a_video_on_which_nothing_is_marked_is_a_bad_sample(clip):
+    layouts.write_mask(clip / "masks/walk/00045.png", values())
+    with pytest.raises(DataError, match="nothing is marked on it"):
+        get(load(clip, "all", frames=2))
+
+
+def test_images_and_videos_may_lie_side_by_side(clip):
+    layouts.write_image(clip / "images/1.jpg")
+    layouts.write_mask(clip / "masks/1.png", values(v1=LEFT))
+    dataset = load(clip, "all")
+    assert [len(get(dataset, row).frames) for row in range(2)] == [1, 4]
+
+
+def test_an_image_that_cannot_be_read_is_a_bad_sample(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.jpg").write_bytes(b"")
+    layouts.write_mask(tmp_path / "masks/1.png", values(v1=LEFT))
+    with pytest.raises(MediaError, match="is empty"):
+        get(load(tmp_path, "all", phrase="vessel"))

@@ -1,0 +1,45 @@
+import pytest
+
+from segue.errors import MediaError
+from segue.files import atomic_folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_when_its_block_ends_well(tmp_path):
+    with atomic_folder(tmp_path / "deep/out") as folder:
+        (folder / "a").write_text("1")
+        assert not (tmp_path / "deep/out").exists()
+    assert names(tmp_path / "deep") == ["out"] and names(tmp_path / "deep/out") == ["a"]
+
+
+def test_a_folder_that_is_there_is_replaced_only_when_asked_and_only_by_a_whole_one(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/old").write_text("")
+    names_of_ours = ("old", "new")
+    with pytest.raises(MediaError, match="there already"), atomic_folder(tmp_path / "out"):
+        pass
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out", replaces=names_of_ours):
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["old"]
+    with atomic_folder(tmp_path / "out", replaces=names_of_ours) as folder:
+        (folder / "new").write_text("")
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["new"]
+
+
+def test_a_failed_write_says_which_folder_and_leaves_nothing(tmp_path):
+    with pytest.raises(MediaError, match="cannot write .*out: .*free space"), atomic_folder(tmp_path / "out"):
+        raise OSError(28, "No space left on device")
+    assert names(tmp_path) == []
+
+
+def test_what_was_not_written_here_is_never_replaced(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("mine")
+    for name, message in (("file", "is a file"), ("out", "holds thesis.tex")):
+        with pytest.raises(MediaError, match=message), atomic_folder(tmp_path / name, replaces=("images",)):
+            pass
+    assert names(tmp_path) == ["file", "out"] and names(tmp_path / "out") == ["thesis.tex"]
