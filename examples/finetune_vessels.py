@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from segue.cli.main import main as command_line
-from segue.data import DATASETS
 from segue.data.base import rng_for
+from segue.datasets import DATASETS
 from segue.evals.base import medium_of
 from segue.evals.metrics.own_masks import best_threshold, joined
 from segue.evals.run import report, rows

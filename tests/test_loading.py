@@ -79,7 +79,7 @@ class TestMemory:
 
     def test_a_model_that_cannot_fit_is_refused_with_what_would(self, official_folder, leave):
         need = loading.footprint.placed_memory(shapes(official_folder), 2, "internvl")
-        config = loading.grounded.read_layout(official_folder).config
+        config = loading.model_folder.read_layout(official_folder).config
         leave(need + loading.footprint.working_memory(config, 2, loading.footprint.SMALLEST))
         with pytest.raises(LimitError, match=r"needs about .* GB on cpu .* what would fit: --dtype bf16 \("):
             loading.load(official_folder, device="cpu", dtype="fp32")
@@ -95,7 +95,7 @@ class TestMemory:
         assert loading.load(official_folder, device="cpu", check_memory=False).model is not None
 
     def test_where_only_small_questions_fit_a_warning_says_so(self, official_folder, leave, caplog):
-        places, config = shapes(official_folder), loading.grounded.read_layout(official_folder).config
+        places, config = shapes(official_folder), loading.model_folder.read_layout(official_folder).config
         weights = loading.footprint.placed_memory(places, 4, "internvl")
         leave(weights + loading.footprint.working_memory(config, 4, loading.footprint.LARGEST_IMAGE) - 1)
         loading.load(official_folder, device="cpu", dtype="fp32")
@@ -107,7 +107,7 @@ class TestMemory:
 
 
 def shapes(folder):
-    return loading.grounded.plan(folder)[1]
+    return loading.model_folder.plan(folder)[1]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ SMALL_DISK = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from segue.media.export import OverlayWriter, write_png
+from segue.output.export import OverlayWriter, write_png
 # a stand-in for a full disk, in a process of its own: no file, a log included, can grow beyond 8 kB
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
 folder, noise = Path(sys.argv[1]), np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)

@@ -79,7 +79,8 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(make_recipe, watcher):
 
 
 def test_patience_ends_a_stage(make_recipe, watcher, monkeypatch):
-    monkeypatch.setattr(loop.judging, "figures", lambda _: {"mean_iou": 0.5, "ciou": 0.5, "dice": 0.5, "emitted": 1.0})
+    same = {"mean_iou": 0.5, "ciou": 0.5, "dice": 0.5, "emitted": 1.0}
+    monkeypatch.setattr(loop.evaluation, "figures", lambda _: same)
     recipe = make_recipe(stage={"steps": 9})
     recipe = replace(recipe, validation=Validation(data=recipe.data, every=1, patience=2, limit=1))
     assert train(recipe, watcher, device="cpu").step == 3

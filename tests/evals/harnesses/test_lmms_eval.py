@@ -66,7 +66,7 @@ def adapter(monkeypatch):
             answer_all=list,
         )
 
-    monkeypatch.setattr(adapter, "load", load)
+    monkeypatch.setattr(harness_adapter, "load", load)
     monkeypatch.setattr(module, "PartialState", lambda: SimpleNamespace(process_index=0, num_processes=1, device="cpu"))
     yield module
     sys.modules.pop("segue.evals.harnesses.lmms_eval", None)

@@ -12,6 +12,8 @@ import sys
 from itertools import count
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers of the tests of evaluation
+
 from asked import Bright
 
 from segue import files, loading
