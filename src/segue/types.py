@@ -88,20 +88,20 @@ class Region:
 
     `phrase` is what it was called; `span` where in the answer's text that stands, as [start, stop) characters.
     `box` is x0 y0 x1 y1 in pixels of the original medium, right and bottom exclusive; with masks it is the tight box
-    of the first frame in which the mask is not empty. `quad` are the corners x y of a slanted place such as a line of
-    text, clockwise from its upper left, in the same pixels; `box` is then around them. `score` in [0, 1] is the mask decoder's own estimate of its IoU,
+    of the first frame in which the mask is not empty. `score` in [0, 1] is the mask decoder's own estimate of its IoU,
     the mean over frames. `scores` and `presence` say it per frame: estimated IoU, and the probability that the object
-    is visible there.
+    is visible there. `quad` are the corners x y of a slanted place such as a line of text, clockwise from its upper
+    left, in the same pixels; `box` is then around them.
     """
 
     phrase: str = ""
     span: tuple[int, int] | None = None
     box: Float[np.ndarray, " 4"] | None = None
-    quad: Float[np.ndarray, "4 2"] | None = None
     masks: MaskTrack | None = None
     score: float | None = None
     scores: Float[np.ndarray, " t"] | None = None
     presence: Float[np.ndarray, " t"] | None = None
+    quad: Float[np.ndarray, "4 2"] | None = None
 
 
 Part = str | Media | Region

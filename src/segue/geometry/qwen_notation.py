@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from segue.types import Region
 
@@ -101,8 +101,8 @@ def place_text(region: Region, size: tuple[int, int]) -> str:
     What `parse` makes of it is at most half a thousandth of the side away.
     """
     if region.quad is not None:
-        return _marked("quad", region.quad, size)
-    return "" if region.box is None else _marked("box", region.box.reshape(2, 2), size)
+        return marked("quad", _thousandths(region.quad, size))
+    return "" if region.box is None else marked("box", _thousandths(region.box.reshape(2, 2), size))
 
 
 def region_text(phrase: str, places: Sequence[Region], size: tuple[int, int]) -> str:
@@ -111,11 +111,15 @@ def region_text(phrase: str, places: Sequence[Region], size: tuple[int, int]) ->
     return named + "".join(place_text(place, size) for place in places)
 
 
-def _marked(kind: str, corners: Float[np.ndarray, "n 2"], size: tuple[int, int]) -> str:
+def marked(kind: Literal["box", "quad"], corners: Num[np.ndarray, "n 2"]) -> str:
+    """Corners in thousandths as marked text."""
+    return f"<{kind}>{','.join(f'({int(x)},{int(y)})' for x, y in corners)}</{kind}>"
+
+
+def _thousandths(corners: Float[np.ndarray, "n 2"], size: tuple[int, int]) -> Float[np.ndarray, "n 2"]:
     height, width = size
-    shares = corners / np.array([width, height])
-    numbers = np.clip(np.rint(shares * LARGEST), 0, LARGEST).astype(int)
-    return f"<{kind}>{','.join(f'({x},{y})' for x, y in numbers)}</{kind}>"
+    numbers: np.ndarray = np.clip(np.rint(corners / np.array([width, height]) * LARGEST), 0, LARGEST)
+    return numbers
 
 
 def without_places(text: str) -> str:

@@ -33,6 +33,7 @@ class GptqLinear(nn.Module):
     qzeros: Tensor
     scales: Tensor
     g_idx: Tensor
+    bias: Tensor
 
     def __init__(self, in_features: int, out_features: int, group: int):
         super().__init__()
@@ -46,7 +47,7 @@ class GptqLinear(nn.Module):
         self.register_buffer("g_idx", torch.arange(in_features, dtype=torch.int32) // group)
         self.register_buffer("bias", torch.zeros(out_features))
 
-    def weight(self, dtype: torch.dtype) -> Float[Tensor, "o i"]:
+    def unpacked(self, dtype: torch.dtype) -> Float[Tensor, "o i"]:
         """The weights, unpacked."""
         numbers = _nibbles(self.qweight, 0)
         zeros = _nibbles(self.qzeros, 1) + 1
@@ -55,8 +56,7 @@ class GptqLinear(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """The layer's output, in the type of its input."""
-        assert isinstance(self.bias, Tensor)
-        return functional.linear(inputs, self.weight(inputs.dtype), self.bias.to(inputs.dtype))
+        return functional.linear(inputs, self.unpacked(inputs.dtype), self.bias.to(inputs.dtype))
 
 
 def _nibbles(packed: Int[Tensor, "r c"], axis: int) -> Int[Tensor, "k m"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config
 
 from segue.models import gptq
-from segue.models.base import Batch, Decoding, Prompt, Steps, decode, positions, read, written
+from segue.models.protocol import Batch, Decoding, Prompt, Steps, decode, positions, read, written
 from segue.models.qwen_vl.language import QwenForCausalLM, stretched
 from segue.models.qwen_vl.vision import Connector, QwenVLVisionConfig, VisionTower
 from segue.weights import KeyTable, Rule
@@ -97,7 +97,7 @@ class QwenVLMLLM(PreTrainedModel):
         return self.connector(self.vision_tower(pixels)).flatten(0, 1)
 
     def embed(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Float[Tensor, "b s d"]:
-        """Input embeddings with the features written over the visual tokens; see `segue.models.base.written`."""
+        """Input embeddings with the features written over the visual tokens; see `segue.models.protocol.written`."""
         return written(self.get_input_embeddings()(batch.input_ids), batch, features)
 
     def _prompt(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Prompt:
@@ -122,7 +122,7 @@ class QwenVLMLLM(PreTrainedModel):
         return scores
 
     def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
-        """Token ids step by step; see `segue.models.base.decode`."""
+        """Token ids step by step; see `segue.models.protocol.decode`."""
         return decode(self.language_model, self._prompt(batch, features), decoding, self.head)
 
 

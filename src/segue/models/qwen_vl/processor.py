@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from segue.errors import CheckpointError, DataError
-from segue.models.base import Visual
+from segue.models.protocol import Visual
 from segue.models.qwen_vl.model import QwenVLConfig
 from segue.models.qwen_vl.tokenizer import END_OF_TEXT, IMAGE_END, IMAGE_PAD, IMAGE_START, VOCABULARY, from_tiktoken
 from segue.models.templates import Template, template
@@ -108,7 +108,7 @@ class QwenVLProcessor:
         block = IMAGE_START + IMAGE_PAD * self.slots + IMAGE_END
         count = len(pixels) * self.slots
         text = "\n".join([block] * len(pixels))
-        return Visual(normalised(pixels, self.side), text, torch.arange(count), count)
+        return Visual(normalised(list(pixels), self.side), text, torch.arange(count), count)
 
     def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
         """Refuses: a Qwen-VL reads places as text.
