@@ -180,7 +180,7 @@ def _replay_generation(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Fou
 
 def _scores(
     mllm: QwenVLMLLM, batch: Batch, features: Float[Tensor, "v d"] | None, tokens: Int[Tensor, "b k"]
-) -> Float[Tensor, "b k v"]:
+) -> Float[Tensor, "b k c"]:
     """The scores of the token to come before each of those."""
     said = tokens[:, :-1]
     places = batch.visual_places
