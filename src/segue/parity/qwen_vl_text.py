@@ -288,7 +288,7 @@ def _grounding(case: Mapping[str, Any]) -> list[Check]:
     ]
 
 
-def _near(name: str, ours: float, recorded: float) -> Check:
+def _near(name: str, ours: float, recorded: float | int) -> Check:
     """The check of a number; boxes were recorded in float32."""
     is_near = abs(ours - recorded) <= TOLERANCE * max(abs(recorded), 1.0)
     return replace(fact(name, is_near, True), note="" if is_near else f"ours is {ours}, recorded is {recorded}")
