@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Recordings of the original code that `make parity` replays; give others with RECORDINGS="a b".
-RECORDINGS ?= $(wildcard ../shared/golden/sa2va_internvl_* ../shared/golden/sa2va_qwen* ../shared/golden/sa2va_i)
+RECORDINGS ?= $(wildcard ../shared/golden/sa2va_internvl_* ../shared/golden/sa2va_qwen* ../shared/golden/sa2va_i ../shared/golden/qwen_vl)
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt

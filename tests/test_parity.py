@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 FULL = Path(__file__).parents[2] / "shared" / "golden"
 FULL_NAMES = sorted(
     path.parent.name
-    for pattern in ("sa2va_internvl_*", "sa2va_i", "sa2va_qwen*")
+    for pattern in ("sa2va_internvl_*", "sa2va_i", "sa2va_qwen*", "qwen_vl")
     for path in FULL.glob(f"{pattern}/manifest.json")
 )
 

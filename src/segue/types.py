@@ -90,7 +90,8 @@ class Region:
     `box` is x0 y0 x1 y1 in pixels of the original medium, right and bottom exclusive; with masks it is the tight box
     of the first frame in which the mask is not empty. `score` in [0, 1] is the mask decoder's own estimate of its IoU,
     the mean over frames. `scores` and `presence` say it per frame: estimated IoU, and the probability that the object
-    is visible there.
+    is visible there. `quad` are the corners x y of a slanted place such as a line of text, clockwise from its upper
+    left, in the same pixels; `box` is then around them.
     """
 
     phrase: str = ""
@@ -100,6 +101,7 @@ class Region:
     score: float | None = None
     scores: Float[np.ndarray, " t"] | None = None
     presence: Float[np.ndarray, " t"] | None = None
+    quad: Float[np.ndarray, "4 2"] | None = None
 
 
 Part = str | Media | Region

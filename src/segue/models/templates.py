@@ -17,8 +17,8 @@ from segue.errors import CheckpointError, ConfigError
 class TextTokenizer(Protocol):
     """What Segue asks of a tokenizer: text to ids and back, special tokens included, nothing added."""
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Token ids of a text."""
+    def encode(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool = False) -> list[int]:
+        """Token ids of a text; with `split_special_tokens`, special tokens in it are ordinary text."""
         ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -36,6 +36,9 @@ class Template:
 
     `user` holds `{text}`; `answer_end` closes an answer, in training as in a dialogue's history; `stops` are the
     strings that end generation; `separator` stands between turns; `opening` begins a dialogue without a system turn.
+    `picture` holds `{medium}` and says how each picture of a dialogue is introduced, with its `{number}` from 1.
+    `learned` are parts of the frames that are labelled in every turn, whoever's it is; `apart` says that what stands in
+    a frame is tokenised by itself.
     """
 
     system: str
@@ -44,10 +47,14 @@ class Template:
     stops: tuple[str, ...]
     separator: str = "\n"
     opening: str = ""
+    picture: str = "{medium}"
+    learned: tuple[str, ...] = ()
+    apart: bool = False
 
 
 _IM_START = "<|im_start|>{role}\n{{text}}<|im_end|>\n"
 _IM_USER = _IM_START.format(role="user") + "<|im_start|>assistant\n"
+_QWEN_VL_SYSTEM = "You are a helpful assistant."
 
 TEMPLATES = {
     "qwen_chat": Template(
@@ -64,6 +71,22 @@ TEMPLATES = {
         user="<|user|>\n{text}<|end|>\n<|assistant|>\n",
         answer_end="<|end|>",
         stops=("<|end|>",),
+    ),
+    # PARITY(chatml_labels): the ends of every turn are learned, a user's too
+    "qwen_vl_chat": Template(
+        system=_IM_START.format(role="system"),
+        user=_IM_USER,
+        answer_end="<|im_end|>\n",
+        stops=("<|im_end|>", "<|im_start|>", "<|endoftext|>"),
+        separator="",
+        opening=_IM_START.format(role="system").format(text=_QWEN_VL_SYSTEM),
+        picture="Picture {number}: {medium}",
+        learned=("<|im_start|>", "<|im_end|>\n"),
+        apart=True,
+    ),
+    # the base model continues text
+    "qwen_vl_raw": Template(
+        system="{text}", user="{text}", answer_end="<|endoftext|>", stops=("<|endoftext|>",), separator=""
     ),
 }
 

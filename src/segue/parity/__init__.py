@@ -15,12 +15,14 @@ from segue.engine import Engine
 from segue.errors import ConfigError
 from segue.models.native_resolution.shared import NativeResolutionMLLM
 from segue.models.protocol import Processor
+from segue.parity import qwen_vl, qwen_vl_text
 from segue.parity.cases import replay_case
 from segue.parity.compare import TOLERANCE, Check, Found, Seam, judge
 from segue.parity.language import replay_language, replay_vision
 from segue.parity.masks import Frames, replay_frames, replay_image, replay_single, replay_tracker, replay_video
 from segue.parity.preprocessing import replay_preprocessing, replay_prompts
-from segue.parity.recording import Recording
+from segue.parity.qwen_vl import QwenVLSubject
+from segue.parity.recording import TEXTS, Recording
 from segue.weights import read_json
 
 __all__ = ["TOLERANCE", "Check", "Recording", "Report", "Seam", "load", "replay", "wanted_seams"]
@@ -52,11 +54,14 @@ class Report:
         return "fail" not in verdicts and "pass" in verdicts
 
 
-def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> Subject:
+def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> Subject | QwenVLSubject:
     """The recorded model, or its preprocessing alone if its weights were left out.
 
     Raises: ConfigError, if no family here claims it; CheckpointError, if its weights do not fit.
     """
+    if recording.is_qwen_vl:
+        precision = loading.pick_dtype(dtype, device)
+        return qwen_vl.load(recording, dtype=precision, device=loading.pick_device(device))
     raw = read_json(recording.folder / "config.json")
     family = claiming(raw)
     if recording.has_weights:
@@ -91,11 +96,15 @@ def wanted_seams(recording: Recording, only: Sequence[str] = ()) -> tuple[str, .
 
 @torch.no_grad()
 def replay(
-    recording: Recording, model: Subject, seams: Sequence[str], say: Callable[[str], None] = lambda _: None
+    recording: Recording,
+    model: Subject | QwenVLSubject,
+    seams: Sequence[str],
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Replay these seams of a recording, on as many threads as it was made; `say` hears each before its turn."""
     done, notes = [], []
-    frames = None if model.engine is None else Frames(model.engine.model.grounder)
+    engine = model.engine if isinstance(model, Subject) else None
+    frames = None if engine is None else Frames(engine.model.grounder)
     with _threads(recording.threads):
         for seam in seams:
             say(f"{recording.folder.name}: {seam}")
@@ -116,7 +125,14 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _replay_seam(recording: Recording, seam: str, model: Subject, frames: Frames | None) -> Found:
+def _replay_seam(recording: Recording, seam: str, model: Subject | QwenVLSubject, frames: Frames | None) -> Found:
+    if isinstance(model, QwenVLSubject):
+        is_text = seam in TEXTS
+        return (
+            qwen_vl_text.replay(recording, seam, model.tokenizer)
+            if is_text
+            else qwen_vl.replay(recording, seam, model.mllm)
+        )
     if seam == "pre":
         return replay_preprocessing(recording, model.processor)
     if seam == "prompt":

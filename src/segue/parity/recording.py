@@ -20,6 +20,18 @@ from segue.weights import read_json
 
 _FRAME = re.compile(r"video_(\d+)\.png")
 _ONE_SEAM = ("pre", "vision", "llm")
+TOGETHER, PREPROCESSED = "io.safetensors", "preprocess*.safetensors"
+"""Where Qwen-VL's recordings have their tensors; what was given and what came back lie together."""
+
+TEXTS = {
+    "tokenizer": "tokenizer.json",
+    "chat": "chat.json",
+    "labels": "sft_labels.json",
+    "metrics": "metrics.json",
+}
+"""The seams of a recording of Qwen-VL that are text, and their files."""
+
+_GIVEN = re.compile(r"\.(input_ids|attention_mask|labels|prefill_len)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +52,29 @@ class Recording:
 
         Raises: DataError, if the folder is none; CheckpointError, if its manifest is no JSON object.
         """
-        wanted = ("config.json", "manifest.json", "inputs.safetensors", "outputs.safetensors")
+        is_together = (folder / TOGETHER).is_file()
+        tensors = (TOGETHER,) if is_together else ("inputs.safetensors", "outputs.safetensors")
+        wanted = ("config.json", "manifest.json", *tensors)
         missing = [name for name in wanted if not (folder / name).is_file()]
         if missing:
             raise DataError(f"{folder} is not a recording of the original code: it has no {', '.join(missing)}")
         manifest = read_json(folder / "manifest.json")
-        return cls(folder, manifest, *(_tensors(folder / name) for name in wanted[2:]))
+        if not is_together:
+            return cls(folder, manifest, *(_tensors(folder / name) for name in tensors))
+        found = {name: tensor for file in folder.glob(PREPROCESSED) for name, tensor in _tensors(file).items()}
+        found = _tensors(folder / TOGETHER) | found
+        outputs = {name: tensor for name, tensor in found.items() if not _GIVEN.search(name)}
+        return cls(folder, manifest, found, outputs)
 
     @property
     def has_weights(self) -> bool:
         """Whether the model that was recorded lies in the folder; small recordings come without."""
-        return (self.folder / "weights.safetensors").is_file()
+        return any((self.folder / name).is_file() for name in ("weights.safetensors", "model.safetensors"))
+
+    @property
+    def is_qwen_vl(self) -> bool:
+        """Whether it is in the form of Qwen-VL's recordings."""
+        return (self.folder / TOGETHER).is_file()
 
     @property
     def threads(self) -> int | None:
@@ -68,7 +92,9 @@ class Recording:
     def seams(self) -> tuple[str, ...]:
         """The seams there is something recorded of, in the order of the data's flow."""
         found = {seam_of(name) for name in self.outputs} | ({"prompt"} if self.cases else set())
-        order = ("pre", "prompt", "vision", "llm", "sam2", "tracker", "e2e")
+        if self.is_qwen_vl:
+            found |= {seam for seam, file in TEXTS.items() if (self.folder / file).is_file()}
+        order = ("tokenizer", "chat", "labels", "pre", "prompt", "vision", "llm", "sam2", "tracker", "e2e")
         first = {name: place for place, name in enumerate(order)}
         return tuple(sorted(found, key=lambda seam: (first.get(seam.split(".")[0], len(order)), seam)))
 

@@ -66,13 +66,8 @@ class Write:
 
     def shape(self, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
         """The shape that the upstream tensor must have to fill its places."""
-        shapes = [expected[place] for place in self.places]
-        # joining goes by rows, so that rows of one number tell how many there will be
-        rows = {
-            place: torch.empty(shape[:1] + (1,) * len(shape[1:]))
-            for place, shape in zip(self.places, shapes, strict=True)
-        }
-        return (*self.joined(rows).shape[:1], *shapes[0][1:])
+        whole = {place: torch.empty(expected[place], device="meta") for place in self.places}
+        return tuple(self.joined(whole).shape)
 
 
 def compiled(table: KeyTable) -> Rules:
