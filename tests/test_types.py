@@ -1,12 +1,14 @@
 import pickle
 from dataclasses import FrozenInstanceError
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import segue
 from segue.errors import DataError
-from segue.types import MaskTrack, Media, Message, Region
+from segue.types import Answer, MaskTrack, Media, Message, Region
 
 PHOTO = Media(Path("street.jpg"), "image", (4, 6))
 REGION = Region(box=np.array([0.0, 0, 2, 2]))
@@ -66,3 +68,47 @@ def test_a_medium_travels_between_processes():
 def test_values_cannot_be_changed_after_the_fact():
     with pytest.raises(FrozenInstanceError):
         PHOTO.count = 2
+
+
+def region(**changes):
+    fields = {"phrase": "a star", "box": np.array([1.0, 2, 3, 4.25]), "masks": COLUMN_TWO, "score": 0.5}
+    return Region(**{**fields, **changes})
+
+
+def test_values_with_arrays_are_equal_by_content_and_equal_ones_have_one_hash():
+    again = region(box=np.array([1.0, 2, 3, 4.25]), masks=MaskTrack((3, 6), np.array([7, 9]), ("639", "b0")))
+    assert region() == again and hash(region()) == hash(again) and len({region(), again}) == 1
+    assert Answer("x", (region(),)) == Answer("x", (again,))
+    assert hash(Answer("x", (region(),), lineage={"a": 1})) == hash(Answer("x", (again,), lineage={"a": 1}))
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    assert Media(pixels, "image", (4, 6)) == Media(pixels.copy(), "image", (4, 6))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [region(box=np.array([1.0, 2, 3, 4.5])), region(box=None), region(masks=None), region(phrase="a leaf"), "a star"],
+)
+def test_values_that_differ_in_one_part_are_not_equal(other):
+    assert region() != other
+
+
+def test_values_say_in_one_short_line_what_they_are():
+    assert repr(PHOTO) == "Media(street.jpg, image, 6x4)"
+    assert repr(Media(b"", "video", (4, 6), 10, 12.5)) == "Media(<video>, video, 6x4, 10 frames, 12.5 fps)"
+    told = "Region('a star', box=(1.0, 2.0, 3.0, 4.2), score=0.500, MaskTrack(6x3, 2 frames))"
+    assert repr(region()) == told
+    assert repr(Answer("It is.", (region(),))) == f"Answer('It is.', {told})"
+    assert repr(Answer("a" * 200, (REGION,) * 5)).endswith("and 2 regions more)") and "..." in repr(Answer("a" * 200))
+
+
+def test_a_track_of_masks_is_an_array_where_one_is_wanted():
+    masks = np.asarray(COLUMN_TWO)
+    assert masks.dtype == bool and masks.shape == (2, 3, 6)
+    np.testing.assert_array_equal(masks[0], COLUMN_TWO.dense(0))
+    assert np.asarray(COLUMN_TWO, dtype=np.uint8).sum() == 3
+    with pytest.raises(ValueError, match="takes a copy"):
+        np.array(COLUMN_TWO, copy=False)
+
+
+def test_the_package_says_its_version():
+    assert segue.__version__ == version("segue")

@@ -22,6 +22,10 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("segue")
     if name not in _HOMES:
         raise AttributeError(f"module 'segue' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -7,7 +7,7 @@ Everything here is numpy and plain Python, so importing it is cheap and values c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +20,41 @@ StopReason = Literal["stop", "length", "prefilled", "cancelled"]
 Task = Literal["segment", "chat", "caption", "region"]
 
 
-@dataclass(frozen=True, slots=True)
-class Media:
+class _Value:
+    """Equality by content, for values that hold arrays; and a hash that equal ones share."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_equal(mine, theirs) for mine, theirs in zip(_content(self), _content(other), strict=True))
+
+    def __hash__(self) -> int:
+        return hash((type(self).__name__, *map(_hashed, _content(self))))
+
+
+def _content(value: Any) -> list[Any]:
+    return [getattr(value, part.name) for part in fields(value)]
+
+
+def _equal(mine: Any, theirs: Any) -> bool:
+    if isinstance(mine, np.ndarray) or isinstance(theirs, np.ndarray):
+        if not (isinstance(mine, np.ndarray) and isinstance(theirs, np.ndarray)) or mine.dtype != theirs.dtype:
+            return False
+        return np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f")
+    return bool(mine == theirs)
+
+
+def _hashed(part: Any) -> int:
+    """Arrays count by their shape, and mappings not at all: equal values have equal hashes, which is all it takes."""
+    if isinstance(part, np.ndarray):
+        return hash(part.shape)
+    return 0 if isinstance(part, Mapping) else hash(part)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Media(_Value):
     """An image or a video that has been probed but not decoded; cheap and picklable.
 
     `size` is (height, width) in pixels as a viewer would show it, after EXIF orientation or rotation metadata.
@@ -41,9 +74,14 @@ class Media:
         """A short name for people: the file or folder name, or what kind of value it is."""
         return self.source.name if isinstance(self.source, Path) else f"<{self.kind}>"
 
+    def __repr__(self) -> str:
+        length = f", {self.count} frames" if self.kind == "video" else ""
+        rate = f", {self.fps:g} fps" if self.fps else ""
+        return f"Media({self.name}, {self.kind}, {_sides(self.size)}{length}{rate})"
 
-@dataclass(frozen=True, slots=True)
-class Frames:
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frames(_Value):
     """Decoded frames: RGB pixels, the frame number of each in its source, and its time in seconds from the start."""
 
     pixels: UInt8[np.ndarray, "t h w 3"]
@@ -51,8 +89,8 @@ class Frames:
     seconds: Float[np.ndarray, " t"]
 
 
-@dataclass(frozen=True, slots=True)
-class MaskTrack:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class MaskTrack(_Value):
     """One object's masks over the frames of a medium (a single frame for an image).
 
     `size` is (height, width) of the medium; `index` holds the frame numbers in the source, in order; `rles` one COCO
@@ -69,6 +107,18 @@ class MaskTrack:
     def __len__(self) -> int:
         return len(self.rles)
 
+    def __repr__(self) -> str:
+        return f"MaskTrack({_sides(self.size)}, {len(self)} frame{'s' * (len(self) != 1)})"
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All masks, for `np.asarray`: `Bool[t h w]`, or of another type if one is asked for."""
+        if copy is False:
+            raise ValueError("masks are decoded from run lengths, which takes a copy; ask with copy=None or True")
+        masks = np.zeros((len(self), *self.size), bool)
+        for position in range(len(self)):
+            masks[position] = self.dense(position)
+        return masks if dtype is None else masks.astype(dtype)
+
     def rle(self, position: int) -> dict[str, Any]:
         """The mask at a position of the track as a COCO RLE object: {"size": [h, w], "counts": str}."""
         return {"size": list(self.size), "counts": self.rles[position]}
@@ -82,8 +132,8 @@ class MaskTrack:
         return mask
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Region(_Value):
     """Something pointed at: by a user (a region prompt), by an annotation, or by a model's answer.
 
     `phrase` is what it was called; `span` where in the answer's text that stands, as [start, stop) characters.
@@ -102,6 +152,21 @@ class Region:
     scores: Float[np.ndarray, " t"] | None = None
     presence: Float[np.ndarray, " t"] | None = None
     quad: Float[np.ndarray, "4 2"] | None = None
+
+    def __repr__(self) -> str:
+        told = [repr(self.phrase)]
+        if self.box is not None:
+            told.append(f"box={tuple(round(float(edge), 1) for edge in self.box)}")
+        if self.score is not None:
+            told.append(f"score={self.score:.3f}")
+        if self.masks is not None:
+            told.append(repr(self.masks))
+        return f"Region({', '.join(told)})"
+
+
+def _sides(size: tuple[int, int]) -> str:
+    """A (height, width) for people, width first."""
+    return f"{size[1]}x{size[0]}"
 
 
 Part = str | Media | Region
@@ -147,8 +212,8 @@ class Message:
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample(_Value):
     """One thing to learn from or to be measured on: a dialogue and the regions that its answers point at.
 
     `id` is unique within its dataset, `source` names the dataset. `regions` stand in the order of the `[SEG]`s in the
@@ -168,8 +233,8 @@ class Sample:
     target: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+@dataclass(frozen=True, slots=True, eq=False)
+class Usage(_Value):
     """What an answer cost: token counts, frames that went through the mask encoder, and wall seconds per stage."""
 
     prompt_tokens: int = 0
@@ -179,8 +244,8 @@ class Usage:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Answer(_Value):
     """What a model said and what it pointed at.
 
     `text` is clean; `raw_text` is what was generated, special tokens and terminator included. `regions` stand in
@@ -196,6 +261,12 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     stop_reason: StopReason = "stop"
     lineage: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        pieces = self.text if len(self.text) <= 80 else self.text[:77] + "..."
+        regions = "".join(f", {region!r}" for region in self.regions[:3])
+        more = f", and {len(self.regions) - 3} regions more" if len(self.regions) > 3 else ""
+        return f"Answer({pieces!r}{regions}{more})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +284,8 @@ class ObjectsFound:
     regions: tuple[Region, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FrameMasks:
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameMasks(_Value):
     """Masks of all objects on one frame, in frame order; `index` is the frame number in the source.
 
     `image` holds the frame's RGB pixels, so that a reader can draw on them without decoding again. `scores` are
