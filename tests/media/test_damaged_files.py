@@ -104,5 +104,3 @@ def test_lost_frames_are_told_with_their_number(make_clip):
 def test_a_clip_whose_rate_varies_is_not_said_to_have_lost_any(make_clip):
     ticks = np.cumsum(np.random.default_rng(0).integers(20, 400, 40)).tolist()
     assert open_media(make_clip(count=40, ticks=ticks)).notes == ()
-
-

@@ -135,9 +135,7 @@ def _open_folder(path: Path, limits: Limits, window: Window | None) -> Media:
     return Media(path, "video", probed.size, len(files), None, window, probed.notes)
 
 
-def _open_encoded(
-    source: Path | bytes, name: str, limits: Limits, *, first: bool, window: Window | None
-) -> Media:
+def _open_encoded(source: Path | bytes, name: str, limits: Limits, *, first: bool, window: Window | None) -> Media:
     with formats.reader(source) as file:
         kind = formats.identify(file.read(formats.HEAD), name)
         limits.check_bytes(name, file.seek(0, io.SEEK_END))

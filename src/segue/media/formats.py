@@ -12,6 +12,11 @@ Readable = io.BufferedReader | io.BytesIO
 IMAGE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIC", "DICOM"})
 CONTAINER_FORMATS = frozenset({"mov", "matroska", "avi"})
 EXPECTED = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC, DICOM, or video as MP4, MOV, MKV, WebM, AVI"
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".dcm"}
+)
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+"""Endings by which a folder's images and videos are known, in lower case; the content decides what a file is."""
 HEAD = 132
 """Bytes at the beginning of a file that tell its format."""
 
@@ -65,6 +70,15 @@ def _of_brands(head: bytes) -> str:
     if head[8:12] in _AVIF_BRANDS | _HEIC_BRANDS:
         return "AVIF" if brands & _AVIF_BRANDS else "HEIC"
     return "mov"
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its content, of a format that is read."""
+    try:
+        with reader(path) as file:
+            return identify(file.read(HEAD), path.name) in IMAGE_FORMATS
+    except (OSError, MediaError):
+        return False
 
 
 def check_complete(file: Readable, container: str, name: str) -> None:

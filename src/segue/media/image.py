@@ -187,6 +187,15 @@ def stored_size(path: Path) -> tuple[int, int]:
         return image.height, image.width
 
 
+def orientation(path: Path) -> int:
+    """How EXIF says that a file's picture is to be turned, 1 (not at all) to 8.
+
+    Raises: MediaError.
+    """
+    with _opened(path, str(path)) as image:
+        return _orientation(image)
+
+
 def _stored(source: Path | bytes, name: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
     with _opened(source, name) as image:
         for index in indices:
@@ -231,9 +240,9 @@ def _extra_opener(kind: str, name: str) -> Callable[[Any], Any]:
     except ImportError as error:
         extra = {"HEIC": "heif", "DICOM": "dicom"}.get(kind)
         how = f"install segue[{extra}]" if extra else "install a newer Pillow"
-        raise MediaError(f"{name} is a {kind} image, for which there is no decoder here; {how}, or save it as PNG") from (
-            error
-        )
+        raise MediaError(
+            f"{name} is a {kind} image, for which there is no decoder here; {how}, or save it as PNG"
+        ) from (error)
     return DicomImage
 
 
