@@ -60,7 +60,9 @@ class Media(_Value):
     `size` is (height, width) in pixels as a viewer would show it, after EXIF orientation or rotation metadata.
     `count` is the number of frames (1 for an image) and is exact; `fps` is the mean frame rate of a video, `None`
     where it is unknown or does not apply. `source` is a path, the encoded bytes of a file, or decoded RGB
-    pixels: `UInt8[h w 3]` for an image, `UInt8[t h w 3]` for a video.
+    pixels: `UInt8[h w 3]` for an image, `UInt8[t h w 3]` for a video. `window` are the values that become black and
+    white in pictures of more than 8 bits. `notes` say for people what is not taken as it stands, such as a picture that
+    was windowed or frames that are lost.
     """
 
     source: Path | bytes | np.ndarray
@@ -68,6 +70,8 @@ class Media(_Value):
     size: tuple[int, int]
     count: int = 1
     fps: float | None = None
+    window: tuple[int | float, int | float] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ FLOORS = (
     ("models", "output"),
     ("media",),
     ("geometry", "weights", "registry", "config"),
-    ("types", "errors", "files", "pickled"),
+    ("types", "errors", "files", "pickled", "reading"),
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -70,7 +70,6 @@ def test_values_are_named_by_labels_and_null_is_passed_over(tmp_path, is_palette
     [
         (values(v1=LEFT, v2=RIGHT), None, DataError, r"values \[0, 1, 2\] where 0 and one other"),
         (values(v1=LEFT, v9=RIGHT), {"1": "cat"}, DataError, "value 9, which labels.json does not name"),
-        (values(), None, DataError, "the mask of 'vessel' is empty"),
         (values(), {"1": "cat"}, DataError, "nothing is marked"),
         (values(v1=LEFT)[:20], None, DataError, "60x20 pixels, its image 60x40"),
         (None, None, DataError, "no mask picture"),
@@ -88,10 +87,10 @@ def test_wrong_pictures_are_told(tmp_path, picture, labels, error, message):
         get(load(tmp_path, "all", phrase="vessel"))
 
 
-def test_an_empty_mask_can_say_that_the_thing_is_not_there(tmp_path):
+def test_a_black_mask_says_that_the_thing_is_not_there(tmp_path):
     layouts.write_image(tmp_path / "images/1.jpg")
     layouts.write_mask(tmp_path / "masks/1.png", values())
-    sample = get(load(tmp_path, "all", phrase="vessel", empty_is_absent=True))
+    sample = get(load(tmp_path, "all", phrase="vessel"))
     assert sample.regions == ()
     assert "[SEG]" not in answers(sample)[0]
 

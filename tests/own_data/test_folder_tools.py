@@ -91,7 +91,7 @@ def test_wrong_cvat_shapes_are_bad_samples(cvat, body, message):
     ("body", "message"),
     [
         (image(POLYGON, size=""), "'height' is missing"),
-        (track("a", [0]), r"speaks of the videos \[\]"),
+        (track("a", [0]) + "<source>a.mp4</source><source>b.mp4</source>", "speaks of 2 videos"),
         ("<image", "XML"),
     ],
 )

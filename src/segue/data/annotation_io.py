@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from segue.errors import ConfigError, DataError, MediaError
 from segue.media import open_media
 from segue.pickled import read_pickled
+from segue.reading import read_text
 from segue.types import Media
 
 Known = TypeVar("Known")
@@ -72,8 +73,7 @@ def read_annotations(path: Path) -> Any:
     try:
         if path.suffix.lower() in _PICKLED:
             return read_pickled(path)
-        with path.open(encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(read_text(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -105,7 +105,7 @@ def formed(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, AttributeError, KeyError, IndexError, ValueError) as error:
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError, ArithmeticError, RecursionError) as error:
         raise DataError(
             f"{where} does not have the form it must have ({type(error).__name__}: {error}); export or copy it again"
         ) from error

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
-from PIL import Image
+from jaxtyping import Bool, Int, Shaped
 from pycocotools import mask as coco
 
-from segue.errors import DataError, MediaError
+from segue.errors import DataError
 from segue.geometry import masks
 from segue.geometry.boxes import from_xywh
+from segue.media.image import stored, stored_size
 from segue.types import MaskTrack, Region
 
 Size = tuple[int, int]
@@ -46,6 +46,12 @@ class OtherSizeError(DataError):
     found: Size | None = None
 
 
+_SMEARED, _CLEAR, _NOISE = 0.3, 0.9, 10
+"""Of a mask saved as JPEG: how far from its two values pixels may lie, the share that does not lie in between, and the
+brightest value that is nothing but the noise of a black picture."""
+_MOST_POINTS = 1_000_000
+_MOST_POLYGONS = 100_000
+"""Corners of one object's polygons and how many they may be: more is no drawing."""
 TOLERANCE = 1.0
 """Pixels by which a polygon may leave its image; annotation tools round outwards. What is beyond is cut off."""
 
@@ -58,7 +64,16 @@ def polygons_mask(polygons: Sequence[Any], size: Size, *, drawn_on: Size | None 
     Raises: DataError, for a polygon of fewer than three points, with an odd count or a coordinate that is no number,
         or that leaves its image; for polygons that cover no pixel; and if the two sizes are of another shape.
     """
+    if math.prod(size) > masks.MAX_PIXELS:
+        raise DataError(
+            f"a mask of {size[1]}x{size[0]} pixels is over the limit of {masks.MAX_PIXELS:,}; state the true size"
+        )
     across, down = _scale(drawn_on or size, size)
+    if len(polygons) > _MOST_POLYGONS or sum(len(one) for one in polygons if isinstance(one, list)) > 2 * _MOST_POINTS:
+        raise DataError(
+            f"an object has {len(polygons):,} polygons or more than {_MOST_POINTS:,} points in them; give a mask picture "
+            "or run lengths instead"
+        )
     outlines = [_outline(polygon, size, across=across, down=down) for polygon in polygons]
     if not outlines:
         raise DataError("an object has no polygon; give at least one, or take the object out")
@@ -117,27 +132,53 @@ def rows_mask(runs: Sequence[int], box: tuple[int, int, int, int], size: Size) -
 def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
     """The values of a mask picture as they are stored: grey levels, or places in the palette.
 
-    Raises: MediaError, if it cannot be read; DataError, if it is of another size than its image or has colours.
+    Grey may be kept as colours, and with transparency: what cannot be seen is 0, and where the grey says nothing the
+    opacity is the mask. JPEG smears values, so of one all that is above half its brightest is one thing.
+
+    Raises: MediaError, if it cannot be read; DataError, if it is of another size than its image, has colours, or is a
+        JPEG of more than two values.
     """
-    try:
-        with Image.open(path) as image:
-            if (image.height, image.width) != size:
-                raise _other_size(
-                    (image.height, image.width),
-                    f"the mask {path.name} is {image.width}x{image.height} pixels, its image {size[1]}x{size[0]}; "
-                    "export it at the image's size",
-                )
-            values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MediaError(f"the mask {path} cannot be read: {error}; save or copy it again") from error
-    if values.ndim == 3 and (values == values[..., :1]).all():
-        values = values[..., 0]
-    if values.ndim != 2 or values.dtype.kind not in "bui":
+    own = stored_size(path)
+    if own != size:
+        raise _other_size(
+            own,
+            f"the mask {path.name} is {own[1]}x{own[0]} pixels, its image {size[1]}x{size[0]}; export it at the image's "
+            "size",
+        )
+    values, is_lossy = stored(path)
+    grey = _grey(values)
+    if grey is None or grey.dtype.kind not in "bui":
         raise DataError(
             f"the mask {path.name} is a colour picture; save it in grey (0 for nothing, another value for each object) "
             "or with a palette"
         )
-    return values.astype(np.int64)
+    return _two_values(grey, path) if is_lossy else grey.astype(np.int64)
+
+
+def _grey(values: np.ndarray) -> Shaped[np.ndarray, "h w"] | None:
+    """The grey of a picture that may be kept in colours, with transparency; None where it has colours."""
+    if values.ndim == 2:
+        return values
+    channels = values.shape[2]
+    colours, opacity = (values[..., :-1], values[..., -1]) if channels in (2, 4) else (values, None)
+    if (colours != colours[..., :1]).any():
+        return None
+    grey = colours[..., 0]
+    if opacity is None:
+        return grey
+    is_plain = bool((grey == grey[0, 0]).all()) and bool((opacity != opacity[0, 0]).any())
+    return np.where(opacity > 0, opacity if is_plain else grey, 0)
+
+
+def _two_values(grey: Shaped[np.ndarray, "h w"], path: Path) -> Int[np.ndarray, "h w"]:
+    """A mask that JPEG has smeared, as 0 and 255."""
+    most = int(grey.max())
+    near = (grey < most * _SMEARED) | (grey > most * (1 - _SMEARED))
+    if most and near.mean() < _CLEAR:
+        raise DataError(
+            f"the mask {path.name} is a JPEG with more than two values, which that format smears; save it as PNG"
+        )
+    return np.where(grey.astype(np.int64) * 2 > most, 255, 0) if most > _NOISE else np.zeros(grey.shape, np.int64)
 
 
 def united(counts: Iterable[str], size: Size) -> str:
@@ -190,7 +231,7 @@ def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[fl
     """A polygon in pixels of the medium, checked."""
     if not isinstance(polygon, list) or any(isinstance(number, list | tuple) for number in polygon):
         raise DataError(f"a polygon is {str(polygon)[:60]}; expected a flat list x0, y0, x1, y1, ...")
-    if not all(isinstance(number, int | float) and math.isfinite(number) for number in polygon):
+    if not all(_is_number(number) for number in polygon):
         raise BadCoordinateError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
     if len(polygon) < 6 or len(polygon) % 2:
         raise TooFewPointsError(
@@ -206,6 +247,13 @@ def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[fl
         )
     clipped: list[float] = np.clip(points, 0, limit).ravel().tolist()
     return clipped
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number; of whole ones, no larger than pixels are counted."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53
 
 
 def _other_size(found: Size, text: str) -> OtherSizeError:

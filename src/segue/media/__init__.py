@@ -6,6 +6,7 @@ RGB, 8 bits, as a viewer shows them: EXIF orientation and rotation metadata are 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,22 +15,34 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from segue.errors import ConfigError, MediaError
-from segue.media import folder, formats, image
+from segue.media import deep, folder, formats, image
 from segue.media.ahead import read_ahead
+from segue.media.deep import Window
 from segue.media.limits import DEFAULT_LIMITS, Limits
-from segue.types import Frames, Media
+from segue.types import Frames, Media, MediaKind
 
 __all__ = ["DEFAULT_LIMITS", "Limits", "iter_frames", "open_media", "read_ahead", "read_frames", "read_image"]
 
 Shot = tuple[int, float, UInt8[np.ndarray, "h w 3"]]
 
 
-def open_media(source: str | Path | bytes | Image.Image | np.ndarray, limits: Limits = DEFAULT_LIMITS) -> Media:
+def open_media(
+    source: str | Path | bytes | Image.Image | np.ndarray,
+    limits: Limits = DEFAULT_LIMITS,
+    *,
+    first: bool = False,
+    window: Window | None = None,
+) -> Media:
     """Find out what an image or video is, without decoding it.
 
     Takes the path of an image, of a video or of a folder of numbered pictures (a video); the encoded bytes of an
     image or video; a Pillow image; or RGB pixels, `UInt8[h w 3]` for an image and `UInt8[t h w 3]` for a video. What
     a file is decides its content, not its name. A Pillow image is decoded here; arrays are kept, not copied.
+
+    An animated GIF, WebP, PNG or AVIF, and a TIFF with pages of one size, is a video; with `first` it is an image of its
+    first picture, which the medium's `notes` say. Pictures of more than 8 bits are brought to 8 by a `window`, which
+    becomes black and white: the one given, or the range of values that is used, for which they are decoded here. One that
+    uses half of its 16 bits or more is shown as it is.
 
     Raises: MediaError, if there is nothing there, or nothing that can be read; LimitError, if it is too large.
     """
@@ -37,14 +50,14 @@ def open_media(source: str | Path | bytes | Image.Image | np.ndarray, limits: Li
         return _open_array(source, limits)
     if isinstance(source, Image.Image):
         limits.check_size("the Pillow image", (source.height, source.width))
-        return _open_array(image.rgb(source, "the Pillow image"), limits)
+        return _open_array(image.rgb(source, "the Pillow image", window=window), limits)
     if isinstance(source, bytes):
-        return _open_encoded(source, "<bytes>", len(source), limits)
+        return _open_encoded(source, "<bytes>", limits, first=first, window=window)
     path = Path(source)
     try:
         if path.is_dir():
-            return _open_folder(path, limits)
-        return _open_encoded(path, str(path), path.stat().st_size, limits)
+            return _open_folder(path, limits, window)
+        return _open_encoded(path, str(path), limits, first=first, window=window)
     except FileNotFoundError as error:
         raise MediaError(f"{path}: no such file or folder") from error
     except OSError as error:
@@ -54,7 +67,7 @@ def open_media(source: str | Path | bytes | Image.Image | np.ndarray, limits: Li
 def read_image(media: Media) -> UInt8[np.ndarray, "h w 3"]:
     """The RGB pixels of an image.
 
-    Transparency is dropped, 16-bit grey is scaled, ICC profiles are not applied; an animation gives its first frame.
+    Transparency is dropped, more than 8 bits are windowed, ICC profiles are not applied.
 
     Raises: MediaError, if it cannot be decoded or is a video.
     """
@@ -110,23 +123,30 @@ def _open_array(pixels: np.ndarray, limits: Limits) -> Media:
     return Media(pixels, "video", (height, width), times[0])
 
 
-def _open_folder(path: Path, limits: Limits) -> Media:
+def _open_folder(path: Path, limits: Limits, window: Window | None) -> Media:
     files = folder.frame_files(path)
     limits.check_frames(str(path), len(files))
     limits.check_bytes(str(path), sum(file.stat().st_size for file in files))
-    return Media(path, "video", image.probe(files[0], str(files[0]), limits), len(files))
+    probed = image.probe(files[0], str(files[0]), limits, first=True, window=window)
+    if window is None and probed.window is not None:
+        several = (image.probe(file, str(file), limits, first=True).window for file in files)
+        if (window := deep.joined(several)) is not None:
+            return Media(path, "video", probed.size, len(files), None, window, (deep.told(window),))
+    return Media(path, "video", probed.size, len(files), None, window, probed.notes)
 
 
-def _open_encoded(source: Path | bytes, name: str, length: int, limits: Limits) -> Media:
-    limits.check_bytes(name, length)
+def _open_encoded(source: Path | bytes, name: str, limits: Limits, *, first: bool, window: Window | None) -> Media:
     with formats.reader(source) as file:
-        kind = formats.identify(file.read(16), name)
+        kind = formats.identify(file.read(formats.HEAD), name)
+        limits.check_bytes(name, file.seek(0, io.SEEK_END))
     if kind in formats.IMAGE_FORMATS:
-        return Media(source, "image", image.probe(source, name, limits))
+        probed = image.probe(source, name, limits, first=first, window=window)
+        what: MediaKind = "image" if probed.count == 1 else "video"
+        return Media(source, what, probed.size, probed.count, probed.fps, probed.window, probed.notes)
     from segue.media import video
 
-    size, count, rate = video.probe(source, name, limits)
-    return Media(source, "video", size, count, rate)
+    size, count, rate, notes = video.probe(source, name, limits)
+    return Media(source, "video", size, count, rate, None, notes)
 
 
 def _shots(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
@@ -146,17 +166,27 @@ def _shots(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
 
 def _decoded(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
     source, name = media.source, str(media.source) if isinstance(media.source, Path) else media.name
-    clock = 0.0 if media.kind == "image" else float("nan")
     if isinstance(source, np.ndarray):
-        frames = source[None] if media.kind == "image" else source
+        frames, clock = (source[None], 0.0) if media.kind == "image" else (source, float("nan"))
         return ((index, clock, frames[index].copy()) for index in indices)
-    if media.kind == "image":
-        return ((index, clock, image.decode(source, name, media.size)) for index in indices)
     if isinstance(source, Path) and source.is_dir():
         files = folder.frame_files(source)
         if len(files) != media.count:
             raise MediaError(f"{name} had {media.count} frames when it was opened and has {len(files)} now")
-        return ((index, clock, image.decode(files[index], str(files[index]), media.size)) for index in indices)
+        return (_frame_of(files[index], index, media) for index in indices)
+    if media.kind == "image" or _is_pictures(source, name):
+        return image.decode(source, name, media.size, indices=indices, window=media.window)
     from segue.media import video
 
     return video.decode(source, name, indices=indices, count=media.count)
+
+
+def _frame_of(file: Path, index: int, media: Media) -> Shot:
+    """A frame of a folder, which has no clock."""
+    _, _, pixels = next(image.decode(file, str(file), media.size, window=media.window))
+    return index, float("nan"), pixels
+
+
+def _is_pictures(source: Path | bytes, name: str) -> bool:
+    with formats.reader(source) as file:
+        return formats.identify(file.read(formats.HEAD), name) in formats.IMAGE_FORMATS

@@ -6,9 +6,16 @@ import re
 from pathlib import Path
 
 from segue.errors import MediaError
+from segue.media.formats import IMAGE_SUFFIXES
 
-_PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+_HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
+
 _NUMBERED = re.compile(r"(.*?)(\d+)")
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that systems and tools leave behind, such as `._x.json` or `.ipynb_checkpoints`."""
+    return name.startswith(".") or name.lower() in _HIDDEN
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -20,12 +27,12 @@ def frame_files(folder: Path) -> list[Path]:
     Raises: MediaError, if there is no picture, if a name has no number or another prefix, or if a number comes twice.
     """
     try:
-        files = [path for path in folder.iterdir() if path.suffix.lower() in _PICTURE_SUFFIXES and path.is_file()]
+        files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     except OSError as error:
         raise MediaError(f"cannot read the folder {folder}: {error.strerror}") from error
     numbered: dict[int, Path] = {}
     prefixes: dict[str, Path] = {}
-    for path in sorted(file for file in files if not file.name.startswith(".")):
+    for path in sorted(file for file in files if not is_hidden(file.name)):
         if not (match := _NUMBERED.fullmatch(path.stem)):
             raise MediaError(f"{path} is no frame of a video: its name does not end in a number such as 00000.jpg")
         prefixes.setdefault(match[1], path)

@@ -6,11 +6,19 @@ import io
 from pathlib import Path
 
 from segue.errors import MediaError
+from segue.reading import open_regular
 
 Readable = io.BufferedReader | io.BytesIO
-IMAGE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF"})
+IMAGE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIC", "DICOM"})
 CONTAINER_FORMATS = frozenset({"mov", "matroska", "avi"})
-EXPECTED = "JPEG, PNG, WebP, BMP, TIFF, GIF, or video as MP4, MOV, MKV, WebM, AVI"
+EXPECTED = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, HEIC, DICOM, or video as MP4, MOV, MKV, WebM, AVI"
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".heif", ".dcm"}
+)
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"})
+"""Endings by which a folder's images and videos are known, in lower case; the content decides what a file is."""
+HEAD = 132
+"""Bytes at the beginning of a file that tell its format."""
 
 _PREFIXES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -26,16 +34,17 @@ _PREFIXES = (
 )
 _RIFF_FORMATS = {b"WEBP": "WEBP", b"AVI ": "avi"}
 _MOV_FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
-_PHOTO_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"})
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
 
 def reader(source: Path | bytes) -> Readable:
     """The bytes of a file or of encoded data, open for reading. The caller closes it."""
-    return io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    return io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)
 
 
 def identify(head: bytes, name: str) -> str:
-    """The format that a file's first bytes (16 are enough) announce, whatever its name says.
+    """The format that a file's first bytes (`HEAD` of them) announce, whatever its name says.
 
     One of `IMAGE_FORMATS` or `CONTAINER_FORMATS`. Only these are ever opened, so that no exotic decoder and no
     playlist that points elsewhere can be reached.
@@ -46,13 +55,30 @@ def identify(head: bytes, name: str) -> str:
     if found is None and head[:4] == b"RIFF":
         found = _RIFF_FORMATS.get(head[8:12])
     if found is None and head[4:8] in _MOV_FIRST_BOXES:
-        if head[4:8] == b"ftyp" and head[8:12] in _PHOTO_BRANDS:
-            raise MediaError(f"{name} is a HEIC or AVIF photo, which is not supported; save it as JPEG or PNG")
-        found = "mov"
+        found = "mov" if head[4:8] != b"ftyp" else _of_brands(head)
+    if found is None and head[128:132] == b"DICM":
+        found = "DICOM"
     if found is None:
         begins = f"begins with {head[:12]!r}" if head else "is empty"
         raise MediaError(f"{name} {begins}, so it is no image or video of a supported format; expected {EXPECTED}")
     return found
+
+
+def _of_brands(head: bytes) -> str:
+    """Video or a kind of photo, by the brands that the first box lists."""
+    brands = {head[place : place + 4] for place in range(8, min(len(head), int.from_bytes(head[:4])), 4)}
+    if head[8:12] in _AVIF_BRANDS | _HEIC_BRANDS:
+        return "AVIF" if brands & _AVIF_BRANDS else "HEIC"
+    return "mov"
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture by its content, of a format that is read."""
+    try:
+        with reader(path) as file:
+            return identify(file.read(HEAD), path.name) in IMAGE_FORMATS
+    except (OSError, MediaError):
+        return False
 
 
 def check_complete(file: Readable, container: str, name: str) -> None:

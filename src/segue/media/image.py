@@ -1,11 +1,13 @@
-"""Still images: from a file's header to RGB pixels as a viewer shows them."""
+"""Still images and animations: from a file's header to RGB pixels as a viewer shows them."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,11 +20,13 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segue.errors import MediaError
-from segue.media import formats
-from segue.media.limits import Limits
+from segue.media import checksums, deep, formats
+from segue.media.deep import Window
+from segue.media.limits import DEFAULT_LIMITS, Limits
 
-# Opened by class and not by `Image.open`, which warns about large images before their size can be asked.
-_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
+# Opened by class and not by `Image.open`, which warns about large images before their size can be asked, and knows
+# formats that start other programs.
+_OPENERS: dict[str, Callable[[Any], ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
     "WEBP": WebPImageFile,
@@ -30,6 +34,7 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImageFile,
     "GIF": GifImageFile,
 }
+_MOVING = frozenset({"GIF", "WEBP", "PNG", "TIFF", "AVIF"})
 # What Pillow raises on damaged files, found by feeding it such files.
 _DAMAGE = (
     OSError,
@@ -39,6 +44,10 @@ _DAMAGE = (
     IndexError,
     KeyError,
     TypeError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -53,66 +62,231 @@ _UPRIGHT = {
 }
 
 
-def probe(source: Path | bytes, name: str, limits: Limits) -> tuple[int, int]:
-    """(height, width) of an encoded image after EXIF orientation, from its header alone.
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What an encoded image is: (height, width) as shown, how many pictures it holds, at what rate, and how deep ones
+    are brought to 8 bits. `notes` say for people what is not taken as it stands.
+    """
+
+    size: tuple[int, int]
+    count: int = 1
+    fps: float | None = None
+    window: Window | None = None
+    notes: tuple[str, ...] = ()
+
+
+def probe(
+    source: Path | bytes, name: str, limits: Limits, *, first: bool = False, window: Window | None = None
+) -> Probed:
+    """What an encoded image is, from its header; only pictures of more than 8 bits are decoded, to find their range.
+
+    Animations, and pages of one size, are as many pictures as they have; with `first` they are the first alone.
 
     Raises: MediaError, LimitError.
     """
     with _opened(source, name) as image:
         size = _shown_size(image)
-    limits.check_size(name, size)
-    return size
-
-
-def decode(source: Path | bytes, name: str, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """The RGB pixels of an encoded image; of an animation or a file with several pages, the first.
-
-    Raises: MediaError, also if the header states another (height, width) than `size`; then nothing is decoded.
-    """
+        limits.check_size(name, size)
+        count, notes = _pictures(image, name, is_first=first)
+        limits.check_frames(name, count)
+        milliseconds = image.info.get("duration") if count > 1 else None
+    fps = 1000 / milliseconds if isinstance(milliseconds, int | float) and milliseconds > 0 else None
     with _opened(source, name) as image:
-        height, width = _shown_size(image)
-        if (height, width) != size:
-            raise MediaError(
-                f"{name} is {width}x{height} where {size[1]}x{size[0]} was expected; all frames of a video must have "
-                "one size, and a file must not change while it is read"
-            )
-        return rgb(image, name)
+        is_deep = deep.is_deep(image)
+    if not is_deep:
+        unused = ("the window is not used, for it has 8 bits",) if window else ()
+        return Probed(size, count, fps, notes=notes + unused)
+    found = window or deep.joined(deep.window(values) for values in _stored(source, name, range(count)))
+    return Probed(size, count, fps, found, (*notes, deep.told(found)) if found else notes)
 
 
-def rgb(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
+def decode(
+    source: Path | bytes,
+    name: str,
+    size: tuple[int, int],
+    *,
+    indices: Sequence[int] = (0,),
+    window: Window | None = None,
+) -> Iterator[tuple[int, float, UInt8[np.ndarray, "h w 3"]]]:
+    """The pictures of these ascending numbers: number, seconds since the first (NaN without a clock), RGB pixels.
+
+    `window` is what `probe` found.
+
+    Raises: MediaError, also if a header states another (height, width) than `size`; then nothing is decoded.
+    """
+    checksums.check(source, name)
+    with _opened(source, name) as image:
+        has_clock = image.format not in ("TIFF", "DICOM") or getattr(image, "n_frames", 1) == 1
+        seconds = 0.0 if has_clock else float("nan")
+        for index in range(indices[-1] + 1 if indices else 0):
+            _go_to(image, index, name)
+            height, width = _shown_size(image)
+            if (height, width) != size:
+                raise MediaError(
+                    f"{name} is {width}x{height} where {size[1]}x{size[0]} was expected; all frames of a video must "
+                    "have one size, and a file must not change while it is read"
+                )
+            if index in indices:
+                yield index, seconds, rgb(image, name, source=source, window=window)
+            elif image.format == "WEBP":
+                _loaded(image, name)  # only then does it know its duration
+            milliseconds = image.info.get("duration")
+            is_timed = isinstance(milliseconds, int | float) and milliseconds >= 0
+            seconds = seconds + milliseconds / 1000 if is_timed else float("nan")
+
+
+def rgb(
+    image: Image.Image, name: str, *, source: Path | bytes | None = None, window: Window | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """RGB pixels of a Pillow image of any mode, with EXIF orientation applied.
 
     Transparency is dropped, not blended, and ICC profiles are not applied, as in the code the models were trained
-    with. 16-bit grey is scaled to 8 bits, not clipped.
+    with. More than 8 bits are brought to 8 by `window`, without one by the whole range of 16 bits. `source` is the file
+    that the image was opened from; without it Pillow's own 8 bits of a deep colour picture are taken.
 
-    Raises: MediaError, if the pixels cannot be decoded or have no defined white (floating point, 32-bit integers).
+    Raises: MediaError, if the pixels cannot be decoded.
     """
     turn = _UPRIGHT.get(_orientation(image))
+    is_deep = deep.is_grey(image) or (source is not None and deep.is_deep(image))  # of a loaded one it cannot be told
     try:
         image.load()
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = Image.fromarray(_eight_bits(np.asarray(image), name))
+        if is_deep:
+            image = Image.fromarray(deep.to_eight_bits(deep.values(image, source, name), window, name))
         # Pillow warns when it drops the transparency of a palette; dropping it is what we want.
+        image = image.copy()
         image.info.pop("transparency", None)
         image = image.convert("RGB")
     except _DAMAGE as error:
-        raise MediaError(f"{name} is damaged or incomplete: {error}; save or copy it again") from error
+        raise _damaged(name, error) from error
     return np.array(image if turn is None else image.transpose(turn))
 
 
+def stored(path: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[np.ndarray, bool]:
+    """The values of the first picture of a file as they are stored, and whether its format loses some (JPEG).
+
+    Grey levels or places in the palette, `[h w]`; `[h w c]` where it has colours or transparency. Not turned upright.
+
+    Raises: MediaError, if it cannot be read; LimitError.
+    """
+    checksums.check(path, str(path))
+    with _opened(path, str(path)) as image:
+        limits.check_size(str(path), (image.height, image.width))
+        try:
+            image.load()
+            return np.asarray(image), image.format == "JPEG"
+        except _DAMAGE as error:
+            raise _damaged(str(path), error) from error
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as its file holds it, before EXIF orientation.
+
+    Raises: MediaError.
+    """
+    with _opened(path, str(path)) as image:
+        return image.height, image.width
+
+
+def orientation(path: Path) -> int:
+    """How EXIF says that a file's picture is to be turned, 1 (not at all) to 8.
+
+    Raises: MediaError.
+    """
+    with _opened(path, str(path)) as image:
+        return _orientation(image)
+
+
+def _stored(source: Path | bytes, name: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    with _opened(source, name) as image:
+        for index in indices:
+            _go_to(image, index, name)
+            _loaded(image, name)
+            yield deep.values(image, source, name)
+
+
 @contextmanager
-def _opened(source: Path | bytes, name: str) -> Iterator[ImageFile.ImageFile]:
+def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """The image with its header read and its pixels not."""
     with formats.reader(source) as file:
-        kind = formats.identify(file.read(16), name)
-        if kind not in _OPENERS:
+        kind = formats.identify(file.read(formats.HEAD), name)
+        if kind not in formats.IMAGE_FORMATS:
             raise MediaError(f"{name} is a video ({kind}) where an image was expected")
         file.seek(0)
+        opener = _OPENERS.get(kind) or _extra_opener(kind, name)
         try:
-            image = _OPENERS[kind](file)
+            image = opener(file)
         except _DAMAGE as error:
             raise MediaError(f"{name} is a damaged {kind} image: {error}; save or copy it again") from error
         yield image
+
+
+def _extra_opener(kind: str, name: str) -> Callable[[Any], Any]:
+    """What opens a format for which not every installation has a decoder.
+
+    Raises: MediaError, naming what to install.
+    """
+    try:
+        if kind == "AVIF":
+            from PIL import AvifImagePlugin
+
+            if not AvifImagePlugin.SUPPORTED:
+                raise ImportError("Pillow was built without it")
+            return AvifImagePlugin.AvifImageFile
+        if kind == "HEIC":
+            from pillow_heif import HeifImageFile
+
+            return HeifImageFile
+        from segue.media.dicom import DicomImage
+    except ImportError as error:
+        extra = {"HEIC": "heif", "DICOM": "dicom"}.get(kind)
+        how = f"install segue[{extra}]" if extra else "install a newer Pillow"
+        raise MediaError(
+            f"{name} is a {kind} image, for which there is no decoder here; {how}, or save it as PNG"
+        ) from (error)
+    return DicomImage
+
+
+def _pictures(image: Image.Image, name: str, *, is_first: bool) -> tuple[int, tuple[str, ...]]:
+    """How many pictures are taken of a file, and what is to be said of it."""
+    if image.format not in _MOVING and image.format != "DICOM":
+        return 1, ()
+    try:
+        count = max(1, int(getattr(image, "n_frames", 1)))
+        what = "pages" if image.format == "TIFF" else "frames"
+        if count > 1 and image.format == "TIFF" and len({_page_size(image, page) for page in range(count)}) > 1:
+            return 1, (f"the first of {count} pages, which differ in size",)
+        image.seek(0)
+        if image.format == "WEBP" and count > 1 and not is_first:
+            image.load()
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
+    if is_first and count > 1:
+        return 1, (f"the first of {count} {what}",)
+    return count, ()
+
+
+def _page_size(image: Image.Image, page: int) -> tuple[int, int]:
+    image.seek(page)
+    return image.size
+
+
+def _go_to(image: Image.Image, index: int, name: str) -> None:
+    try:
+        if index or image.tell():
+            image.seek(index)
+    except _DAMAGE as error:
+        raise MediaError(f"{name} breaks off after {index} frames: {error}; save or copy it again") from error
+
+
+def _loaded(image: Image.Image, name: str) -> None:
+    try:
+        image.load()
+    except _DAMAGE as error:
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: BaseException) -> MediaError:
+    return MediaError(f"{name} is damaged or incomplete: {error}; save or copy it again")
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
@@ -125,12 +299,7 @@ def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1
     try:
-        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+        stated = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except _DAMAGE:
         return 1  # Unreadable EXIF does not make the pixels unreadable; viewers ignore it too.
-
-
-def _eight_bits(pixels: np.ndarray, name: str) -> UInt8[np.ndarray, "h w"]:
-    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
-        raise MediaError(f"{name} has {pixels.dtype} pixels without a defined white; save it with 8 or 16 bits")
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return int(stated) if isinstance(stated, int) and 1 <= stated <= 8 else 1

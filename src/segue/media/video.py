@@ -7,6 +7,7 @@ count, and neither do those that an edit list hides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,14 @@ from segue.media.limits import Limits
 
 NEAR = 16
 """Frames that are rather decoded than jumped over: a jump costs about as much."""
+_ENOUGH = 4
+"""Frames from which on a rate can be told."""
+_UNEVEN = 0.3
+"""Share of the usual step by which steps of a clip of even rate differ; clocks of milliseconds round."""
+_FEW_GAPS = 0.1
+"""Largest share of steps that are gaps; with more, the rate varies."""
+_SLACK = 2
+"""Frames by which a stated length may exceed what is there: the last one lasts, and lengths are rounded."""
 _THREADS = 4
 """More bring little, and each holds a frame or two."""
 
@@ -47,8 +56,11 @@ class _Timetable:
     is_reliable: bool
 
 
-def probe(source: Path | bytes, name: str, limits: Limits) -> tuple[tuple[int, int], int, float | None]:
-    """(height, width) after rotation, the exact number of frames, and the mean frames per second or None.
+def probe(
+    source: Path | bytes, name: str, limits: Limits
+) -> tuple[tuple[int, int], int, float | None, tuple[str, ...]]:
+    """(height, width) after rotation, the exact number of frames, the mean frames per second or None, and notes for
+    people: that frames seem lost.
 
     All packets are read, because containers lie about their number or do not know it. One frame is decoded, because
     only a decoded frame tells how it is rotated.
@@ -64,7 +76,7 @@ def probe(source: Path | bytes, name: str, limits: Limits) -> tuple[tuple[int, i
             raise MediaError(f"{name} has no frame that can be decoded; copy or encode it again")
         height, width = _upright(np.empty((first[0].height, first[0].width, 0)), first[0]).shape[:2]
         limits.check_size(name, (height, width))
-        return (height, width), len(timetable.ticks), _mean_rate(stream, timetable)
+        return (height, width), len(timetable.ticks), _mean_rate(stream, timetable), _losses(stream, timetable)
 
 
 def decode(
@@ -173,7 +185,7 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFr
 def _opened(source: Path | bytes, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """A container known to be complete, and its first stream of moving pictures."""
     with formats.reader(source) as file:
-        kind = formats.identify(file.read(16), name)
+        kind = formats.identify(file.read(formats.HEAD), name)
         if kind not in formats.CONTAINER_FORMATS:
             raise MediaError(f"{name} is an image ({kind}) where a video was expected")
         formats.check_complete(file, kind, name)
@@ -261,6 +273,35 @@ def _mean_rate(stream: VideoStream, timetable: _Timetable) -> float | None:
     if timetable.is_reliable and len(ticks) > 1 and stream.time_base:
         return float((len(ticks) - 1) / (int(ticks[-1] - ticks[0]) * stream.time_base))
     return float(stream.average_rate) if stream.average_rate else None
+
+
+def _losses(stream: VideoStream, timetable: _Timetable) -> tuple[str, ...]:
+    """That frames seem lost, where a clip of even rate has gaps, or ends long before the length that it states."""
+    ticks, unit = timetable.ticks, stream.time_base
+    if not timetable.is_reliable or len(ticks) < _ENOUGH or not unit:
+        return ()
+    steps = np.diff(ticks)
+    usual = float(np.median(steps))
+    is_even = np.abs(steps - usual) <= max(_UNEVEN * usual, 1)
+    if np.count_nonzero(~is_even) > _FEW_GAPS * len(steps):
+        return ()  # its rate varies, so gaps are how it was made
+    missing = int((np.rint(steps[~is_even] / usual) - 1).clip(min=0).sum())
+    stated = _stated_ticks(stream)
+    if stated is not None:
+        missing += max(0, round((stated - (ticks[-1] - ticks[0])) / usual) - _SLACK)
+    if not missing:
+        return ()
+    return (f"about {missing} frames seem lost: it has {len(ticks)}, and its clock has gaps; it may be damaged",)
+
+
+def _stated_ticks(stream: VideoStream) -> float | None:
+    """How long the stream says it is, in its ticks."""
+    if stream.duration:
+        return float(stream.duration)
+    found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if found is None or not stream.time_base:
+        return None
+    return (int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])) / float(stream.time_base)
 
 
 def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:

@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.annotation_io import formed, found, open_sized, read_annotations
+from segue.data.annotation_io import formed, open_sized, read_annotations
 from segue.data.base import SEGMENT, Rows, checked, rng_for, within
 from segue.data.dialogue import Asked, ask, segmentation
 from segue.data.prompts import SEGMENT_PROMPTS
 from segue.errors import ConfigError, DataError, SegueError
+from segue.media import open_media
+from segue.media.folder import is_hidden
+from segue.own_data.finding import locate, split_words
 from segue.own_data.formats import coco, cvat, finetune, label_studio, pictures
 from segue.own_data.formats.entries import (
     SPLITS,
@@ -36,6 +39,7 @@ from segue.own_data.formats.entries import (
     Things,
     UnmarkedError,
     split_named,
+    split_of_folder,
 )
 from segue.types import Media, Message, Sample
 
@@ -48,6 +52,16 @@ LOOKED_FOR = (
 )
 _FORMS = (finetune, coco, label_studio)
 _NO_ANNOTATIONS = ("labels.json", "splits.json")
+_NO_GROUPS = ("images", "videos", "data", "..", "/")
+_UPLOADS = ("data/upload/", "upload/", "/data/upload/")
+_BESIDE = ("captions", "person", "stuff", "panoptic", "image")
+"""How files begin that COCO publishes beside its `instances_*`."""
+
+
+MORE_GROUPS = (
+    "lay out train/, val/ and test/, or say what belongs together by a pattern for names: --group '([^/]+)$' takes each "
+    "file by itself, --group '^([^_]+)' all that begin alike up to a _"
+)
 
 
 class NotRecognisedError(DataError):
@@ -59,6 +73,7 @@ class Row:
     """One medium with its annotation, how to read that, and where the medium may lie.
 
     `is_grouped` says that the annotation or the caller told the group; else it was taken from where the medium lies.
+    `empty_is_absent` says that an empty mask tells the thing is not there, as in mask pictures.
     """
 
     entry: Entry
@@ -66,6 +81,7 @@ class Row:
     objects: Objects
     folders: tuple[Path, ...]
     is_grouped: bool
+    empty_is_absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +109,8 @@ def load(
     medium lies in, or the medium itself.
 
     `phrase` names what mask pictures show, where they do not say it. `frames` is how many annotated frames of a video
-    are drawn, one at least with something to be seen; None takes all. An empty mask is an error, unless
-    `empty_is_absent` says that it tells the thing is not there.
+    are drawn, one at least with something to be seen; None takes all. An all-black mask picture tells that the thing is not
+    there; other empty masks are an error, unless `empty_is_absent` says that they tell it too.
 
     Raises: ConfigError, DataError.
     """
@@ -134,18 +150,35 @@ def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -
     if not root.is_dir():
         raise DataError(f"{root} is no folder; give the folder that holds your images and masks")
     sources = _sources(root, phrase)
+    said = _by_folders([entry for source in sources for entry in source.entries])
     rows = tuple(
         Row(
-            _grouped(entry, group),
+            _grouped(said.get(id(entry), entry), group),
             source.things,
             source.objects,
             source.folders,
             bool(entry.group or group is not None),
+            source.things is pictures.things,
         )
         for source in sources
         for entry in source.entries
     )
     return Survey(rows, tuple(remark for source in sources for remark in source.remarks))
+
+
+def _by_folders(entries: Sequence[Entry]) -> dict[int, Entry]:
+    """Entries whose split a folder in their path tells, by identity, where folders of two splits are there.
+
+    Only then are these folders what splits are called by; one folder named `test` may be anything.
+    """
+    if any(entry.split for entry in entries):
+        return {}
+    told = {
+        id(entry): replace(entry, split=split)
+        for entry in entries
+        if (split := next(filter(None, map(split_of_folder, split_words(entry.names[0]))), ""))
+    }
+    return told if len({entry.split for entry in told.values()}) > 1 else {}
 
 
 def splits(rows: Sequence[Row]) -> list[str]:
@@ -179,8 +212,8 @@ def _sources(root: Path, phrase: str | None) -> list[Source]:
             raise DataError(
                 f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
             )
-        return [_in_split(_only(sources, parts[name]), name) for name, sources in has_own.items()]
-    sources = list(_recognised(root, phrase))
+        return [_in_split(_only(_main(sources), parts[name]), name) for name, sources in has_own.items()]
+    sources = _main(list(_recognised(root, phrase)))
     by_split = {_split_of(source.path): source for source in sources}
     if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
         return [_in_split(source, name) for name, source in by_split.items()]
@@ -188,33 +221,75 @@ def _sources(root: Path, phrase: str | None) -> list[Source]:
 
 
 def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
-    """Every annotation file of a known form; where there is none, mask pictures, which some forms refer to."""
-    is_told = False
+    """Every annotation file of a known form; where there is none, mask pictures, which some forms refer to.
+
+    A file that cannot be read is passed over where another one tells what the data are.
+    """
+    faults: list[tuple[Path, DataError]] = []
+    sources = [*_of_json(base, faults), *_of_cvat(base, faults)]
+    for path, fault in faults:
+        if not sources:
+            raise fault
+        sources[0] = replace(sources[0], remarks=(*sources[0].remarks, Remark("passed_over", path.name, str(fault))))
+    yield from sources
+    if not sources and pictures.recognises(base):
+        remarks = []
+        listed = tuple(pictures.entries(base, phrase, remarks))
+        places = (base / "images", base / "videos")
+        yield Source(base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))
+
+
+def _annotation_files(base: Path, suffix: str) -> list[Path]:
+    found = (path for place in (base, base / "annotations") for path in place.glob(f"*{suffix}"))
+    return sorted(path for path in found if not is_hidden(path.name))
+
+
+def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
     folders = [base, *(base / name for name in ("images", "videos", "data"))]
-    for path in sorted([*base.glob("*.json"), *base.glob("annotations/*.json")]):
-        content = None if path.name in _NO_ANNOTATIONS else read_annotations(path)
+    for path in _annotation_files(base, ".json"):
+        if path.name in _NO_ANNOTATIONS:
+            continue
+        try:
+            content = read_annotations(path)
+        except DataError as fault:
+            faults.append((path, fault))
+            continue
         form = next((form for form in _FORMS if form.recognises(content)), None)
         if form is not None:
-            is_told = True
             remarks: list[Remark] = []
             with formed(path.name):
                 entries = tuple(form.entries(content, path, remarks))
             split = _split_of(path)
             near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
-            places = (*folders, *near, path.parent)
-            yield Source(path, entries, form.things, form.objects, places, tuple(remarks))
-    for path in sorted([*base.glob("*.xml"), *base.glob("annotations/*.xml")]):
-        tree = cvat.read(path)
+            # a picture of the same name may lie in each split's folder, so its own comes first
+            yield Source(path, entries, form.things, form.objects, (*near, *folders, path.parent), tuple(remarks))
+
+
+def _of_cvat(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
+    folders = (base, *(base / name for name in ("images", "videos", "data")))
+    for path in _annotation_files(base, ".xml"):
+        try:
+            tree = cvat.read(path)
+        except DataError as fault:
+            faults.append((path, fault))
+            continue
         if tree is not None:
-            is_told = True
-            remarks = []
+            remarks: list[Remark] = []
             listed = tuple(cvat.entries(tree, path, remarks))
             yield Source(path, listed, cvat.things, cvat.objects, (*folders, path.parent), tuple(remarks))
-    if not is_told and pictures.recognises(base):
-        remarks = []
-        listed = tuple(pictures.entries(base, phrase, remarks))
-        places = (base / "images", base / "videos")
-        yield Source(base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))
+
+
+def _main(sources: list[Source]) -> list[Source]:
+    """The sources, without what COCO publishes beside its `instances_*`, of which remarks tell."""
+    kept = [source for source in sources if source.path.stem.startswith("instances")]
+    beside = [source for source in sources if source.path.stem.startswith(_BESIDE)]
+    if not kept or not beside:
+        return sources
+    told = tuple(
+        Remark("passed_over", source.path.name, "it lies beside the instances, which count") for source in beside
+    )
+    others = [source for source in sources if source not in beside]
+    return [replace(others[0], remarks=(*others[0].remarks, *told)), *others[1:]]
 
 
 def _only(sources: list[Source], base: Path) -> Source:
@@ -248,10 +323,11 @@ def _in_split(source: Source, split: str) -> Source:
 def _grouped(entry: Entry, pattern: str | None) -> Entry:
     if entry.group:
         return entry
-    name = PurePosixPath(entry.names[0])
+    name = PurePosixPath(entry.names[0].replace("\\", "/"))
     if pattern is None:
-        parents = [part for part in name.parts[:-1] if part not in ("images", "videos", "data")]
-        return replace(entry, group="/".join(parents) or _id(entry))
+        parents = [part for part in name.parts[:-1] if part not in _NO_GROUPS and not split_of_folder(part)]
+        is_upload = entry.names[0].startswith(_UPLOADS)  # a folder a project, which is nobody's patient
+        return replace(entry, group=_id(entry) if is_upload else "/".join(parents) or _id(entry))
     try:
         match = re.search(pattern, name.as_posix())
     except re.error as error:
@@ -273,8 +349,7 @@ def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
     count = sum(len(groups) for groups in dealt.values())
     if not dealt[split]:
         raise DataError(
-            f"{root} says no splits, and {count} groups are too few to deal out; add data, or lay out "
-            "train/, val/ and test/"
+            f"{root} says no splits, and {count} groups are too few to deal out to {', '.join(SPLITS)}; {MORE_GROUPS}"
         )
     log.info("%s says no splits: %s is %d of %d groups", root, split, len(dealt[split]), count)
     chosen = set(dealt[split])
@@ -291,7 +366,7 @@ def _dealt(rows: Sequence[Row]) -> dict[str, list[str]]:
 def _sample(
     row: Row, rng: np.random.Generator, *, source: str, num_frames: int | None, empty_is_absent: bool
 ) -> Sample:
-    media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
+    media = opened(row)
     frames = _drawn(row, media, rng, num_frames)
     things = _things(row, media, frames)
     asked: list[Asked] = []
@@ -309,6 +384,44 @@ def _sample(
     order = rng.permutation(len(asked))
     messages, regions = segmentation(media, [asked[place] for place in order], rng)
     return Sample(_id(row.entry), "segment", messages, regions, tuple(frames), source, group=row.entry.group)
+
+
+def opened(row: Row) -> Media:
+    """The medium of a row.
+
+    Raises: MediaError, LimitError; DataError, if it is of another size than its annotation states. Only width and height
+        that are swapped, as of a photograph that EXIF turns, are taken where everything that is drawn lies in the image.
+    """
+    path = locate(row.folders, *row.entry.names)
+    media = open_media(path)
+    if row.entry.size in (None, media.size) or is_turned(row, media):
+        return media
+    if row.entry.size == media.size[::-1]:
+        raise DataError(
+            f"{path.name} is {media.size[1]}x{media.size[0]} as EXIF turns it, but was annotated before it was turned; "
+            "`segue doctor --fix` turns its polygons, or save the image without EXIF"
+        )
+    return open_sized(path, row.entry.size)
+
+
+def is_turned(row: Row, media: Media) -> bool:
+    """Whether a row states the image's width and height the other way round, though it was drawn on it as it is shown."""
+    height, width = media.size
+    if row.entry.size != (width, height) or height == width or media.kind != "image":
+        return False
+    try:
+        drawn = list(row.objects(row.entry, media, [0]))
+    except (SegueError, TypeError, AttributeError, KeyError, IndexError, ValueError):
+        return False
+    points = [polygon for one in drawn if isinstance(one.polygons, list) for polygon in one.polygons]
+    return all(_lies_in(polygon, width, height) for polygon in points)
+
+
+def _lies_in(polygon: Any, width: int, height: int) -> bool:
+    if not isinstance(polygon, list) or not all(isinstance(number, int | float) for number in polygon):
+        return False
+    across, down = polygon[0::2], polygon[1::2]
+    return max(across, default=0) <= width + shapes.TOLERANCE and max(down, default=0) <= height + shapes.TOLERANCE
 
 
 def _phrases(row: Row) -> list[str]:
@@ -337,7 +450,7 @@ def _question(asked: tuple[Row, str], _: np.random.Generator, *, source: str) ->
 
 def _whole(row: Row) -> tuple[Media, list[int], list[Thing]]:
     """The medium of a row, its annotated frames, and what is marked on them."""
-    media = open_sized(found(row.folders, *row.entry.names), row.entry.size)
+    media = opened(row)
     frames = _drawn(row, media, rng_for(0, 0, 0), None)
     return media, frames, _things(row, media, frames)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from segue.own_data.doctor.findings import Finding
 from segue.own_data.doctor.rows import Seen, Size
-from segue.own_data.folder import Row
+from segue.own_data.folder import MORE_GROUPS, Row
 
 SIDES = (
     *(200, 224, 256, 299, 320, 336, 384, 400, 448, 480, 500, 512, 540, 576, 600, 640, 672, 700, 720, 750, 768, 800),
@@ -123,7 +123,9 @@ def few_groups(rows: Sequence[Row], splits: Sequence[str]) -> Iterator[Finding]:
     """Whether the data say no splits and cannot be dealt out either."""
     if rows and set(splits) == {""}:
         groups = len({row.entry.group for row in rows})
-        yield Finding("few_groups", None, "", f"no splits, and {groups} groups", "splits, or 3 groups or more")
+        yield Finding(
+            "few_groups", None, "", f"no splits, and {groups} groups", f"splits, or 3 groups or more: {MORE_GROUPS}"
+        )
 
 
 def _met(kind: str, what: str, members: Sequence[int], rows: Sequence[Row], splits: Sequence[str]) -> Finding:

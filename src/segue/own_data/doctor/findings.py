@@ -48,6 +48,12 @@ KINDS: Mapping[str, Kind] = {
     "same_image": Kind("warning", "same image in several rows", "put its objects into one row"),
     "thin_mask": Kind("warning", "mask that is lost at 256x256", "learn from the mask at full size, or from crops"),
     "left_out": Kind("warning", "image without a mask, left out", "mark something, if something is there"),
+    "passed_over": Kind("warning", "file that is not read", "convert it, or take it away, if it belongs to the data"),
+    "disagreement": Kind("warning", "annotators who disagree", "decide, and leave one annotation"),
+    "unsure_mask": Kind("warning", "mask of a format that loses values", "save masks as PNG"),
+    "absent": Kind("warning", "mask of nothing, learned as 'not there'", "mark the object, if it is there"),
+    "media_note": Kind("warning", "image or video not taken as it stands", "see what it says"),
+    "turned_size": Kind("warning", "stated size of the image before EXIF turned it", "state the size as it is shown"),
     "few_groups": Kind("warning", "too few groups to deal out splits", "add data, or say the splits"),
 }
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from segue.data import shapes
 from segue.data.annotation_io import formed
 from segue.errors import DataError
 from segue.geometry import masks
+from segue.media.image import orientation
+from segue.own_data import folder
 from segue.own_data.doctor.rows import Size, annotated, listed, on_annotated, outlines
 from segue.own_data.folder import Row
 from segue.own_data.formats.entries import Drawn
@@ -37,6 +40,8 @@ def mended(one: Drawn, row: Row, media: Media, drawn_on: Size | None) -> Mended:
 
     Raises: DataError, MediaError, if nothing of it can be used.
     """
+    if one.polygons is not None and (turn := _turn(row, media)) > 1:
+        return _polygons(_turned(one, turn, media.size), media.size, media.size, f"turned as EXIF says ({turn})")
     if one.polygons is not None:
         return _polygons(one, one.drawn_on or drawn_on or on_annotated(row, media).size, media.size)
     size = on_annotated(row, media).size
@@ -78,11 +83,36 @@ def united(several: Sequence[Mask], size: Size) -> Mask:
     return {"size": list(size), "counts": shapes.united(counts, size)}
 
 
-def _polygons(one: Drawn, drawn_on: Size, size: Size) -> Mended:
+def _turn(row: Row, media: Media) -> int:
+    """The EXIF orientation of an image whose row was drawn on it before it was turned, else 1."""
+    is_before = row.entry.size == media.size[::-1] and not folder.is_turned(row, media)
+    return orientation(media.source) if is_before and isinstance(media.source, Path) and media.kind == "image" else 1
+
+
+def _turned(one: Drawn, turn: int, size: Size) -> Drawn:
+    """An object drawn on an image as its file holds it, brought to the image of (height, width) as EXIF turns it."""
+    height, width = size if turn < 5 else size[::-1]
+    polygons = []
+    for points in outlines(one):
+        x, y = points[:, 0], points[:, 1]
+        shown = {
+            2: (width - x, y),
+            3: (width - x, height - y),
+            4: (x, height - y),
+            5: (y, x),
+            6: (height - y, x),
+            7: (height - y, width - x),
+            8: (y, width - x),
+        }[turn]
+        polygons.append(np.stack(shown, axis=1).ravel().tolist())
+    return replace(one, polygons=polygons)
+
+
+def _polygons(one: Drawn, drawn_on: Size, size: Size, *already: str) -> Mended:
     across, down = size[1] / drawn_on[1], size[0] / drawn_on[0]
     if abs(drawn_on[0] * across - size[0]) > 1 and abs(drawn_on[1] * down - size[1]) > 1:
         raise DataError(f"it was drawn on {drawn_on[1]}x{drawn_on[0]}, of another shape than {size[1]}x{size[0]}")
-    done = [] if drawn_on == size else [_scaled(drawn_on, size)]
+    done = [*already] if drawn_on == size else [*already, _scaled(drawn_on, size)]
     whole = list(outlines(one))
     written = len(one.polygons) if isinstance(one.polygons, list) else 1
     if len(whole) < written:

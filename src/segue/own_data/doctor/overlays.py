@@ -12,7 +12,6 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from segue.data import shapes
-from segue.data.annotation_io import found
 from segue.errors import MediaError, SegueError
 from segue.files import atomic_path
 from segue.media import open_media
@@ -21,6 +20,7 @@ from segue.output.render import overlay
 from segue.own_data.doctor import Examined, cross_row_checks
 from segue.own_data.doctor.findings import KINDS, Finding
 from segue.own_data.doctor.rows import Size, annotated, decoded, listed, on_annotated, outlines
+from segue.own_data.finding import locate
 from segue.own_data.folder import Row
 from segue.own_data.formats.entries import Drawn
 
@@ -68,7 +68,7 @@ def picture_of(finding: Finding, row: Row, drawn_on: Size | None) -> UInt8[np.nd
     Masks are filled; polygons are outlined in red where they are written, also beyond the image.
     """
     try:
-        media = open_media(found(row.folders, *row.entry.names))
+        media = open_media(locate(row.folders, *row.entry.names))
         frames = annotated(row)
         pixels = next(decoded(media, frames[:1]))
     except (SegueError, OSError, StopIteration):

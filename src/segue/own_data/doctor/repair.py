@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from segue.data.annotation_io import found
+from segue.data import shapes
 from segue.data.prompts import clean_phrase
 from segue.errors import DataError, SegueError
 from segue.files import atomic_folder
@@ -24,12 +24,21 @@ from segue.output.export import write_png
 from segue.own_data.doctor import Examined, Report, cross_row_checks, examine
 from segue.own_data.doctor.fixes import Mask, mended, united
 from segue.own_data.doctor.rows import Size, annotated, listed, on_annotated
+from segue.own_data.finding import locate
 from segue.own_data.folder import Row
 from segue.own_data.formats import finetune
 from segue.own_data.formats.entries import Drawn
 from segue.types import Media
 
 _WRITTEN = ("annotations.json", "images", "repairs.jsonl")
+_DONE = {
+    "refused": "dropped",
+    "left_out": "left out",
+    "flat_polygon": "wrapped the polygon of",
+    "passed_over": "left out",
+    "disagreement": "took the first of",
+    "unsure_mask": "took as it was read",
+}
 _TIES = ("test", "val", "train", "")
 
 
@@ -95,7 +104,7 @@ class _Copy:
         if seen.size is None:
             self._drop(number, seen.findings[0].value)
             return
-        path = found(row.folders, *row.entry.names)
+        path = locate(row.folders, *row.entry.names)
         media = open_media(path)
         row = self._with_one_text_for_all(number, row)
         frames = [frame for frame in annotated(row) if frame < media.count]
@@ -103,7 +112,7 @@ class _Copy:
         if fault is not None and (size := getattr(fault, "found", None)):
             drawn, fault = listed(row, replace(media, size=size), frames)
         marked = {} if fault else self._marked(number, row, media, drawn)
-        absent = _absent(row)
+        absent = [*_absent(row), *self._not_there(row, media, drawn)]
         if not marked and not absent:
             self._drop(number, str(fault) if fault else "no object is left")
             return
@@ -119,6 +128,9 @@ class _Copy:
         for one in drawn:
             about = {"object": one.number, "text": str(one.phrase)[:80]}
             try:
+                if row.empty_is_absent and self._not_there(row, media, [one]):
+                    self._note(number, "kept as not there, for its mask is all black", **about)
+                    continue
                 text = clean_phrase(one.phrase) if isinstance(one.phrase, str) else ""
                 if not text:
                     raise DataError("its words cannot be asked for")
@@ -132,6 +144,19 @@ class _Copy:
                 self._note(number, f"united with the other objects called {text!r}", **about)
             kept.setdefault(one.frame, []).append((text, good.mask))
         return kept
+
+    def _not_there(self, row: Row, media: Media, drawn: list[Drawn]) -> list[str]:
+        """The phrases whose mask pictures are all black: they are not there."""
+        if not row.empty_is_absent or media.kind != "image":
+            return []
+        found = []
+        for one in drawn:
+            try:
+                if isinstance(one.phrase, str) and shapes.is_empty(one.counts(), media.size):
+                    found.append(clean_phrase(one.phrase))
+            except SegueError:
+                continue  # what is wrong with it is noted where it is dropped
+        return found
 
     def _item(self, number: int, row: Row, path: Path, media: Media, *, frame: int) -> _Item:
         """The item of an image, whose file is copied when it comes first."""
@@ -195,8 +220,7 @@ def write(
         if not items:
             raise DataError("nothing is left of the data when all that is wrong is taken out; the findings say why")
         for remark in examined.survey.remarks:
-            word = {"refused": "dropped", "left_out": "left out", "flat_polygon": "wrapped the polygon of"}[remark.kind]
-            copy.notes.append(Note(None, remark.place, f"{word}: {remark.text}"))
+            copy.notes.append(Note(None, remark.place, f"{_DONE[remark.kind]}: {remark.text}"))
         doubts = examined.report.by_kind().get("maybe_other_frame", [])
         copy.notes += [Note(None, "", f"left as it is: {doubt.value}; {doubt.expected}") for doubt in doubts]
         (folder / "annotations.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")

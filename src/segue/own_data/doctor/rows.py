@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segue.data import shapes
-from segue.data.annotation_io import formed, found
+from segue.data.annotation_io import formed
 from segue.data.prompts import clean_phrase
 from segue.errors import DataError, LimitError, MediaError, SegueError
+from segue.geometry.masks import MAX_PIXELS
 from segue.media import iter_frames, open_media, read_frames
 from segue.own_data import folder
 from segue.own_data.doctor.findings import Finding
+from segue.own_data.finding import locate
 from segue.own_data.folder import Row
 from segue.own_data.formats.entries import CountMismatchError, Drawn, UnmarkedError
 from segue.types import Media
@@ -75,7 +78,7 @@ def look(number: int, row: Row, split: str) -> Seen:
     """Look at a row as a whole; nothing that is wrong with it is raised."""
     name = row.entry.names[0]
     try:
-        path = found(row.folders, *row.entry.names)
+        path = locate(row.folders, *row.entry.names)
     except MediaError as error:
         return Seen((_told("missing_file", error, number, name, split),))
     try:
@@ -87,6 +90,7 @@ def look(number: int, row: Row, split: str) -> Seen:
     except (MediaError, LimitError, OSError) as error:
         return Seen((_told("unreadable_file", error, number, name, split),))
     findings: list[Finding] = []
+    findings += [Finding("media_note", number, name, note, "", split) for note in media.notes]
     if row.entry.size not in (None, media.size):
         findings.append(_stated(row, media, number, split))
     drawn, fault = listed(row, on_annotated(row, media), frames)
@@ -119,8 +123,11 @@ def decoded(media: Media, frames: Sequence[int]) -> Iterator[Any]:
 
 
 def on_annotated(row: Row, media: Media) -> Media:
-    """The medium at the size that the row was annotated at, if that is another."""
-    return replace(media, size=row.entry.size) if row.entry.size else media
+    """The medium at the size that the row was annotated at, if that is another; a size that none has is not believed."""
+    stated = row.entry.size
+    if folder.is_turned(row, media):
+        return media
+    return replace(media, size=stated) if stated and math.prod(stated) <= MAX_PIXELS else media
 
 
 def listed(row: Row, media: Media, frames: Sequence[int]) -> tuple[list[Drawn], SegueError | None]:
@@ -145,7 +152,10 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
         try:
             with formed("its mask"):
                 counts = one.counts()
-            faults = [] if media.kind == "video" or not shapes.is_empty(counts, size) else [_EMPTY]
+            is_told = media.kind == "video" or not shapes.is_empty(counts, size)
+            faults = [] if is_told or row.empty_is_absent else [_EMPTY]
+            if not is_told and row.empty_is_absent:
+                yield replace(blank, kind="absent", value="the mask is all black", expected="a mark, if it is there")
             if not faults and (lost := lost_share(_dense(counts, size))) > LOST:
                 share = "all of it" if lost == 1 else f"{lost:.0%} of its pixels"
                 yield replace(blank, kind="thin_mask", value=f"{share} lost", expected=f"at most {LOST:.0%}")
@@ -219,6 +229,14 @@ def _told(kind: str, error: Exception, number: int, name: str, split: str) -> Fi
 
 def _stated(row: Row, media: Media, number: int, split: str) -> Finding:
     stated, (height, width) = row.entry.size or media.size, media.size
+    name = row.entry.names[0]
+    if stated == (width, height):
+        value = f"annotated at {stated[1]}x{stated[0]}, which is the image's {width}x{height} before EXIF turned it"
+        if folder.is_turned(row, media):
+            return Finding(
+                "turned_size", number, name, f"{value}; what is drawn fits the image as it is shown", "", split
+            )
+        return Finding("other_size", number, name, value, "the image as it is shown: --fix turns the polygons", split)
     across, down = width / stated[1], height / stated[0]
     scale = f"{across:.4g}" if abs(across - down) * max(stated) <= 1 else f"{across:.4g} across and {down:.4g} down"
     value = f"annotated at {stated[1]}x{stated[0]}"
@@ -253,7 +271,7 @@ def outlines(one: Drawn) -> Iterator[Float[np.ndarray, "n 2"]]:
         if isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0:
             try:
                 points = np.asarray(polygon, np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 continue
             if points.ndim == 1 and np.isfinite(points).all():
                 yield points.reshape(-1, 2)

@@ -17,7 +17,7 @@ from segue.data import shapes
 from segue.data.annotation_io import by_id, field, stated_size
 from segue.data.annotation_io import entry as named_entry
 from segue.errors import DataError
-from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks
+from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, is_flat, merged, read_masks
 from segue.types import Media
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,11 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         except DataError as error:
             remarks.append(Remark("refused", where, str(error)))
             continue
-        marked.setdefault(image, []).append((text, annotation.get("segmentation")))
+        segmentation = annotation.get("segmentation")
+        if is_flat(segmentation):
+            segmentation = [segmentation]
+            remarks.append(Remark("flat_polygon", where, f"the object of {images[image].get('file_name')}"))
+        marked.setdefault(image, []).append((text, segmentation))
     for key in images.keys() - marked.keys():
         remarks.append(Remark("left_out", f"{path.name}, image {key}", f"{images[key].get('file_name')} has no object"))
     if len(marked) < len(images):

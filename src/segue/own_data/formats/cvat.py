@@ -14,14 +14,18 @@ Source: CVAT's documentation of its formats "CVAT for images 1.1" and "CVAT for 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
 from segue.data import shapes
-from segue.errors import DataError
+from segue.errors import DataError, MediaError
+from segue.media.folder import frame_files
+from segue.media.formats import VIDEO_SUFFIXES
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks, stated_split
+from segue.reading import decoded, read_bytes
 from segue.types import Media
 
 log = logging.getLogger(__name__)
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 Shape = tuple[str, int, dict[str, str]]
 """A name, a frame number, and the attributes of a polygon or mask element."""
 
+_DECLARED = 4096
+"""Bytes at the beginning within which XML states what it is."""
 _OTHERS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
@@ -38,10 +44,22 @@ def read(path: Path) -> ElementTree.Element | None:
     Raises: DataError, if it is no XML.
     """
     try:
-        root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, OSError) as error:
+        text = _text(read_bytes(path))
+        if "<!DOCTYPE" in text[:_DECLARED] or "<!ENTITY" in text:
+            raise ValueError("it declares entities, which CVAT never does")
+        root = ElementTree.fromstring(text)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError, MemoryError) as error:
         raise DataError(f"{path} cannot be read as XML: {error}; export it again") from error
     return root if root.tag == "annotations" else None
+
+
+def _text(data: bytes) -> str:
+    """XML in the encoding that it states, without that statement, or in the one that it is found in."""
+    stated = re.match(rb"""\s*<\?xml[^>]*encoding=["']([A-Za-z0-9._-]+)["'][^>]*\?>""", data[:_DECLARED])
+    text = data.decode(stated[1].decode("ascii")) if stated else decoded(data)[0]
+    return re.sub(r"^\s*<\?xml[^>]*\?>", "", text)
 
 
 def entries(content: ElementTree.Element, path: Path, remarks: list[Remark]) -> list[Entry]:
@@ -55,7 +73,7 @@ def entries(content: ElementTree.Element, path: Path, remarks: list[Remark]) -> 
     try:
         found = [_image(image) for image in content.iter("image")]
         if content.find("track") is not None:
-            found.append(_video(content))
+            found.append(_video(content, path))
     except (KeyError, ValueError) as error:
         raise DataError(
             f"{path} is no CVAT file of version 1.1: {error} is missing or wrong; export it again"
@@ -93,11 +111,15 @@ def _image(image: ElementTree.Element) -> Entry:
     )
 
 
-def _video(root: ElementTree.Element) -> Entry:
+def _video(root: ElementTree.Element, path: Path) -> Entry:
     sources = {source.text.strip() for source in root.iter("source") if source.text}
+    if not sources:
+        sources = _lying_near(path)
     if len(sources) != 1:
+        told = f"speaks of {len(sources)} videos ({', '.join(sorted(sources))})" if sources else "names no video"
         raise DataError(
-            f"a CVAT file speaks of the videos {sorted(sources)}; export one task, and so one video, a file"
+            f"{path.name} {told}, as of a task of pictures; export one task a file, and write which video or folder of "
+            "frames it is about into its <meta>: <source>clip.mp4</source>"
         )
     record: list[Shape] = []
     frames: set[int] = set()
@@ -112,6 +134,28 @@ def _video(root: ElementTree.Element) -> Entry:
     if drawn_on is not None:
         size = int(drawn_on.findtext("height", "")), int(drawn_on.findtext("width", ""))
     return Entry((sources.pop(),), record, size, tuple(sorted(frames)))
+
+
+def _lying_near(path: Path) -> set[str]:
+    """The one video, or folder of frames, that lies where videos lie."""
+    for place in (path.parent / "videos", path.parent.parent / "videos", path.parent / "images", path.parent):
+        if place.is_dir():
+            videos = {one.name for one in place.iterdir() if one.suffix.lower() in VIDEO_SUFFIXES}
+            folders = {one.name for one in place.iterdir() if one.is_dir() and _holds_frames(one)}
+            if (
+                found := videos
+                or folders
+                or ({place.name} if place.name == "images" and _holds_frames(place) else set())
+            ):
+                return found
+    return set()
+
+
+def _holds_frames(folder: Path) -> bool:
+    try:
+        return folder.name not in ("annotations", "videos") and bool(frame_files(folder))
+    except MediaError:
+        return False
 
 
 def _name(shape: ElementTree.Element, owner: ElementTree.Element) -> str:

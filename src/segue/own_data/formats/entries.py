@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from segue.errors import DataError
 from segue.types import Media
 
 SPLITS = ("train", "val", "test")
-_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "dev": "val", "testing": "test"}
+_SPLIT_FOLDER = re.compile(r"([A-Za-z]+)[-_ ]?(\d{4})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,12 @@ class Drawn:
 class Remark:
     """What a reader has to say of a part of an annotation file, `place`, that nothing can be learned from as it is.
 
-    "refused" is what makes the whole unfit to be loaded, "left_out" what is passed over, and "flat_polygon" a polygon
-    that stands where a list of them should, and is taken for one.
+    "refused" is what makes the whole unfit to be loaded, "left_out" an image without a mask, "passed_over" a file that is
+    not read, "flat_polygon" a polygon that stands where a list of them should, and is taken for one, "disagreement" what
+    two people have marked differently, and "unsure_mask" a mask picture from which more was read than it says.
     """
 
-    kind: Literal["refused", "left_out", "flat_polygon"]
+    kind: Literal["refused", "left_out", "flat_polygon", "passed_over", "disagreement", "unsure_mask"]
     place: str
     text: str
 
@@ -111,6 +114,12 @@ def split_named(text: str) -> str:
     return word if word in SPLITS else ""
 
 
+def split_of_folder(name: str) -> str:
+    """The split that a folder is named after, as `val`, `train2017` or `dev`; nothing, if it is none."""
+    match = _SPLIT_FOLDER.fullmatch(name)
+    return split_named(match[1]) if match else ""
+
+
 def stated_split(text: str, where: str) -> str:
     """The split that an annotation states; nothing, if it states none or CVAT's `default`.
 
@@ -121,6 +130,11 @@ def stated_split(text: str, where: str) -> str:
     if not split_named(text):
         raise DataError(f"{where} is in the split {text!r}; expected {', '.join(SPLITS)}")
     return split_named(text)
+
+
+def is_flat(mask: Any) -> bool:
+    """Whether a polygon stands where a list of polygons should."""
+    return isinstance(mask, list) and bool(mask) and all(isinstance(number, int | float) for number in mask)
 
 
 def merged(named: Iterable[tuple[str, Mapping[int, str]]], media: Media, frames: Sequence[int]) -> list[Thing]:

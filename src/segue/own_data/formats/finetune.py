@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from segue.data import shapes
-from segue.data.annotation_io import field, found
+from segue.data.annotation_io import field
 from segue.errors import DataError
+from segue.own_data.finding import locate
 from segue.own_data.formats.entries import (
     CountMismatchError,
     Drawn,
@@ -27,6 +28,7 @@ from segue.own_data.formats.entries import (
     Remark,
     Thing,
     UnmarkedError,
+    is_flat,
     merged,
     read_masks,
     stated_split,
@@ -58,10 +60,10 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
             remarks.append(Remark("refused", where, str(error)))
             continue
         masks = item.get("mask")
-        places = [place for place, mask in enumerate(masks) if _is_flat(mask)] if isinstance(masks, list) else []
+        places = [place for place, mask in enumerate(masks) if is_flat(mask)] if isinstance(masks, list) else []
         if places:
             flat += 1
-            masks = [[mask] if _is_flat(mask) else mask for mask in masks]
+            masks = [[mask] if is_flat(mask) else mask for mask in masks]
             text = f"object {', '.join(map(str, places))} of {name}"
             remarks.append(Remark("flat_polygon", where, text))
         record = {**item, "mask": masks, "folder": str(path.parent)}
@@ -120,7 +122,7 @@ def _mask(mask: Any, record: Mapping[str, Any], media: Media) -> str:
         return shapes.segmentation_mask(mask, media.size)
     name = mask if isinstance(mask, str) else field(mask, "path", str, "the mask")
     value = None if isinstance(mask, str) else mask.get("value")
-    values = shapes.read_values(found([Path(record["folder"])], name), media.size)
+    values = shapes.read_values(locate([Path(record["folder"]), Path(record["folder"]) / "masks"], name), media.size)
     counts = shapes.value_mask(values, None if value is None else [value])
     if shapes.is_empty(counts, media.size):
         raise shapes.EmptyMaskError(f'the mask {name} is empty; mark the object, or say "negative": true')
@@ -134,7 +136,3 @@ def _drawn_on(record: Mapping[str, Any]) -> tuple[int, int] | None:
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise DataError(f"the item's size is {size!r}; expected [height, width] in pixels")
     return size[0], size[1]
-
-
-def _is_flat(mask: Any) -> bool:
-    return isinstance(mask, list) and bool(mask) and all(isinstance(number, int | float) for number in mask)

@@ -1,6 +1,6 @@
 """Label Studio's JSON export: polygons and brush strokes on images.
 
-A task's first annotation that was not cancelled counts. What a shape is called is the text written for it, if there
+A task's first annotation that was not cancelled and marks something counts; where others differ, that is said. What a shape is called is the text written for it, if there
 is one (a `textarea` of the same id), else its label. Shapes of one name are one thing. Other kinds of shapes are no
 masks: they are counted and left out, and so are images without a mask. An image is looked for by the path that the
 task names, by that path's last part, and by that without the eight characters that uploading puts before it.
@@ -10,6 +10,7 @@ Source: Label Studio's documentation of its export format; the layout of brush s
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,14 +26,14 @@ from segue.data import shapes
 from segue.data.annotation_io import field
 from segue.errors import DataError
 from segue.geometry import masks
+from segue.own_data.finding import UPLOADED
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks
 from segue.types import Media
 
 log = logging.getLogger(__name__)
 
 KINDS = ("polygonlabels", "polygon", "brushlabels", "brush")
-_UPLOADED = re.compile(r"^[0-9a-f]{8}-")
-_PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif)$", re.IGNORECASE)
+_PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif|avif|hei[cf]|dcm)$", re.IGNORECASE)
 
 
 def recognises(content: Any) -> bool:
@@ -54,7 +55,12 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
     for number, task in enumerate(content):
         where = f"{path.name}, task {number}"
         done = [one for one in field(task, "annotations", list, where) if not one.get("was_cancelled")]
-        results = field(done[0], "result", list, where) if done else []
+        several = [field(one, "result", list, where) for one in done]
+        results = next((one for one in several if any(result.get("type") in KINDS for result in one)), None)
+        results = several[0] if results is None and several else results or []
+        if len({_marked(one) for one in several}) > 1:
+            text = f"{len(several)} annotations of {str(task.get('data'))[:80]} differ; the first that marks something is taken"
+            remarks.append(Remark("disagreement", where, text))
         drawn = [result for result in results if result.get("type") in KINDS]
         others += sum("original_width" in result for result in results) - len(drawn)
         if drawn:
@@ -105,7 +111,7 @@ def decode_brush(data: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray,
     lengths = [bits.read(4) + 1 for _ in range(4)]
     if count != size[0] * size[1] * 4:
         raise DataError(f"a brush stroke has {count} values; an image of {size[1]}x{size[0]} needs 4 per pixel")
-    values = np.zeros(count, np.uint32)
+    values = np.zeros(count, np.uint8 if width <= 8 else np.uint32)
     done = 0
     while done < count:
         is_run = bits.read(1)
@@ -177,6 +183,12 @@ def _name(result: Mapping[str, Any], texts: Mapping[str, Any]) -> str:
     return str(labels[0]) if labels else ""
 
 
+def _marked(results: Sequence[Mapping[str, Any]]) -> str:
+    """What an annotation says, whoever made it: its shapes and their labels, in any order."""
+    shown = [result.get("value") for result in results if result.get("type") in KINDS]
+    return json.dumps(sorted(json.dumps(value, sort_keys=True) for value in shown))
+
+
 def _names(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
     for value in data.values():
         address = urlparse(value) if isinstance(value, str) else None
@@ -184,5 +196,5 @@ def _names(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
         path = path.replace("\\", "/").lstrip("/")
         if _PICTURE.search(path):
             last = PurePosixPath(path).name
-            return path, last, _UPLOADED.sub("", last)
+            return path, last, UPLOADED.sub("", last)
     raise DataError(f"{where} names no image in its data: {str(data)[:80]}")

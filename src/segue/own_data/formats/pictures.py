@@ -6,14 +6,19 @@
     videos/x.mp4            masks/x/00012.png          frames of a file, by their number
     labels.json             {"1": "cat", "2": "dog", "255": null}
 
+Upper case and lower case are the same in names, a mask may have another ending than its image, `_mask`, `_seg`, `_gt` or
+`_label` behind its name, and alpha. A mask saved as JPEG is taken for one thing, and that is said. An all-black mask says
+that its phrase is not there.
+
 With `labels.json` a picture's values say what is where: grey levels or places in the palette; 0 is nothing, and a value
 that it gives as null is passed over. Without it, a picture shows one thing, which the option `phrase` must name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +28,18 @@ from jaxtyping import Int
 from segue.data import shapes
 from segue.data.annotation_io import read_annotations
 from segue.errors import ConfigError, DataError
-from segue.media.folder import frame_files
+from segue.media import formats
+from segue.media.folder import frame_files, is_hidden
+from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, UnmarkedError, merged, read_masks
 from segue.types import Media
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-MASKS = (".png", ".bmp", ".tif", ".tiff")
+_LOSSY = frozenset({".jpg", ".jpeg"})
+_NOTES = frozenset({".txt", ".json", ".csv", ".xml", ".md", ".yaml", ".yml", ".html", ".log", ".cache"})
+MASKS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", *_LOSSY})
+_BEHIND = ("_mask", "_masks", "_seg", "_segmentation", "_gt", "_label", "_labels")
+"""What tools put behind the name of an image to name its mask; a - or a blank may stand for the _."""
+Index = Mapping[str, list[Path]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,14 @@ def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry
     labels = _labels(base / "labels.json")
     found = [*_images(base, phrase, labels), *_videos(base, phrase, labels)]
     used = {path for entry in found for several in entry.record.pictures.values() for _, path in several}
-    lost = [path for path in _files(base / "masks", MASKS) if path not in used]
+    masks = _files(base / "masks", MASKS)
+    lost = [path for path in masks if path not in used]
+    smeared = [path for path in masks if path.suffix.lower() in _LOSSY]
+    if smeared:
+        text = f"{len(smeared)} masks are JPEG, such as {smeared[0].relative_to(base)}: above half its brightest is one thing"
+        remarks.append(Remark("unsure_mask", "masks", text))
+    remarks += [_unread(path, base) for path in _others(base / "images", IMAGE_SUFFIXES)]
+    remarks += [_unread(path, base) for path in _others(base / "masks", MASKS)]
     if lost:
         names = ", ".join(str(path.relative_to(base)) for path in lost[:5])
         text = (
@@ -77,7 +94,12 @@ def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
 
     Raises: DataError, if it has no mask, a mask has a value without a label, or several where there is one phrase.
     """
-    return merged(read_masks(objects(entry, media, frames)), media, frames)
+    found = merged(read_masks(objects(entry, media, frames)), media, frames)
+    if media.kind == "video":
+        return found
+    return [
+        replace(thing, is_absent=all(shapes.is_empty(counts, media.size) for counts in thing.counts)) for thing in found
+    ]
 
 
 def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
@@ -95,10 +117,20 @@ def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn
                 yield Drawn(number, f"{phrase!r} on frame {frame}", phrase, frame, partial(_single, path, media.size))
                 number += 1
                 continue
+            if path.suffix.lower() in _LOSSY:
+                raise DataError(
+                    f"{path.name} is a JPEG, which smears the values that labels.json names; save it as PNG"
+                )
             values = shapes.read_values(path, media.size)
             for name, counts in _labelled(values, record.labels, path):
                 yield Drawn(number, f"{name!r} on frame {frame}", name, frame, partial(str, counts))
                 number += 1
+
+
+def _unread(path: Path, base: Path) -> Remark:
+    return Remark(
+        "passed_over", str(path.relative_to(base)), "it is no picture of a format that is read; save it as PNG"
+    )
 
 
 def _single(path: Path, size: tuple[int, int]) -> str:
@@ -140,48 +172,95 @@ def _labels(path: Path) -> dict[int, str | None]:
 
 
 def _images(base: Path, phrase: str | None, labels: Mapping[int, str | None]) -> Iterator[Entry]:
-    images = {path.relative_to(base / "images"): path for path in _files(base / "images", PICTURES)}
+    images = {path.relative_to(base / "images"): path for path in _files(base / "images", IMAGE_SUFFIXES)}
     parts = {path.parts[0] for path in images if len(path.parts) > 1}
-    folders = sorted(path for path in (base / "masks").iterdir() if path.is_dir())
+    folders = sorted(path for path in (base / "masks").iterdir() if path.is_dir() and not is_hidden(path.name))
     videos = {path.stem if path.is_file() else path.name for path in _listed(base / "videos")}
     phrases = [folder for folder in folders if folder.name not in parts | videos]
+    indices = [("" if labels else phrase or "", _index(base / "masks"))]
+    indices += [(folder.name, _index(folder)) for folder in phrases]
     for name in images:
-        pictures = [
-            ("" if labels else phrase or "", base / "masks" / name),
-            *((folder.name, folder / name) for folder in phrases),
-        ]
-        there = tuple((text, mask) for text, path in pictures if (mask := _mask_at(path)))
+        there = tuple((text, mask) for text, index in indices if (mask := _mask_of(name, index)))
         yield Entry((name.as_posix(),), Masks({0: there} if there else {}, labels))
 
 
 def _videos(base: Path, phrase: str | None, labels: Mapping[int, str | None]) -> Iterator[Entry]:
     for video in _listed(base / "videos"):
-        numbers = {path.stem: number for number, path in enumerate(frame_files(video))} if video.is_dir() else None
+        numbers = None
+        if video.is_dir():
+            numbers = {path.stem.casefold(): number for number, path in enumerate(frame_files(video))}
         pictures: dict[int, tuple[tuple[str, Path], ...]] = {}
         name = video.name if video.is_dir() else video.stem
         for mask in _files(base / "masks" / name, MASKS):
-            number = (
-                numbers.get(mask.stem) if numbers is not None else int(mask.stem) if mask.stem.isdecimal() else None
-            )
+            stem = _bare(mask.stem.casefold())
+            number = numbers.get(stem) if numbers is not None else int(stem) if stem.isdecimal() else None
             if number is not None:
                 pictures[number] = (("" if labels else phrase or "", mask),)
         yield Entry((video.name,), Masks(pictures, labels), frames=tuple(sorted(pictures)))
 
 
-def _mask_at(path: Path) -> Path | None:
-    return next((path.with_suffix(suffix) for suffix in MASKS if path.with_suffix(suffix).exists()), None)
+def _index(folder: Path) -> Index:
+    """The masks below a folder by their path in it, in lower case and without what tools put behind names."""
+    found: dict[str, list[Path]] = {}
+    for path in _files(folder, MASKS):
+        place = path.relative_to(folder).with_suffix("").as_posix().casefold()
+        found.setdefault(place, []).append(path)
+        if _bare(place) != place:
+            found.setdefault(_bare(place), []).append(path)
+    return found
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _bare(stem: str) -> str:
+    """A name in lower case without what says that it is a mask."""
+    usual = stem.replace("-", "_").replace(" ", "_")
+    behind = next((end for end in _BEHIND if usual.endswith(end) and len(usual) > len(end)), "")
+    return stem[: len(stem) - len(behind)]
+
+
+def _mask_of(name: Path, index: Index) -> Path | None:
+    """The mask of an image.
+
+    Raises: DataError, if two files could be it.
+    """
+    stem = name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name
+    found = index.get(stem.as_posix().casefold(), [])
+    exact = [path for path in found if path.stem.casefold() == stem.name.casefold()] or found
+    if len(exact) > 1:
+        names = " and ".join(path.name for path in exact[:2])
+        raise DataError(f"{names} could both be the mask of {name.as_posix()}; remove one")
+    return exact[0] if exact else None
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The pictures below a folder: by their ending, and by their content where they have none."""
+    return [path for path in _all(folder) if _is_read(path, suffixes)]
+
+
+def _others(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files below a folder that look like pictures and are not read."""
+    return [path for path in _all(folder) if not _is_read(path, suffixes) and path.suffix.lower() not in _NOTES]
+
+
+def _is_read(path: Path, suffixes: Collection[str]) -> bool:
+    if path.suffix.lower() in suffixes:
+        return True
+    is_named = re.search(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", path.name)
+    return not is_named and formats.is_picture(path)
+
+
+def _all(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
+    found = (path for path in folder.rglob("*") if not any(map(is_hidden, path.relative_to(folder).parts)))
+    return sorted(path for path in found if path.is_file() or not path.is_dir())
 
 
 def _listed(folder: Path) -> list[Path]:
     """Videos: files of known endings, and folders of frames."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() or path.suffix.lower() in VIDEOS)
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not is_hidden(path.name) and (path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES)
+    )

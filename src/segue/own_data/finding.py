@@ -1,0 +1,125 @@
+"""Where the medium that an annotation names lies, however its tool has written the path."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlparse
+
+from segue.errors import MediaError
+from segue.media.folder import is_hidden
+
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")
+"""What Label Studio puts before the name of an uploaded file."""
+_MOST_FILES = 2_000_000
+_SHOWN = 4
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+
+
+def locate(folders: Sequence[Path], *names: str) -> Path:
+    """The file or folder of the first of these names that can be found in the folders, or below them.
+
+    A path as it is written counts first, in the order of the folders. Backslashes, drives, absolute paths, `..` and
+    folders of another machine are no hindrance: what lies below the folders is found by the longest ending of the path
+    that it shares. A name without an ending fits a file that has one, and upper case fits lower. Nothing outside the
+    folders is ever given.
+
+    Raises: MediaError, if there is no such file, or several that fit equally well, which are listed.
+    """
+    for name in names:
+        parts = _parts(name)
+        for folder in folders if parts else ():
+            try:
+                if (path := folder.joinpath(*parts)).exists():
+                    return path
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise MediaError(f"the file {name[:60]!r} cannot be looked for: {reason}") from error
+    for name in names:
+        if path := _by_ending(folders, name):
+            return path
+    places = ", ".join(dict.fromkeys(map(str, folders)))
+    raise MediaError(f"there is no {' or '.join(dict.fromkeys(names))} in {places}, nor below")
+
+
+def split_words(name: str) -> Iterator[str]:
+    """The folders of a path, the innermost first, without what stands before `..` or a drive."""
+    yield from reversed(_parts(name)[:-1])
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """A path's parts, none of which leads out of where it begins."""
+    path = name.replace("\\", "/")
+    if "://" in path:
+        path = unquote(urlparse(path).path)
+    parts = [part for part in re.sub(r"^[A-Za-z]:", "", path).split("/") if part not in ("", ".")]
+    while ".." in parts:
+        parts = parts[parts.index("..") + 1 :]
+    return tuple(parts)
+
+
+def _by_ending(folders: Sequence[Path], name: str) -> Path | None:
+    """The one file whose path shares the longest ending with a name.
+
+    Raises: MediaError, if several do.
+    """
+    parts = _parts(name)
+    if not parts:
+        return None
+    found: dict[Path, int] = {}
+    for folder in dict.fromkeys(folders):
+        for wanted in dict.fromkeys((parts[-1], UPLOADED.sub("", parts[-1]))):
+            for path in _named(folder, wanted):
+                found.setdefault(path, _shared((*parts[:-1], wanted), path))
+            if found:
+                break
+    best = [path for path, shared in found.items() if shared == max(found.values())]
+    if len(best) > 1:
+        listed = ", ".join(map(str, best[:_SHOWN])) + (" ..." if len(best) > _SHOWN else "")
+        raise MediaError(f"{name} could be any of {listed}; name it with the folder that it lies in")
+    return best[0] if best else None
+
+
+def _named(folder: Path, wanted: str) -> list[Path]:
+    try:
+        index = _index(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return []
+    key = wanted.casefold()
+    return index.get(key, []) or ([] if _SUFFIX.search(wanted) else index.get(f"{key}.", []))
+
+
+@lru_cache(maxsize=16)
+def _index(folder: Path, _: int) -> dict[str, list[Path]]:
+    """The files below a folder by name in lower case, and under the name without its ending and with a dot.
+
+    Made once for a folder as it was changed last, because a folder of missing files would be gone through for each.
+    """
+    index: dict[str, list[Path]] = {}
+    count = 0
+    for place, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not is_hidden(name) and name != "masks")
+        for name in sorted(files):
+            if is_hidden(name):
+                continue
+            path = Path(place) / name
+            index.setdefault(name.casefold(), []).append(path)
+            if path.suffix:
+                index.setdefault(f"{path.stem.casefold()}.", []).append(path)
+            count += 1
+        if count > _MOST_FILES:
+            raise MediaError(f"{folder} holds more than {_MOST_FILES:,} files; give a smaller folder")
+    return index
+
+
+def _shared(parts: Sequence[str], path: Path) -> int:
+    """How many parts at the end of a path are as the name has them, the last one aside."""
+    count = 0
+    for wanted, there in zip(reversed(parts[:-1]), reversed(PurePosixPath(path.parent).parts), strict=False):
+        if wanted.casefold() != there.casefold():
+            break
+        count += 1
+    return count

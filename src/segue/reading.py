@@ -1,0 +1,110 @@
+"""Opening files that others made: regular files only, never more than is allowed, and text in whatever encoding.
+
+A pipe or device could be read for ever, and a file of any size could fill the memory; neither is ever opened here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import errno
+import io
+import logging
+import os
+import stat
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+MAX_TEXT = 2 * 2**30
+"""Bytes of an annotation file or other text, the most that is read: COCO's largest has a quarter of that."""
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_LEGACY = ("gb18030", "cp1252")
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """A regular file, open for reading bytes; opening never waits.
+
+    Raises: OSError, also if it is a pipe, a device or a socket, or its name cannot be one.
+    """
+    try:
+        # without O_NONBLOCK opening a pipe waits for somebody to write to it
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name holds a zero byte", str(path)) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        what = "it is a folder" if stat.S_ISDIR(mode) else "it is no regular file but a pipe, a device or a socket"
+        raise OSError(errno.EINVAL, what, str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: Path, most: int = MAX_TEXT) -> bytes:
+    """All bytes of a regular file.
+
+    Raises: OSError, also if it has more than `most`.
+    """
+    with open_regular(path) as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes, the most that is read of such a file", str(path))
+    return data
+
+
+def read_text(path: Path, most: int = MAX_TEXT) -> str:
+    """The text of a file, as `decoded` finds it; any encoding but UTF-8 is told in the log.
+
+    Raises: OSError, as `read_bytes`; ValueError, as `decoded`.
+    """
+    text, encoding = decoded(read_bytes(path, most))
+    if encoding not in ("utf-8", "utf-8-sig"):
+        log.warning("%s is text in %s and is read as such; save it as UTF-8 if its words look wrong", path, encoding)
+    return text
+
+
+def decoded(data: bytes) -> tuple[str, str]:
+    """Text and the encoding it was found in: by its byte order mark, as UTF-8, as UTF-16 or by Chinese characters.
+
+    UTF-16 without a mark is known by zero bytes in every other place. Of the old code pages, bytes in which most
+    characters beyond ASCII are usual Chinese ones are GB18030, others Windows-1252.
+
+    Raises: ValueError, if it is none of these.
+    """
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
+    if marked is not None:
+        return data.decode(marked), marked
+    if (pair := _pairs(data[:4096])) is not None:
+        return data.decode(pair), pair
+    try:
+        return data.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError as error:
+        for name in _LEGACY:
+            try:
+                text = data.decode(name)
+            except UnicodeDecodeError:
+                continue
+            if name != "gb18030" or _is_chinese(text):
+                return text, name
+        raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252)") from error
+
+
+def _pairs(head: bytes) -> str | None:
+    """Which UTF-16 bytes without a mark are, if their zeros say so."""
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    if len(head) < 4 or max(even, odd) < len(head) / 4:
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _is_chinese(text: str) -> bool:
+    """Whether most characters beyond ASCII are of the first Chinese standard, which old code pages seldom look like."""
+    beyond = [character for character in text if ord(character) > 127][:4096]
+    known = sum(len(character.encode("gb2312", "ignore")) == 2 for character in beyond)
+    return 2 * known >= len(beyond)
