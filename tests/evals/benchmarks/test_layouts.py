@@ -230,7 +230,7 @@ def test_every_record_is_ready_with_its_files_and_told_about_without_each(benchm
 
 OFFICIAL = {
     name: make
-    for module in ("fixtures_words", "fixtures_pixels")
+    for module in ("fixtures_vqa", "fixtures_segmentation")
     if find_spec(module)
     for name, make in import_module(module).FIXTURES.items()
 }
