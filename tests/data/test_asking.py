@@ -128,7 +128,8 @@ def test_a_foreground_of_another_length_is_told(tmp_path):
 
 
 def test_an_image_to_be_described_has_captions_labels_and_masks(tmp_path):
-    first = samples(gcg.load(fixtures_segmentation.grounded(tmp_path, "val"), "val", variant="grandf", prompt="Go on."))[0]
+    root = fixtures_segmentation.grounded(tmp_path, "val")
+    first = samples(gcg.load(root, "val", variant="grandf", prompt="Go on."))[0]
     assert (first.messages[0].text, first.regions, first.id) == ("\nGo on.", (), "red-1")
     assert first.target["references"] == ["A man rides a horse."] and first.target["labels"] == ["A man", "a horse"]
     assert first.target["masks"][1]["counts"] == encode(box_mask(20, 5, 15, 20))
