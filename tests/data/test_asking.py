@@ -2,7 +2,7 @@
 
 import json
 
-import fixtures_pixels
+import fixtures_segmentation
 import layouts
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_what_is_never_in_sight_can_be_measured_on_but_not_learned_from(tmp_path
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_splits_whose_truth_a_server_has_can_only_be_asked_about(tmp_path, split):
     file = "meta_expressions_release.json" if split == "test" else "meta_expressions.json"
-    root = fixtures_pixels.hidden(tmp_path, f"mevis/{split}/{file}", f"mevis/{split}/JPEGImages")
+    root = fixtures_segmentation.hidden(tmp_path, f"mevis/{split}/{file}", f"mevis/{split}/JPEGImages")
     asked = samples(ref_vos.load(root, split, variant="mevis", prompt="Segment {phrase}."))
     assert len(asked) == 3 and not any(sample.regions for sample in asked)
     with pytest.raises(ConfigError, match="can be asked about, but not learned from"):
@@ -74,16 +74,16 @@ def test_splits_whose_truth_a_server_has_can_only_be_asked_about(tmp_path, split
 
 
 def test_davis_counts_masks_over_sorted_videos(tmp_path):
-    asked = samples(ref_vos.load(fixtures_pixels.davis(tmp_path), "valid", variant="ref_davis17", prompt=VIDEO))
+    asked = samples(ref_vos.load(fixtures_segmentation.davis(tmp_path), "valid", variant="ref_davis17", prompt=VIDEO))
     assert len(asked) == 16
     for sample in asked:
         video, number = sample.target["video"], int(sample.target["expression"]) // 4
-        truth = fixtures_pixels.TRACKS[{"a": ("41", "42"), "b": ("42", "43")}[video][number]]
+        truth = fixtures_segmentation.TRACKS[{"a": ("41", "42"), "b": ("42", "43")}[video][number]]
         assert all((sample.regions[0].masks.dense(frame) == mask).all() for frame, mask in enumerate(truth))
 
 
 def test_davis_palettes_number_objects_and_four_people_describe_each(tmp_path):
-    root = fixtures_pixels.davis(tmp_path, palettes=True)
+    root = fixtures_segmentation.davis(tmp_path, palettes=True)
     asked = samples(ref_vos.load(root, "valid", variant="ref_davis17_objects", prompt=VIDEO))
     by_video = [sample for sample in asked if sample.group == "a"]
     assert [sample.target["object"] for sample in by_video] == [1] * 4 + [2] * 4
@@ -91,12 +91,12 @@ def test_davis_palettes_number_objects_and_four_people_describe_each(tmp_path):
     void = np.zeros(layouts.SIZE, bool)
     void[38:, 50:] = True
     assert by_video[0].target["void"] == [encode(void)] * 6
-    assert (by_video[4].regions[0].masks.dense(5) == fixtures_pixels.TRACKS["42"][5]).all()
+    assert (by_video[4].regions[0].masks.dense(5) == fixtures_segmentation.TRACKS["42"][5]).all()
     assert "void" not in next(sample for sample in asked if sample.group == "b").target
 
 
 def test_objects_without_a_number_are_told_by_the_order_of_their_expressions(tmp_path):
-    root = fixtures_pixels.davis(tmp_path, palettes=True)
+    root = fixtures_segmentation.davis(tmp_path, palettes=True)
 
     def forget(content):
         for video in content["videos"].values():
@@ -111,14 +111,14 @@ def test_objects_without_a_number_are_told_by_the_order_of_their_expressions(tmp
 
 
 def test_revos_knows_the_foreground_and_the_kind_of_each_expression(tmp_path):
-    asked = samples(ref_vos.load(fixtures_pixels.revos(tmp_path), "valid", variant="revos", prompt=VIDEO))
+    asked = samples(ref_vos.load(fixtures_segmentation.revos(tmp_path), "valid", variant="revos", prompt=VIDEO))
     assert sorted(sample.target["type_id"] for sample in asked) == [0, 0, 1, 1, 2]
-    both = fixtures_pixels.TRACKS["41"][2] | fixtures_pixels.TRACKS["42"][2]
+    both = fixtures_segmentation.TRACKS["41"][2] | fixtures_segmentation.TRACKS["42"][2]
     assert next(sample for sample in asked if sample.group == "a").target["foreground"][2] == encode(both)
 
 
 def test_a_foreground_of_another_length_is_told(tmp_path):
-    root = fixtures_pixels.revos(tmp_path)
+    root = fixtures_segmentation.revos(tmp_path)
     path = root / "video_datas/revos/mask_dict_foreground.json"
     edit(path, lambda content: content["a"]["masks_rle"].pop())
     dataset = ref_vos.load(root, "valid", variant="revos", prompt=VIDEO)
@@ -128,7 +128,8 @@ def test_a_foreground_of_another_length_is_told(tmp_path):
 
 
 def test_an_image_to_be_described_has_captions_labels_and_masks(tmp_path):
-    first = samples(gcg.load(fixtures_pixels.grounded(tmp_path, "val"), "val", variant="grandf", prompt="Go on."))[0]
+    root = fixtures_segmentation.grounded(tmp_path, "val")
+    first = samples(gcg.load(root, "val", variant="grandf", prompt="Go on."))[0]
     assert (first.messages[0].text, first.regions, first.id) == ("\nGo on.", (), "red-1")
     assert first.target["references"] == ["A man rides a horse."] and first.target["labels"] == ["A man", "a horse"]
     assert first.target["masks"][1]["counts"] == encode(box_mask(20, 5, 15, 20))
@@ -143,7 +144,7 @@ def test_the_original_caption_prompt_spaces_are_in_the_upstream_record_alone():
 
 
 def test_a_region_to_be_described_is_the_region_by_image_id(tmp_path):
-    root = fixtures_pixels.regions(tmp_path)
+    root = fixtures_segmentation.regions(tmp_path)
     path = root / "region_caption/refcocog/finetune_refcocog_val_with_mask.json"
     edit(path, lambda content: content["annotations"].reverse())
     asked = samples(region_caption.load(root, "val", variant="refcocog", prompt="What is region1?"))
@@ -153,7 +154,7 @@ def test_a_region_to_be_described_is_the_region_by_image_id(tmp_path):
 
 
 def test_reasonseg_draws_the_smaller_shape_on_top_and_tells_sentences_from_phrases(tmp_path):
-    dataset = reason_seg.load(fixtures_pixels.reason(tmp_path, "val"), "val", prompt=VIDEO)
+    dataset = reason_seg.load(fixtures_segmentation.reason(tmp_path, "val"), "val", prompt=VIDEO)
     sentence, phrase = samples(dataset)
     assert [sample.messages[0].text for sample in (sentence, phrase)] == [
         "\nWhat would a be for? Show it.",
@@ -165,7 +166,7 @@ def test_reasonseg_draws_the_smaller_shape_on_top_and_tells_sentences_from_phras
 
 
 def test_reasonseg_can_be_learned_from_and_reads_the_other_encoding(tmp_path):
-    root = fixtures_pixels.reason(tmp_path, "train")
+    root = fixtures_segmentation.reason(tmp_path, "train")
     path = root / "reason_seg/ReasonSeg/train/b.json"
     path.write_bytes(path.read_text().replace("the roof", "the caf\u00e9").encode("cp1252"))
     sample = reason_seg.load(root, "train").get(1, rng_for(0, 0, 1))

@@ -5,10 +5,10 @@ import csv
 import json
 import pickle
 
-import fixtures_words
+import fixtures_vqa
 import layouts
 import pytest
-from fixtures_words import FIXTURES
+from fixtures_vqa import FIXTURES
 from test_malformed import changed, places
 
 from segue.data import seed_bench, subtitles, tables
@@ -100,9 +100,9 @@ def test_wrong_cells_of_tables_are_told(name, tmp_path):
         for cell in CELLS:
             wrong = copy.deepcopy(rows)
             wrong[0][column] = cell
-            fixtures_words.write_table(path, wrong)
+            fixtures_vqa.write_table(path, wrong)
             found += [(column, cell, error) for error in [crash(tmp_path, record)] if error]
-        fixtures_words.write_table(path, [{name: cell for name, cell in row.items() if name != column} for row in rows])
+        fixtures_vqa.write_table(path, [{name: cell for name, cell in row.items() if name != column} for row in rows])
         found += [(column, "missing", error) for error in [crash(tmp_path, record)] if error]
     assert found == []
 
@@ -125,18 +125,18 @@ def test_texts_of_another_form_are_told(name, tmp_path):
 
 
 def test_a_picture_outside_the_data_is_never_opened(tmp_path):
-    fixtures_words.lines(tmp_path, "data/gqa/testdev_balanced.jsonl", "left")
+    fixtures_vqa.lines(tmp_path, "data/gqa/testdev_balanced.jsonl", "left")
     path = tmp_path / "data/gqa/testdev_balanced.jsonl"
     row = json.loads(path.read_text())
     for image in ("../secret.png", str(tmp_path / "data/gqa/images/0.jpg")):
-        fixtures_words.write_lines(path, [row | {"image": image}])
+        fixtures_vqa.write_lines(path, [row | {"image": image}])
         with pytest.raises(SegueError, match="outside the data's folders"):
             read_all(tmp_path, RECORDS["gqa_testdev"])
 
 
 def test_a_table_keeps_tabs_and_line_breaks_and_long_cells(tmp_path):
     cell = 'a\tb\r\n\u2028"c"' + "x" * 300_000
-    path = fixtures_words.write_table(tmp_path / "t.tsv", [{"one": cell, "two": ""}])
+    path = fixtures_vqa.write_table(tmp_path / "t.tsv", [{"one": cell, "two": ""}])
     before = csv.field_size_limit()
     assert tables.read_table(path) == [{"one": cell, "two": ""}]
     assert csv.field_size_limit() == before

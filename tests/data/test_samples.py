@@ -3,7 +3,7 @@
 from dataclasses import astuple
 from functools import partial
 
-import fixtures_pixels
+import fixtures_segmentation
 import layouts
 import pytest
 from layouts import OVERLAPPING, SQUARE, box_mask, rle
@@ -65,7 +65,7 @@ CASES = {
     "gcg": (write_gcg, {"variant": "grandf"}),
     "region_caption": (write_regions, {"variant": "description"}),
     "folder": (write_folder, {}),
-    "reason_seg": (partial(fixtures_pixels.reason, split="train"), {}),
+    "reason_seg": (partial(fixtures_segmentation.reason, split="train"), {}),
 }
 
 

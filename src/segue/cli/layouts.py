@@ -45,7 +45,7 @@ def report_on(data: Path, on: str, *, as_json: bool) -> int:
             near = get_close_matches(name, BENCHMARKS, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ConfigError(f"unknown benchmark {name!r}{hint} Known: {', '.join(BENCHMARKS)}")
-        standings.append(layouts.Standing((name,), data, tuple(layouts.missing(BENCHMARKS[name], data, words))))
+        standings.append(layouts.Standing((name,), tuple(layouts.missing(BENCHMARKS[name], data, words))))
         if standings[-1].is_ready:
             try:
                 rows[name] = layouts.rows(BENCHMARKS[name], data)
@@ -79,9 +79,8 @@ def _print(found: Survey, rows: Rows) -> None:
         ready += len(standing.names) * is_ready
         counted = [f"{rows[name]:,} rows" for name in standing.names if isinstance(rows.get(name), int)]
         state = Text("ready" if is_ready else "not ready", "green" if is_ready else "bold red")
-        below = f"  (the data root is {standing.root})" if is_ready and standing.is_above else ""
         line = Text.assemble(state, "  ", (", ".join(standing.names), "bold"), "".join(f", {text}" for text in counted))
-        console.print(line + Text(below), soft_wrap=True)
+        console.print(line, soft_wrap=True)
         for told in [*(finding.text for finding in standing.findings), *unread]:
             console.print(Text(f"    {told}"), soft_wrap=True)
     total = sum(len(standing.names) for standing in found.standings)
@@ -105,9 +104,8 @@ def _record(standing: Standing, name: str, rows: Rows) -> dict:
     record = {
         "name": name,
         "ready": standing.is_ready and unread is None,
-        "root": str(standing.root),
         "findings": [
-            {"kind": one.kind, "expected": one.expected, "found": one.found, "text": one.text}
+            {"expected": one.expected, "found": one.found, "empty": one.is_empty, "text": one.text}
             for one in standing.findings
         ],
     }

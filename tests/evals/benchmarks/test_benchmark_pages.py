@@ -8,7 +8,7 @@ from segue.evals.benchmarks.segmentation import PIXELS
 from segue.evals.benchmarks.vqa import WORDS
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGES = {"benchmarks_pixels.md": PIXELS, "benchmarks_words.md": WORDS}
+PAGES = {"benchmarks_segmentation.md": PIXELS, "benchmarks_vqa.md": WORDS}
 HEAD = "| name | files | figure | protocol | asked with | published |\n|---|---|---|---|---|---|\n"
 
 

@@ -3,8 +3,8 @@
 import json
 from dataclasses import replace
 
-import fixtures_pixels
-import fixtures_words
+import fixtures_segmentation
+import fixtures_vqa
 import pytest
 from asked import Oracle, Watcher
 
@@ -17,7 +17,7 @@ from segue.evals.run import page, report, runner
 from segue.geometry.notation import box_text
 from segue.types import Answer, Media
 
-FIXTURES = {**fixtures_pixels.FIXTURES, **fixtures_words.FIXTURES}
+FIXTURES = {**fixtures_segmentation.FIXTURES, **fixtures_vqa.FIXTURES}
 FILED = sorted(set(BENCHMARKS) - {one.name for one in SCENES})
 
 
@@ -29,8 +29,8 @@ def perfect(name):
     """What is right, said as the benchmark wants it."""
 
     def speak(sample):
-        if name in fixtures_pixels.FIXTURES:
-            return fixtures_pixels.perfect(sample)
+        if name in fixtures_segmentation.FIXTURES:
+            return fixtures_segmentation.perfect(sample)
         text = sample.messages[-1].text
         return told(f"<answer>{text}</answer>" if "<answer>" in sample.messages[0].text else text)
 
@@ -104,7 +104,7 @@ def right_of_scene(sample):
     target, text = sample.target, sample.messages[-1].text
     if target["kind"] == "box":
         media = next(part for part in sample.messages[0].parts if isinstance(part, Media))
-        return told(box_text(fixtures_pixels.np.array(target["box"]), media.size))
+        return told(box_text(fixtures_segmentation.np.array(target["box"]), media.size))
     if target["kind"] == "region":
         return told(" ".join(words[0] for words in target["words"]))
     return told(text, sample.regions)

@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from fixtures_pixels import FIXTURES, media_of, perfect
+from fixtures_segmentation import FIXTURES, media_of, perfect
 from PIL import Image
 
 from segue.data.base import rng_for

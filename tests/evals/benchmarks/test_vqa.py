@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fixtures_words import FIXTURES
+from fixtures_vqa import FIXTURES
 
 from segue.data.base import rng_for
 from segue.datasets import DATASETS

@@ -1,4 +1,4 @@
-"""Whether what a benchmark needs lies under a data root, and if not, what is missing, misnamed or in another place.
+"""Whether what a benchmark needs lies under a data root, and if not, what is missing and which name there is nearest.
 
 The field `files` of each record is the one source: a path or pattern below the data root a line. In a pattern `*`, `?`
 and `[...]` stand for parts of one name, `**` for any folders or none, and ` | ` stands between ways to say the same, of
@@ -7,66 +7,56 @@ which one is enough. A file must not be empty, nor must a folder.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import translate
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from segue.datasets import DATASETS
 from segue.errors import DataError
 from segue.evals.base import Benchmark
-from segue.evals.benchmarks.path_search import MOST_TRIED, Tree, is_pattern
 
-Kind = Literal["missing", "empty", "misnamed", "packed", "misplaced"]
-
-_TOLD = 5
+_ALIKE = 0.8
+_MOST_NAMES = 2_000
+_MOST_TRIED = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Why a benchmark is not ready: what was expected, and what is there in its stead, as paths below the data root.
-
-    `found` is empty where nothing is there; `advice` says what to do about it.
+    """A path or pattern that is not satisfied. `found` is what is there in its stead, as a path below the data root: a
+    place that is empty, or one whose names are nearly those expected; nothing where there is none.
     """
 
-    kind: Kind
     expected: str
-    found: str
-    advice: str
+    found: str = ""
+    is_empty: bool = False
 
     @property
     def text(self) -> str:
         """The whole of it on one line."""
         expected = self.expected.replace(" | ", " or ")
-        said = {
-            "missing": f"there is no {expected}",
-            "empty": f"{self.found} is empty",
-            "misnamed": f"found {self.found}, expected {expected}",
-            "packed": f"found the archive {self.found}, expected {expected}",
-            "misplaced": f"found {self.found}, expected {expected}",
-        }
-        return f"{said[self.kind]}; {self.advice}"
+        if self.is_empty:
+            return f"{self.found} is empty; copy or unpack it again"
+        nearest = f"; the nearest name is {self.found}: rename or link it" if self.found else ""
+        return f"there is no {expected}{nearest}"
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How the data of some benchmarks, which need the same files, stand: ready where there are no findings.
 
-    `root` is the data root that was looked at; `is_above` says that it lies above the folder that was named, which is a
-    part of it. `is_certain` says that a file lies there that only these need, or all of them; else these are what is
-    meant by what looks like it.
+    `is_certain` says that a file lies there that only these need, or all of them.
     """
 
     names: tuple[str, ...]
-    root: Path
     findings: tuple[Finding, ...]
     is_certain: bool = True
-    is_above: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -92,31 +82,39 @@ def missing(benchmark: Benchmark, root: Path, known: Collection[str] = ()) -> li
 
     `known` are names that mean something of their own in other benchmarks, so that they are not misspelt here.
     """
-    return _findings(benchmark.files, Tree(root), {*known, *_names(benchmark.files)})
+    found = (_look(pattern, root, known) for pattern in benchmark.files)
+    return [finding for finding in found if finding is not None]
 
 
 def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
-    """Which benchmarks a folder holds data of, and what those lack.
+    """Which benchmarks a data root holds something of, and what those lack. Records that need no files are left out.
 
-    The folder is a data root, a part of one, or one dataset on its own, as downloaded. Records that need no files are
-    left out.
+    What several layouts need is a sign of none of them.
     """
-    groups: dict[tuple[str, ...], list[str]] = {}
+    layouts: dict[tuple[str, ...], list[Benchmark]] = {}
     for benchmark in benchmarks:
         if benchmark.files:
-            groups.setdefault(benchmark.files, []).append(benchmark.name)
-    words = _Words.of(groups)
-    tree = Tree(root)
-    found = {files: _stands(files, tuple(names), tree, words) for files, names in groups.items()}
-    standings = [standing for standing in found.values() if standing is not None]
-    told = {name for standing in standings for name in standing.names}
-    absent = tuple(name for names in groups.values() for name in names if name not in told)
-    return Survey(tuple(standings), absent)
+            layouts.setdefault(benchmark.files, []).append(benchmark)
+    known = known_names(benchmark for group in layouts.values() for benchmark in group)
+    uses = Counter(pattern for files in layouts for pattern in set(files))
+    standings, absent = [], []
+    for files, group in layouts.items():
+        names = tuple(benchmark.name for benchmark in group)
+        findings = missing(group[0], root, known)
+        lacking = {finding.expected: finding for finding in findings}
+        own = [pattern for pattern in files if uses[pattern] == 1] or list(files)
+        kept = [pattern for pattern in own if pattern not in lacking]
+        if kept or any(lacking[pattern].found for pattern in own):
+            standings.append(Standing(names, tuple(findings), not findings or any(map(_is_one_file, kept))))
+        else:
+            absent += names
+    return Survey(tuple(standings), tuple(absent))
 
 
 def known_names(benchmarks: Iterable[Benchmark]) -> frozenset[str]:
     """All names of files and folders that mean something in these benchmarks; see `missing`."""
-    return frozenset(name for benchmark in benchmarks for name in _names(benchmark.files))
+    ways = [way for benchmark in benchmarks for pattern in benchmark.files for way in _ways(pattern)]
+    return frozenset(part for way in ways for part in way.split("/") if not _is_pattern(part))
 
 
 def rows(benchmark: Benchmark, root: Path) -> int:
@@ -131,163 +129,78 @@ def rows(benchmark: Benchmark, root: Path) -> int:
     return len(dataset)
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """What a table of layouts says with its names: all `known` ones, the patterns that several layouts have, and the
-    names of files that tell one layout from all others."""
-
-    known: frozenset[str]
-    shared: frozenset[str]
-    telling: frozenset[str]
-
-    @classmethod
-    def of(cls, layouts: Collection[tuple[str, ...]]) -> _Words:
-        uses = Counter(pattern for files in layouts for pattern in set(files))
-        lasts = Counter(name for files in layouts for name in {_last(pattern) for pattern in files})
-        return cls(
-            frozenset(name for files in layouts for name in _names(files)),
-            frozenset(pattern for pattern, count in uses.items() if count > 1),
-            frozenset(name for name, count in lasts.items() if count == 1),
-        )
-
-
-def _stands(files: tuple[str, ...], names: tuple[str, ...], tree: Tree, words: _Words) -> Standing | None:
-    """How these files stand under a folder that is a data root, a part of one, or their dataset; None without a sign
-    of them."""
-    here = _stands_below(files, names, tree, words)
-    if here is not None and here[0]:
-        return here[1]
-    above = (tree.above(root) for root in _roots_above(files, tree.root))
-    found = [one for one in (_stands_below(files, names, other, words) for other in above) if one is not None]
-    kept, best = max(found, key=lambda one: one[0], default=(0, None))
-    if best is not None and kept:
-        return replace(best, is_above=True)
-    return _as_downloaded(files, names, tree, words) or (here and here[1])
-
-
-def _stands_below(
-    files: tuple[str, ...], names: tuple[str, ...], tree: Tree, words: _Words
-) -> tuple[int, Standing] | None:
-    """How these files stand below a data root, and how many that only they need are as they should be."""
-    own = [pattern for pattern in files if pattern not in words.shared] or list(files)
-    findings = _findings(files, tree, words.known)
-    lacking = {finding.expected: finding for finding in findings}
-    kept = [pattern for pattern in own if pattern not in lacking]
-    if not kept and not any(lacking[pattern].found for pattern in own):
-        return None
-    is_certain = any(map(_is_annotation, kept)) or not findings
-    return len(kept), Standing(names, tree.root, tuple(findings), is_certain)
-
-
-def _as_downloaded(files: tuple[str, ...], names: tuple[str, ...], tree: Tree, words: _Words) -> Standing | None:
-    """How these files stand if the folder is what should lie deeper in a data root, under whatever name."""
-    for prefix in _prefixes(files):
-        inside = tuple(_without(pattern, prefix) for pattern in files if pattern.startswith(prefix))
-        findings = _findings(inside, tree, words.known)
-        lacking = {finding.expected for finding in findings}
-        kept = [pattern for pattern in inside if pattern not in lacking and _is_annotation(pattern)]
-        if len(kept) >= 2 or any(_last(pattern) in words.telling for pattern in kept):
-            place = prefix.rstrip("/")
-            advice = f"move or link this folder to {place} below a data root, and name that root"
-            moved = Finding("misplaced", place, str(tree.root), advice)
-            return Standing(
-                names, tree.root, (moved, *(replace(one, expected=prefix + one.expected) for one in findings))
-            )
-    return None
-
-
-def _findings(files: Sequence[str], tree: Tree, known: Collection[str]) -> list[Finding]:
-    return [finding for pattern in files if (finding := _look(pattern, tree, known)) is not None]
-
-
-def _look(pattern: str, tree: Tree, known: Collection[str]) -> Finding | None:
-    """What is wrong about a pattern; of several ways to satisfy it, about the one that is nearest to it."""
-    tried = []
+def _look(pattern: str, root: Path, known: Collection[str]) -> Finding | None:
+    """What is wrong about a pattern; nothing, if one of its ways is satisfied."""
+    findings = []
     for way in _ways(pattern):
-        finding, depth = _look_once(way, tree, known)
-        if finding is None:
+        places = list(islice(root.glob(way), _MOST_TRIED))
+        if places and not all(map(_is_empty, places)):
             return None
-        tried.append((bool(finding.found), depth, finding))
-    best = max(tried, key=lambda one: one[:2])[2]
-    return replace(best, expected=pattern)
+        found = places[0] if places else _nearest(root, way.split("/"), known)
+        below = "" if found is None else found.relative_to(root).as_posix()
+        findings.append(Finding(pattern, below, is_empty=bool(places)))
+    return max(findings, key=lambda finding: (finding.is_empty, bool(finding.found)))
 
 
-def _look_once(way: str, tree: Tree, known: Collection[str]) -> tuple[Finding | None, int]:
-    """What is wrong about one path or pattern, and how many of its names are there."""
-    parts = way.strip("/").split("/")
-    places = list(islice(tree.matches(parts), MOST_TRIED))
-    if places:
-        if not all(map(tree.is_empty, places)):
-            return None, len(parts)
-        advice = "it was not copied or unpacked to its end; do so again"
-        return Finding("empty", way, tree.below(places[0]), advice), len(parts)
-    depth = max(count for count in range(len(parts)) if next(tree.matches(parts[:count]), None) is not None)
-    folder = next(tree.matches(parts[:depth]))
-    if (near := next(tree.near(parts, known), None)) is not None:
-        advice = f"rename it, or link it: {_step(near.relative_to(tree.root).parts, parts)}"
-        return Finding("misnamed", way, tree.below(near), advice), depth
-    if (archive := tree.archive(folder, parts[depth:])) is not None:
-        return Finding("packed", way, tree.below(archive), "unpack it there"), depth
-    if elsewhere := tree.elsewhere(parts, depth, known):
-        return Finding("misplaced", way, elsewhere, "move or link it"), depth
-    there = tree.names(folder)
-    holds = ", ".join(there[:_TOLD]) + (", ..." if len(there) > _TOLD else "")
-    return Finding(
-        "missing", way, "", f"{tree.below(folder) or 'the data root'} holds {holds or 'nothing'}. Put it there"
-    ), depth
+def _nearest(folder: Path, parts: Sequence[str], known: Collection[str]) -> Path | None:
+    """The place whose names are nearly those of a path; `None` if one of them is like nothing there."""
+    for part in parts:
+        if part == "**":
+            return None
+        if _is_pattern(part):
+            # of a pattern only its case may be another
+            fitting = [entry for entry in _names(folder) if re.match(translate(part), entry, re.IGNORECASE)]
+        else:
+            fitting = [part] if (folder / part).exists() else close_names(part, _names(folder), known)
+        if not fitting:
+            return None
+        folder = folder / fitting[0]
+    return folder
 
 
-def _step(found: Sequence[str], parts: Sequence[str]) -> str:
-    """The first name of a path that is not as it should be, and what it should be."""
-    # what stands behind `**` is counted from the end
-    front = parts.index("**") if "**" in parts else len(parts)
-    behind = len(parts) - front - 1
-    pairs = [*zip(found[:front], parts[:front], strict=True)]
-    pairs += zip(found[len(found) - behind :], parts[front + 1 :], strict=True) if behind > 0 else []
-    wrong, right = next((name, part) for name, part in pairs if not fnmatchcase(name, part))
-    return f"{wrong} -> {right}"
+def close_names(wanted: str, names: Iterable[str], known: Collection[str] = ()) -> list[str]:
+    """The names that somebody may have written for another, nearest first.
+
+    Case and marks between words do not count. Numbers and endings must be the same, for `train2017` is not a slip for
+    `train2014`; nor is a name that is `known` a slip for another.
+    """
+    others = {_plain(name) for name in known} - {_plain(wanted)}
+    candidates = [
+        name
+        for name in names
+        if name not in known
+        and _plain(name) not in others
+        and Path(name).suffix.casefold() == Path(wanted).suffix.casefold()
+        and re.findall(r"\d+", name) == re.findall(r"\d+", wanted)
+    ]
+    near = get_close_matches(_plain(wanted), {_plain(name) for name in candidates}, cutoff=_ALIKE)
+    return [name for plain in near for name in candidates if _plain(name) == plain]
 
 
-def _roots_above(files: Iterable[str], folder: Path) -> list[Path]:
-    """The folders above that would be the data root if this folder has the name that it has in the layout."""
-    ways = [way.split("/") for pattern in files for way in _ways(pattern)]
-    heads = {tuple(parts[:depth]) for parts in ways for depth in range(1, len(parts))}
-    resolved = folder.resolve()
-    depths = {len(head) for head in heads if resolved.parts[-len(head) :] == head}
-    return [resolved.parents[depth - 1] for depth in sorted(depths)]
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder, in order, hidden files left out; of very many only a part."""
+    try:
+        return sorted(entry.name for entry in islice(folder.iterdir(), _MOST_NAMES) if not entry.name.startswith("."))
+    except OSError:
+        return []
 
 
-def _prefixes(files: Iterable[str]) -> list[str]:
-    """The folders, each with a mark at its end, that single files of a layout lie in or below; deep ones first."""
-    split = [_ways(pattern)[0].split("/")[:-1] for pattern in files if _is_annotation(pattern)]
-    heads = {
-        "/".join(parts[:depth]) + "/"
-        for parts in split
-        for depth in range(1, len(parts) + 1)
-        if not any(map(is_pattern, parts[:depth]))
-    }
-    return sorted(heads, key=lambda head: (-head.count("/"), head))
-
-
-def _without(pattern: str, prefix: str) -> str:
-    return " | ".join(way.removeprefix(prefix) for way in _ways(pattern))
-
-
-def _names(files: Iterable[str]) -> set[str]:
-    """All names in some patterns that are no patterns themselves."""
-    ways = [way for pattern in files for way in _ways(pattern)]
-    return {part for way in ways for part in way.split("/") if part and not is_pattern(part)}
+def _is_empty(place: Path) -> bool:
+    return next(place.iterdir(), None) is None if place.is_dir() else place.stat().st_size == 0
 
 
 def _ways(pattern: str) -> list[str]:
-    return [way.strip() for way in pattern.split(" | ")]
+    return [way.strip().strip("/") for way in pattern.split(" | ")]
 
 
-def _is_annotation(pattern: str) -> bool:
-    """Whether a pattern names one file."""
-    return "." in _last(pattern) and not is_pattern(_last(pattern))
+def _is_pattern(name: str) -> bool:
+    return any(mark in name for mark in "*?[")
 
 
-def _last(pattern: str) -> str:
-    """The last name of a pattern, by its first way."""
-    return _ways(pattern)[0].strip("/").rsplit("/", 1)[-1]
+def _is_one_file(pattern: str) -> bool:
+    last = _ways(pattern)[0].rsplit("/", 1)[-1]
+    return "." in last and not _is_pattern(last)
+
+
+def _plain(name: str) -> str:
+    return re.sub("[-_ ]", "", name).casefold()

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from segue import engine
 from segue.errors import DataError
-from segue.types import Answer, MaskTrack, Region
-
-Json = dict[str, Any]
+from segue.output import answers
+from segue.output.answers import Json
+from segue.types import Answer, MaskTrack
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +42,12 @@ def to_json(answer: Answer, thresholds: Sequence[float] = ()) -> Json:
         "text": answer.text,
         "raw_text": answer.raw_text,
         "stop_reason": answer.stop_reason,
-        "regions": [_region(region) for region in answer.regions],
+        "regions": [answers.region_to_dict(region) for region in answer.regions],
     }
     if thresholds:
         assert isinstance(answer, engine.Answer | StoredAnswer)
         stored["scanned"] = {
-            str(threshold): [_track(region.masks) for region in answer.at_threshold(threshold).regions]
+            str(threshold): [answers.track_to_dict(region.masks) for region in answer.at_threshold(threshold).regions]
             for threshold in thresholds
         }
     return stored
@@ -60,49 +58,12 @@ def from_json(stored: Mapping[str, Any]) -> StoredAnswer:
 
     Raises: DataError, if that does not have its form.
     """
+    read = answers.from_dict(stored)
     try:
-        return StoredAnswer(
-            stored["text"],
-            tuple(map(_read_region, stored["regions"])),
-            stored["raw_text"],
-            stop_reason=stored["stop_reason"],
-            scanned={
-                float(threshold): [_read_track(track) for track in tracks]
-                for threshold, tracks in stored.get("scanned", {}).items()
-            },
-        )
+        scanned = {
+            float(threshold): [answers.track_from_dict(track) for track in tracks]
+            for threshold, tracks in stored.get("scanned", {}).items()
+        }
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"a stored answer does not have its form ({type(error).__name__}: {error})") from error
-
-
-def _region(region: Region) -> Json:
-    return {
-        "phrase": region.phrase,
-        "span": None if region.span is None else list(region.span),
-        "box": None if region.box is None else [float(value) for value in region.box],
-        "masks": _track(region.masks),
-        "score": region.score,
-    }
-
-
-def _read_region(stored: Mapping[str, Any]) -> Region:
-    return Region(
-        stored["phrase"],
-        None if stored["span"] is None else (stored["span"][0], stored["span"][1]),
-        None if stored["box"] is None else np.array(stored["box"], np.float64),
-        _read_track(stored["masks"]),
-        stored["score"],
-    )
-
-
-def _track(track: MaskTrack | None) -> Json | None:
-    if track is None:
-        return None
-    return {"size": list(track.size), "index": track.index.tolist(), "rles": list(track.rles)}
-
-
-def _read_track(stored: Mapping[str, Any] | None) -> MaskTrack | None:
-    if stored is None:
-        return None
-    height, width = stored["size"]
-    return MaskTrack((height, width), np.array(stored["index"], np.int64), tuple(stored["rles"]))
+    return StoredAnswer(read.text, read.regions, read.raw_text, stop_reason=read.stop_reason, scanned=scanned)

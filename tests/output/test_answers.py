@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pytest
+
+from segue.errors import DataError
+from segue.media import open_media
+from segue.output.answers import from_dict, to_dict
+from segue.output.export import write_png
+from segue.types import Answer, MaskTrack, Region, Usage
+
+TRACK = MaskTrack((3, 6), np.array([7, 9]), ("639", "b0"))
+REGION = Region(
+    "a star",
+    (3, 9),
+    np.array([1 / 3, 0, 3, 6]),
+    TRACK,
+    0.1,
+    np.array([0.1, 0.2]),
+    np.array([1.0, 0.5]),
+    np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]]),
+)
+
+
+@pytest.fixture
+def answer(tmp_path):
+    write_png(tmp_path / "a.png", np.zeros((3, 6, 3), np.uint8))
+    usage = Usage(3, 2, 1, 0, {"language": 0.25})
+    return Answer(
+        "It is.", (REGION, Region()), "It is.<e>", open_media(tmp_path / "a.png"), usage, "length", {"x": [1]}
+    )
+
+
+def test_an_answer_comes_back_from_json_as_it_was(answer):
+    assert from_dict(json.loads(json.dumps(to_dict(answer)))) == answer
+
+
+def test_a_medium_without_a_file_does_not_come_back(answer):
+    shown = Answer("x", media=open_media(np.zeros((3, 6, 3), np.uint8)))
+    stored = json.loads(json.dumps(to_dict(shown)))
+    assert stored["media"]["path"] is None and from_dict(stored) == Answer("x")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda stored: stored.pop("text"),
+        lambda stored: stored.update(regions=[{}]),
+        lambda stored: stored["regions"][0]["masks"].update(size=[3]),
+        lambda stored: stored.update(usage={"gold": 1}),
+        lambda stored: stored.update(regions=5),
+    ],
+)
+def test_what_has_another_form_is_refused(answer, spoil):
+    stored = to_dict(answer)
+    spoil(stored)
+    with pytest.raises(DataError, match="does not have its form"):
+        from_dict(stored)
