@@ -138,13 +138,14 @@ def read(file: File, length: int | None = None, *, check: bool = True) -> Conten
     head = read_head(file, length)
     start, places = head.size, sorted(head.tensors.items(), key=lambda item: item[1]["data_offsets"])
     # one buffer for all: a remote file is read in one request
-    whole = bytearray(head.nbytes - start)
+    whole = torch.empty(head.nbytes - start, dtype=torch.uint8)
+    view = whole.numpy().data
     if not check:
-        _fill(file, memoryview(whole))
+        _fill(file, view)
         return Content(head.facts, {name: _tensor(whole, row) for name, row in places})
     for name, row in places:
         begin, end = row["data_offsets"]
-        found = _fill(file, memoryview(whole)[begin:end], check=True)
+        found = _fill(file, view[begin:end], check=True)
         if found != head.facts["crc32"][name]:
             raise DataError(f"its tensor {name.rpartition('/')[2]} does not agree with its checksum")
     return Content(head.facts, {name: _tensor(whole, row) for name, row in places})
@@ -163,12 +164,9 @@ def _fill(file: File, view: memoryview, *, check: bool = False) -> int:
     return value
 
 
-def _tensor(whole: bytearray, row: Mapping[str, Any]) -> Tensor:
+def _tensor(whole: Tensor, row: Mapping[str, Any]) -> Tensor:
     begin, end = row["data_offsets"]
-    dtype, shape = _TYPES[row["dtype"]], row["shape"]
-    if begin == end:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(whole, dtype=dtype, offset=begin, count=(end - begin) // dtype.itemsize).view(shape)
+    return whole[begin:end].view(_TYPES[row["dtype"]]).view(row["shape"])
 
 
 def file_size(payload: int) -> int:

@@ -23,7 +23,7 @@ from segue.models.longva import family as longva
 from segue.models.longva import preprocessing
 from segue.models.longva.model import LongVAMLLM, pooled
 from segue.models.protocol import Batch, Decoding, finished
-from segue.parity.compare import Check, fact
+from segue.parity.compare import Check, Found, Verdict, fact
 from segue.parity.recording import Recording
 
 PLACEHOLDER = -200
@@ -83,7 +83,7 @@ class _Replay:
         cosine = 1.0 if torch.equal(first, second) else float(first @ second / (first.norm() * second.norm()))
         relative = difference / largest if largest else difference
         # written so that a NaN fails
-        verdict = "pass" if difference <= most else "fail"
+        verdict: Verdict = "pass" if difference <= most else "fail"
         return Check(name=name, verdict=verdict, difference=difference, relative=relative, cosine=cosine)
 
     def check(self, name: str, make: Callable[[], Tensor]) -> list[Check]:
@@ -213,25 +213,19 @@ def _batch(replay: _Replay) -> list[Check]:
     """Two prompts in one batch. The original pads on the right, we on the left; padding is not compared."""
     recording, model = replay.recording, replay.model
     features, counts = _features(replay, [*_shown(replay, "video"), *_shown(replay, "image")])
-    rows = []
-    for ids, mask, labels in zip(
+    rows: list[tuple[Tensor, Tensor]] = []
+    for ids, mask, learned in zip(
         *(recording.given(f"batch.{part}") for part in ("input_ids", "attention_mask", "labels")), strict=True
     ):
         kept = mask.bool()
-        rows.append(_row(ids[kept], labels[kept], counts))
+        rows.append(_row(ids[kept], learned[kept], counts))
     longest = max(len(ids) for ids, _ in rows)
     batch = _padded(rows, longest, len(features)).to(model.device)
     loss, hidden = model.forward(batch, features)
     is_row = recording.outputs["batch.attention_mask"].bool()
     checks = [fact("batch.attention_mask", [len(ids) for ids, _ in rows], is_row.sum(1).tolist())]
-    ours, recorded = (
-        torch.cat([row[mask] for row, mask in zip(values, masks, strict=True)]).tolist()
-        for values, masks in (
-            (batch.labels.cpu(), batch.attention.bool().cpu()),
-            (recording.outputs["batch.labels"], is_row),
-        )
-    )
-    checks.append(fact("batch.labels", ours, recorded))
+    labels = torch.cat([learned for _, learned in rows])
+    checks.append(fact("batch.labels", labels.tolist(), recording.outputs["batch.labels"][is_row].tolist()))
     for name, values in (("batch.inputs_embeds", model.embed(batch, features)), ("batch.logits", model.head(hidden))):
         checks.append(_rows_near(replay, name, values, batch.attention.bool(), is_row))
     assert loss is not None
