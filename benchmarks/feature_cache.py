@@ -71,9 +71,10 @@ def reading(frames: int, computing: float, repeats: int) -> None:
                 return FeatureCache(Store(Path(folder) / form, reserve=0), IDENTITY, form).get("clip", "u")
 
             # the library maps the file; reading its numbers is what a user does next
-            read, again, library = seconds(
-                first, lambda cache=cache: cache.get("clip", "u"), lambda: load_file(plain)["x"].clone(), repeats=repeats
-            )
+            def known(cache: FeatureCache = cache) -> object:
+                return cache.get("clip", "u")
+
+            read, again, library = seconds(first, known, lambda: load_file(plain)["x"].clone(), repeats=repeats)
             print(
                 f"{form:16} checked {read * 1e3:7.1f} ms, unchecked {again * 1e3:7.1f} ms, plain safetensors "
                 f"{library * 1e3:7.1f} ms: {read / library:.2f} x and {again / library:.2f} x; "
@@ -89,8 +90,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    versions = f"torch {torch.__version__}, {platform.machine()}"
-    print(f"{versions}, one thread, processor time, least of {arguments.repeats}; the tower in float32, the clip in float16")
+    print(f"torch {torch.__version__}, {platform.machine()}, one thread, processor time, least of {arguments.repeats}")
+    print("the tower computes in float32; the clip that is read is float16")
     computing = towers(arguments.frames, arguments.repeats)
     reading(arguments.clip, computing / arguments.frames, arguments.repeats)
 

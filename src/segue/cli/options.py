@@ -41,7 +41,7 @@ Frames = Annotated[
     str,
     typer.Option(
         "--frames",
-        help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers such as 0,4,9.",
+        help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers as 0,4,9.",
     ),
 ]
 Policy = Annotated[
