@@ -57,7 +57,7 @@ def subject(recording):
     )
     model = grounded.build(config, dtype=torch.float32, device="cpu", fill=True)
     weights.load(model, folder / "language", model_folder.key_table(config), fresh=(r"grounder\..*",))
-    return parity.subject(Engine(model, model.family.processor(folder, config.mllm_config, config.template), {}))
+    return parity.sa2va.subject(Engine(model, model.family.processor(folder, config.mllm_config, config.template), {}))
 
 
 def failures(report):
@@ -312,3 +312,23 @@ def test_a_call_without_its_picture_is_a_user_error(recording, subject, tmp_path
     lost = parity.Recording(tmp_path, recording.manifest, recording.inputs, recording.outputs)
     with pytest.raises(DataError, match="lacks imgV.png"):
         parity.replay(lost, subject, ["prompt"])
+
+
+@pytest.mark.parity
+def test_the_recording_of_longva_passes(run_segue):
+    result = run_segue("parity", GOLDEN / "longva", "--json")
+    (report,) = json.loads(result.stdout)["recordings"]
+    seams = {seam["name"]: seam["verdict"] for seam in report["seams"]}
+    assert set(seams) == {"pre", "video", "image", "single_tile", "multi", "batch", "int8", "keys"}
+    assert result.exit_code == 0 and set(seams.values()) == {"pass"}
+
+
+@pytest.mark.parity
+def test_a_wrong_number_in_a_recording_of_longva_is_found(tmp_path):
+    recording = parity.Recording.read(GOLDEN / "longva")
+    outputs = {name: tensor.clone() for name, tensor in recording.outputs.items()}
+    outputs["video.tower"][0, 0, 0] += 1e-3
+    outputs["image.greedy_new_ids"][0, -1] += 1
+    wrong = replace(recording, outputs=outputs)
+    report = parity.replay(wrong, parity.load(wrong), ["video", "image"])
+    assert failures(report) == ["video.tower", "image.greedy_new_ids"]

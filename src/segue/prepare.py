@@ -61,7 +61,7 @@ def look(media: Media, processor: Processor, *, frames: str, max_tiles: int = 12
         pixels = read_image(media)
         shown = Frames(pixels[None], np.zeros(1, np.int64), np.zeros(1))
         return View(media, processor.image(pixels, max_tiles=max_tiles), shown, (0,))
-    plan = choose(frames, media.count)
+    plan = choose(frames, media.count, media.fps)
     shown = read_frames(media, tuple(dict.fromkeys(plan)))
     return View(media, processor.frames(shown.pixels), shown, plan)
 

@@ -162,6 +162,6 @@ def test_a_recorded_sa2va_i_taken_apart_and_joined_gives_the_recorded_masks(tmp_
     folder, tensors = parted(RECORDED, "weights.safetensors", tmp_path / "one")
     assert not any("modified" in name for name in json.dumps(list(tensors)))
     save_file(tensors, tmp_path / "sam2.safetensors")
-    subject = parity.subject(plain(folder, sam2=tmp_path / "sam2.safetensors"))
+    subject = parity.sa2va.subject(plain(folder, sam2=tmp_path / "sam2.safetensors"))
     report = parity.replay(recording, subject, ["e2e.video_two_objects"])
     assert report.passed, [check for seam in report.seams for check in seam.checks if check.verdict == "fail"]

@@ -45,3 +45,24 @@ def test_a_plan_names_its_frames(plan, count, frames):
 def test_a_plan_that_cannot_be_followed_is_refused(plan, count, message):
     with pytest.raises(ConfigError, match=message):
         choose(plan, count)
+
+
+@pytest.mark.parametrize(
+    ("plan", "count", "rate", "frames"),
+    [
+        ("fps:1", 100, 25.0, (0, 25, 50, 75)),
+        ("fps:1", 101, 25.0, (0, 25, 50, 75, 100)),
+        ("fps:0.5", 100, 25.0, (0, 50)),
+        ("fps:2", 30, 29.97, (0, 14, 29)),
+        ("fps:60", 4, 25.0, (0, 1, 2, 3)),
+        ("fps:1", 1, 25.0, (0,)),
+    ],
+)
+def test_a_plan_by_time_takes_the_frame_shown_then(plan, count, rate, frames):
+    assert choose(plan, count, rate) == frames
+
+
+@pytest.mark.parametrize(("plan", "rate", "message"), [("fps:0", 25.0, "more than 0"), ("fps:1", None, "clock")])
+def test_a_plan_by_time_needs_a_time(plan, rate, message):
+    with pytest.raises(ConfigError, match=message):
+        choose(plan, 10, rate)

@@ -41,7 +41,7 @@ Frames = Annotated[
     str,
     typer.Option(
         "--frames",
-        help="Frames of a video that the language model sees: auto, first:k, uniform:k, or numbers such as 0,4,9.",
+        help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers as 0,4,9.",
     ),
 ]
 Policy = Annotated[
@@ -87,4 +87,4 @@ def check_frames(plan: str) -> None:
     from segue.media.sampling import choose
 
     if plan != "auto":
-        choose(plan, 1_000_000)
+        choose(plan, 1_000_000, 30.0)

@@ -63,6 +63,14 @@ TEMPLATES = {
         answer_end="<|im_end|>",
         stops=("<|im_end|>", "<|endoftext|>"),
     ),
+    # PARITY(longva_system_message): LongVA's prompts always begin with this turn
+    "qwen_1_5": Template(
+        system=_IM_START.format(role="system"),
+        user=_IM_USER,
+        answer_end="<|im_end|>",
+        stops=("<|im_end|>", "<|endoftext|>"),
+        opening=_IM_START.format(role="system").format(text="You are a helpful assistant."),
+    ),
     "internlm2_chat": Template(
         system=_IM_START.format(role="system"), user=_IM_USER, answer_end="<|im_end|>", stops=("<|im_end|>",)
     ),

@@ -97,7 +97,8 @@ def judge(recording: Recording, seam: str, found: Found) -> list[Check]:
     names = [name for name in recording.outputs if seam_of(name) == seam]
     largest = max((_largest(recording.outputs[name]) for name in names), default=0.0)
     checks = [fact for fact in found.facts if seam_of(fact.name) == seam]
-    for name in names:
+    judged = {check.name for check in checks}
+    for name in (name for name in names if name not in judged):
         ours = found.values.get(name, found.values.get(_PART.sub("", name)))
         if ours is not None:
             checks.append(_compare(recording, name, ours if isinstance(ours, Ours) else Ours(ours), largest))

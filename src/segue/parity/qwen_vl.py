@@ -9,14 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
-from segue import weights
+from segue import loading, weights
 from segue.errors import DataError
 from segue.models.protocol import Batch, Decoding, finished
 from segue.models.qwen_vl.model import QwenVLMLLM, architecture, key_table
 from segue.models.qwen_vl.processor import image_slots, normalised
 from segue.models.qwen_vl.tokenizer import VOCABULARY, from_tiktoken
+from segue.parity import qwen_vl_text
 from segue.parity.compare import TOLERANCE, Check, Found, Ours, fact
-from segue.parity.recording import Recording
+from segue.parity.recording import TEXTS, Recording
 from segue.weights import read_json
 
 _STRETCHES = {"both": (True, True), "ntk_only": (True, False), "logn_only": (False, True), "off": (False, False)}
@@ -33,20 +34,27 @@ class QwenVLSubject:
     tokenizer: PreTrainedTokenizerFast
 
 
-def load(recording: Recording, *, dtype: torch.dtype, device: str) -> QwenVLSubject:
+def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> QwenVLSubject:
     """The recorded model and tokenizer.
 
     Raises: CheckpointError, if weights or vocabulary do not fit.
     """
     config = architecture(read_json(recording.folder / "config.json"))
-    mllm = QwenVLMLLM(config).to(device, dtype).eval()
+    place = loading.pick_device(device)
+    mllm = QwenVLMLLM(config).to(place, loading.pick_dtype(dtype, place)).eval()
     weights.load(mllm, recording.folder, key_table(config))
     mllm.language_model.set_attn_implementation("eager")
     return QwenVLSubject(mllm, from_tiktoken(recording.folder / VOCABULARY))
 
 
-def replay(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
-    """One seam of tensors."""
+def replay(recording: Recording, seam: str, model: QwenVLSubject) -> Found:
+    """One seam: what ours makes of the same inputs."""
+    if seam in TEXTS:
+        return qwen_vl_text.replay(recording, seam, model.tokenizer)
+    return _replay_tensors(recording, seam, model.mllm)
+
+
+def _replay_tensors(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
     replays = {
         "text": _replay_text,
         "mm": _replay_pictures,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +30,9 @@ TEXTS = {
     "metrics": "metrics.json",
 }
 """The seams of a recording of Qwen-VL that are text, and their files."""
+
+CACHED = {"int8": "int8_cache.safetensors", "pool_odd": "pool_odd.safetensors"}
+"""The seams of a recording of LongVA that have a file of their own."""
 
 _GIVEN = re.compile(r"\.(input_ids|attention_mask|labels|prefill_len)$")
 
@@ -72,9 +75,12 @@ class Recording:
         return any((self.folder / name).is_file() for name in ("weights.safetensors", "model.safetensors"))
 
     @property
-    def is_qwen_vl(self) -> bool:
-        """Whether it is in the form of Qwen-VL's recordings."""
-        return (self.folder / TOGETHER).is_file()
+    def kind(self) -> Literal["sa2va", "qwen_vl", "longva"]:
+        """Which of the three systems was recorded; each has a module here that replays its recordings."""
+        if (self.folder / TOGETHER).is_file():
+            return "qwen_vl"
+        is_longva = read_json(self.folder / "config.json").get("model_type") == "llava_qwen"
+        return "longva" if is_longva else "sa2va"
 
     @property
     def threads(self) -> int | None:
@@ -92,8 +98,9 @@ class Recording:
     def seams(self) -> tuple[str, ...]:
         """The seams there is something recorded of, in the order of the data's flow."""
         found = {seam_of(name) for name in self.outputs} | ({"prompt"} if self.cases else set())
-        if self.is_qwen_vl:
-            found |= {seam for seam, file in TEXTS.items() if (self.folder / file).is_file()}
+        found |= {seam for seam, file in (TEXTS | CACHED).items() if (self.folder / file).is_file()}
+        if self.kind == "longva":
+            found |= {"pre"} | ({"keys"} if "fingerprints" in self.manifest else set())
         order = ("tokenizer", "chat", "labels", "pre", "prompt", "vision", "llm", "sam2", "tracker", "e2e")
         first = {name: place for place, name in enumerate(order)}
         return tuple(sorted(found, key=lambda seam: (first.get(seam.split(".")[0], len(order)), seam)))

@@ -110,6 +110,9 @@ def load(
     with torch.no_grad():
         for name in report.tied:
             places[name].copy_(places[(tied or {})[name]])
+    unused = [write.upstream for write in writes if not write.places]
+    if unused:
+        log.warning("%d tensors mean nothing here and are left out: %s", len(unused), ", ".join(unused[:5]))
     log.info("%d tensors, %d renamed, tied: %s, fresh: %s", report.total, report.renamed, report.tied, report.fresh)
     return report
 

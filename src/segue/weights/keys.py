@@ -18,7 +18,8 @@ class Rule:
 
     `native` are names with `\\1` ... for the pattern's groups. With several of them, `split` turns the upstream tensor
     into one tensor each and `join` puts them together again, both by rows; without `split` each place receives all.
-    `row` sends the tensor to one row of its place, for upstream layouts that keep the rows of a table apart.
+    `row` sends the tensor to one row of its place, for upstream layouts that keep the rows of a table apart. Without
+    places the tensor is left out, which loading tells.
     """
 
     upstream: str

@@ -1,0 +1,111 @@
+"""LongVA's prompts: media to tiles and placeholder text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from segue.errors import CheckpointError, DataError
+from segue.models.longva import preprocessing
+from segue.models.longva.model import LongVAConfig
+from segue.models.protocol import Visual
+from segue.models.templates import Template, TextTokenizer, template
+from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer
+
+VISUAL_TOKEN = "<|visual|>"  # noqa: S105  a placeholder of ours: the original puts the id -200 there
+TEMPLATE = "qwen_1_5"
+PUBLISHED_TILES = 12
+"""The number of tiles at which `max_tiles` asks for all that a checkpoint lists."""
+
+
+@dataclass(slots=True)
+class LongVAProcessor:
+    """Media to tiles and placeholder text, for one tokenizer."""
+
+    tokenizer: TextTokenizer
+    template: Template
+    config: LongVAConfig
+    visual_id: int
+    eos_ids: tuple[int, ...]
+    bos_ids: tuple[int, ...] = ()
+    seg_id: int | None = None
+    visual_token: str = VISUAL_TOKEN
+    shows_first: bool = True
+
+    @classmethod
+    def load(cls, folder: Path, config: LongVAConfig, chat: str) -> LongVAProcessor:
+        """Read a model folder's tokenizer and give it a token that holds the place of visual features.
+
+        Raises: CheckpointError, if the tokenizer cannot be read or is larger than the embeddings.
+        """
+        tokenizer = load_tokenizer(folder)
+        check_length(tokenizer, config.text_config.vocab_size, folder)
+        return cls(
+            tokenizer=tokenizer,
+            template=template(chat),
+            config=config,
+            visual_id=with_visual_token(tokenizer),
+            eos_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
+        )
+
+    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
+        """One image in tiles, at the best of the checkpoint's resolutions; `max_tiles` below 12 leaves out the largest.
+
+        Without resolutions it is one square whose tokens are not pooled.
+        """
+        image, side = Image.fromarray(pixels), self.config.side
+        offered = [(width, height) for width, height in self.config.resolutions]
+        if not offered:
+            return self._visual([preprocessing.cropped(image, side)], pool=1)
+        counts = {resolution: resolution[0] * resolution[1] // side**2 for resolution in offered}
+        most = max(min(counts.values()), max(counts.values()) * max_tiles // PUBLISHED_TILES)
+        resolution = preprocessing.best_resolution(image.size, [one for one in offered if counts[one] <= most])
+        # PARITY(longva_overview_unused): the original encodes an overview too, whose features it throws away
+        return self._visual(preprocessing.tiles(image, resolution, side), pool=self.config.pool)
+
+    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
+        """Frames of a video, one square each: the ends of wide ones are lost. Nothing stands between them."""
+        squares = [preprocessing.cropped(Image.fromarray(frame), self.config.side) for frame in pixels]
+        return self._visual(squares, pool=self.config.pool)
+
+    def _visual(self, squares: Sequence[Image.Image], *, pool: int) -> Visual:
+        count = len(squares) * (self.config.grid // pool) ** 2
+        return Visual(
+            preprocessing.normalised(squares),
+            self.visual_token * count,
+            torch.arange(count),
+            count,
+            torch.tensor([[len(squares), pool]]),
+        )
+
+    def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
+        """Never a visual: LongVA knows no region prompts.
+
+        Raises: DataError.
+        """
+        raise DataError(f"{len(masks)} regions are marked, and LongVA knows no region prompts; ask in words")
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer files."""
+        save_tokenizer(self.tokenizer, folder)
+
+
+def with_visual_token(tokenizer: PreTrainedTokenizerFast) -> int:
+    """The id of the visual token, which becomes the tokenizer's last; nobody can type it as part of another word.
+
+    Raises: CheckpointError, if the tokenizer cannot take it.
+    """
+    if VISUAL_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_tokens([AddedToken(VISUAL_TOKEN, special=True, normalized=False)], special_tokens=True)
+    number = tokenizer.convert_tokens_to_ids(VISUAL_TOKEN)
+    if not isinstance(number, int) or tokenizer.encode(VISUAL_TOKEN, add_special_tokens=False) != [number]:
+        raise CheckpointError(f"the tokenizer cannot hold the token {VISUAL_TOKEN}; take the one of the checkpoint")
+    return number
