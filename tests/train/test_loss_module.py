@@ -257,7 +257,6 @@ def test_decoupled_the_grounder_does_not_hear_the_language_model_and_all_three_o
 
 def test_vision_alignment_teaches_the_features_that_show_an_object_and_no_others(engine, make, picture):
     batch = make(sample(picture, 2))
-    module = loss_module(engine)
     features = engine.model.mllm.encode(batch.batch.pixels, batch.batch.grids).detach().requires_grad_()
     vision_alignment_term(engine.model, batch, features).backward()
     truth, cells = batch.truths[0], engine.model.mllm.config.tile_tokens

@@ -62,7 +62,7 @@ class Rows:
         """The sample of a row; see `Dataset`."""
         if not 0 <= index < len(self.rows):
             raise IndexError(f"{self.name} has rows 0 to {len(self.rows) - 1}, not {index}")
-        with within(f"{self.name} row {index}"):
+        with error_context(f"{self.name} row {index}"):
             return checked(self.make(self.rows[index], rng))
 
 
@@ -105,7 +105,7 @@ def ordered_draw(rng: np.random.Generator, available: int, wanted: int | None) -
 
 
 @contextmanager
-def within(place: str) -> Iterator[None]:
+def error_context(place: str) -> Iterator[None]:
     """Says in which place of the data an error happened."""
     try:
         yield

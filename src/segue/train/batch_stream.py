@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from segue.data.mixture import Mixture, Part
+from segue.data.mixture import Mixture, MixturePart
 from segue.datasets import DATASETS
 from segue.errors import ConfigError, DataError, LimitError, MediaError, SegueError
 from segue.train.examples import RowMaker, TrainBatch, collate
@@ -25,12 +25,12 @@ from segue.train.recipe import DatasetSpec, TrainRecipe
 SKIPPED = "skipped.jsonl"
 
 
-def parts_of(sources: Sequence[DatasetSpec]) -> list[Part]:
+def parts_of(sources: Sequence[DatasetSpec]) -> list[MixturePart]:
     """The datasets of a recipe, opened; one that is named twice gets a number.
 
     Raises: ConfigError, for an option that a dataset does not know; what opening it raises.
     """
-    parts: list[Part] = []
+    parts: list[MixturePart] = []
     for source in sources:
         load = DATASETS[source.dataset]
         try:
@@ -43,7 +43,7 @@ def parts_of(sources: Sequence[DatasetSpec]) -> list[Part]:
         taken = [part.name for part in parts]
         name = f"{source.dataset}:{dataset.name}"
         number = sum(other == name or other.startswith(f"{name}#") for other in taken)
-        parts.append(Part(f"{name}#{number + 1}" if number else name, dataset, source.weight))
+        parts.append(MixturePart(f"{name}#{number + 1}" if number else name, dataset, source.weight))
     return parts
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from segue.data.base import rng_for
 from segue.errors import ConfigError, SegueError
 from segue.train.batch_stream import parts_of
-from segue.train.examples import Row, RowMaker, collate
+from segue.train.examples import RowMaker, TrainRow, collate
 from segue.train.loss_module import LossModule, ObjectResult
 from segue.train.recipe import Validation
 
@@ -21,7 +21,7 @@ class ValidationRow:
 
     part: str
     number: int
-    row: Row
+    row: TrainRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def evaluate(
     return results
 
 
-def _first_frame(row: Row) -> int:
+def _first_frame(row: TrainRow) -> int:
     assert row.truth is not None
     return row.truth.numbers[row.truth.prompted[0]]
 

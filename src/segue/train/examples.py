@@ -32,8 +32,8 @@ from segue.types import Frames, MaskTrack, Message, Sample
 class Truth:
     """What the masks of a row are to be: frames as SAM 2 sees them, and how much of each pixel is object (0 to 255).
 
-    Objects stand in the order of their `[SEG]`s. On the frames at the places `prompted` they are found by prompt, on the
-    others followed by memory. `numbers` are the frames' numbers in their medium. `phrases` are what the annotation
+    Objects stand in the order of their `[SEG]`s. On the frames at the places `prompted` they are found by prompt, on
+    the others followed by memory. `numbers` are the frames' numbers in their medium. `phrases` are what the annotation
     calls the objects, and `centres` (x, y) where their boxes lie on each frame, in [0, 1]; NaN where nothing is seen.
     """
 
@@ -46,7 +46,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainRow:
     """A sample ready for a batch; `truth` is None if it points at nothing."""
 
     id: str
@@ -92,7 +92,7 @@ class RowMaker:
     max_tiles: int = 12
     frames: str | None = None
 
-    def __call__(self, sample: Sample) -> Row:
+    def __call__(self, sample: Sample) -> TrainRow:
         """The row of a sample.
 
         Raises: DataError, if the first turn alone is too long or what is left points at nothing that the sample
@@ -100,7 +100,7 @@ class RowMaker:
         """
         media = sample.target_media
         if media is None:
-            return Row(sample.id, self._fitting(sample, None)[0], None)
+            return TrainRow(sample.id, self._fitting(sample, None)[0], None)
         frames = (0,) if media.kind == "image" else sample.frames
         prompted = tuple(range(len(frames)))
         if self.frames is not None and prompted:
@@ -114,7 +114,7 @@ class RowMaker:
             shown = Frames(decoded.pixels[at], decoded.index[at], decoded.seconds[at])
         view = prepare.view_of(media, shown, plan, self.processor, max_tiles=self.max_tiles)
         example, count = self._fitting(sample, view)
-        return Row(sample.id, example, self._truth(sample, decoded, count, prompted) if count else None)
+        return TrainRow(sample.id, example, self._truth(sample, decoded, count, prompted) if count else None)
 
     def _fitting(self, sample: Sample, view: prepare.View | None) -> tuple[prepare.Example, int]:
         """The longest beginning of the dialogue that is short enough, and how many regions it points at."""
@@ -212,6 +212,6 @@ def _covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:
     return (functional.interpolate(whole, (side, side), mode="area")[0, 0] * 255).round().to(torch.uint8)
 
 
-def collate(rows: Sequence[Row], processor: Processor) -> TrainBatch:
+def collate(rows: Sequence[TrainRow], processor: Processor) -> TrainBatch:
     """Rows to a batch."""
     return TrainBatch(prepare.collate([row.example for row in rows], processor), tuple(row.truth for row in rows))

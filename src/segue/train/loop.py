@@ -125,7 +125,7 @@ def _sample(parameter: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class StageLoop:
-    """The loop of one stage: `run` yields
+    """The loop of one stage."""
 
     recipe: TrainRecipe
     state: StageState
@@ -207,8 +207,8 @@ class StageLoop:
         if not math.isfinite(value):
             raise DataError(
                 f"the {what} became {value} at step {step + 1} of stage {self.state.stage.name!r}, on the samples "
-                f"{', '.join(fetched.ids) or 'none'}. Nothing was learned from it, and the last checkpoint is good: go on "
-                "from it with a lower rate, or look at these samples"
+                f"{', '.join(fetched.ids) or 'none'}. Nothing was learned from it, and the last checkpoint is good: go "
+                "on from it with a lower rate, or look at these samples"
             )
 
     def _tell(self, current: Mapping[str, float], norm: float, *, is_last: bool) -> None:

@@ -72,9 +72,9 @@ class LanguageOutput:
 class LossModule(nn.Module):
     """A model and what it is to learn by; this is what is wrapped for several processes.
 
-    Each row counts with `num_masks` objects: of more some are drawn by chance, fewer are repeated. Each mask is compared
-    at `num_points` points. `objective` gives the terms that a batch has, which are weighted and added here: `joint`, or
-    one of `segue.train.from_scratch.objectives`.
+    Each row counts with `num_masks` objects: of more some are drawn by chance, fewer are repeated. Each mask is
+    compared at `num_points` points. `objective` gives the terms that a batch has, which are weighted and added here:
+    `joint`, or one of `segue.train.from_scratch.objectives`.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from torch import Tensor
 from segue import loading, weights
 from segue.checkpoints import adapters
 from segue.checkpoints.convert import Target
-from segue.checkpoints.folders import Draft, UpdateMonitor, check_target, precision, unwatched, write
+from segue.checkpoints.folders import Draft, Watch, check_target, precision, unwatched, write
 from segue.engine import Engine
 from segue.errors import CheckpointError
 from segue.grounding.model import component_of, components
@@ -30,9 +30,7 @@ class Merged:
     model_hash: str
 
 
-def merge(
-    source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = False, watch: UpdateMonitor = unwatched
-) -> Merged:
+def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = False, watch: Watch = unwatched) -> Merged:
     """Write the model that a checkpoint, or the best one of a run, stands for, in our own layout.
 
     LoRA is folded in float32 and saved in `dtype`; mask decoders stay in float32. Before anything is written, every

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segue.data.base import rng_for
-from segue.data.mixture import Part
+from segue.data.mixture import MixturePart
 from segue.media import read_frames
 from segue.output import pages
 from segue.types import MaskTrack, Sample
 
 
-def pair(case: Mapping[str, Any], parts: Sequence[Part], seed: int) -> str:
+def pair(case: Mapping[str, Any], parts: Sequence[MixturePart], seed: int) -> str:
     """A row of `validation.json` as a picture that can stand in a page: a `data:` address.
 
     Raises: SegueError, if the row cannot be read any more.

@@ -40,12 +40,12 @@ class FinetuneOptions:
 
 
 def finetune(request: FinetuneOptions, config: GroundedConfig, *, device: str) -> TrainRecipe:
-    """A recipe that fits a folder and a model: as many steps as 500 to 2000 samples deserve, evaluated twenty times on the
-    folder's own validation split, ended when five evaluations bring nothing new.
+    """A recipe that fits a folder and a model: as many steps as 500 to 2000 samples deserve, evaluated twenty times on
+    the folder's own validation split, ended when five evaluations bring nothing new.
 
     A model with two mask decoders learns with the one that follows language. On a GPU a model of 7B and more is kept in
-    4 bits. No mask is compared at more points than its prediction has pixels, and no object of a row twice where all rows
-    have few.
+    4 bits. No mask is compared at more points than its prediction has pixels, and no object of a row twice where all
+    rows have few.
 
     Raises: SegueError, if the folder cannot be read or has no validation split.
     """

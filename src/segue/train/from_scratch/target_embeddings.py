@@ -43,8 +43,8 @@ class _Known:
 def target_embeddings(truths: Sequence[Truth], grounder: LanguageSam2) -> Float[Tensor, "n d"]:
     """That of each object: a fixed vector for each word it is called by, and the mean embedding of its places.
 
-    A place is embedded as SAM 2 embeds the places of a frame, so that a prompt and what it points at look alike. In a clip
-    things move: then the places on all frames that are asked about are said at once.
+    A place is embedded as SAM 2 embeds the places of a frame, so that a prompt and what it points at look alike. In a
+    clip things move: then the places on all frames that are asked about are said at once.
     """
     return _coded(_known(truths, grounder), grounder)
 
