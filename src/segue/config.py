@@ -3,10 +3,14 @@
 A field may be a bool, int, float, str or Path, a Literal, another dataclass, a tuple, a dict with str keys, or any of
 these or None. A number written without a point (`1`, `2e-5`) is a float where a float is expected. Several of the
 plain kinds may stand beside each other (`bool | int | float | str`): the value's own kind decides.
+
+A dataclass may say in `RENAMED` what its keys and their values were called before: {old key: key}, and {key: {old
+value: value}}. What is read by an old name is told in a line of the log.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -20,6 +24,7 @@ import yaml
 from segue.errors import ConfigError
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -141,6 +146,7 @@ def _build(cls: type, tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} is {tree!r}, expected a mapping with the keys {', '.join(_known(cls))}")
     known = _known(cls)
+    tree = _renamed(getattr(cls, "RENAMED", {}), tree, where)
     for key in tree:
         if key not in known:
             near = get_close_matches(str(key), known, n=1)
@@ -155,6 +161,19 @@ def _build(cls: type, tree: Any, where: str) -> Any:
         return cls(**values)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from error
+
+
+def _renamed(names: Mapping[str, Any], tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """The mapping with today's names for keys and values."""
+    tree = dict(tree)
+    for name, new in names.items():
+        if isinstance(new, str) and name in tree and new not in tree:
+            log.warning("%s is called %s now; change it where it is written", _join(where, name), new)
+            tree[new] = tree.pop(name)
+        elif isinstance(new, dict) and isinstance(old := tree.get(name), str) and old in new:
+            log.warning("%s: %s is called %s now; change it where it is written", _join(where, name), old, new[old])
+            tree[name] = new[old]
+    return tree
 
 
 def _known(cls: Any) -> dict[str, Field[Any]]:

@@ -21,7 +21,7 @@ DATASETS = Table(
         "scenes": "segue.synth.dataset:load",
         "scene_questions": "segue.synth.questions:load",
         "vqa": "segue.data.vqa:load",
-        "qa_lines": "segue.data.vqa_jsonl:load",
+        "vqa_jsonl": "segue.data.vqa_jsonl:load",
         "choice": "segue.data.choice:load",
         "seed_bench": "segue.data.seed_bench:load",
         "mme": "segue.data.mme:load",

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from segue.errors import DataError
-from segue.media import read_frames, read_image
+from segue.media import read_frames
 from segue.media.sampling import choose
 from segue.models.protocol import Batch, Processor, Visual
 from segue.types import Frames, Media, Message, Region
@@ -57,13 +57,15 @@ def look(media: Media, processor: Processor, *, frames: str, max_tiles: int = 12
 
     Raises: MediaError, LimitError and ConfigError, as decoding and choosing do.
     """
-    if media.kind == "image":
-        pixels = read_image(media)
-        shown = Frames(pixels[None], np.zeros(1, np.int64), np.zeros(1))
-        return View(media, processor.image(pixels, max_tiles=max_tiles), shown, (0,))
-    plan = choose(frames, media.count, media.fps)
-    shown = read_frames(media, tuple(dict.fromkeys(plan)))
-    return View(media, processor.frames(shown.pixels), shown, plan)
+    plan = (0,) if media.kind == "image" else choose(frames, media.count, media.fps)
+    return view_of(media, read_frames(media, tuple(dict.fromkeys(plan))), plan, processor, max_tiles=max_tiles)
+
+
+def view_of(media: Media, shown: Frames, plan: tuple[int, ...], processor: Processor, *, max_tiles: int = 12) -> View:
+    """The view of a medium whose frames are decoded already."""
+    is_image = media.kind == "image"
+    visual = processor.image(shown.pixels[0], max_tiles=max_tiles) if is_image else processor.frames(shown.pixels)
+    return View(media, visual, shown, plan)
 
 
 def prepare(

@@ -6,7 +6,7 @@ Everything here is numpy and plain Python, so importing it is cheap and values c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -216,6 +216,12 @@ class Message:
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
+def target_media(messages: Sequence[Message]) -> Media | None:
+    """The medium that masks of a dialogue lie on, which is the last that was shown; None if none was."""
+    shown = [part for message in messages for part in message.parts if isinstance(part, Media)]
+    return shown[-1] if shown else None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample(_Value):
     """One thing to learn from or to be measured on: a dialogue and the regions that its answers point at.
@@ -235,6 +241,11 @@ class Sample(_Value):
     source: str = ""
     group: str = ""
     target: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def target_media(self) -> Media | None:
+        """The medium that the regions lie on."""
+        return target_media(self.messages)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

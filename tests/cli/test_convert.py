@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from segue import loading
 from segue.checkpoints import adapters
 from segue.cli.main import application
-from segue.train.recipe import Group, Lora, Source, Stage, TrainRecipe
+from segue.train.recipe import DatasetSpec, Lora, ParameterGroup, Stage, TrainRecipe
 from segue.train.run import train
 from segue.weights import file_hash, read_json
 
@@ -117,11 +117,11 @@ def trained_run(official_folder, tmp_path_factory):
         (root / "mine" / name).mkdir(parents=True)
         Image.fromarray(pixels).save(root / "mine" / name / "1.png")
     how = {"language": "lora", "embeddings": "rows", "seg_projector": "full", "mask_decoder": "full"}
-    groups = {name: Group(how=word) for name, word in how.items()}
+    groups = {name: ParameterGroup(how=word) for name, word in how.items()}
     recipe = TrainRecipe(
         model=str(official_folder),
         output=root / "run",
-        data=(Source(dataset="folder", root=root / "mine", split="all", options={"phrase": "the square"}),),
+        data=(DatasetSpec(dataset="folder", root=root / "mine", split="all", options={"phrase": "the square"}),),
         stages=(Stage(name="all", steps=2, rate=1e-2, groups=groups, lora=Lora(rank=4, alpha=8.0)),),
         **{"batch": 1, "precision": "fp32", "workers": 0, "max_tiles": 1, "save_every": 1},
     )

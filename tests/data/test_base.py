@@ -3,7 +3,7 @@ import pytest
 from layouts import SIZE, box_mask
 
 from segue.data import shapes
-from segue.data.base import Dataset, Rows, checked, order_rng, ordered_draw, rng_for, spread_draw, within
+from segue.data.base import Dataset, Rows, checked, error_context, order_rng, ordered_draw, rng_for, spread_draw
 from segue.datasets import DATASETS
 from segue.errors import ConfigError, DataError, MediaError
 from segue.geometry import masks
@@ -90,7 +90,7 @@ def test_a_row_is_named_in_its_errors_and_keeps_their_kind():
         Rows("pets/train", ["a", "b"], make).get(1, rng_for(0, 0, 0))
     with pytest.raises(IndexError):
         Rows("pets/train", ["a", "b"], make).get(-1, rng_for(0, 0, 0))
-    with pytest.raises(DataError, match="^outer: inner: bad$"), within("outer"), within("inner"):
+    with pytest.raises(DataError, match="^outer: inner: bad$"), error_context("outer"), error_context("inner"):
         raise DataError("bad")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segue.data.base import Rows
-from segue.data.mixture import Mixture, Part, table
+from segue.data.mixture import Mixture, MixturePart, table
 from segue.errors import ConfigError, DataError, MediaError
 from segue.types import Message, Sample
 
@@ -29,7 +29,9 @@ class Numbers:
 
 
 def mix(*parts, seed=0, **options):
-    return Mixture([Part(name, Numbers(name, rows), float(weight)) for name, rows, weight in parts], seed, **options)
+    return Mixture(
+        [MixturePart(name, Numbers(name, rows), float(weight)) for name, rows, weight in parts], seed, **options
+    )
 
 
 def rows_of(mixture, epoch=0):
@@ -138,7 +140,7 @@ def test_positions_outside_an_epoch_do_not_exist():
 
 
 def bad_mix(tmp_path, bad, rows=1000, **options):
-    parts = [Part("a", Numbers("a", rows, bad)), Part("b", Numbers("b", 50))]
+    parts = [MixturePart("a", Numbers("a", rows, bad)), MixturePart("b", Numbers("b", 50))]
     return Mixture(parts, 0, on_bad_sample="skip", skipped=tmp_path / "run/skipped.jsonl", **options)
 
 
@@ -147,14 +149,14 @@ def lines(tmp_path):
 
 
 def test_a_bad_sample_ends_the_run_if_nothing_else_is_said():
-    mixture = Mixture([Part("a", Numbers("a", 3, [1], MediaError))], 0)
+    mixture = Mixture([MixturePart("a", Numbers("a", 3, [1], MediaError))], 0)
     with pytest.raises(MediaError, match="a row 1: no picture"):
         ids(mixture)
 
 
 def test_a_skipped_sample_leaves_its_position_empty_and_is_written_down(tmp_path):
     mixture = bad_mix(tmp_path, [7])
-    good = Mixture([Part("a", Numbers("a", 1000)), Part("b", Numbers("b", 50))], 0)
+    good = Mixture([MixturePart("a", Numbers("a", 1000)), MixturePart("b", Numbers("b", 50))], 0)
     samples = [mixture.get(0, position) for position in range(len(mixture))]
     (empty,) = [position for position, sample in enumerate(samples) if sample is None]
     assert lines(tmp_path) == [
@@ -222,4 +224,4 @@ def test_shares_of_a_long_run_are_exact():
 
 def test_datasets_of_rows_can_be_mixed():
     rows = Rows("r", ["x", "y"], lambda row, rng: Numbers(row, 1).get(0, rng))
-    assert {sample.split()[0] for sample in ids(Mixture([Part("r", rows)], 0))} == {"x", "y"}
+    assert {sample.split()[0] for sample in ids(Mixture([MixturePart("r", rows)], 0))} == {"x", "y"}

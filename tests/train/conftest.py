@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segue.train.recipe import Group, Lora, Source, Stage, TrainRecipe
+from segue.train.recipe import DatasetSpec, Lora, ParameterGroup, Stage, TrainRecipe
 
 LEARNING = {
-    "language": Group(how="lora"),
-    "embeddings": Group(how="rows"),
-    "seg_projector": Group(how="full"),
-    "mask_decoder": Group(how="full"),
+    "language": ParameterGroup(how="lora"),
+    "embeddings": ParameterGroup(how="rows"),
+    "seg_projector": ParameterGroup(how="full"),
+    "mask_decoder": ParameterGroup(how="full"),
 }
 
 
@@ -75,7 +75,7 @@ def make_recipe(official_folder, pictures, tmp_path):
     """A recipe over the pictures; keywords replace its fields, `stage` those of its one stage."""
 
     def make(*, stage=None, **changes):
-        source = Source(dataset="folder", root=pictures, split="all", options={"phrase": "the square"})
+        source = DatasetSpec(dataset="folder", root=pictures, split="all", options={"phrase": "the square"})
         one = {"name": "only", "steps": 2, "groups": LEARNING, "lora": Lora(rank=4, alpha=8.0), "rate": 1e-3}
         fields = {
             "model": str(official_folder),

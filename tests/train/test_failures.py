@@ -195,11 +195,11 @@ OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\n
 @pytest.mark.parametrize(
     ("place", "name", "error", "text"),
     [
-        (evaluation, "judge", OUT, "memory ran out while judging after step 2 .CUDA out of memory. Tried"),
-        (loop.Stretch, "_terms", OUT, "memory ran out at step 1 .CUDA out of memory. Tried"),
-        (loop.Stretch, "_terms", MemoryError(), "memory ran out at step 1 .MemoryError"),
+        (evaluation, "evaluate", OUT, "memory ran out while evaluating after step 2 .CUDA out of memory. Tried"),
+        (loop.StageLoop, "_terms", OUT, "memory ran out at step 1 .CUDA out of memory. Tried"),
+        (loop.StageLoop, "_terms", MemoryError(), "memory ran out at step 1 .MemoryError"),
         (
-            loop.Stretch,
+            loop.StageLoop,
             "_terms",
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
             "a data worker died at step 1 .*Use fewer workers",

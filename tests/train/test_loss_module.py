@@ -14,8 +14,13 @@ from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
 from segue.models.protocol import Batch, seg_states
+from segue.train import loss_module as training
 from segue.train.examples import RowMaker, Truth, collate
-from segue.train.loss_module import Judged, Learner, LossWeights, _iou, _look
+from segue.train.from_scratch.objectives import OBJECTIVES
+from segue.train.from_scratch.target_terms import vision_alignment_term, visual_targets
+from segue.train.loss_module import LossModule, ObjectResult
+from segue.train.mask_terms import decode_candidates, decode_masks, encode_frames, true_iou
+from segue.train.recipe import LossWeights
 from segue.types import Message, Region, Sample
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -94,16 +99,22 @@ def make(engine):
     return rows
 
 
-def learner(engine, **options):
-    weights = options.pop("weights", LossWeights())
-    return Learner(engine.model, weights=weights, seg_id=engine.processor.seg_id, num_points=64, **options)
+def loss_module(engine, **options):
+    weights, objective = options.pop("weights", LossWeights()), OBJECTIVES[options.pop("objective", "joint")]
+    seg_id = engine.processor.seg_id
+    return LossModule(engine.model, weights=weights, seg_id=seg_id, objective=objective, num_points=64, **options)
+
+
+def find(module, rows, decode=decode_masks):
+    grounder = module.model.grounder
+    return decode(grounder, rows, encode_frames(grounder, [truth for truth, _ in rows]))
 
 
 @torch.no_grad()
 def test_the_loss_is_the_weighted_sum_of_its_terms_and_follows_from_the_seed(engine, make, picture):
     batch = make(sample(picture, 2))
     weights = LossWeights(text=0.5, mask=2.0, dice=3.0, align=0.1, iou=0.2, presence=0.3)
-    one, again, other = (learner(engine, weights=weights)(batch, seed) for seed in (1, 1, 2))
+    one, again, other = (loss_module(engine, weights=weights)(batch, seed) for seed in (1, 1, 2))
     assert set(one) == {"loss", "text", "mask", "dice", "align", "iou", "presence"}
     total = sum(getattr(weights, name) * term for name, term in one.items() if name != "loss")
     torch.testing.assert_close(one["loss"], total)
@@ -117,7 +128,7 @@ def test_a_batch_without_seg_has_mask_losses_of_zero_that_reach_all_that_learns_
         parameter.requires_grad_(True)
     maker = RowMaker(processor=fresh.processor, side=fresh.model.grounder.side, max_tiles=1)
     batch = collate([maker(sample(picture, 0, answer="Nothing."))], fresh.processor)
-    terms = learner(fresh)(batch, 0)
+    terms = loss_module(fresh)(batch, 0)
     assert terms["mask"].item() == terms["dice"].item() == 0.0
     terms["loss"].backward()
     reached = [*fresh.model.seg_projector.parameters(), *fresh.model.grounder.parameters()]
@@ -128,7 +139,7 @@ def test_a_batch_without_seg_has_mask_losses_of_zero_that_reach_all_that_learns_
 def test_labels_are_needed(engine, make, picture):
     batch = make(sample(picture))
     with pytest.raises(DataError, match="the batch has no labels"):
-        learner(engine)(replace(batch, batch=replace(batch.batch, labels=None)), 0)
+        loss_module(engine)(replace(batch, batch=replace(batch.batch, labels=None)), 0)
 
 
 def numbered(count, engine):
@@ -150,7 +161,7 @@ def numbered(count, engine):
 
 
 def drawn(engine, count, seed=0):
-    truth, prompts = learner(engine)._drawn(numbered(count, engine), torch.Generator().manual_seed(seed))
+    truth, prompts = loss_module(engine)._sampled(numbered(count, engine), torch.Generator().manual_seed(seed))
     numbers = [int(mask.flatten()[0]) for mask in truth.masks]
     # masks, prompts, phrases and centres are of the same objects
     assert (
@@ -177,10 +188,10 @@ def test_five_of_eight_objects_are_drawn_by_chance_and_prompts_stay_with_their_m
 def test_frames_that_are_followed_by_memory_count(engine, make, picture):
     clip = sample(picture, 1, frames=3)
     shown, followed = make(clip), make(clip, frames="first:1")
-    assert (shown.truths[0].asked, followed.truths[0].asked) == ((0, 1, 2), (0,))
-    module = learner(engine, num_masks=1)
-    prompts = module._speak(followed).prompts
-    found = module._find([(followed.truths[0], prompts[0])], module._encode([followed.truths[0]]))
+    assert (shown.truths[0].prompted, followed.truths[0].prompted) == ((0, 1, 2), (0,))
+    module = loss_module(engine, num_masks=1)
+    prompts = module.language_output(followed).prompts
+    found = find(module, [(followed.truths[0], prompts[0])])
     assert len(found.logits) == len(found.masks) == 3
     terms = [module(batch, 0)["mask"].item() for batch in (shown, followed)]
     wrong = replace(followed.truths[0], masks=followed.truths[0].masks.clone())
@@ -190,21 +201,21 @@ def test_frames_that_are_followed_by_memory_count(engine, make, picture):
 
 
 @torch.no_grad()
-def test_judging_counts_the_pixels_of_both_masks_and_those_they_share(engine, make, picture, monkeypatch):
+def test_evaluation_counts_the_pixels_of_both_masks_and_those_they_share(engine, make, picture, monkeypatch):
     batch = make(sample(picture, 2))
-    module, truth = learner(engine), batch.truths[0]
+    module, truth = loss_module(engine), batch.truths[0]
     side = truth.masks.shape[-1]
-    found = module._find([(truth, torch.zeros(2, 32))], module._encode([truth]))
+    found = find(module, [(truth, torch.zeros(2, 32))])
     left = torch.full((2, side // 4, side // 4), -9.0)
     left[:, :, : side // 8] = 9.0
-    monkeypatch.setattr(Learner, "_find", lambda *_: replace(found, logits=left))
-    judged = module.judge(batch)
+    monkeypatch.setattr(training, "decode_masks", lambda *_: replace(found, logits=left))
+    results = module.evaluate(batch)
     real = truth.masks[:, 0] > 127
     half = real[:, :, : side // 2]
-    assert [one.truth for one in judged] == real.flatten(1).sum(1).tolist()
-    assert [one.found for one in judged] == [side * side // 2] * 2
-    assert [one.intersection for one in judged] == half.flatten(1).sum(1).tolist()
-    assert isinstance(judged[0], Judged)
+    assert [one.truth for one in results] == real.flatten(1).sum(1).tolist()
+    assert [one.found for one in results] == [side * side // 2] * 2
+    assert [one.intersection for one in results] == half.flatten(1).sum(1).tolist()
+    assert isinstance(results[0], ObjectResult)
 
 
 @torch.no_grad()
@@ -212,41 +223,42 @@ def test_an_object_is_emitted_if_the_model_would_say_its_seg_itself(engine, make
     one = sample(picture, 1)
     batch = make(one)
     teach(engine, [[one.messages[0]]], ["It is [SEG].<|im_end|>"])
-    assert [found.is_emitted for found in learner(engine).judge(batch)] == [True]
+    assert [found.is_emitted for found in loss_module(engine).evaluate(batch)] == [True]
     teach(engine, [[one.messages[0]]], ["It is a, a.<|im_end|>"])
-    assert [found.is_emitted for found in learner(engine).judge(batch)] == [False]
+    assert [found.is_emitted for found in loss_module(engine).evaluate(batch)] == [False]
 
 
 def test_iou_is_shared_pixels_over_all_and_two_empty_masks_agree():
     logits, masks = torch.full((3, 4, 4), -1.0), torch.zeros(3, 16, 16)
     logits[0, :, :2], masks[0, :8] = 1.0, 1.0  # left half and upper half: a quarter of three quarters
     logits[1] = 1.0  # all, of nothing
-    torch.testing.assert_close(_iou(logits, masks), torch.tensor([1 / 3, 0.0, 1.0]))
+    torch.testing.assert_close(true_iou(logits, masks), torch.tensor([1 / 3, 0.0, 1.0]))
 
 
 @torch.no_grad()
-def test_apart_the_grounder_does_not_hear_the_language_model_and_all_three_of_its_masks_learn(engine, make, picture):
+def test_decoupled_the_grounder_does_not_hear_the_language_model_and_all_three_of_its_masks_learn(
+    engine, make, picture
+):
     batch = make(sample(picture, 2))
-    weights = LossWeights(code=1.0, sight=1.0)
-    apart, whole = (learner(engine, objective=one, weights=weights) for one in ("apart", "whole"))
-    assert set(apart(batch, 0)) == set(whole(batch, 0)) == {"loss", "text", "mask", "dice", "code", "sight"}
-    masks = [(module(batch, 0)["mask"], module._try if module is apart else module._find) for module in (apart, whole)]
-    spoken = apart._speak(batch)
-    silent = replace(spoken, prompts=[prompts * 0 for prompts in spoken.prompts])
+    weights = LossWeights(target_embedding=1.0, vision_alignment=1.0)
+    decoupled, joint = (loss_module(engine, objective=one, weights=weights) for one in ("decoupled", "joint"))
+    terms = {"loss", "text", "mask", "dice", "target_embedding", "vision_alignment"}
+    assert set(decoupled(batch, 0)) == set(joint(batch, 0)) == terms
+    masks = [module(batch, 0)["mask"] for module in (decoupled, joint)]
+    output = decoupled.language_output(batch)
+    silent = replace(output, prompts=[prompts * 0 for prompts in output.prompts])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, "_speak", lambda *_: silent)
-        assert apart(batch, 0)["mask"] == masks[0][0] and whole(batch, 0)["mask"] != masks[1][0]
-    truth = batch.truths[0]
-    rows = [(truth, spoken.prompts[0])]
-    tried, found = (find(rows, apart._encode([truth])) for _, find in masks)
+        patch.setattr(LossModule, "language_output", lambda *_: silent)
+        assert decoupled(batch, 0)["mask"] == masks[0] and joint(batch, 0)["mask"] != masks[1]
+    rows = [(batch.truths[0], output.prompts[0])]
+    tried, found = (find(decoupled, rows, decode) for decode in (decode_candidates, decode_masks))
     assert len(tried.logits) == 3 * len(found.logits)
 
 
-def test_sight_judges_the_features_that_show_an_object_and_no_others(engine, make, picture):
+def test_vision_alignment_teaches_the_features_that_show_an_object_and_no_others(engine, make, picture):
     batch = make(sample(picture, 2))
-    module = learner(engine)
     features = engine.model.mllm.encode(batch.batch.pixels, batch.batch.grids).detach().requires_grad_()
-    module._sight_term(batch, features).backward()
+    vision_alignment_term(engine.model, batch, features).backward()
     truth, cells = batch.truths[0], engine.model.mllm.config.tile_tokens
     side = round(cells**0.5)
     share = torch.nn.functional.interpolate(truth.masks[:, [0]].float() / 255, side, mode="area").flatten(1).amax(0)
@@ -261,22 +273,24 @@ def test_a_thing_smaller_than_a_cell_is_seen_in_the_cell_that_shows_most_of_it()
     centres = torch.tensor([[[0.3, 0.3]], [[0.75, 0.75]]])
     truth = Truth(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), masks, (0,), (0,), ("a", "b"), centres)
     features = torch.arange(16.0)[:, None]
-    look = _look(truth, 0, 5, features, 4)
-    assert look.shown[:, 0].tolist() == [0, 1, 4, 5, 15]
-    assert look.which.tolist() == [5] * 4 + [6]
-    assert look.counts.tolist() == [0.25] * 4 + [1.0]
-    assert look.where[-1].tolist() == [0.75, 0.75]
+    targets = visual_targets(truth, 0, 5, features, 4)
+    assert targets.features[:, 0].tolist() == [0, 1, 4, 5, 15]
+    assert targets.objects.tolist() == [5] * 4 + [6]
+    assert targets.weights.tolist() == [0.25] * 4 + [1.0]
+    assert targets.centres[-1].tolist() == [0.75, 0.75]
 
 
 @pytest.mark.parametrize(
     ("objective", "terms", "untouched"),
     [
-        ("sight", {"loss", "sight"}, ("mllm.language_model", "grounder")),
-        ("words", {"loss", "text", "code", "sight"}, ("grounder",)),
+        ("vision_alignment", {"loss", "vision_alignment"}, ("mllm.language_model", "grounder")),
+        ("language", {"loss", "text", "target_embedding", "vision_alignment"}, ("grounder",)),
     ],
 )
-def test_words_and_sight_leave_alone_what_they_do_not_teach(engine, make, picture, objective, terms, untouched):
-    module = learner(engine, objective=objective, weights=LossWeights(code=1.0, sight=1.0))
+def test_language_and_vision_alignment_leave_alone_what_they_do_not_teach(
+    engine, make, picture, objective, terms, untouched
+):
+    module = loss_module(engine, objective=objective, weights=LossWeights(target_embedding=1.0, vision_alignment=1.0))
     for parameter in engine.model.parameters():
         parameter.requires_grad_(True)
         parameter.grad = None
@@ -289,11 +303,11 @@ def test_words_and_sight_leave_alone_what_they_do_not_teach(engine, make, pictur
     assert any(name.startswith("mllm.vision_tower") for name in touched)
 
 
-def test_a_batch_that_shows_nothing_can_be_learned_from_by_sight_and_changes_nothing(engine, make, picture):
+def test_a_batch_that_shows_nothing_can_be_learned_from_by_vision_alignment_and_changes_nothing(engine, make, picture):
     for parameter in engine.model.parameters():
         parameter.requires_grad_(True)
         parameter.grad = None
-    found = learner(engine, objective="sight", weights=LossWeights(sight=1.0))(
+    found = loss_module(engine, objective="vision_alignment", weights=LossWeights(vision_alignment=1.0))(
         make(sample(picture, 0, answer="Nothing.")), 0
     )
     found["loss"].backward()
@@ -303,8 +317,10 @@ def test_a_batch_that_shows_nothing_can_be_learned_from_by_sight_and_changes_not
 
 def test_nothing_to_see_costs_nothing(engine, make):
     messages = (Message.user("Who?"), Message("assistant", ("Me.",)))
-    terms = learner(engine, weights=LossWeights(code=1.0, sight=1.0))(make(Sample("a", "chat", messages)), 0)
-    assert terms["code"] == terms["sight"] == 0
+    terms = loss_module(engine, weights=LossWeights(target_embedding=1.0, vision_alignment=1.0))(
+        make(Sample("a", "chat", messages)), 0
+    )
+    assert terms["target_embedding"] == terms["vision_alignment"] == 0
 
 
 @torch.no_grad()
@@ -315,11 +331,11 @@ def test_clips_that_are_followed_together_are_followed_as_each_alone(engine, mak
         messages=(Message.user("Where?", open_media(np.stack([picture(60, 80, seed=7)] * 3))), *clips[1].messages[1:]),
     )
     batch = make(sample(picture, 1), *clips, frames="first:1")
-    module = learner(engine, num_masks=2)
-    prompts = module._speak(batch).prompts
-    rows = [module._drawn(row, torch.Generator()) for row in zip(batch.truths, prompts, strict=True)]
-    together = module._find(rows, module._encode([truth for truth, _ in rows]))
-    alone = [module._find([row], module._encode([row[0]])) for row in rows]
+    module = loss_module(engine, num_masks=2)
+    prompts = module.language_output(batch).prompts
+    rows = [module._sampled(row, torch.Generator()) for row in zip(batch.truths, prompts, strict=True)]
+    together = find(module, rows)
+    alone = [find(module, [row]) for row in rows]
     # first what was asked for, row by row; then the followed frames, each of both clips
     asked = [one.logits[:2] for one in alone]
     followed = [one.logits[2 + 2 * frame : 4 + 2 * frame] for frame in (0, 1) for one in alone[1:]]

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from segue.train.loss_module import LossWeights
-from segue.train.recipe import Group, Validation
+from segue.train.recipe import ParameterGroup, Validation
 from segue.train.run import train
 
 ALL = ("vision", "connector", "language", "embeddings", "seg_projector", "mask_decoder", "image_encoder")
@@ -14,7 +14,7 @@ def test_four_pictures_are_learned_by_heart(make_recipe, watcher):
     stage = {
         "steps": 290,
         "rate": 1e-3,
-        "groups": {name: Group(how="full") for name in ALL},
+        "groups": {name: ParameterGroup(how="full") for name in ALL},
         "losses": LossWeights(align=1.0, iou=1.0),
         "weight_decay": 0.0,
     }

@@ -18,7 +18,7 @@ from segue.checkpoints import adapters
 from segue.data import image_chat
 from segue.errors import ConfigError
 from segue.train import checkpoints, run_logger, setup, zero
-from segue.train.recipe import Source, Validation
+from segue.train.recipe import DatasetSpec, Validation
 from segue.train.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -78,8 +78,8 @@ def held_out(tmp_path, draw):
     for name, text in ((image_chat.CONVERSATIONS, json.dumps([{"conversations": turns}])), ("pictures/none", "")):
         (talk / name).parent.mkdir(parents=True, exist_ok=True)
         (talk / name).write_text(text)
-    square = Source(dataset="folder", root=tmp_path / "one", split="all", options={"phrase": "the square"})
-    chat = Source(dataset="image_chat", root=talk, split="train", options={"images": "pictures"})
+    square = DatasetSpec(dataset="folder", root=tmp_path / "one", split="all", options={"phrase": "the square"})
+    chat = DatasetSpec(dataset="image_chat", root=talk, split="train", options={"images": "pictures"})
     return Validation(data=(square, chat), every=2)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from segue import config
 from segue.errors import ConfigError
-from segue.train.recipe import Group, Lora, Stage, TrainRecipe, Validation
+from segue.train.recipe import Lora, ParameterGroup, Stage, TrainRecipe, Validation
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -51,7 +51,7 @@ def test_a_recipe_says_no_more_than_it_must(make_recipe, tmp_path):
         (lambda: Stage(name="a/b", steps=1), "a folder gets that name"),
         (lambda: Stage(name="a", steps=0), "steps is 0; expected 1 or more"),
         (lambda: Stage(name="a", steps=1, rate=0.0), "rate 0.0"),
-        (lambda: Stage(name="a", steps=1, groups={"vision": Group(how="frozen")}), "trains nothing"),
+        (lambda: Stage(name="a", steps=1, groups={"vision": ParameterGroup(how="frozen")}), "trains nothing"),
         (lambda: Lora(rank=0), "rank 0"),
         (lambda: Validation(data=()), "names no data"),
     ],

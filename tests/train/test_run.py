@@ -11,7 +11,7 @@ from segue.checkpoints import adapters
 from segue.errors import CheckpointError, ConfigError, DataError, LimitError
 from segue.media import open_media
 from segue.train import checkpoints, loop, run_logger
-from segue.train.recipe import Group, Lora, Source, Stage, Validation
+from segue.train.recipe import DatasetSpec, Lora, ParameterGroup, Stage, Validation
 from segue.train.run import train
 
 
@@ -41,7 +41,7 @@ def test_a_run_that_was_stopped_and_goes_on_ends_with_the_same_weights(make_reci
 def test_a_run_that_died_before_its_first_checkpoint_begins_anew(make_recipe, watcher, monkeypatch):
     recipe = make_recipe(stage={"steps": 2})
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop.Stretch, "learn", lambda *_: _raise(KeyboardInterrupt()))
+        patched.setattr(loop.StageLoop, "learn", lambda *_: _raise(KeyboardInterrupt()))
         train(recipe, watcher, device="cpu")
     assert train(recipe, watcher, device="cpu", resume=True).step == 2
     assert [line["kind"] for line in run_logger.lines(recipe.output / "log.jsonl")] == ["stage", "step", "step"]
@@ -73,7 +73,7 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(make_recipe, watcher):
     out = train(recipe, watcher, device="cpu")
     found = adapters.checkpoints(recipe.output)
     assert len(found) <= 2 and list(found)[-1].name == "step-000003"
-    scores = [line["mean_iou"] for line in run_logger.lines(recipe.output / "log.jsonl") if line["kind"] == "judged"]
+    scores = [line["mean_iou"] for line in run_logger.lines(recipe.output / "log.jsonl") if line["kind"] == "evaluated"]
     assert len(scores) == 3
     assert found[out.best].score == max(scores)
 
@@ -89,7 +89,7 @@ def test_patience_ends_a_stage(make_recipe, watcher, monkeypatch):
 
 def test_stages_stand_on_one_another(make_recipe, watcher, tmp_path):
     recipe = make_recipe()
-    groups = {"seg_projector": Group(how="full")}
+    groups = {"seg_projector": ParameterGroup(how="full")}
     first = Stage(name="align", steps=1, groups=groups, rate=1e-2)
     recipe = replace(recipe, stages=(first, replace(recipe.stages[0], steps=1)))
     out = train(recipe, watcher, device="cpu")
@@ -126,16 +126,18 @@ def test_what_breaks_a_step_is_one_error_and_leaves_the_last_checkpoint(
     make_recipe, watcher, monkeypatch, break_it, error, text
 ):
     recipe = make_recipe(stage={"steps": 3}, save_every=1)
-    forward, calls = loop.Stretch._terms, []
+    forward, calls = loop.StageLoop._terms, []
 
-    def broken(self, fed, step, micro):
+    def broken(self, fetched, step, micro):
         if step == 1:
-            learner = self.ready.learner
-            monkeypatch.setattr(learner, "forward", lambda *given: break_it(type(learner).forward(learner, *given)))
+            loss_module = self.state.loss_module
+            monkeypatch.setattr(
+                loss_module, "forward", lambda *given: break_it(type(loss_module).forward(loss_module, *given))
+            )
         calls.append(step)
-        return forward(self, fed, step, micro)
+        return forward(self, fetched, step, micro)
 
-    monkeypatch.setattr(loop.Stretch, "_terms", broken)
+    monkeypatch.setattr(loop.StageLoop, "_terms", broken)
     with pytest.raises(error, match=text):
         train(recipe, watcher, device="cpu")
     assert adapters.read(adapters.find(recipe.output)).step == 1
@@ -166,7 +168,7 @@ def test_a_missing_image_ends_the_run_or_is_skipped_as_the_recipe_says(make_reci
     annotations = [{"image": f"{n}.png", "text": ["the square"], "mask": [[[8, 8, 40, 8, 40, 40]]]} for n in range(4)]
     annotations[2]["image"] = "gone.png"
     (folder / "annotations.json").write_text(json.dumps(annotations))
-    recipe = make_recipe(stage={"steps": 4}, data=(Source(dataset="folder", root=folder, split="all"),))
+    recipe = make_recipe(stage={"steps": 4}, data=(DatasetSpec(dataset="folder", root=folder, split="all"),))
     with pytest.raises(Exception, match=r"gone\.png"):
         train(recipe, watcher, device="cpu")
     skipping = replace(recipe, output=tmp_path / "skipping", on_bad_sample="skip", ceiling=0.3)
@@ -175,15 +177,17 @@ def test_a_missing_image_ends_the_run_or_is_skipped_as_the_recipe_says(make_reci
 
 
 def test_a_group_that_does_not_learn_is_named(make_recipe, watcher):
-    groups = {"seg_projector": Group(how="full"), "mask_decoder": Group(how="full", rate=1e-60)}
+    groups = {"seg_projector": ParameterGroup(how="full"), "mask_decoder": ParameterGroup(how="full", rate=1e-60)}
     recipe = make_recipe(stage={"groups": groups, "weight_decay": 0.0})
     with pytest.raises(ConfigError, match="after 1 steps nothing in the groups mask_decoder has changed"):
         train(recipe, watcher, device="cpu")
 
 
 def test_a_group_that_the_loss_does_not_reach_is_named(make_recipe, watcher):
-    recipe = make_recipe(stage={"groups": {"vision": Group(how="full"), "language": Group(how="lora")}})
-    recipe = replace(recipe, data=(Source(dataset="image_chat", root=_chat(recipe.output.parent), split="train"),))
+    recipe = make_recipe(
+        stage={"groups": {"vision": ParameterGroup(how="full"), "language": ParameterGroup(how="lora")}}
+    )
+    recipe = replace(recipe, data=(DatasetSpec(dataset="image_chat", root=_chat(recipe.output.parent), split="train"),))
     with pytest.raises(ConfigError, match="does not reach"):
         train(recipe, watcher, device="cpu")
 
@@ -226,6 +230,8 @@ def test_bf16_learns_in_float32(make_recipe, watcher):
 
 def test_all_that_can_learn_may_learn_in_full(make_recipe, watcher):
     names = ("vision", "connector", "language", "embeddings", "seg_projector", "mask_decoder", "image_encoder")
-    recipe = make_recipe(stage={"steps": 1, "groups": {name: Group(how="full") for name in names}, "lora": Lora()})
+    recipe = make_recipe(
+        stage={"steps": 1, "groups": {name: ParameterGroup(how="full") for name in names}, "lora": Lora()}
+    )
     train(recipe, watcher, device="cpu")
     assert len(tensors(recipe.output)) > 200

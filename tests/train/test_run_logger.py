@@ -34,7 +34,7 @@ def test_tensorboard_shows_the_figures_of_the_log_also_after_a_stop(make_recipe,
 
 def test_without_tensorboard_the_log_has_everything(tmp_path, watcher, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    told = run_logger.Journal(tmp_path, watcher, is_main=True)
+    told = run_logger.RunLogger(tmp_path, watcher, is_main=True)
     told.begin(-1)
     told.write("step", 1, loss=2.5)
     told.close()

@@ -11,7 +11,7 @@ from segue.checkpoints import adapters
 from segue.errors import CheckpointError, ConfigError
 from segue.train import checkpoints, stages
 from segue.train.merge import merge
-from segue.train.recipe import Group, Lora, Stage, Validation
+from segue.train.recipe import Lora, ParameterGroup, Stage, Validation
 from segue.train.run import train
 
 
@@ -21,7 +21,7 @@ def loaded(official_folder):
 
 
 def stage(**groups):
-    made = {name: Group(how=how) for name, how in groups.items()}
+    made = {name: ParameterGroup(how=how) for name, how in groups.items()}
     return Stage(name="s", steps=1, groups=made, lora=Lora(rank=4, alpha=8.0, dropout=0.0))
 
 
@@ -30,27 +30,27 @@ def switch_on(loaded, **groups):
 
 
 def test_lora_lies_beside_every_linear_layer_of_the_language_model_but_the_head(loaded):
-    learning = switch_on(loaded, language="lora")
+    trainable = switch_on(loaded, language="lora")
     # rank x (in + out) of q, k, v, o, gate, up and down, in both layers
     width, kv, inner = 128, 32, 192
     per_layer = 4 * (2 * (width + width) + 2 * (width + kv) + 3 * (width + inner))
-    assert learning.count == {"language": 2 * per_layer}
-    assert not any("lm_head" in name for name in learning.lora["target_modules"])
+    assert trainable.count == {"language": 2 * per_layer}
+    assert not any("lm_head" in name for name in trainable.lora["target_modules"])
 
 
 def test_full_groups_learn_every_number_and_all_else_is_frozen(loaded):
-    learning = switch_on(loaded, mask_decoder="full", connector="full")
+    trainable = switch_on(loaded, mask_decoder="full", connector="full")
     decoder = sum(p.numel() for p in loaded.model.grounder.sam2.mask_decoder.parameters())
-    assert learning.count["mask_decoder"] == decoder
-    assert sum(p.numel() for p in loaded.model.parameters() if p.requires_grad) == sum(learning.count.values())
+    assert trainable.count["mask_decoder"] == decoder
+    assert sum(p.numel() for p in loaded.model.parameters() if p.requires_grad) == sum(trainable.count.values())
 
 
 def test_rows_let_only_the_new_tokens_learn(loaded):
     model, new = loaded.model, [268, 269, 270, 271, 272]
     ids = torch.tensor([[1, 2, 268, 270]])
     before = model.mllm.language_model(ids).logits
-    learning = switch_on(loaded, embeddings="rows")
-    assert learning.token_ids == tuple(new) and learning.count == {"embeddings": 2 * 5 * 128}
+    trainable = switch_on(loaded, embeddings="rows")
+    assert trainable.token_ids == tuple(new) and trainable.count == {"embeddings": 2 * 5 * 128}
     torch.testing.assert_close(model.mllm.language_model(ids).logits, before)
     with torch.no_grad():
         model.mllm.language_model.lm_head.rows += 1.0
@@ -88,12 +88,12 @@ def test_four_bits_keep_the_layers_close_and_learn_by_lora(loaded):
     pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
     ids = torch.tensor([[1, 2, 3]])
     before = loaded.model.mllm.language_model(ids).logits
-    four = Stage(name="s", steps=1, groups={"language": Group(how="lora")}, lora=Lora(rank=4, quantize="4bit"))
-    learning = stages.switch_on(loaded.model, four, loaded.processor, seed=0)
+    four = Stage(name="s", steps=1, groups={"language": ParameterGroup(how="lora")}, lora=Lora(rank=4, quantize="4bit"))
+    trainable = stages.switch_on(loaded.model, four, loaded.processor, seed=0)
     after = loaded.model.mllm.language_model(ids).logits
     assert torch.nn.functional.cosine_similarity(before.flatten(), after.flatten(), dim=0) > 0.95
     after.sum().backward()
-    assert any(p.grad is not None and bool(p.grad.any()) for p in learning.groups["language"].values())
+    assert any(p.grad is not None and bool(p.grad.any()) for p in trainable.groups["language"].values())
 
 
 def test_a_run_on_four_bits_is_judged_goes_on_exactly_and_merges_into_the_whole_base(make_recipe, watcher, tmp_path):

@@ -91,13 +91,15 @@ def finetune(
     if epochs is not None and steps is not None:
         raise ConfigError(f"--epochs {epochs} and --steps {steps} contradict each other; give one of them")
     from segue import config
-    from segue.train.presets import Wish
+    from segue.train.presets import FinetuneOptions
     from segue.train.recipe import TrainRecipe
 
     if resume:
         made = replace(config.load(TrainRecipe, output / "recipe.yaml", sets or []), output=output)
     else:
-        wish = Wish(folder=folder, base=base, output=output, phrase=phrase, group=group, epochs=epochs, steps=steps)
+        wish = FinetuneOptions(
+            folder=folder, base=base, output=output, phrase=phrase, group=group, epochs=epochs, steps=steps
+        )
         objects = _check_data(folder, phrase=phrase, group=group)
         made = _with_sets(_preset(replace(wish, objects=objects), device), sets or [])
         say(f"recipe ({output / 'recipe.yaml'}):\n{config.dump(made)}")

@@ -35,7 +35,7 @@ def first_of(root: Path, paths: Sequence[str]) -> str:
     return next((path for path in paths if (root / path).exists()), paths[0])
 
 
-def chosen(table: Mapping[str, Known], name: str, what: str) -> Known:
+def select(table: Mapping[str, Known], name: str, what: str) -> Known:
     """An entry of a table by its name, `what` saying what the names are.
 
     Raises: ConfigError, listing the known names.
@@ -50,10 +50,10 @@ def require_train(split: str, dataset: str) -> None:
 
     Raises: ConfigError, if it is not train.
     """
-    chosen({"train": None}, split, f"split of {dataset}")
+    select({"train": None}, split, f"split of {dataset}")
 
 
-def entry(table: Mapping[Any, Known], key: Any, what: str) -> Known:
+def lookup(table: Mapping[Any, Known], key: Any, what: str) -> Known:
     """An entry that one annotation names and another must have; `what` says what is looked for and where.
 
     Raises: DataError.
@@ -96,7 +96,7 @@ def field(record: Any, name: str, kind: type | UnionType, where: str) -> Any:
 
 
 @contextmanager
-def formed(where: str) -> Iterator[None]:
+def checked_format(where: str) -> Iterator[None]:
     """Takes what goes wrong with parts of another type or number than a format says for an error of the annotations.
 
     Put it around code that does nothing but take annotations apart.
@@ -125,7 +125,7 @@ def open_sized(path: Path, stated: tuple[int, int] | None = None) -> Media:
     return media
 
 
-def found(folders: Sequence[Path], *names: str) -> Path:
+def find_file(folders: Sequence[Path], *names: str) -> Path:
     """The file of the first of these names that is in any of the folders, which are asked in order.
 
     Raises: MediaError, if a name leads out of the folders, or listing them if there is no such file.

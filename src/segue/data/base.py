@@ -62,7 +62,7 @@ class Rows:
         """The sample of a row; see `Dataset`."""
         if not 0 <= index < len(self.rows):
             raise IndexError(f"{self.name} has rows 0 to {len(self.rows) - 1}, not {index}")
-        with within(f"{self.name} row {index}"):
+        with error_context(f"{self.name} row {index}"):
             return checked(self.make(self.rows[index], rng))
 
 
@@ -105,7 +105,7 @@ def ordered_draw(rng: np.random.Generator, available: int, wanted: int | None) -
 
 
 @contextmanager
-def within(place: str) -> Iterator[None]:
+def error_context(place: str) -> Iterator[None]:
     """Says in which place of the data an error happened."""
     try:
         yield
@@ -130,18 +130,17 @@ def checked(sample: Sample) -> Sample:
         raise DataError(f"a question holds {SEGMENT}, which only answers may; take it out of the text")
     if not sample.messages or sample.messages[-1].role != "assistant":
         raise DataError("the dialogue does not end with an answer, so there is nothing to learn; add the answer")
-    media = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
     for number, region in enumerate(sample.regions, start=1):
-        _check_masks(region, number, media, sample.frames)
+        _check_masks(region, number, sample.target_media, sample.frames)
     return sample
 
 
-def _check_masks(region: Region, number: int, media: list[Media], frames: tuple[int, ...]) -> None:
-    if region.masks is None or not media:
+def _check_masks(region: Region, number: int, media: Media | None, frames: tuple[int, ...]) -> None:
+    if region.masks is None or media is None:
         raise DataError(
             f"region {number} has no {'medium' if region.masks else 'masks'}; an answer's region needs both"
         )
-    if region.masks.size != media[-1].size:
-        raise DataError(f"region {number} has masks of {region.masks.size} (height, width) on {media[-1].size} pixels")
+    if region.masks.size != media.size:
+        raise DataError(f"region {number} has masks of {region.masks.size} (height, width) on {media.size} pixels")
     if tuple(region.masks.index.tolist()) != frames:
         raise DataError(f"region {number} has masks at frames {region.masks.index.tolist()}, shown are {list(frames)}")

@@ -21,23 +21,23 @@ from typing import Any
 import numpy as np
 
 from segue.data.annotation_io import (
-    chosen,
+    checked_format,
     field,
+    find_file,
     first_of,
-    formed,
-    found,
     open_sized,
     read_annotations,
     require,
+    select,
     stated_size,
 )
 from segue.data.base import Rows
-from segue.data.questions import asked, filled, shown_by
+from segue.data.questions import filled, make_sample, shown_by
+from segue.data.refcoco import SHARED_IMAGES, VARIANTS
 from segue.data.tables import read_lines
 from segue.errors import DataError
 from segue.types import Sample
 
-SHARED_IMAGES = "glamm_data/images/coco2014/train2014"
 PROMPT = "<ref>{phrase}</ref><box>"
 
 _SPLITS = {
@@ -54,11 +54,11 @@ def load(root: Path, split: str, *, variant: str = "refcoco", prompt: str = PROM
 
     Raises: ConfigError, DataError.
     """
-    splits = chosen(_SPLITS, variant, "variant of box_text")
-    chosen(dict.fromkeys(splits), split, f"split of {variant}")
+    splits = select(_SPLITS, variant, "variant of box_text")
+    select(dict.fromkeys(splits), split, f"split of {variant}")
     file = f"data/{variant}/{variant}_{split}.jsonl"
     home = f"ref_seg/{variant}"
-    refs = [f"{home}/refs({'umd' if variant == 'refcocog' else 'unc'}){suffix}" for suffix in (".p", ".json")]
+    refs = [f"{home}/{VARIANTS[variant]}{suffix}" for suffix in (".p", ".json")]
     found_file = first_of(root, [file, *refs])
     is_published = found_file != file
     require(root, [found_file, *([f"{home}/instances.json"] if is_published else [])], "the phrases there")
@@ -73,7 +73,7 @@ def _published(root: Path, home: str, refs: str, split: str) -> list[dict[str, A
     """Every sentence of a split, in the form of the converted lines."""
     coco, referents = read_annotations(root / home / "instances.json"), read_annotations(root / refs)
     lines = []
-    with formed(home):
+    with checked_format(home):
         boxes = {one["id"]: one["bbox"] for one in coco["annotations"]}
         images = {one["id"]: one for one in coco["images"]}
         for ref in referents:
@@ -89,14 +89,16 @@ def _published(root: Path, home: str, refs: str, split: str) -> list[dict[str, A
 def _sample(row: tuple[int, Any], rng: np.random.Generator, *, folders: list[Path], prompt: str, source: str) -> Sample:
     number, record = row
     image = field(record, "image", str, "the row")
-    media = open_sized(found(folders, image), stated_size(record))
+    media = open_sized(find_file(folders, image), stated_size(record))
     box = field(record, "bbox", list, "the row")
     if len(box) != 4 or not all(isinstance(edge, int | float) and math.isfinite(edge) for edge in box):
         raise DataError(f"the row has bbox = {str(box)[:60]}; expected x0 y0 x1 y1 in pixels")
     edges = [float(edge) for edge in box]
     target = {"box": edges, "size": list(media.size)}
     parts = (media, filled(prompt, phrase=field(record, "sent", str, "the row")))
-    return asked(str(number), parts, target, answer=_said(edges, media.size), source=source, group=image, frames=(0,))
+    return make_sample(
+        str(number), parts, target, answer=_said(edges, media.size), source=source, group=image, frames=(0,)
+    )
 
 
 def _said(box: list[float], size: tuple[int, int]) -> str:

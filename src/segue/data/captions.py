@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import by_id, chosen, field, first_of, found, open_sized, read_annotations, require
+from segue.data.annotation_io import by_id, field, find_file, first_of, open_sized, read_annotations, require, select
 from segue.data.base import Rows
-from segue.data.questions import asked
+from segue.data.questions import make_sample
 from segue.errors import DataError
 from segue.types import Sample
 
@@ -43,7 +43,7 @@ def load(root: Path, split: str, *, variant: str, prompt: str = PROMPT) -> Rows:
     Raises: ConfigError, DataError.
     """
     name = f"{variant}/{split}"
-    file = first_of(root, chosen(_FILES, name, "variant and split of captions"))
+    file = first_of(root, select(_FILES, name, "variant and split of captions"))
     require(root, [file], "the images' names and captions there")
     content = read_annotations(root / file)
     images = by_id(field(content, "images", list, file), f"image of {file}")
@@ -74,7 +74,7 @@ def _sample(
     if not captions[name]:
         raise DataError(f"image {name!r} has no caption; nothing can be compared with it")
     target = {"image_id": name, "references": captions[name]}
-    parts = (open_sized(found(folders, image)), prompt)
-    return asked(
+    parts = (open_sized(find_file(folders, image)), prompt)
+    return make_sample(
         str(name), parts, target, answer=captions[name][0], task="caption", source=source, group=image, frames=(0,)
     )

@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 
 from segue.data.annotation_io import (
-    chosen,
-    entry,
+    checked_format,
     field,
+    find_file,
     first_of,
-    formed,
-    found,
+    lookup,
     open_sized,
     read_annotations,
     require,
+    select,
 )
 from segue.data.base import Rows
-from segue.data.questions import LETTERS, asked, filled, lettered, shown_by, unique
+from segue.data.questions import LETTERS, filled, lettered, make_sample, shown_by, unique
 from segue.data.tables import embedded_image, read_lines, read_table
 from segue.errors import DataError
 from segue.types import Sample
@@ -56,10 +56,10 @@ def load(root: Path, split: str, *, variant: str = "scienceqa", prompt: str = PR
 
     Raises: ConfigError, DataError.
     """
-    file, splits = chosen(
+    file, splits = select(
         {"scienceqa": (SCIENCEQA, ("test",)), "mmbench": (MMBENCH, ("dev", "test"))}, variant, "variant of choice"
     )
-    chosen(dict.fromkeys(splits), split, f"split of {variant}")
+    select(dict.fromkeys(splits), split, f"split of {variant}")
     path = file.replace("{split}", split)
     name = f"{variant}/{split}"
     if variant == "scienceqa":
@@ -78,7 +78,7 @@ def load(root: Path, split: str, *, variant: str = "scienceqa", prompt: str = PR
 def _problems(root: Path, split: str) -> list[dict[str, Any]]:
     """The published questions of a split that have an image, in the form of the converted lines."""
     content = read_annotations(root / PROBLEMS)
-    with formed(PROBLEMS):
+    with checked_format(PROBLEMS):
         return [
             {**record, "image": f"{Path(PROBLEMS).parent}/images/{split}/{number}/{record['image']}"}
             for number, record in content.items()
@@ -97,10 +97,10 @@ def _line(row: tuple[int, Any], rng: np.random.Generator, *, root: Path, prompt:
     question = field(record, "question", str, "the row")
     target = {"options": options, "letter": LETTERS[right]}
     parts = (
-        open_sized(found([root], image)),
+        open_sized(find_file([root], image)),
         _filled(prompt, hint if isinstance(hint, str) else "", question, options),
     )
-    return asked(str(number), parts, target, answer=target["letter"], source=source, group=image, frames=(0,))
+    return make_sample(str(number), parts, target, answer=target["letter"], source=source, group=image, frames=(0,))
 
 
 def _rotation(
@@ -115,7 +115,7 @@ def _rotation(
         raise DataError(f"the row has answer = {letter!r} of {len(options)} options; expected one of their letters")
     image = row.get("image", "")
     if image.isdecimal():
-        image = entry(images, image, "row with the image of index")
+        image = lookup(images, image, "row with the image of index")
     target = {
         "index": int(number),
         "options": options,
@@ -126,7 +126,7 @@ def _rotation(
     media = embedded_image(image, f"the image of index {number}")
     text = _filled(prompt, row.get("hint", ""), field(row, "question", str, "the row"), options)
     group = str(int(number) % _ROTATION)
-    return asked(number, (media, text), target, answer=letter, source=source, group=group, frames=(0,))
+    return make_sample(number, (media, text), target, answer=letter, source=source, group=group, frames=(0,))
 
 
 def _filled(prompt: str, hint: str, question: str, options: Sequence[str]) -> str:

@@ -8,16 +8,16 @@ import numpy as np
 
 from segue.data import shapes
 from segue.data.annotation_io import field
-from segue.data.prompts import say, segment_question
+from segue.data.prompts import sample_wording, segment_question
 from segue.errors import DataError
 from segue.types import MaskTrack, Media, Message, Region
 
-Asked = tuple[str, str, MaskTrack | None]
+MaskQuestion = tuple[str, str, MaskTrack | None]
 """Something to be segmented: its phrase, the question for it, and its masks, or None where nothing fits the phrase."""
 
 
 def segmentation(
-    media: Media, asked: Sequence[Asked], rng: np.random.Generator
+    media: Media, asked: Sequence[MaskQuestion], rng: np.random.Generator
 ) -> tuple[tuple[Message, ...], tuple[Region, ...]]:
     """A dialogue that asks for one mask a turn, and the regions that its answers point at.
 
@@ -26,13 +26,14 @@ def segmentation(
     Raises: DataError, if nothing is asked.
     """
     turns = [
-        (question, say("absent_answers" if masks is None else "segment_answers", rng)) for _, question, masks in asked
+        (question, sample_wording("absent_answers" if masks is None else "segment_answers", rng))
+        for _, question, masks in asked
     ]
     regions = [shapes.region(phrase, masks) for phrase, _, masks in asked if masks is not None]
     return dialogue(turns, media), tuple(regions)
 
 
-def ask(phrase: str, masks: MaskTrack | None, rng: np.random.Generator) -> Asked:
+def mask_question(phrase: str, masks: MaskTrack | None, rng: np.random.Generator) -> MaskQuestion:
     """A phrase and its masks with one of the usual questions."""
     return phrase, segment_question(phrase, rng), masks
 

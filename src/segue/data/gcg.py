@@ -1,6 +1,6 @@
 """Grounded captions: an image described in words, with a mask behind every phrase that names a thing.
 
-Below the data root, as `SOURCES` lists: an annotation file in `glamm_data/annotations/` and images in
+Below the data root, as `PARTS` lists: an annotation file in `glamm_data/annotations/` and images in
 `glamm_data/images/`. The four parts have three forms:
 
     grandf, openpsg   [{"file_name", "height", "width", "caption",
@@ -35,21 +35,21 @@ import numpy as np
 from segue.data import shapes
 from segue.data.annotation_io import (
     by_id,
-    chosen,
-    entry,
+    checked_format,
     field,
+    find_file,
     first_of,
-    formed,
-    found,
+    lookup,
     open_sized,
     read_annotations,
     require,
     require_train,
+    select,
     stated_size,
 )
-from segue.data.base import Rows, within
+from segue.data.base import Rows, error_context
 from segue.data.dialogue import dialogue
-from segue.data.prompts import say
+from segue.data.prompts import sample_wording
 from segue.errors import DataError
 from segue.geometry.notation import parse_grounded
 from segue.types import Message, Sample
@@ -58,7 +58,7 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class GroundedPhrase:
     """A stretch [start, stop) of a caption, and the segmentations whose union it names."""
 
     start: int
@@ -67,13 +67,13 @@ class Thing:
 
 
 @dataclass(frozen=True, slots=True)
-class Caption:
+class GroundedCaption:
     """One row: an image, the size it was annotated at, its caption, and what the caption names."""
 
     image: str
     size: Size | None
     text: str
-    things: tuple[Thing, ...]
+    things: tuple[GroundedPhrase, ...]
 
 
 def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> Rows:
@@ -86,20 +86,20 @@ def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> 
     Raises: ConfigError, DataError.
     """
     if prompt is not None:
-        chosen({"grandf": None}, variant, "variant of gcg with a prompt")
+        select({"grandf": None}, variant, "variant of gcg with a prompt")
         return _described(root, split, prompt)
-    read, annotations, images = chosen(SOURCES, variant, "variant of gcg")
+    read, annotations, images = select(PARTS, variant, "variant of gcg")
     require_train(split, "gcg")
     annotations, images = f"glamm_data/annotations/{annotations}", f"glamm_data/images/{images}"
     require(root, [annotations, images], "the annotations and images of GranD-f there")
-    with within(annotations), formed("it"):
+    with error_context(annotations), checked_format("it"):
         captions = [_in_order(caption) for caption in read(read_annotations(root / annotations))]
     rows = [row for row in enumerate(captions) if row[1].things]
     name = f"gcg_{variant}/{split}"
     return Rows(name, rows, partial(_sample, source=name, images=root / images))
 
 
-def _grandf(records: Any) -> Iterator[Caption]:
+def _grandf(records: Any) -> Iterator[GroundedCaption]:
     for number, record in enumerate(records):
         where = f"caption {number}"
         text = field(record, "caption", str, where).strip('" ')
@@ -112,11 +112,13 @@ def _grandf(records: Any) -> Iterator[Caption]:
                 # positions may count in the caption before the quotation marks around it were taken off
                 start = text.index(phrase)
                 stop = start + len(phrase)
-            things.append(Thing(start, stop, tuple(field(grounding, "rle_masks", list, f"{where}, {phrase!r}"))))
-        yield Caption(field(record, "file_name", str, where), stated_size(record), text, tuple(things))
+            things.append(
+                GroundedPhrase(start, stop, tuple(field(grounding, "rle_masks", list, f"{where}, {phrase!r}")))
+            )
+        yield GroundedCaption(field(record, "file_name", str, where), stated_size(record), text, tuple(things))
 
 
-def _refcocog(records: Any) -> Iterator[Caption]:
+def _refcocog(records: Any) -> Iterator[GroundedCaption]:
     for number, record in enumerate(record for group in records for record in group.values()):
         where = f"caption {number}"
         text = field(record, "caption", str, where).strip('" ').lower()
@@ -125,26 +127,28 @@ def _refcocog(records: Any) -> Iterator[Caption]:
             phrase = field(ref, "sentence", str, where).strip().lower()
             start = text.find(phrase)
             if phrase and start >= 0:
-                things.append(Thing(start, start + len(phrase), (field(ref, "segmentation", list | dict, where),)))
-        yield Caption(field(record, "img_file_name", str, where), None, text, tuple(things))
+                things.append(
+                    GroundedPhrase(start, start + len(phrase), (field(ref, "segmentation", list | dict, where),))
+                )
+        yield GroundedCaption(field(record, "img_file_name", str, where), None, text, tuple(things))
 
 
-def _flickr(coco: Any) -> Iterator[Caption]:
-    things: dict[Any, list[Thing]] = {}
+def _flickr(coco: Any) -> Iterator[GroundedCaption]:
+    things: dict[Any, list[GroundedPhrase]] = {}
     images = by_id(field(coco, "images", list, "the file"), "image")
     for number, annotation in enumerate(field(coco, "annotations", list, "the file")):
         where = f"annotation {number}"
-        image = entry(images, field(annotation, "image_id", int | str, where), "image")
+        image = lookup(images, field(annotation, "image_id", int | str, where), "image")
         if _is_usable(annotation, stated_size(image) or (0, 0), where) and annotation.get("tokens_positive"):
             start, stop = map(int, annotation["tokens_positive"][0])
             mask = field(annotation, "sam_mask", dict, where)
-            things.setdefault(image["id"], []).append(Thing(start, stop, (mask,)))
+            things.setdefault(image["id"], []).append(GroundedPhrase(start, stop, (mask,)))
     for key, image in images.items():
         text = field(image, "caption", str, f"image {key}").strip('" ')
         size = stated_size(image) or (0, 0)
         if len(text.split()) >= 3 and min(size) >= 32:
             name = field(image, "file_name", str, f"image {key}")
-            yield Caption(name, size, text, tuple(things.get(key, ())))
+            yield GroundedCaption(name, size, text, tuple(things.get(key, ())))
 
 
 def _is_usable(annotation: Mapping[str, Any], size: Size, where: str) -> bool:
@@ -154,7 +158,7 @@ def _is_usable(annotation: Mapping[str, Any], size: Size, where: str) -> bool:
     return not annotation.get("ignore") and area > 0 and min(width, height) >= 1 and is_inside
 
 
-SOURCES: dict[str, tuple[Callable[[Any], Iterator[Caption]], str, str]] = {
+PARTS: dict[str, tuple[Callable[[Any], Iterator[GroundedCaption]], str, str]] = {
     "refcocog": (_refcocog, "RefCOCOg_GCG_train.json", "coco2014/train2014"),
     "grandf": (_grandf, "GranDf_HA_GCG_train.json", "grandf/train"),
     "flickr": (_flickr, "flickr_mergedGT_GCG_train.json", "flickr30k/Flickr30K"),
@@ -162,19 +166,21 @@ SOURCES: dict[str, tuple[Callable[[Any], Iterator[Caption]], str, str]] = {
 }
 
 
-def _in_order(caption: Caption) -> Caption:
+def _in_order(caption: GroundedCaption) -> GroundedCaption:
     """The caption with its things in reading order; of two that overlap the longer stays."""
-    kept: list[Thing] = []
+    kept: list[GroundedPhrase] = []
     for thing in sorted(caption.things, key=lambda thing: thing.start - thing.stop):
         is_clear = all(thing.stop <= other.start or other.stop <= thing.start for other in kept)
         if is_clear and thing.segmentations and caption.text[max(thing.start, 0) : thing.stop].strip():
             kept.append(thing)
-    return Caption(caption.image, caption.size, caption.text, tuple(sorted(kept, key=lambda thing: thing.start)))
+    return GroundedCaption(
+        caption.image, caption.size, caption.text, tuple(sorted(kept, key=lambda thing: thing.start))
+    )
 
 
-def _sample(row: tuple[int, Caption], rng: np.random.Generator, *, source: str, images: Path) -> Sample:
+def _sample(row: tuple[int, GroundedCaption], rng: np.random.Generator, *, source: str, images: Path) -> Sample:
     number, caption = row
-    media = open_sized(found([images], caption.image), caption.size)
+    media = open_sized(find_file([images], caption.image), caption.size)
     pieces, tracks, done = [], [], 0
     for thing in caption.things:
         phrase = caption.text[thing.start : thing.stop]
@@ -182,18 +188,18 @@ def _sample(row: tuple[int, Caption], rng: np.random.Generator, *, source: str, 
             raise DataError(f"a phrase ends at {thing.stop}, behind the caption's {len(caption.text)} characters")
         pieces += [caption.text[done : thing.start], f"<p> {phrase.strip()} </p> [SEG]"]
         done = thing.stop
-        with within(f"the thing called {phrase!r}"):
+        with error_context(f"the thing called {phrase!r}"):
             parts = [shapes.segmentation_mask(part, media.size) for part in thing.segmentations]
         tracks.append(shapes.track([shapes.united(parts, media.size)], (0,), media.size))
     answer = "".join([*pieces, caption.text[done:]])
     named = zip(parse_grounded(answer)[1], tracks, strict=True)
     regions = tuple(shapes.region(region.phrase, masks, region.span) for region, masks in named)
-    messages = dialogue([(say("caption_questions", rng), answer)], media)
+    messages = dialogue([(sample_wording("caption_questions", rng), answer)], media)
     return Sample(f"{number}-{caption.image}", "caption", messages, regions, (0,), source, group=caption.image)
 
 
 def _described(root: Path, split: str, prompt: str) -> Rows:
-    chosen(dict.fromkeys(("val", "test")), split, "split of gcg with a prompt")
+    select(dict.fromkeys(("val", "test")), split, "split of gcg with a prompt")
     home = first_of(root, ["gcg_val_test", "glamm_data/annotations/gcg_val_test"])
     masks, captions = (f"{home}/{split}_gcg_coco_{what}_gt.json" for what in ("mask", "caption"))
     images = "glamm_data/images/grandf/val_test"
@@ -205,10 +211,10 @@ def _described(root: Path, split: str, prompt: str) -> Rows:
     }
     for number, one in enumerate(field(coco, "annotations", list, masks)):
         if not one.get("iscrowd"):
-            image = entry(truth, field(one, "image_id", int | str, f"annotation {number}"), "image")
+            image = lookup(truth, field(one, "image_id", int | str, f"annotation {number}"), "image")
             image["masks"].append(field(one, "segmentation", dict | list, f"annotation {number}"))
     for number, one in enumerate(field(read_annotations(root / captions), "annotations", list, captions)):
-        image = entry(truth, field(one, "image_id", int | str, f"caption {number}"), "image")
+        image = lookup(truth, field(one, "image_id", int | str, f"caption {number}"), "image")
         image["references"].append(field(one, "caption", str, f"caption {number}"))
         image["labels"] += field(one, "labels", list, f"caption {number}")
     rows = [(records[name], told) for name, told in truth.items() if told["references"]]
@@ -227,8 +233,8 @@ def _to_describe(
     record, told = row
     name = str(record["id"])
     names = [str(record["file_name"])] if "file_name" in record else [f"{name}.jpg", f"{name}.png"]
-    media = open_sized(found([images], *names), stated_size(record))
-    with within(f"a mask of image {name}"):
+    media = open_sized(find_file([images], *names), stated_size(record))
+    with error_context(f"a mask of image {name}"):
         masks = [
             {"size": list(media.size), "counts": shapes.segmentation_mask(one, media.size)} for one in told["masks"]
         ]

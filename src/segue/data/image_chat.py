@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import field, found, open_sized, read_annotations, require, require_train
+from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, require_train
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
 from segue.types import Sample
@@ -50,5 +50,5 @@ def _sample(row: tuple[int, Any], rng: np.random.Generator, *, source: str, imag
     if record.get("image") is None:
         return Sample(name, "chat", dialogue(turns, None), source=source, group=name)
     image = field(record, "image", str, "the row")
-    media = open_sized(found([images], image))
+    media = open_sized(find_file([images], image))
     return Sample(name, "chat", dialogue(turns, media), frames=(0,), source=source, group=image)

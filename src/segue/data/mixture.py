@@ -31,7 +31,7 @@ CEILING = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MixturePart:
     """A dataset in a mixture. `weight` is how often an epoch draws each of its rows, on average.
 
     At 2 every row comes twice, at 2.5 twice or three times, at 0.5 every second row by chance, others in each epoch.
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class PartTally:
     """A dataset's share of a run, up to some point of it.
 
     `asked` is how many samples an epoch asks for, `drawn` how many were drawn so far, of `seen` different rows; bad
@@ -87,7 +87,7 @@ class Mixture:
 
     def __init__(
         self,
-        parts: Sequence[Part],
+        parts: Sequence[MixturePart],
         seed: int,
         *,
         on_bad_sample: Literal["raise", "skip"] = "raise",
@@ -106,7 +106,7 @@ class Mixture:
     def __len__(self) -> int:
         return sum(self._asked)
 
-    def place(self, epoch: int, position: int) -> tuple[Part, int]:
+    def place(self, epoch: int, position: int) -> tuple[MixturePart, int]:
         """The part and the row that are drawn at a position of an epoch, both counted from 0."""
         if not 0 <= position < len(self):
             raise IndexError(f"an epoch has positions 0 to {len(self) - 1}, not {position}")
@@ -146,7 +146,7 @@ class Mixture:
         log.warning("a row of %s cannot be used and is skipped; %s says why", part.name, self._skipped)
         _append(self._skipped, _Skip(part.name, row, epoch, position, type(error).__name__, str(error)))
 
-    def tallies(self, epoch: int, position: int = 0) -> tuple[Tally, ...]:
+    def tallies(self, epoch: int, position: int = 0) -> tuple[PartTally, ...]:
         """What has been drawn when epochs 0 to `epoch` - 1 are over and `position` positions of `epoch`.
 
         A point that lies ahead tells what will be drawn, except for `skipped`, which is what is known now.
@@ -166,10 +166,12 @@ class Mixture:
             for number, part in enumerate(self.parts)
         )
 
-    def _tally(self, number: int, drawn: int, seen: int, skips: Sequence[_Skip]) -> Tally:
+    def _tally(self, number: int, drawn: int, seen: int, skips: Sequence[_Skip]) -> PartTally:
         part = self.parts[number]
         reasons = tuple(Counter(skip.kind for skip in skips).most_common())
-        return Tally(part.name, len(part.dataset), part.weight, self._asked[number], drawn, seen, len(skips), reasons)
+        return PartTally(
+            part.name, len(part.dataset), part.weight, self._asked[number], drawn, seen, len(skips), reasons
+        )
 
     def _order_of(self, epoch: int) -> Int[np.ndarray, "n 2"]:
         """Part and row of every position of an epoch."""
@@ -192,7 +194,7 @@ class Mixture:
             raise DataError(f"{self._skipped} has a damaged line: {error}; remove that line") from error
 
 
-def table(tallies: Sequence[Tally]) -> str:
+def table(tallies: Sequence[PartTally]) -> str:
     """Tallies as lines of text, one for each dataset, for a log."""
     header = ("dataset", "rows", "weight", "asked", "drawn", "rows seen", "skipped")
     lines: list[tuple[str, ...]] = [header]
@@ -211,7 +213,7 @@ def table(tallies: Sequence[Tally]) -> str:
     )
 
 
-def _asked(parts: Sequence[Part]) -> list[int]:
+def _asked(parts: Sequence[MixturePart]) -> list[int]:
     """How many samples an epoch asks of each part."""
     names = [part.name for part in parts]
     if not parts or len(set(names)) < len(names):

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segue.data.annotation_io import chosen, first_of, open_sized, require
+from segue.data.annotation_io import first_of, open_sized, require, select
 from segue.data.base import Rows
-from segue.data.questions import asked, filled
+from segue.data.questions import filled, make_sample
 from segue.errors import DataError
 from segue.types import Sample
 
@@ -30,7 +30,7 @@ PICTURES = (".jpg", ".jpeg", ".png", ".JPG", ".PNG")
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Row:
     subtask: str
     number: int
     picture: Path
@@ -44,10 +44,10 @@ def load(root: Path, split: str = "test", *, prompt: str = PROMPT) -> Rows:
 
     Raises: ConfigError, DataError.
     """
-    chosen({"test": None}, split, "split of mme")
+    select({"test": None}, split, "split of mme")
     home = first_of(root, HOMES)
     require(root, [home], "a folder for each subtask there")
-    rows: list[_Asked] = []
+    rows: list[_Row] = []
     for subtask in sorted(path for path in (root / home).iterdir() if path.is_dir()):
         rows += _questions(subtask)
     if not rows:
@@ -55,11 +55,11 @@ def load(root: Path, split: str = "test", *, prompt: str = PROMPT) -> Rows:
     return Rows("mme/test", rows, partial(_sample, prompt=prompt), _image)
 
 
-def _image(row: _Asked) -> str:
+def _image(row: _Row) -> str:
     return str(row.picture)
 
 
-def _questions(subtask: Path) -> list[_Asked]:
+def _questions(subtask: Path) -> list[_Row]:
     pictures = {path.stem: path for path in sorted(subtask.rglob("*")) if path.suffix in PICTURES}
     rows = []
     for text in sorted(subtask.rglob("*.txt")):
@@ -69,7 +69,7 @@ def _questions(subtask: Path) -> list[_Asked]:
             question, _, truth = line.rpartition("\t")
             if truth.strip() not in ("Yes", "No") or not question.strip():
                 raise DataError(f"{text}, line {number} is {line[:60]!r}; expected a question, a tab, Yes or No")
-            rows.append(_Asked(subtask.name, number, pictures[text.stem], question.strip(), truth.strip()))
+            rows.append(_Row(subtask.name, number, pictures[text.stem], question.strip(), truth.strip()))
     return rows
 
 
@@ -82,9 +82,9 @@ def _lines(path: Path) -> list[str]:
         raise DataError(f"{path} is not text in UTF-8: {error}; copy it again") from error
 
 
-def _sample(row: _Asked, rng: np.random.Generator, *, prompt: str) -> Sample:
+def _sample(row: _Row, rng: np.random.Generator, *, prompt: str) -> Sample:
     image = f"{row.subtask}/{row.picture.name}"
     target = {"subtask": row.subtask, "image": row.picture.name, "question": row.question, "truth": row.truth}
     parts = (open_sized(row.picture), filled(prompt, question=row.question))
     name = f"{image}/{row.number}"
-    return asked(name, parts, target, answer=row.truth, source="mme/test", group=image, frames=(0,))
+    return make_sample(name, parts, target, answer=row.truth, source="mme/test", group=image, frames=(0,))

@@ -24,7 +24,7 @@ def wordings(name: str) -> tuple[str, ...]:
     return tuple(text.splitlines())
 
 
-def say(name: str, rng: np.random.Generator, **filled: str) -> str:
+def sample_wording(name: str, rng: np.random.Generator, **filled: str) -> str:
     """One of the wordings of a file, by chance, with what stands in braces filled in."""
     lines = wordings(name)
     text = lines[int(rng.integers(len(lines)))]
@@ -38,7 +38,7 @@ def segment_question(phrase: str, rng: np.random.Generator) -> str:
 
     A phrase that is a question itself stands as it is, followed by the wish for a mask.
     """
-    return say("reason_questions" if "?" in phrase else "segment_questions", rng, phrase=phrase)
+    return sample_wording("reason_questions" if "?" in phrase else "segment_questions", rng, phrase=phrase)
 
 
 def clean_phrase(text: str) -> str:

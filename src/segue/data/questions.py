@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segue.data.annotation_io import found, open_sized
+from segue.data.annotation_io import find_file, open_sized
 from segue.data.base import rng_for
 from segue.errors import DataError
 from segue.types import Media, Message, Part, Sample, Task
 
 _BLANK = re.compile(r"\{(\w+)\}")
+QUESTION_PROMPT = "{question} Answer:"
+"""How Qwen-VL's evaluation asks a question that is answered in a few words."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -37,7 +39,7 @@ class Question:
 
         Raises: MediaError, LimitError.
         """
-        return open_sized(found(self.folders, self.image))
+        return open_sized(find_file(self.folders, self.image))
 
 
 def filled(template: str, **words: str) -> str:
@@ -64,7 +66,7 @@ def lettered(options: Sequence[str], form: str = "{letter}. {option}") -> str:
     )
 
 
-def asked(
+def make_sample(
     name: str, parts: Sequence[Part], target: Mapping[str, Any], *, answer: str = "", task: Task = "chat", **about: Any
 ) -> Sample:
     """A sample of one question and its reference answer, which is empty where only a server knows it."""
@@ -89,7 +91,7 @@ def question_sample(
     parts += [question.media(), filled(prompt, question=question.text)]
     target = {**question.target, "answers": list(question.answers)}
     answer = max(dict.fromkeys(question.answers), key=question.answers.count, default="")
-    return asked(question.id, parts, target, answer=answer, source=source, group=question.image, frames=(0,))
+    return make_sample(question.id, parts, target, answer=answer, source=source, group=question.image, frames=(0,))
 
 
 def _examples(pool: Sequence[Question], shots: int, number: int) -> list[Question]:

@@ -25,10 +25,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segue.data import shapes
-from segue.data.annotation_io import chosen, field, formed, open_sized, require
-from segue.data.base import Rows, within
+from segue.data.annotation_io import checked_format, field, open_sized, require, select
+from segue.data.base import Rows, error_context
 from segue.data.dialogue import query, segmentation
-from segue.data.prompts import say, segment_question
+from segue.data.prompts import sample_wording, segment_question
 from segue.errors import DataError
 from segue.geometry import masks
 from segue.types import Sample
@@ -39,7 +39,7 @@ _ENCODINGS = ("utf-8", "cp1252")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ReasonQuestion:
     """One row: an image and a text about it, which is a sentence or a phrase."""
 
     image: Path
@@ -56,24 +56,24 @@ def load(root: Path, split: str, *, prompt: str | tuple[str, str] | None = None)
 
     Raises: ConfigError, DataError.
     """
-    chosen(dict.fromkeys(("train", "val", "test")), split, "split of reason_seg")
+    select(dict.fromkeys(("train", "val", "test")), split, "split of reason_seg")
     require(root, [f"{HOME}/{split}"], "the images and annotations of ReasonSeg there")
     files = sorted((root / HOME / split).glob("*.json"))
     if not files:
         raise DataError(f"{root / HOME / split} has no annotations; copy ReasonSeg's NAME.jpg and NAME.json there")
-    rows = [_question(path) for path in files]
+    rows = [_read_question(path) for path in files]
     prompts = (prompt, prompt) if isinstance(prompt, str) else prompt
     name = f"reason_seg/{split}"
     return Rows(name, rows, partial(_sample, source=name, prompts=prompts))
 
 
-def _question(path: Path) -> Question:
+def _read_question(path: Path) -> ReasonQuestion:
     record = _read(path)
-    with formed(path.name):
+    with checked_format(path.name):
         text = field(record, "text", list | str, path.name)
         first = text if isinstance(text, str) else text[0]
         drawn = tuple(one for one in field(record, "shapes", list, path.name) if one["label"] in _LABELS)
-    return Question(path.with_suffix(".jpg"), first.strip(), bool(record.get("is_sentence")), drawn)
+    return ReasonQuestion(path.with_suffix(".jpg"), first.strip(), bool(record.get("is_sentence")), drawn)
 
 
 def _read(path: Path) -> Any:
@@ -88,14 +88,18 @@ def _read(path: Path) -> Any:
     raise DataError(f"{path} is text in none of {', '.join(_ENCODINGS)}; copy it again")
 
 
-def _sample(row: Question, rng: np.random.Generator, *, source: str, prompts: tuple[str, str] | None) -> Sample:
+def _sample(row: ReasonQuestion, rng: np.random.Generator, *, source: str, prompts: tuple[str, str] | None) -> Sample:
     media = open_sized(row.image)
-    with within(row.image.name), formed("a shape"):
+    with error_context(row.image.name), checked_format("a shape"):
         values = _drawn(row.drawn, media.size)
     mask = masks.encode(values == _LABELS["target"])
     track = None if shapes.is_empty(mask, media.size) else shapes.track([mask], (0,), media.size)
     if prompts is None:
-        wording = say("reason_questions", rng, phrase=row.text) if row.is_sentence else segment_question(row.text, rng)
+        wording = (
+            sample_wording("reason_questions", rng, phrase=row.text)
+            if row.is_sentence
+            else segment_question(row.text, rng)
+        )
         messages, regions = segmentation(media, [(row.text, wording, track)], rng)
     else:
         messages, regions = query(media, row.text, prompts[row.is_sentence], track)

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.annotation_io import chosen, field, formed, found, open_sized, read_annotations, require
-from segue.data.base import Rows, ordered_draw, spread_draw, within
+from segue.data.annotation_io import checked_format, field, find_file, open_sized, read_annotations, require, select
+from segue.data.base import Rows, error_context, ordered_draw, spread_draw
 from segue.data.dialogue import segmentation
-from segue.data.prompts import say
+from segue.data.prompts import sample_wording
 from segue.errors import DataError
 from segue.types import MaskTrack, Sample
 
@@ -39,7 +39,7 @@ LAYOUT = {"train": ("video_datas/Ref-SAV.json", "video_datas/sam_v_full")}
 
 
 @dataclass(frozen=True, slots=True)
-class Video:
+class SavVideo:
     """One row: a video and its masklets below `sam_v_full`, and descriptions by the number of the object."""
 
     name: str
@@ -55,22 +55,22 @@ def load(root: Path, split: str, *, frames: int | None = 5, expressions: int | N
 
     Raises: ConfigError, DataError.
     """
-    descriptions, home = chosen(LAYOUT, split, "split of ref_sav (the validation part is ref_vos, variant ref_sav)")
+    descriptions, home = select(LAYOUT, split, "split of ref_sav (the validation part is ref_vos, variant ref_sav)")
     require(root, [descriptions, home], "both, as SA-V and Ref-SAV are distributed")
-    with formed(descriptions):
+    with checked_format(descriptions):
         rows = [_video(name, record) for name, record in read_annotations(root / descriptions).items()]
     name = f"ref_sav/{split}"
     make = partial(_sample, source=name, home=root / home, num_frames=frames, num_expressions=expressions)
     return Rows(name, [row for row in rows if row.objects], make)
 
 
-def _video(name: str, record: Mapping[str, Any]) -> Video:
+def _video(name: str, record: Mapping[str, Any]) -> SavVideo:
     objects = [
         (int(number), field(described, "formated", str, f"{name}, object {number}"))
         for number, described in field(record, "objects", dict, name).items()
     ]
     video, masklets = (_path(field(record, key, str, name)) for key in ("video_path", "anno_path"))
-    return Video(name, video, masklets, tuple(objects))
+    return SavVideo(name, video, masklets, tuple(objects))
 
 
 def _path(path: str) -> str:
@@ -81,7 +81,7 @@ def _path(path: str) -> str:
 
 
 def _sample(
-    row: Video,
+    row: SavVideo,
     rng: np.random.Generator,
     *,
     source: str,
@@ -89,8 +89,8 @@ def _sample(
     num_frames: int | None,
     num_expressions: int | None,
 ) -> Sample:
-    media = open_sized(found([home], row.video))
-    masklets = field(read_annotations(found([home], row.masklets)), "masklet", list, row.masklets)
+    media = open_sized(find_file([home], row.video))
+    masklets = field(read_annotations(find_file([home], row.masklets)), "masklet", list, row.masklets)
     annotated = range(0, media.count, STEP)
     if len(masklets) != len(annotated):
         raise DataError(
@@ -103,10 +103,10 @@ def _sample(
     asked = []
     for position in range(count) if num_expressions is None else spread_draw(rng, count, num_expressions):
         number, text = row.objects[position]
-        with within(f"{row.name}, object {number}"), formed("a mask"):
+        with error_context(f"{row.name}, object {number}"), checked_format("a mask"):
             counts = [_mask(masklets[frame], number, media.size) for frame in shown]
         masks: MaskTrack = shapes.track(counts, places, media.size)
-        asked.append((text, say("describe_questions", rng, phrase=text), masks))
+        asked.append((text, sample_wording("describe_questions", rng, phrase=text), masks))
     messages, regions = segmentation(media, asked, rng)
     return Sample(row.name, "segment", messages, regions, tuple(places), source, group=row.name)
 

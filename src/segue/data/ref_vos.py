@@ -35,18 +35,18 @@ import numpy as np
 
 from segue.data import shapes
 from segue.data.annotation_io import (
-    chosen,
-    entry,
+    checked_format,
     field,
     first_of,
-    formed,
+    lookup,
     open_sized,
     read_annotations,
     require,
+    select,
     stated_size,
 )
-from segue.data.base import Rows, ordered_draw, spread_draw, within
-from segue.data.dialogue import ask, query, segmentation
+from segue.data.base import Rows, error_context, ordered_draw, spread_draw
+from segue.data.dialogue import mask_question, query, segmentation
 from segue.data.prompts import clean_phrase
 from segue.errors import ConfigError, DataError
 from segue.media.folder import frame_files
@@ -54,7 +54,7 @@ from segue.types import MaskTrack, Media, Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class VideoFiles:
     """Where the files of a split lie below `video_datas`, and what the masks are keyed by; no masks, none are known."""
 
     frames: str
@@ -66,30 +66,32 @@ class Source:
 
 SOURCES = {
     "revos": {
-        split: Source("revos", f"revos/meta_expressions_{split}_.json", "revos/mask_dict.json", foreground=foreground)
+        split: VideoFiles(
+            "revos", f"revos/meta_expressions_{split}_.json", "revos/mask_dict.json", foreground=foreground
+        )
         for split, foreground in (("train", ""), ("valid", "revos/mask_dict_foreground.json"))
     },
     "mevis": {
-        "valid": Source("mevis/valid/JPEGImages", "mevis/valid/meta_expressions.json"),
-        "test": Source("mevis/test/JPEGImages", "mevis/test/meta_expressions_release.json"),
+        "valid": VideoFiles("mevis/valid/JPEGImages", "mevis/valid/meta_expressions.json"),
+        "test": VideoFiles("mevis/test/JPEGImages", "mevis/test/meta_expressions_release.json"),
     }
     | {
-        split: Source(
+        split: VideoFiles(
             f"mevis/{split}/JPEGImages", f"mevis/{split}/meta_expressions.json", f"mevis/{split}/mask_dict.json"
         )
         for split in ("train", "valid_u")
     },
     "ref_ytvos": {
-        "train": Source(
+        "train": VideoFiles(
             "rvos/train/JPEGImages",
             "rvos/meta_expressions/train/meta_expressions.json",
             "rvos/mask_dict.pkl",
             "file order",
         ),
-        "valid": Source("rvos/valid/JPEGImages", "rvos/meta_expressions/valid/meta_expressions.json"),
+        "valid": VideoFiles("rvos/valid/JPEGImages", "rvos/meta_expressions/valid/meta_expressions.json"),
     },
     "ref_davis17": {
-        split: Source(
+        split: VideoFiles(
             f"davis17/{split}/JPEGImages",
             f"davis17/meta_expressions/{split}/meta_expressions.json",
             f"davis17/{split}/mask_dict.pkl",
@@ -98,7 +100,7 @@ SOURCES = {
         for split, keys in (("train", "file order"), ("valid", "sorted"))
     },
     "ref_davis17_objects": {
-        "valid": Source(
+        "valid": VideoFiles(
             "davis17/valid/JPEGImages",
             "davis17/meta_expressions/valid/meta_expressions.json",
             "davis17/valid/Annotations",
@@ -106,7 +108,7 @@ SOURCES = {
         )
     },
     "ref_sav": {
-        "valid": Source(
+        "valid": VideoFiles(
             "ref_sav_eval/videos", "ref_sav_eval/meta_expressions_valid.json", "ref_sav_eval/mask_dict.json"
         )
     },
@@ -129,7 +131,7 @@ class Expression:
 
 
 @dataclass(frozen=True, slots=True)
-class Video:
+class ReferredVideo:
     """One row: a video, the names of its annotated frames in order, and its expressions."""
 
     name: str
@@ -158,7 +160,7 @@ def load(
 
     Raises: ConfigError, DataError.
     """
-    source = chosen(chosen(SOURCES, variant, "variant of ref_vos"), split, f"split of {variant}")
+    source = select(select(SOURCES, variant, "variant of ref_vos"), split, f"split of {variant}")
     home, name = root / "video_datas", f"{variant}/{split}"
     if prompt is None and (not source.masks or source.keys == "palette"):
         raise ConfigError(f"{name} can be asked about, but not learned from; choose another split or variant")
@@ -167,7 +169,7 @@ def load(
     require(home, needed, "a folder of frames per video, expressions, and masks where they are known")
     videos = field(read_annotations(home / source.expressions), "videos", dict, source.expressions)
     tracks = read_annotations(home / masks) if masks and source.keys != "palette" else None
-    with formed(source.expressions):
+    with checked_format(source.expressions):
         numbers = _numbers(videos, source.keys)
         rows = [_video(key, video, numbers, tracks) for key, video in videos.items() if video.get("expressions")]
     if prompt is None:
@@ -176,7 +178,7 @@ def load(
     foreground = read_annotations(home / source.foreground) if source.foreground else {}
     palettes = home / masks if source.keys == "palette" else None
     prompts = (prompt, prompt) if isinstance(prompt, str) else prompt
-    asked = _Asking(name, home / source.frames, prompts, palettes, foreground)
+    asked = _QueryOptions(name, home / source.frames, prompts, palettes, foreground)
     queries = [(video, one) for video in rows for one in video.expressions]
     return Rows(name, queries, partial(_query, how=asked), _medium)
 
@@ -195,7 +197,7 @@ def _video(
     video: Mapping[str, Any],
     numbers: Mapping[tuple[str, str], str],
     tracks: Mapping[str, Sequence[Any]] | None,
-) -> Video:
+) -> ReferredVideo:
     found: list[Expression] = []
     described: Counter[int] = Counter()
     for place, (number, expression) in enumerate(field(video, "expressions", dict, name).items()):
@@ -209,9 +211,9 @@ def _video(
             about["object"] = int(stated[0] if isinstance(stated, list) else stated)
             about["annotator"] = described[about["object"]]
             described[about["object"]] += 1
-        objects = tuple(entry(tracks or {}, str(key), f"{where}: mask") for key in keys)
+        objects = tuple(lookup(tracks or {}, str(key), f"{where}: mask") for key in keys)
         found.append(Expression(field(expression, "exp", str, where), objects, about))
-    return Video(name, tuple(sorted(field(video, "frames", list, name))), stated_size(video), tuple(found))
+    return ReferredVideo(name, tuple(sorted(field(video, "frames", list, name))), stated_size(video), tuple(found))
 
 
 def _stated(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -219,7 +221,7 @@ def _stated(record: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
+class _QueryOptions:
     """How an evaluation asks: the data's name, its frames, its prompts, and where further truth lies."""
 
     source: str
@@ -229,23 +231,23 @@ class _Asking:
     foreground: Mapping[str, Any]
 
 
-def _medium(row: tuple[Video, Expression]) -> str:
+def _medium(row: tuple[ReferredVideo, Expression]) -> str:
     return row[0].name
 
 
-def _query(row: tuple[Video, Expression], rng: np.random.Generator, *, how: _Asking) -> Sample:
+def _query(row: tuple[ReferredVideo, Expression], rng: np.random.Generator, *, how: _QueryOptions) -> Sample:
     video, expression = row
     media = open_sized(how.frames / video.name, video.size)
     places = _places(how.frames / video.name, video.frames)
     target = {**expression.about, "frames": list(video.frames)}
-    with within(f"{video.name}, {expression.text!r}"), formed("a mask"):
+    with error_context(f"{video.name}, {expression.text!r}"), checked_format("a mask"):
         if how.palettes is None:
             masks = _masks(video, expression, media, range(len(places)), places)
         else:
             masks, void = _palette_masks(how.palettes / video.name, video, target["object"], media, places)
             target |= {"void": void} if void else {}
         if how.foreground:
-            shown = field(entry(how.foreground, video.name, "foreground of"), "masks_rle", list, video.name)
+            shown = field(lookup(how.foreground, video.name, "foreground of"), "masks_rle", list, video.name)
             target["foreground"] = _united(shown, len(places), media)
     messages, regions = query(media, expression.text, how.prompts["?" in expression.text], masks)
     name = f"{video.name}-{expression.about['expression']}"
@@ -261,7 +263,7 @@ def _united(masks: Sequence[Any], count: int, media: Media) -> list[str]:
 
 
 def _palette_masks(
-    folder: Path, video: Video, number: int, media: Media, places: Sequence[int]
+    folder: Path, video: ReferredVideo, number: int, media: Media, places: Sequence[int]
 ) -> tuple[MaskTrack, list[str]]:
     """An object's masks, and what of the frames is void; nothing, if nothing is."""
     values = [shapes.read_values(folder / f"{name}.png", media.size) for name in video.frames]
@@ -271,7 +273,7 @@ def _palette_masks(
 
 
 def _sample(
-    row: Video,
+    row: ReferredVideo,
     rng: np.random.Generator,
     *,
     source: str,
@@ -289,9 +291,9 @@ def _sample(
     asked = []
     for number in wanted:
         expression = row.expressions[number]
-        with within(f"{row.name}, {expression.text!r}"), formed("a mask"):
+        with error_context(f"{row.name}, {expression.text!r}"), checked_format("a mask"):
             _check_seen(expression)
-            asked.append(ask(_phrase(expression.text), _masks(row, expression, media, shown, places), rng))
+            asked.append(mask_question(_phrase(expression.text), _masks(row, expression, media, shown, places), rng))
     messages, regions = segmentation(media, asked, rng)
     return Sample(row.name, "segment", messages, regions, tuple(places), source, group=row.name)
 
@@ -299,7 +301,7 @@ def _sample(
 def _places(folder: Path, names: Sequence[str]) -> list[int]:
     """The frame numbers of these names; a folder may hold more frames than are annotated."""
     numbers = {path.stem: number for number, path in enumerate(frame_files(folder))}
-    return [entry(numbers, name, f"frame of {folder.name} called") for name in names]
+    return [lookup(numbers, name, f"frame of {folder.name} called") for name in names]
 
 
 def _phrase(text: str) -> str:
@@ -307,7 +309,7 @@ def _phrase(text: str) -> str:
 
 
 def _masks(
-    row: Video, expression: Expression, media: Media, shown: Sequence[int], places: Sequence[int]
+    row: ReferredVideo, expression: Expression, media: Media, shown: Sequence[int], places: Sequence[int]
 ) -> MaskTrack | None:
     """The union of an expression's objects on the frames shown, or None if it means nothing.
 

@@ -28,19 +28,19 @@ import numpy as np
 from segue.data import shapes
 from segue.data.annotation_io import (
     by_id,
-    chosen,
-    entry,
+    checked_format,
     field,
+    find_file,
     first_of,
-    formed,
-    found,
+    lookup,
     open_sized,
     read_annotations,
     require,
+    select,
     stated_size,
 )
-from segue.data.base import Rows, spread_draw, within
-from segue.data.dialogue import Asked, ask, query, segmentation
+from segue.data.base import Rows, error_context, spread_draw
+from segue.data.dialogue import MaskQuestion, mask_question, query, segmentation
 from segue.data.prompts import clean_phrase
 from segue.errors import ConfigError, DataError
 from segue.types import MaskTrack, Media, Sample
@@ -61,7 +61,7 @@ class Referent:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ReferredImage:
     """One row: an image and all that is referred to in it."""
 
     name: str
@@ -70,10 +70,10 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
+class SentenceQuery:
     """One row of an evaluation: a sentence about an image, with its number among those."""
 
-    picture: Picture
+    picture: ReferredImage
     referent: Referent
     sentence: str
     number: int
@@ -92,12 +92,12 @@ def load(
 
     Raises: ConfigError, DataError.
     """
-    refs = chosen(VARIANTS, variant, "variant of refcoco")
+    refs = select(VARIANTS, variant, "variant of refcoco")
     home = f"ref_seg/{variant}"
     refs = first_of(root, [f"{home}/{refs}{suffix}" for suffix in (".p", ".json")])
     images = first_of(root, [f"{home}/coco2014/train2014", SHARED_IMAGES])
     require(root, [f"{home}/instances.json", refs, images], LAYOUT)
-    with formed(home):
+    with checked_format(home):
         rows = _pictures(root / home / "instances.json", root / refs, split)
     name = f"{variant}/{split}"
     if prompt is not None:
@@ -107,23 +107,23 @@ def load(
     return Rows(name, rows, make)
 
 
-def _queries(row: Picture) -> list[Query]:
+def _queries(row: ReferredImage) -> list[SentenceQuery]:
     said = [(one, _text(sentence, "sent")) for one in row.referents for sentence in one.sentences]
-    return [Query(row, referent, text, number) for number, (referent, text) in enumerate(said)]
+    return [SentenceQuery(row, referent, text, number) for number, (referent, text) in enumerate(said)]
 
 
-def _medium(row: Query) -> str:
+def _medium(row: SentenceQuery) -> str:
     return row.picture.name
 
 
-def _query(row: Query, rng: np.random.Generator, *, source: str, images: Path, prompt: str) -> Sample:
+def _query(row: SentenceQuery, rng: np.random.Generator, *, source: str, images: Path, prompt: str) -> Sample:
     picture = row.picture
-    media = open_sized(found([images], picture.name), picture.size)
+    media = open_sized(find_file([images], picture.name), picture.size)
     messages, regions = query(media, row.sentence, prompt, _masks(media, row.referent, row.sentence))
     return Sample(f"{picture.name}-{row.number}", "segment", messages, regions, (0,), source, picture.name)
 
 
-def _pictures(instances: Path, refs: Path, split: str) -> list[Picture]:
+def _pictures(instances: Path, refs: Path, split: str) -> list[ReferredImage]:
     coco = read_annotations(instances)
     annotations = by_id(field(coco, "annotations", list, instances.name), "annotation")
     images = by_id(field(coco, "images", list, instances.name), "image")
@@ -139,17 +139,17 @@ def _pictures(instances: Path, refs: Path, split: str) -> list[Picture]:
             objects.setdefault(_objects(ref, where), []).extend(sentences)
     if not by_image:
         raise ConfigError(f"{refs} has no split {split!r}; it has {', '.join(sorted(splits))}")
-    return [_picture(entry(images, image, "image"), objects, annotations) for image, objects in by_image.items()]
+    return [_picture(lookup(images, image, "image"), objects, annotations) for image, objects in by_image.items()]
 
 
 def _picture(
     image: Mapping[str, Any],
     objects: Mapping[tuple[int, ...], list[Mapping[str, Any]]],
     annotations: Mapping[int | str, Mapping[str, Any]],
-) -> Picture:
+) -> ReferredImage:
     referents = []
     for ids, sentences in objects.items():
-        parts = [entry(annotations, number, "annotation") for number in ids]
+        parts = [lookup(annotations, number, "annotation") for number in ids]
         # a crowd is drawn around many things at once, and no sentence means those
         parts = [part for part in parts if not part.get("iscrowd")] or parts
         referents.append(
@@ -157,7 +157,7 @@ def _picture(
                 tuple(sentences), tuple(field(part, "segmentation", list | dict, "an annotation") for part in parts)
             )
         )
-    return Picture(field(image, "file_name", str, f"image {image['id']}"), stated_size(image), tuple(referents))
+    return ReferredImage(field(image, "file_name", str, f"image {image['id']}"), stated_size(image), tuple(referents))
 
 
 def _is_in(official: str, split: str) -> bool:
@@ -172,9 +172,11 @@ def _objects(ref: Mapping[str, Any], where: str) -> tuple[int, ...]:
     return tuple(number for number in (ids if isinstance(ids, list) else [ids]) if number != -1)
 
 
-def _sample(row: Picture, rng: np.random.Generator, *, source: str, images: Path, referents: int | None) -> Sample:
-    media = open_sized(found([images], row.name), row.size)
-    asked: list[Asked] = []
+def _sample(
+    row: ReferredImage, rng: np.random.Generator, *, source: str, images: Path, referents: int | None
+) -> Sample:
+    media = open_sized(find_file([images], row.name), row.size)
+    asked: list[MaskQuestion] = []
     if referents is None:
         asked = [
             _asked(media, one, _text(sentence, "sent"), rng) for one in row.referents for sentence in one.sentences
@@ -190,21 +192,21 @@ def _sample(row: Picture, rng: np.random.Generator, *, source: str, images: Path
 
 def _text(sentence: Mapping[str, Any], *names: str) -> str:
     """The first of these wordings that a sentence has."""
-    with formed("a sentence"):
+    with checked_format("a sentence"):
         name = next((name for name in names if name in sentence), names[-1])
     text: str = field(sentence, name, str, "a sentence")
     return text
 
 
-def _asked(media: Media, referent: Referent, sentence: str, rng: np.random.Generator) -> Asked:
+def _asked(media: Media, referent: Referent, sentence: str, rng: np.random.Generator) -> MaskQuestion:
     phrase = clean_phrase(sentence)
-    return ask(phrase, _masks(media, referent, phrase), rng)
+    return mask_question(phrase, _masks(media, referent, phrase), rng)
 
 
 def _masks(media: Media, referent: Referent, phrase: str) -> MaskTrack | None:
     """The union of what a sentence means, or None if it means nothing in the image."""
     if not referent.segmentations:
         return None
-    with within(f"the object called {phrase!r}"):
+    with error_context(f"the object called {phrase!r}"):
         parts = [shapes.segmentation_mask(part, media.size) for part in referent.segmentations]
     return shapes.track([shapes.united(parts, media.size)], (0,), media.size)

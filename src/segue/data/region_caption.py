@@ -31,19 +31,19 @@ import numpy as np
 from segue.data import shapes
 from segue.data.annotation_io import (
     by_id,
-    chosen,
-    entry,
     field,
-    found,
+    find_file,
+    lookup,
     open_sized,
     read_annotations,
     require,
     require_train,
+    select,
     stated_size,
 )
-from segue.data.base import Rows, within
+from segue.data.base import Rows, error_context
 from segue.data.dialogue import dialogue, recorded_turns
-from segue.data.prompts import say
+from segue.data.prompts import sample_wording
 from segue.errors import DataError
 from segue.types import Message, Region, Sample
 
@@ -78,10 +78,10 @@ def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> 
     Raises: ConfigError, DataError.
     """
     if prompt is not None:
-        chosen({"refcocog/val": None}, f"{variant}/{split}", "variant and split of region_caption with a prompt")
+        select({"refcocog/val": None}, f"{variant}/{split}", "variant and split of region_caption with a prompt")
         return _described_regions(root, prompt)
     require_train(split, "region_caption")
-    annotations = f"osprey-724k/Osprey-724K/{chosen(VARIANTS, variant, 'variant of region_caption')}"
+    annotations = f"osprey-724k/Osprey-724K/{select(VARIANTS, variant, 'variant of region_caption')}"
     require(root, [annotations, "osprey-724k/coco"], "Osprey-724K and COCO's images there")
     folders = [root / "osprey-724k/coco" / name for name in IMAGES]
     rows = list(enumerate(read_annotations(root / annotations)))
@@ -94,10 +94,10 @@ def _sample(
 ) -> Sample:
     number, record = row
     image = field(record, "file_name", str, "the row")
-    media = open_sized(found(folders, image), stated_size(record))
+    media = open_sized(find_file(folders, image), stated_size(record))
     regions = []
     for place, annotation in enumerate(field(record, "annotation", list, "the row"), start=1):
-        with within(f"region{place}"):
+        with error_context(f"region{place}"):
             mask = shapes.segmentation_mask(field(annotation, "segmentation", list | dict, "it"), media.size)
         regions.append(shapes.region("", shapes.track([mask], (0,), media.size)))
     turns = _described(record, regions, rng) if "conversations" not in record else _told(record, is_short, rng)
@@ -108,7 +108,7 @@ def _sample(
 def _told(record: Mapping[str, Any], is_short: bool, rng: np.random.Generator) -> list[tuple[str, str]]:
     turns = recorded_turns(record["conversations"], _plain)
     return [
-        (f"{question} {say('short_requests', rng)}", answer) if is_short else (question, answer)
+        (f"{question} {sample_wording('short_requests', rng)}", answer) if is_short else (question, answer)
         for question, answer in turns
     ]
 
@@ -124,7 +124,7 @@ def _described(record: Mapping[str, Any], regions: list[Region], rng: np.random.
         if not 1 <= number <= len(regions):
             raise DataError(f"region{number} is described, but {len(regions)} regions are marked")
         answer = _plain(text[named.end() :] if named else text).strip()
-        turns.append((say("region_questions", rng, region=f"region{number}"), answer))
+        turns.append((sample_wording("region_questions", rng, region=f"region{number}"), answer))
     return turns
 
 
@@ -143,7 +143,7 @@ def _described_regions(root: Path, prompt: str) -> Rows:
         written.setdefault(field(one, "image_id", int | str, where), []).append(field(one, "caption", str, where))
     # PARITY(region_by_image_id): the region of an image is the annotation that has the image's id
     rows = [
-        (image, entry(annotations, name, "annotation"), entry(written, name, "caption of image"))
+        (image, lookup(annotations, name, "annotation"), lookup(written, name, "caption of image"))
         for name, image in by_id(field(coco, "images", list, regions), "image").items()
     ]
     make = partial(_region, source="region_refcocog/val", images=root / images, prompt=prompt)
@@ -161,8 +161,8 @@ def _region(
     image, annotation, captions = row
     name = field(image, "file_name", str, "an image")
     # names may begin with the split: train2014/COCO_train2014_...
-    media = open_sized(found([images, images.parent], name), stated_size(image))
-    with within("region1"):
+    media = open_sized(find_file([images, images.parent], name), stated_size(image))
+    with error_context("region1"):
         mask = shapes.segmentation_mask(field(annotation, "segmentation", list | dict, "it"), media.size)
     region = shapes.region("", shapes.track([mask], (0,), media.size))
     messages = (Message.user(prompt, media, (region,)), Message("assistant", (captions[0],)))

@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import chosen, field, found, open_sized, read_annotations, require
+from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, select
 from segue.data.base import Rows
-from segue.data.questions import asked, filled, lettered, unique
+from segue.data.questions import filled, lettered, make_sample, unique
 from segue.errors import DataError
 from segue.media import open_media, read_frames
 from segue.types import Media, Sample
@@ -48,7 +48,7 @@ def load(root: Path, split: str, *, frames: int = 4, prompt: str = PROMPT) -> Ro
 
     Raises: ConfigError, DataError.
     """
-    dimensions = chosen(_SPLITS, split, "split of seed_bench")
+    dimensions = select(_SPLITS, split, "split of seed_bench")
     file = f"{HOME}/SEED-Bench.json"
     require(root, [file], "SEED-Bench.json there")
     content = read_annotations(root / file)
@@ -76,11 +76,11 @@ def _sample(
 ) -> Sample:
     dimension = record["question_type_id"]
     options = [field(record, f"choice_{letter}", str, "the row") for letter in "abcd"]
-    letter = chosen({letter: letter for letter in "ABCD"}, field(record, "answer", str, "the row"), "answer")
+    letter = select({letter: letter for letter in "ABCD"}, field(record, "answer", str, "the row"), "answer")
     name = field(record, "data_id", str, "the row")
     # the file lists the videos of EPIC-KITCHENS in folders, and they come without
     file = name.rpartition("/")[2] if dimension == 11 else name
-    media = open_sized(found([home / VIDEOS.get(dimension, IMAGES)], file))
+    media = open_sized(find_file([home / VIDEOS.get(dimension, IMAGES)], file))
     shown: tuple[int, ...] = (0,)
     if dimension in VIDEOS:
         media, shown = _clip(media, record.get("segment"), num_frames)
@@ -93,7 +93,7 @@ def _sample(
     }
     text = filled(prompt, question=field(record, "question", str, "the row"), options=lettered(options))
     source = f"seed_bench/{target['medium']}"
-    return asked(
+    return make_sample(
         str(target["question_id"]), (media, text), target, answer=letter, source=source, group=name, frames=shown
     )
 

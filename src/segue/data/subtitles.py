@@ -13,7 +13,7 @@ _TIMES = re.compile(r"\s*(\d+):(\d\d):(\d\d)[,.](\d{1,3})\s*-->\s*(\d+):(\d\d):(
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Subtitle:
     """Words that are shown from `start` to `end`, in seconds."""
 
     start: float
@@ -21,7 +21,7 @@ class Line:
     text: str
 
 
-def read(path: Path) -> list[Line]:
+def read(path: Path) -> list[Subtitle]:
     """The lines of a file in its order; line breaks within one are spaces.
 
     Raises: DataError, if the file cannot be read or holds no times.
@@ -37,13 +37,13 @@ def read(path: Path) -> list[Line]:
         rows = block.strip().split("\n")
         place = next((number for number, row in enumerate(rows) if _TIMES.match(row)), None)
         if place is not None:
-            lines.append(Line(*_seconds(rows[place]), " ".join(row.strip() for row in rows[place + 1 :]).strip()))
+            lines.append(Subtitle(*_seconds(rows[place]), " ".join(row.strip() for row in rows[place + 1 :]).strip()))
     if not lines and any(block.strip() for block in blocks):
         raise DataError(f"{path} has no times such as 00:00:01,000 --> 00:00:02,500; expected a SubRip file")
     return lines
 
 
-def said_at(lines: Sequence[Line], seconds: Sequence[float]) -> list[str]:
+def said_at(lines: Sequence[Subtitle], seconds: Sequence[float]) -> list[str]:
     """What is shown at each of these times: the first line that has begun and not ended. Silence gives nothing."""
     found = (next((line.text for line in lines if line.start < second < line.end), "") for second in seconds)
     return [text for text in found if text]

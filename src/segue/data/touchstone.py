@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segue.data.annotation_io import chosen, field, require
+from segue.data.annotation_io import field, require, select
 from segue.data.base import Rows
-from segue.data.questions import asked, filled, unique
+from segue.data.questions import filled, make_sample, unique
 from segue.data.tables import embedded_image, read_table
 from segue.types import Sample
 
@@ -34,7 +34,7 @@ def load(root: Path, split: str = "en", *, prompt: str = PROMPT) -> Rows:
 
     Raises: ConfigError, DataError.
     """
-    file = chosen(FILES, split, "split of touchstone")
+    file = select(FILES, split, "split of touchstone")
     require(root, [file], "the questions there")
     rows = read_table(root / file)
     unique([field(row, "index", str, f"row {place}") for place, row in enumerate(rows)], file)
@@ -47,7 +47,7 @@ def _sample(row: Mapping[str, str], rng: np.random.Generator, *, prompt: str, so
     categories = [one.strip() for one in target["category"].split(",") if one.strip()]
     media = embedded_image(field(row, "image", str, "the row"), "the row")
     parts = (media, filled(prompt, question=field(row, "question", str, "the row")))
-    return asked(
+    return make_sample(
         target["index"],
         parts,
         {**target, "categories": categories},

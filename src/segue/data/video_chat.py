@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import field, found, open_sized, read_annotations, require, require_train
+from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, require_train
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
 from segue.types import Sample
@@ -45,7 +45,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, videos: 
 def _sample(row: tuple[int, Any], rng: np.random.Generator, *, source: str, videos: Path, num_frames: int) -> Sample:
     number, record = row
     video = field(record, "video", str, "the row")
-    media = open_sized(found([videos], video, f"{video.removesuffix('.mkv')}.mp4"))
+    media = open_sized(find_file([videos], video, f"{video.removesuffix('.mkv')}.mp4"))
     turns = recorded_turns(field(record, "conversations", list, "the row"), _without_placeholders)
     shown = _one_of_each_part(rng, media.count, num_frames)
     name = f"{number}-{record.get('id', '')}"

@@ -29,9 +29,9 @@ from typing import Any
 import numpy as np
 
 from segue.data import subtitles
-from segue.data.annotation_io import chosen, field, found, open_sized, read_annotations, require
+from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, select
 from segue.data.base import Rows
-from segue.data.questions import LETTERS, asked, lettered, unique
+from segue.data.questions import LETTERS, lettered, make_sample, unique
 from segue.data.tables import listed, read_table
 from segue.errors import DataError
 from segue.media.sampling import choose
@@ -59,7 +59,7 @@ _MLVU_OPEN = ("sub_scene", "summary")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class VideoQuestion:
     """What a row asks: the video's name with the folders where it may be, texts, and what a score needs.
 
     `image` is shown behind the video. `subtitles` is a file whose lines stand in the first text for {subtitles}.
@@ -84,8 +84,8 @@ def load(root: Path, split: str, *, variant: str, frames: int = 128, with_subtit
 
     Raises: ConfigError, DataError.
     """
-    this = chosen(_SETS, variant, "variant of video_questions")
-    chosen(dict.fromkeys(this.splits), split, f"split of {variant}")
+    this = select(_SETS, variant, "variant of video_questions")
+    select(dict.fromkeys(this.splits), split, f"split of {variant}")
     if with_subtitles and variant != "video_mme":
         raise DataError(f"subtitles are read for video_mme alone, not for {variant}")
     home = f"{HOME}/{this.folder}"
@@ -114,7 +114,7 @@ def _name(record: Any, number: int) -> str:
     return str(number if stated is None else stated)
 
 
-def _video(read: Callable[[Any, str, str], Asked], row: tuple[str, int, Any]) -> str:
+def _video(read: Callable[[Any, str, str], VideoQuestion], row: tuple[str, int, Any]) -> str:
     file, number, record = row
     try:
         this = read(record, _name(record, number), file)
@@ -128,21 +128,21 @@ def _sample(
     row: tuple[str, int, Any],
     rng: np.random.Generator,
     *,
-    read: Callable[[Any, str, str], Asked],
+    read: Callable[[Any, str, str], VideoQuestion],
     home: Path,
     source: str,
     frames: int,
 ) -> Sample:
     file, number, record = row
     this = read(record, f"{file}-{_name(record, number)}", file)
-    media = open_sized(found([home / folder for folder in this.folders], this.video))
+    media = open_sized(find_file([home / folder for folder in this.folders], this.video))
     shown = tuple(dict.fromkeys(choose(f"uniform:{frames}", media.count)))
     texts = list(this.texts)
     if this.subtitles is not None:
         texts[0] = texts[0].replace("{subtitles}", _said(home / this.subtitles, media, shown))
-    images: list[Part] = [open_sized(found([home], this.image))] if this.image else []
+    images: list[Part] = [open_sized(find_file([home], this.image))] if this.image else []
     parts = (media, *images, "\n" + "\n".join(texts))
-    return asked(this.id, parts, this.target, answer=this.answer, source=source, group=this.video, frames=shown)
+    return make_sample(this.id, parts, this.target, answer=this.answer, source=source, group=this.video, frames=shown)
 
 
 def _said(path: Path, media: Media, shown: Sequence[int]) -> str:
@@ -178,7 +178,7 @@ def _place(answer: str, options: Sequence[str], where: str) -> str:
     return LETTERS[list(options).index(answer)]
 
 
-def _video_mme(record: Any, name: str, file: str, *, with_subtitles: bool = False) -> Asked:
+def _video_mme(record: Any, name: str, file: str, *, with_subtitles: bool = False) -> VideoQuestion:
     video, question = field(record, "video", str, name), field(record, "question", str, name)
     candidates = listed(field(record, "candidates", str, name), f"candidates of {name}")
     options = _options(candidates, name)
@@ -188,10 +188,10 @@ def _video_mme(record: Any, name: str, file: str, *, with_subtitles: bool = Fals
     opening = _MME if with_subtitles else _MME.replace("{subtitles}", "")
     texts = (opening, f"Question: {question}\n{chr(10).join(candidates)}\nAnswer: ")
     spoken = f"subtitle/{video}.srt" if with_subtitles else None
-    return Asked(name, f"{video}.mp4", ("video",), texts, target, letter, subtitles=spoken)
+    return VideoQuestion(name, f"{video}.mp4", ("video",), texts, target, letter, subtitles=spoken)
 
 
-def _video_holmes(record: Any, name: str, file: str) -> Asked:
+def _video_holmes(record: Any, name: str, file: str) -> VideoQuestion:
     table = field(record, "Options", dict, name)
     letters = [letter for letter in "ABCDEF" if letter in table]
     options = [field(table, letter, str, f"Options of {name}") for letter in letters]
@@ -202,10 +202,10 @@ def _video_holmes(record: Any, name: str, file: str) -> Asked:
     text = _HOLMES.replace("{options}", str(written)).replace("{question}", field(record, "Question", str, name))
     target = {"options": options, "letter": letter, "kind": str(record.get("Question Type", ""))}
     video = f"{field(record, 'video ID', str, name)}.mp4"
-    return Asked(name, video, ("video", "videos"), (text,), target, letter)
+    return VideoQuestion(name, video, ("video", "videos"), (text,), target, letter)
 
 
-def _tempcompass(record: Any, name: str, file: str) -> Asked:
+def _tempcompass(record: Any, name: str, file: str) -> VideoQuestion:
     kind = field(record, "task_type", str, name)
     question, answer = field(record, "question", str, name), field(record, "answer", str, name)
     target: dict[str, Any] = {
@@ -227,10 +227,10 @@ def _tempcompass(record: Any, name: str, file: str) -> Asked:
         del target["answers"]
         texts = ("\n".join([question, *candidates]), "\nPlease directly give the best option:")
         answer = target["letter"] if kind == "multi-choice" else options[LETTERS.index(target["letter"])]
-    return Asked(name, video, (record.get("prefix") or "videos",), texts, target, answer)
+    return VideoQuestion(name, video, (record.get("prefix") or "videos",), texts, target, answer)
 
 
-def _mlvu(record: Any, name: str, file: str) -> Asked:
+def _mlvu(record: Any, name: str, file: str) -> VideoQuestion:
     task = file.partition("_")[2]
     question, answer = field(record, "question", str, name), field(record, "answer", str, name)
     target: dict[str, Any] = {"kind": task, "options": []}
@@ -243,10 +243,10 @@ def _mlvu(record: Any, name: str, file: str) -> Asked:
         choice = f"Question: {question}\nOptions:\n{lettered(options, '({letter}) {option}')}".rstrip()
         opening = f"{_MLVU}select the best option that accurately addresses the question."
         texts = (opening, choice, "\nOnly give the best option.")
-    return Asked(name, field(record, "video", str, name), (f"video/{file}",), texts, target, answer)
+    return VideoQuestion(name, field(record, "video", str, name), (f"video/{file}",), texts, target, answer)
 
 
-def _video_mmmu(record: Any, name: str, file: str) -> Asked:
+def _video_mmmu(record: Any, name: str, file: str) -> VideoQuestion:
     category, question = field(record, "category", str, name), field(record, "question", str, name)
     given, answer = field(record, "answer", str, name), field(record, "answer", str, name)
     candidates = listed(record.get("options") or "[]", f"options of {name}")
@@ -267,18 +267,18 @@ def _video_mmmu(record: Any, name: str, file: str) -> Asked:
     else:
         question += f"\nPlease ignore the Quiz question in last frame of the video.\n{_ANSWER}"
     image = record.get("image", "") if category == "Adaptation" else ""
-    return Asked(name, field(record, "video", str, name), ("",), (question,), target, answer, image=image)
+    return VideoQuestion(name, field(record, "video", str, name), ("",), (question,), target, answer, image=image)
 
 
-def _mmbench_video(record: Any, name: str, file: str) -> Asked:
+def _mmbench_video(record: Any, name: str, file: str) -> VideoQuestion:
     question, answer = field(record, "question", str, name), field(record, "answer", str, name)
     dimensions = listed(field(record, "dimensions", str, name), f"dimensions of {name}")
     target = {"answers": [answer], "dimension": [str(one) for one in dimensions]}
     video = Path(field(record, "video_path", str, name)).name
-    return Asked(name, video, ("video",), (question,), target, answer)
+    return VideoQuestion(name, video, ("video",), (question,), target, answer)
 
 
-def _longvideobench(record: Any, name: str, file: str) -> Asked:
+def _longvideobench(record: Any, name: str, file: str) -> VideoQuestion:
     options = _options(field(record, "candidates", list, name), name)
     right = field(record, "correct_choice", int, name)
     if not 0 <= right < len(options):
@@ -287,7 +287,7 @@ def _longvideobench(record: Any, name: str, file: str) -> Asked:
     target |= {column: str(record.get(column, "")) for column in ("duration_group", "question_category")}
     question = f"{field(record, 'question', str, name)}\n{lettered(options)}"
     text = f"{question}\nAnswer with the option's letter from the given choices directly."
-    return Asked(name, field(record, "video_path", str, name), ("videos",), (text,), target, LETTERS[right])
+    return VideoQuestion(name, field(record, "video_path", str, name), ("videos",), (text,), target, LETTERS[right])
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +296,7 @@ class _Set:
 
     folder: str
     files: Mapping[str, tuple[str, ...]]
-    read: Callable[..., Asked]
+    read: Callable[..., VideoQuestion]
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -15,21 +15,22 @@ Source: Goyal et al. 2017, Marino et al. 2019, Singh et al. 2019, Gurari et al. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import chosen, entry, field, first_of, formed, read_annotations, require
+from segue.data.annotation_io import checked_format, field, first_of, lookup, read_annotations, require, select
 from segue.data.base import Rows
-from segue.data.questions import Question, question_sample, unique
+from segue.data.questions import QUESTION_PROMPT, Question, question_sample, unique
 from segue.types import Sample
 
 _PARTS = {"train": "train2014", "val": "val2014", "testdev": "test-dev2015", "test": "test2015"}
 
 
-def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = "{question} Answer:", shots: int = 0) -> Rows:
+def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = QUESTION_PROMPT, shots: int = 0) -> Rows:
     """A row per question. `prompt` has a place for {question}; the image stands before it, with nothing in between.
 
     `shots` is how many examples of the split `train` stand before the question; a row has the same ones every time.
@@ -37,8 +38,8 @@ def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = "{ques
 
     Raises: ConfigError, DataError.
     """
-    read, splits = chosen(_READERS, variant, "variant of vqa")
-    chosen(dict.fromkeys(splits.split()), split, f"split of {variant}")
+    read, splits = select(_READERS, variant, "variant of vqa")
+    select(dict.fromkeys(splits.split()), split, f"split of {variant}")
     rows = list(enumerate(read(root, split)))
     unique([question.id for _, question in rows], f"{variant}/{split}")
     pool = read(root, "train") if shots else []
@@ -66,19 +67,23 @@ def _sample(
 
 def _vqa(root: Path, split: str, *, home: str, prefix: str) -> list[Question]:
     part = _PARTS[split]
-    asked = f"data/{home}/{prefix}OpenEnded_mscoco_{part}_questions.json"
+    questions_file = f"data/{home}/{prefix}OpenEnded_mscoco_{part}_questions.json"
     told = f"data/{home}/{prefix}mscoco_{part}_annotations.json"
     # the images of test-dev are a part of those of test
     images = part.replace("-dev", "")
     is_hidden = split.startswith("test")
-    require(root, [asked, f"data/coco/{images}", *([] if is_hidden else [told])], "questions, annotations and images")
-    with formed(told):
+    require(
+        root,
+        [questions_file, f"data/coco/{images}", *([] if is_hidden else [told])],
+        "questions, annotations and images",
+    )
+    with checked_format(told):
         people = {} if is_hidden else {one["question_id"]: one for one in read_annotations(root / told)["annotations"]}
     questions = []
-    for number, record in enumerate(field(read_annotations(root / asked), "questions", list, asked)):
+    for number, record in enumerate(field(read_annotations(root / questions_file), "questions", list, questions_file)):
         name, place = field(record, "question_id", int, f"question {number}"), f"question {number}"
         image = f"COCO_{images}_{field(record, 'image_id', int, place):012d}.jpg"
-        annotation = {} if is_hidden else entry(people, name, "annotation of question")
+        annotation = {} if is_hidden else lookup(people, name, "annotation of question")
         questions.append(
             _question(
                 record, name, image, (root / "data/coco" / images,), annotation, kind=annotation.get("answer_type")
@@ -87,47 +92,39 @@ def _vqa(root: Path, split: str, *, home: str, prefix: str) -> list[Question]:
     return questions
 
 
-def _textvqa(root: Path, split: str) -> list[Question]:
-    file = f"data/textvqa/TextVQA_0.5.1_{split}.json"
-    require(root, [file, "data/textvqa/train_images"], "the annotations and train_images there")
-    return [
-        _question(
-            record,
-            field(record, "question_id", int, f"question {number}"),
-            f"{field(record, 'image_id', str, f'question {number}')}.jpg",
-            (root / "data/textvqa/train_images",),
-            record,
-        )
-        for number, record in enumerate(field(read_annotations(root / file), "data", list, file))
-    ]
+@dataclass(frozen=True, slots=True)
+class _OneFile:
+    """A set whose questions and answers lie in one file: where, and what its columns are called.
 
+    `rows` is the key of the list of questions, empty where the file is that list; `suffix` is added to an image's name.
+    """
 
-def _vizwiz(root: Path, split: str) -> list[Question]:
-    file = first_of(root, [f"data/vizwiz/{split}.json", f"data/vizwiz/Annotations/{split}.json"])
-    require(root, [file, f"data/vizwiz/{split}"], "the annotations and a folder of the split's images there")
-    with formed(file):
-        records = list(enumerate(read_annotations(root / file)))
-    questions = []
-    for number, record in records:
-        image = field(record, "image", str, f"question {number}")
-        kind = record.get("answer_type")
-        questions.append(_question(record, image, image, (root / "data/vizwiz" / split,), record, kind=kind))
-    return questions
+    files: tuple[str, ...]
+    images: str
+    id: str
+    image: str = "image"
+    suffix: str = ""
+    rows: str = "data"
 
+    def __call__(self, root: Path, split: str) -> list[Question]:
+        """The questions of a split.
 
-def _docvqa(root: Path, split: str) -> list[Question]:
-    file = first_of(root, [f"data/docvqa/{split}/{split}_v1.0.json", f"data/docvqa/{split}_v1.0.json"])
-    require(root, [file, f"data/docvqa/{split}"], "the annotations and a folder of the split's documents there")
-    return [
-        _question(
-            record,
-            field(record, "questionId", int, f"question {number}"),
-            field(record, "image", str, f"question {number}"),
-            (root / "data/docvqa" / split,),
-            record,
-        )
-        for number, record in enumerate(field(read_annotations(root / file), "data", list, file))
-    ]
+        Raises: DataError.
+        """
+        file = first_of(root, [path.replace("{split}", split) for path in self.files])
+        images = self.images.replace("{split}", split)
+        require(root, [file, images], "the annotations and the folder of images there")
+        content = read_annotations(root / file)
+        records = field(content, self.rows, list, file) if self.rows else content
+        questions = []
+        with checked_format(file):
+            numbered = list(enumerate(records))
+        for number, record in numbered:
+            where = f"question {number}"
+            image = f"{field(record, self.image, str, where)}{self.suffix}"
+            name = field(record, self.id, int | str, where)
+            questions.append(_question(record, name, image, (root / images,), record, kind=record.get("answer_type")))
+        return questions
 
 
 def _question(
@@ -144,7 +141,31 @@ def _question(
 _READERS: dict[str, tuple[Callable[[Path, str], list[Question]], str]] = {
     "vqav2": (partial(_vqa, home="vqav2", prefix="v2_"), "train val testdev test"),
     "okvqa": (partial(_vqa, home="okvqa", prefix=""), "train val"),
-    "textvqa": (_textvqa, "train val"),
-    "vizwiz": (_vizwiz, "train val test"),
-    "docvqa": (_docvqa, "train val test"),
+    "textvqa": (
+        _OneFile(
+            ("data/textvqa/TextVQA_0.5.1_{split}.json",),
+            "data/textvqa/train_images",
+            "question_id",
+            image="image_id",
+            suffix=".jpg",
+        ),
+        "train val",
+    ),
+    "vizwiz": (
+        _OneFile(
+            ("data/vizwiz/{split}.json", "data/vizwiz/Annotations/{split}.json"),
+            "data/vizwiz/{split}",
+            "image",
+            rows="",
+        ),
+        "train val test",
+    ),
+    "docvqa": (
+        _OneFile(
+            ("data/docvqa/{split}/{split}_v1.0.json", "data/docvqa/{split}_v1.0.json"),
+            "data/docvqa/{split}",
+            "questionId",
+        ),
+        "train val test",
+    ),
 }

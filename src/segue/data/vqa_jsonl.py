@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import chosen, field, first_of, formed, read_annotations, require
+from segue.data.annotation_io import checked_format, field, first_of, read_annotations, require, select
 from segue.data.base import Rows
-from segue.data.questions import Question, question_sample, shown_by
+from segue.data.questions import QUESTION_PROMPT, Question, question_sample, shown_by
 from segue.data.tables import read_lines
 from segue.errors import DataError
 from segue.types import Sample
@@ -39,7 +39,7 @@ FILES = {
 _OCRVQA_SPLITS = {"train": 1, "val": 2, "test": 3}
 
 
-def load(root: Path, split: str, *, variant: str, prompt: str = "{question} Answer:") -> Rows:
+def load(root: Path, split: str, *, variant: str, prompt: str = QUESTION_PROMPT) -> Rows:
     """A row per line. `prompt` has a place for {question}; the image stands before it, with nothing in between.
 
     `target` holds question_id, image and answers.
@@ -47,7 +47,7 @@ def load(root: Path, split: str, *, variant: str, prompt: str = "{question} Answ
     Raises: ConfigError, DataError.
     """
     name = f"{variant}/{split}"
-    file = first_of(root, chosen(FILES, name, "variant and split of qa_lines"))
+    file = first_of(root, select(FILES, name, "variant and split of vqa_jsonl"))
     require(root, [file], "the questions there, and the images where these say")
     rows = list(enumerate(read_lines(root / file) if file.endswith(".jsonl") else _published(root, file, name)))
     return Rows(name, rows, partial(_sample, root=root, prompt=prompt, source=name), shown_by("image"))
@@ -58,7 +58,7 @@ def _published(root: Path, file: str, name: str) -> list[dict[str, Any]]:
     variant, _, split = name.partition("/")
     home = f"{Path(file).parent}"
     content = read_annotations(root / file)
-    with formed(file):
+    with checked_format(file):
         if variant == "gqa":
             return [
                 {

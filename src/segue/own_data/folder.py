@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.annotation_io import formed, open_sized, read_annotations
-from segue.data.base import SEGMENT, Rows, checked, rng_for, within
-from segue.data.dialogue import Asked, ask, segmentation
+from segue.data.annotation_io import checked_format, open_sized, read_annotations
+from segue.data.base import SEGMENT, Rows, checked, error_context, rng_for
+from segue.data.dialogue import MaskQuestion, mask_question, segmentation
 from segue.data.prompts import SEGMENT_PROMPTS
 from segue.errors import ConfigError, DataError, SegueError
 from segue.media import open_media
@@ -195,7 +195,7 @@ def sample(row: Row) -> Sample:
 
     Raises: DataError, MediaError, LimitError, as the rows of `load` do.
     """
-    with within(row.entry.names[0]):
+    with error_context(row.entry.names[0]):
         made = _sample(row, rng_for(0, 0, 0), source="", num_frames=None, empty_is_absent=False)
         return checked(made)
 
@@ -257,7 +257,7 @@ def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Sourc
         form = next((form for form in _FORMS if form.recognises(content)), None)
         if form is not None:
             remarks: list[Remark] = []
-            with formed(path.name):
+            with checked_format(path.name):
                 entries = tuple(form.entries(content, path, remarks))
             split = _split_of(path)
             near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
@@ -369,12 +369,12 @@ def _sample(
     media = opened(row)
     frames = _drawn(row, media, rng, num_frames)
     things = _things(row, media, frames)
-    asked: list[Asked] = []
+    asked: list[MaskQuestion] = []
     for thing in things:
         if _is_seen(thing, media):
-            asked.append(ask(thing.phrase, shapes.track(thing.counts, frames, media.size), rng))
+            asked.append(mask_question(thing.phrase, shapes.track(thing.counts, frames, media.size), rng))
         elif thing.is_absent or empty_is_absent:
-            asked.append(ask(thing.phrase, None, rng))
+            asked.append(mask_question(thing.phrase, None, rng))
         elif media.kind == "image":
             raise shapes.EmptyMaskError(
                 f"the mask of {thing.phrase!r} is empty; mark it, or set empty_is_absent if it is not there"
@@ -482,7 +482,7 @@ def _drawn(row: Row, media: Media, rng: np.random.Generator, wanted: int | None)
 
 
 def _things(row: Row, media: Media, frames: list[int]) -> list[Thing]:
-    with formed("its annotation"):
+    with checked_format("its annotation"):
         return row.things(row.entry, media, frames)
 
 

@@ -16,21 +16,21 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from segue.data.mixture import Mixture, Part
+from segue.data.mixture import Mixture, MixturePart
 from segue.datasets import DATASETS
 from segue.errors import ConfigError, DataError, LimitError, MediaError, SegueError
 from segue.train.examples import RowMaker, TrainBatch, collate
-from segue.train.recipe import Source, TrainRecipe
+from segue.train.recipe import DatasetSpec, TrainRecipe
 
 SKIPPED = "skipped.jsonl"
 
 
-def parts_of(sources: Sequence[Source]) -> list[Part]:
+def parts_of(sources: Sequence[DatasetSpec]) -> list[MixturePart]:
     """The datasets of a recipe, opened; one that is named twice gets a number.
 
     Raises: ConfigError, for an option that a dataset does not know; what opening it raises.
     """
-    parts: list[Part] = []
+    parts: list[MixturePart] = []
     for source in sources:
         load = DATASETS[source.dataset]
         try:
@@ -43,11 +43,11 @@ def parts_of(sources: Sequence[Source]) -> list[Part]:
         taken = [part.name for part in parts]
         name = f"{source.dataset}:{dataset.name}"
         number = sum(other == name or other.startswith(f"{name}#") for other in taken)
-        parts.append(Part(f"{name}#{number + 1}" if number else name, dataset, source.weight))
+        parts.append(MixturePart(f"{name}#{number + 1}" if number else name, dataset, source.weight))
     return parts
 
 
-def mixture_of(sources: Sequence[Source], recipe: TrainRecipe, run: Path) -> Mixture:
+def mixture_of(sources: Sequence[DatasetSpec], recipe: TrainRecipe, run: Path) -> Mixture:
     """What a stage learns from, in the order that the recipe's seed gives; bad rows are written into the run folder.
 
     Raises: SegueError, as `parts_of` and `Mixture` do.
@@ -63,7 +63,7 @@ def mixture_of(sources: Sequence[Source], recipe: TrainRecipe, run: Path) -> Mix
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class ShardSpec:
     """Which part of each step is this process's: process `rank` of `processes`."""
 
     rank: int
@@ -83,7 +83,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class FetchedBatch:
     """What a worker made of some positions: a batch, None if every row was bad; or the error that ends the run."""
 
     batch: TrainBatch | None
@@ -91,20 +91,20 @@ class Fed:
     error: SegueError | None = None
 
 
-class Feed(Dataset[Fed]):
+class BatchStream(Dataset[FetchedBatch]):
     """The batches of one process, by number: `accumulation` to a step. Can be sent to workers."""
 
-    def __init__(self, mixture: Mixture, make: RowMaker, share: Share):
+    def __init__(self, mixture: Mixture, make: RowMaker, shard: ShardSpec):
         self.mixture = mixture
         self.make = make
-        self.share = share
+        self.shard = shard
 
-    def __getitem__(self, number: int) -> Fed:
+    def __getitem__(self, number: int) -> FetchedBatch:
         """The batch of that number. Errors come back as values, for workers can only hand on their text."""
-        step, micro = divmod(number, self.share.accumulation)
+        step, micro = divmod(number, self.shard.accumulation)
         rows = []
         try:
-            for place in self.share.positions(step, micro):
+            for place in self.shard.positions(step, micro):
                 epoch, position = divmod(place, len(self.mixture))
                 sample = self.mixture.get(epoch, position)
                 if sample is None:
@@ -114,9 +114,9 @@ class Feed(Dataset[Fed]):
                 except (DataError, MediaError, LimitError) as error:
                     self.mixture.refuse(epoch, position, error)
         except SegueError as error:
-            return Fed(None, (), error)
+            return FetchedBatch(None, (), error)
         batch = collate(rows, self.make.processor) if rows else None
-        return Fed(batch, tuple(row.id for row in rows))
+        return FetchedBatch(batch, tuple(row.id for row in rows))
 
     def spare(self) -> TrainBatch:
         """The first batch that can be made: where all rows of a batch are bad, it goes through without counting.
@@ -126,16 +126,16 @@ class Feed(Dataset[Fed]):
         Raises: DataError, if an epoch has none; what a bad row raises.
         """
         for number in range(len(self.mixture)):
-            fed = self[number]
-            if fed.error:
-                raise fed.error
-            if fed.batch is not None:
-                return fed.batch
+            fetched = self[number]
+            if fetched.error:
+                raise fetched.error
+            if fetched.batch is not None:
+                return fetched.batch
         raise DataError("no sample of an epoch can be used; check the data with `segue doctor`")
 
-    def batches(self, first: int, last: int, *, workers: int) -> Iterator[Fed]:
+    def batches(self, first: int, last: int, *, workers: int) -> Iterator[FetchedBatch]:
         """Batches of the steps from `first` up to `last`, in order, read ahead by so many worker processes."""
-        numbers = range(first * self.share.accumulation, last * self.share.accumulation)
+        numbers = range(first * self.shard.accumulation, last * self.shard.accumulation)
         loader = DataLoader(
             self,
             batch_size=None,

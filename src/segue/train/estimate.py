@@ -13,17 +13,17 @@ import torch
 
 from segue.data.mixture import table
 from segue.train import optim
-from segue.train.batch_stream import Fed
-from segue.train.loop import Stretch
+from segue.train.batch_stream import FetchedBatch
+from segue.train.loop import StageLoop
 from segue.train.recipe import TrainRecipe
-from segue.train.setup import Ready
+from segue.train.setup import StageState
 
 # what the mask decoder keeps of one object on one frame, counted in maps of the size of its image embedding
 DECODER_MAPS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryEstimate:
     """About how many bytes a process needs: `working` is for one batch like the first of the data."""
 
     weights: int
@@ -37,7 +37,7 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.working
 
 
-def memory(ready: Ready, recipe: TrainRecipe) -> Memory:
+def memory(state: StageState, recipe: TrainRecipe) -> MemoryEstimate:
     """Weights as they are, of spread ones this process's share; a gradient and AdamW's two moments in float32 for all
     that learns; and what a batch needs.
 
@@ -46,11 +46,11 @@ def memory(ready: Ready, recipe: TrainRecipe) -> Memory:
 
     Raises: SegueError, if no sample can be used.
     """
-    model: Any = ready.model
-    learned = sum(optim.local(p).numel() for group in ready.learning.groups.values() for p in group.values())
+    model: Any = state.model
+    learned = sum(optim.local(p).numel() for group in state.trainable.groups.values() for p in group.values())
     held = [optim.local(tensor) for tensor in (*model.parameters(), *model.buffers())]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in held)
-    batch = ready.feed.spare()
+    batch = state.stream.spare()
     text, sam = model.config.get_text_config(), model.config.sam2_config
     size = 2 if recipe.precision == "bf16" else 4
     tokens = batch.batch.input_ids.numel()
@@ -60,27 +60,27 @@ def memory(ready: Ready, recipe: TrainRecipe) -> Memory:
     scores = batch.tokens * text.vocab_size * (size + 8)
     frames = sum(len(truth.frames) for truth in batch.truths if truth is not None)
     cells = (sam.image_size // 16) ** 2 * sam.mask_decoder_config.hidden_size
-    return Memory(weights, 4 * learned, 8 * learned, kept + scores + frames * 5 * cells * DECODER_MAPS * 4)
+    return MemoryEstimate(weights, 4 * learned, 8 * learned, kept + scores + frames * 5 * cells * DECODER_MAPS * 4)
 
 
-def description(ready: Ready, recipe: TrainRecipe) -> str:
+def description(state: StageState, recipe: TrainRecipe) -> str:
     """The lines that are printed before the first step.
 
     Raises: SegueError, as `memory` does.
     """
-    share, mixture, need = ready.feed.share, ready.mixture, memory(ready, recipe)
-    epochs, position = divmod(ready.steps * share.per_step, len(mixture))
-    learned = ready.learning.count
-    whole = sum(p.numel() for p in ready.model.parameters())
+    shard, mixture, need = state.stream.shard, state.mixture, memory(state, recipe)
+    epochs, position = divmod(state.steps * shard.per_step, len(mixture))
+    learned = state.trainable.count
+    whole = sum(p.numel() for p in state.model.parameters())
     groups = [
-        f"  {name:<16}{group.how:<6}{learned[name]:>15,}  rate {group.rate or ready.stage.rate:g}"
-        for name, group in ready.stage.groups.items()
+        f"  {name:<16}{group.how:<6}{learned[name]:>15,}  rate {group.rate or state.stage.rate:g}"
+        for name, group in state.stage.groups.items()
         if name in learned
     ]
     header = (
-        f"stage {ready.stage.name}: {ready.steps} steps of {share.per_step} samples ({share.batch} at once, "
-        f"{share.accumulation} batches to a step, {share.processes} process{'es' * (share.processes > 1)}), "
-        f"{ready.steps * share.per_step / len(mixture):.3g} epochs"
+        f"stage {state.stage.name}: {state.steps} steps of {shard.per_step} samples ({shard.batch} at once, "
+        f"{shard.accumulation} batches to a step, {shard.processes} process{'es' * (shard.processes > 1)}), "
+        f"{state.steps * shard.per_step / len(mixture):.3g} epochs"
     )
     lines = [header]
     lines += [table(mixture.tallies(epochs, position)), f"learning: {sum(learned.values()):,} of {whole:,} numbers"]
@@ -93,27 +93,27 @@ def description(ready: Ready, recipe: TrainRecipe) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class StepTiming:
     """What one step took: seconds, and the peak of memory in bytes (of the GPU, else of the process)."""
 
     seconds: float
     peak: int
 
 
-def trial(stretch: Stretch) -> Trial:
+def trial(loop: StageLoop) -> StepTiming:
     """Learn one step twice, at a rate of 0, and measure the second.
 
     Raises: SegueError, as a step does.
     """
-    ready = stretch.ready
-    optim.set_rates(ready.optimizer, 0.0)
+    state = loop.state
+    optim.set_rates(state.optimizer, 0.0)
     seconds = math.nan
     for _ in range(2):
-        batches: list[Fed] = list(ready.feed.batches(0, 1, workers=0))
+        batches: list[FetchedBatch] = list(state.stream.batches(0, 1, workers=0))
         started = perf_counter()
-        stretch.learn(0, iter(batches))
+        loop.learn(0, iter(batches))
         seconds = perf_counter() - started
-    return Trial(seconds, peak_memory())
+    return StepTiming(seconds, peak_memory())
 
 
 def peak_memory() -> int:

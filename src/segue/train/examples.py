@@ -22,31 +22,31 @@ from segue import prepare
 from segue.errors import DataError
 from segue.geometry.masks import box_of
 from segue.grounding.sam2 import frame_square
-from segue.media import read_frames, read_image
+from segue.media import read_frames
 from segue.media.sampling import choose
 from segue.models.protocol import Batch, Processor
-from segue.types import Frames, MaskTrack, Media, Message, Sample
+from segue.types import Frames, MaskTrack, Message, Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
     """What the masks of a row are to be: frames as SAM 2 sees them, and how much of each pixel is object (0 to 255).
 
-    Objects stand in the order of their `[SEG]`s. On the frames at the places `asked` they are asked for by prompt, on
+    Objects stand in the order of their `[SEG]`s. On the frames at the places `prompted` they are found by prompt, on
     the others followed by memory. `numbers` are the frames' numbers in their medium. `phrases` are what the annotation
     calls the objects, and `centres` (x, y) where their boxes lie on each frame, in [0, 1]; NaN where nothing is seen.
     """
 
     frames: UInt8[Tensor, "t 3 q q"]
     masks: UInt8[Tensor, "n t q q"]
-    asked: tuple[int, ...]
+    prompted: tuple[int, ...]
     numbers: tuple[int, ...]
     phrases: tuple[str, ...]
     centres: Float[Tensor, "n t 2"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainRow:
     """A sample ready for a batch; `truth` is None if it points at nothing."""
 
     id: str
@@ -92,25 +92,29 @@ class RowMaker:
     max_tiles: int = 12
     frames: str | None = None
 
-    def __call__(self, sample: Sample) -> Row:
+    def __call__(self, sample: Sample) -> TrainRow:
         """The row of a sample.
 
         Raises: DataError, if the first turn alone is too long or what is left points at nothing that the sample
             pointed at; MediaError and LimitError, as decoding does.
         """
-        shown = [part for message in sample.messages for part in message.parts if isinstance(part, Media)]
-        media = shown[-1] if shown else None
-        asked = tuple(range(len(sample.frames)))
-        if self.frames is not None and asked:
-            asked = tuple(dict.fromkeys(choose(self.frames, len(asked))))
-        view = None
-        if media is not None:
-            plan = ",".join(str(sample.frames[place]) for place in asked)
-            view = prepare.look(media, self.processor, frames=plan, max_tiles=self.max_tiles)
+        media = sample.target_media
+        if media is None:
+            return TrainRow(sample.id, self._fitting(sample, None)[0], None)
+        frames = (0,) if media.kind == "image" else sample.frames
+        prompted = tuple(range(len(frames)))
+        if self.frames is not None and prompted:
+            prompted = tuple(dict.fromkeys(choose(self.frames, len(prompted))))
+        plan = tuple(frames[place] for place in prompted)
+        # the grounder sees all frames, the language model some of them: each is decoded once for both
+        decoded = read_frames(media, frames if sample.regions else plan)
+        shown = decoded
+        if len(decoded.index) > len(plan):
+            at = list(prompted)
+            shown = Frames(decoded.pixels[at], decoded.index[at], decoded.seconds[at])
+        view = prepare.view_of(media, shown, plan, self.processor, max_tiles=self.max_tiles)
         example, count = self._fitting(sample, view)
-        if not count or media is None:
-            return Row(sample.id, example, None)
-        return Row(sample.id, example, self._truth(sample, media, count, asked))
+        return TrainRow(sample.id, example, self._truth(sample, decoded, count, prompted) if count else None)
 
     def _fitting(self, sample: Sample, view: prepare.View | None) -> tuple[prepare.Example, int]:
         """The longest beginning of the dialogue that is short enough, and how many regions it points at."""
@@ -128,24 +132,20 @@ class RowMaker:
             "allow more tokens, or show it in fewer tiles or frames"
         )
 
-    def _truth(self, sample: Sample, media: Media, count: int, asked: tuple[int, ...]) -> Truth:
-        if media.kind == "image":
-            shown = Frames(read_image(media)[None], np.zeros(1, np.int64), np.zeros(1))
-        else:
-            shown = read_frames(media, sample.frames)
+    def _truth(self, sample: Sample, decoded: Frames, count: int, prompted: tuple[int, ...]) -> Truth:
         tracks = [region.masks for region in sample.regions[:count] if region.masks is not None]
         # one thing may be asked for in many turns
-        known = {track.rles: self._drawn(track, len(sample.frames)) for track in tracks}
+        known = {track.rles: self._sampled(track, len(sample.frames)) for track in tracks}
         return Truth(
-            torch.stack([frame_square(frame, self.side) for frame in shown.pixels]),
+            torch.stack([frame_square(frame, self.side) for frame in decoded.pixels]),
             torch.stack([known[track.rles][0] for track in tracks]),
-            asked,
+            prompted,
             sample.frames,
             tuple(region.phrase for region in sample.regions[:count]),
             torch.stack([known[track.rles][1] for track in tracks]),
         )
 
-    def _drawn(self, track: MaskTrack, frames: int) -> tuple[UInt8[Tensor, "t q q"], Float[Tensor, "t 2"]]:
+    def _sampled(self, track: MaskTrack, frames: int) -> tuple[UInt8[Tensor, "t q q"], Float[Tensor, "t 2"]]:
         """An object's masks on SAM 2's square, and their centres."""
         masks = [track.dense(place) for place in range(frames)]
         centres = np.stack([_centre(mask) for mask in masks])
@@ -170,7 +170,7 @@ def _shells(truths: Sequence[Truth | None]) -> list[_Shell | None]:
 
 
 def _shell(truth: Truth) -> _Shell:
-    return len(truth.masks), len(truth.frames), truth.asked, truth.numbers, truth.phrases
+    return len(truth.masks), len(truth.frames), truth.prompted, truth.numbers, truth.phrases
 
 
 def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None]) -> TrainBatch:
@@ -185,13 +185,13 @@ def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None
         if shell is None:
             truths.append(None)
             continue
-        objects, times, asked, numbers, phrases = shell
+        objects, times, prompted, numbers, phrases = shell
         shape = (objects, times)
         truths.append(
             Truth(
                 next(frames),
                 next(masks).unflatten(0, shape),
-                asked,
+                prompted,
                 numbers,
                 phrases,
                 next(centres).unflatten(0, shape),
@@ -212,6 +212,6 @@ def _covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:
     return (functional.interpolate(whole, (side, side), mode="area")[0, 0] * 255).round().to(torch.uint8)
 
 
-def collate(rows: Sequence[Row], processor: Processor) -> TrainBatch:
+def collate(rows: Sequence[TrainRow], processor: Processor) -> TrainBatch:
     """Rows to a batch."""
     return TrainBatch(prepare.collate([row.example for row in rows], processor), tuple(row.truth for row in rows))

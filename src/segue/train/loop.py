@@ -1,4 +1,4 @@
-"""The steps of a stage: learn, watch that it does, judge, keep. One explicit loop over accelerate.
+"""The steps of a stage: learn, check that it does, evaluate. One explicit loop over accelerate.
 
 Nothing here draws chance of its own: what a step does follows from its number, so a run that goes on from a checkpoint
 does what it would have done without the stop.
@@ -20,11 +20,11 @@ from torch import Tensor
 
 from segue.errors import ConfigError, DataError, LimitError
 from segue.train import evaluation, optim
-from segue.train.batch_stream import Fed, step_seed
-from segue.train.loss_module import Learner
+from segue.train.batch_stream import FetchedBatch, step_seed
+from segue.train.loss_module import LossModule
 from segue.train.recipe import TrainRecipe
-from segue.train.run_logger import Journal
-from segue.train.setup import Accelerator, Ready
+from segue.train.run_logger import RunLogger
+from segue.train.setup import Accelerator, StageState
 from segue.train.stages import seeded, stored_name
 
 log = logging.getLogger(__name__)
@@ -61,46 +61,46 @@ class Stop:
 
 
 @dataclass(slots=True)
-class Progress:
-    """How far a stage is: its own steps done, steps of the whole run, and what judging said so far."""
+class RunProgress:
+    """How far a stage is: its own steps done, steps of the whole run, and what evaluations gave so far."""
 
     stage_step: int = 0
     step: int = 0
     best: float | None = None
     waited: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
-    judged_at: int = -1
+    evaluated_at: int = -1
 
 
-class Watch:
+class UpdateMonitor:
     """Makes sure that every group learns: the loss reaches it, and its numbers change.
 
     A group is sure once it has changed. That must have happened after a step at half the peak rate or more whose batch
     had both an image and a mask, and in any case when the rate has risen.
     """
 
-    def __init__(self, ready: Ready, first: int):
-        self._ready = ready
+    def __init__(self, state: StageState, first: int):
+        self._state = state
         self._waiting = {
             group: {stored_name(name): _sample(parameter) for name, parameter in parameters.items()}
-            for group, parameters in ready.learning.groups.items()
+            for group, parameters in state.trainable.groups.items()
         }
         self._reached: set[str] = set()
-        self._deadline = min(ready.steps, first + max(FIRST_STEPS, int(ready.stage.warmup * ready.steps)))
+        self._deadline = min(state.steps, first + max(FIRST_STEPS, int(state.stage.warmup * state.steps)))
 
     def gradients(self) -> None:
         """Note which groups the loss reaches; before the optimizer's step."""
-        parameters = self._ready.parameters
+        parameters = self._state.parameters
         for group, names in self._waiting.items():
             if any(parameters[name].grad is not None for name in names):
                 self._reached.add(group)
 
     def moved(self, done: int, factor: float, *, is_complete: bool) -> None:
-        """Judge after a step.
+        """Check after a step.
 
         Raises: ConfigError, naming the groups that do not learn, and why.
         """
-        parameters = self._ready.parameters
+        parameters = self._state.parameters
         for group in list(self._waiting):
             before = self._waiting[group]
             if any(not torch.equal(before[name], _sample(parameters[name])) for name in before):
@@ -124,14 +124,14 @@ def _sample(parameter: Tensor) -> Tensor:
 
 
 @dataclass(slots=True)
-class Stretch:
-    """The loop of one stage: `run` yields after each step whether this is the moment to judge or to save."""
+class StageLoop:
+    """The loop of one stage."""
 
     recipe: TrainRecipe
-    ready: Ready
+    state: StageState
     accelerator: Accelerator
-    journal: Journal
-    progress: Progress
+    logger: RunLogger
+    progress: RunProgress
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
     tokens: int = 0
@@ -144,85 +144,85 @@ class Stretch:
         Raises: SegueError, for data that cannot be used, a loss that is no number, memory that does not suffice, or a
             group that does not learn. What was saved before stays.
         """
-        ready, first = self.ready, self.progress.stage_step
-        watch = Watch(ready, first)
-        batches = ready.feed.batches(first, last, workers=self.recipe.workers)
+        state, first = self.state, self.progress.stage_step
+        monitor = UpdateMonitor(state, first)
+        batches = state.stream.batches(first, last, workers=self.recipe.workers)
         for step in range(first, last):
-            factor = optim.rate_factor(step, ready.steps, warmup=ready.stage.warmup, schedule=ready.stage.schedule)
-            current = optim.set_rates(ready.optimizer, factor)
-            norm = self.learn(step, batches, watch)
-            watch.moved(step + 1, factor, is_complete=self.is_complete)
+            factor = optim.rate_factor(step, state.steps, warmup=state.stage.warmup, schedule=state.stage.schedule)
+            current = optim.set_rates(state.optimizer, factor)
+            norm = self.learn(step, batches, monitor)
+            monitor.moved(step + 1, factor, is_complete=self.is_complete)
             self.progress.stage_step, self.progress.step = step + 1, self.progress.step + 1
             self._tell(current, norm, is_last=step + 1 == last)
             yield step + 1
 
-    def learn(self, step: int, batches: Iterator[Fed], watch: Watch | None = None) -> float:
+    def learn(self, step: int, batches: Iterator[FetchedBatch], monitor: UpdateMonitor | None = None) -> float:
         """One step from the next batches; returns the norm of the gradient before it was clipped.
 
         Raises: SegueError, as `steps` does.
         """
-        accelerator, ready = self.accelerator, self.ready
+        accelerator, state = self.accelerator, self.state
         norm = torch.zeros(())
         with enough_memory(f"at step {step + 1}"):
             for micro in range(self.recipe.accumulation):
-                fed = next(batches)
-                if fed.error:
-                    raise fed.error
-                with accelerator.accumulate(ready.learner):
-                    terms, counts = self._terms(fed, step, micro)
+                fetched = next(batches)
+                if fetched.error:
+                    raise fetched.error
+                with accelerator.accumulate(state.loss_module):
+                    terms, counts = self._terms(fetched, step, micro)
                     accelerator.backward(terms["loss"] * counts)
-                    self._note(terms, counts, step, fed)
+                    self._note(terms, counts, step, fetched)
                     if accelerator.sync_gradients:
-                        if watch:
-                            watch.gradients()
-                        norm = accelerator.clip_grad_norm_(ready.learner.parameters(), self.recipe.clip)
-                        self._check(float(norm), "gradient", step, fed)
-                    ready.optimizer.step()
-                    ready.optimizer.zero_grad()
+                        if monitor:
+                            monitor.gradients()
+                        norm = accelerator.clip_grad_norm_(state.loss_module.parameters(), self.recipe.clip)
+                        self._check(float(norm), "gradient", step, fetched)
+                    state.optimizer.step()
+                    state.optimizer.zero_grad()
         return float(norm)
 
-    def _terms(self, fed: Fed, step: int, micro: int) -> tuple[Mapping[str, Tensor], float]:
+    def _terms(self, fetched: FetchedBatch, step: int, micro: int) -> tuple[Mapping[str, Tensor], float]:
         """The terms of a batch, and 1 if they count; where all its rows are bad another goes through, and counts 0."""
-        batch = fed.batch
+        batch = fetched.batch
         counts = 1.0 if batch is not None else 0.0
-        batch = (batch or self.ready.feed.spare()).to(self.accelerator.device)
-        seed = step_seed(self.recipe.seed, self.ready.index, step, self.accelerator.process_index, micro)
+        batch = (batch or self.state.stream.spare()).to(self.accelerator.device)
+        seed = step_seed(self.recipe.seed, self.state.index, step, self.accelerator.process_index, micro)
         # FSDP2 is not wrapped in autocast by itself
         with seeded(seed, self.accelerator.device), self.accelerator.autocast():
-            terms: Mapping[str, Tensor] = self.ready.learner(batch, seed)
+            terms: Mapping[str, Tensor] = self.state.loss_module(batch, seed)
         return terms, counts
 
-    def _note(self, terms: Mapping[str, Tensor], counts: float, step: int, fed: Fed) -> None:
+    def _note(self, terms: Mapping[str, Tensor], counts: float, step: int, fetched: FetchedBatch) -> None:
         # after the way back, for reading a number waits for the device
-        self._check(float(terms["loss"].detach()), "loss", step, fed)
-        if counts and fed.batch is not None:
-            batch = fed.batch
+        self._check(float(terms["loss"].detach()), "loss", step, fetched)
+        if counts and fetched.batch is not None:
+            batch = fetched.batch
             self.is_complete = batch.batch.pixels is not None and any(truth is not None for truth in batch.truths)
             for name, term in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
             self.count += 1
             self.tokens += batch.tokens
 
-    def _check(self, value: float, what: str, step: int, fed: Fed) -> None:
+    def _check(self, value: float, what: str, step: int, fetched: FetchedBatch) -> None:
         if not math.isfinite(value):
             raise DataError(
-                f"the {what} became {value} at step {step + 1} of stage {self.ready.stage.name!r}, on the samples "
-                f"{', '.join(fed.ids) or 'none'}. Nothing was learned from it, and the last checkpoint is good: go on "
-                "from it with a lower rate, or look at these samples"
+                f"the {what} became {value} at step {step + 1} of stage {self.state.stage.name!r}, on the samples "
+                f"{', '.join(fetched.ids) or 'none'}. Nothing was learned from it, and the last checkpoint is good: go "
+                "on from it with a lower rate, or look at these samples"
             )
 
     def _tell(self, current: Mapping[str, float], norm: float, *, is_last: bool) -> None:
         done = self.progress.stage_step
         if done % self.recipe.log_every and not is_last:
-            if self.journal.is_main:
-                self.journal.watcher.step(done, {})
+            if self.logger.is_main:
+                self.logger.watcher.step(done, {})
             return
         means, tokens = self._together()
         values = {**means, "norm": norm, "rate": max(current.values()), "tokens": tokens}
         seconds = (perf_counter() - self.since) / self.recipe.log_every
-        self.journal.write("step", self.progress.step, stage=self.ready.stage.name, seconds=round(seconds, 3), **values)
-        if self.journal.is_main:
-            self.journal.watcher.step(done, values)
+        self.logger.write("step", self.progress.step, stage=self.state.stage.name, seconds=round(seconds, 3), **values)
+        if self.logger.is_main:
+            self.logger.watcher.step(done, values)
         self.sums, self.count, self.tokens, self.since = {}, 0, 0, perf_counter()
 
     def _together(self) -> tuple[dict[str, float], int]:
@@ -240,32 +240,32 @@ class Stretch:
 
         return list(gather_object(mine))
 
-    def judge(self, held_out: list[evaluation.Case]) -> list[evaluation.Verdict]:
-        """Judge the held-out rows of all processes and note the figures; returns what was found of each row.
+    def evaluate(self, held_out: list[evaluation.ValidationRow]) -> list[evaluation.SampleResult]:
+        """Evaluate the held-out rows of all processes and log the figures; returns what was found of each row.
 
         Raises: ConfigError, if they point at nothing.
         """
-        learner = self.accelerator.unwrap_model(self.ready.learner)
+        loss_module = self.accelerator.unwrap_model(self.state.loss_module)
         rounds = max(self._gathered([len(held_out)]))
-        with enough_memory(f"while judging after step {self.progress.step}"), self.accelerator.autocast():
-            mine = evaluation.judge(learner, held_out, self.ready.make, rounds=rounds)
+        with enough_memory(f"while evaluating after step {self.progress.step}"), self.accelerator.autocast():
+            mine = evaluation.evaluate(loss_module, held_out, self.state.make, rounds=rounds)
             if not held_out:
-                self._accompany(learner, rounds)
-        verdicts = self._gathered(mine)
-        self.progress.metrics, self.progress.judged_at = evaluation.figures(verdicts), self.progress.step
-        self.journal.write("judged", self.progress.step, stage=self.ready.stage.name, **self.progress.metrics)
-        return verdicts
+                self._accompany(loss_module, rounds)
+        results = self._gathered(mine)
+        self.progress.metrics, self.progress.evaluated_at = evaluation.figures(results), self.progress.step
+        self.logger.write("evaluated", self.progress.step, stage=self.state.stage.name, **self.progress.metrics)
+        return results
 
-    def _accompany(self, learner: Learner, rounds: int) -> None:
+    def _accompany(self, loss_module: LossModule, rounds: int) -> None:
         """Ask as often as the others do, where none of this process's rows points at anything.
 
         Layers that are spread over processes come together only if all ask for them.
         """
-        batch = self.ready.feed.spare().to(self.accelerator.device)
-        learner.eval()
+        batch = self.state.stream.spare().to(self.accelerator.device)
+        loss_module.eval()
         for _ in range(rounds):
-            learner.judge(batch)
-        learner.train()
+            loss_module.evaluate(batch)
+        loss_module.train()
 
 
 @contextmanager

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segue.data.base import rng_for
-from segue.data.mixture import Part
-from segue.media import read_frames, read_image
+from segue.data.mixture import MixturePart
+from segue.media import read_frames
 from segue.output import pages
-from segue.types import MaskTrack, Media, Sample
+from segue.types import MaskTrack, Sample
 
 
-def pair(case: Mapping[str, Any], parts: Sequence[Part], seed: int) -> str:
+def pair(case: Mapping[str, Any], parts: Sequence[MixturePart], seed: int) -> str:
     """A row of `validation.json` as a picture that can stand in a page: a `data:` address.
 
     Raises: SegueError, if the row cannot be read any more.
@@ -30,7 +30,5 @@ def pair(case: Mapping[str, Any], parts: Sequence[Part], seed: int) -> str:
 
 def _shown(sample: Sample, frame: int) -> tuple[UInt8[np.ndarray, "h w 3"], int]:
     """The frame's pixels, and its place among the sample's."""
-    media = next(part for message in sample.messages for part in message.parts if isinstance(part, Media))
-    if media.kind == "image":
-        return read_image(media), 0
-    return read_frames(media, (frame,)).pixels[0], sample.frames.index(frame)
+    assert sample.target_media is not None
+    return read_frames(sample.target_media, (frame,)).pixels[0], sample.frames.index(frame)

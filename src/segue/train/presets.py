@@ -9,7 +9,7 @@ from segue.datasets import DATASETS
 from segue.errors import DataError
 from segue.grounding.losses import NUM_POINTS
 from segue.grounding.model import GroundedConfig
-from segue.train.recipe import Group, Lora, Option, Source, Stage, TrainRecipe, Validation
+from segue.train.recipe import DatasetSpec, Lora, Option, ParameterGroup, Stage, TrainRecipe, Validation
 
 BATCH = 8
 """Samples per step."""
@@ -26,7 +26,7 @@ MOST_OBJECTS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class FinetuneOptions:
     """What a user says of a fine-tune, and the most objects of a row, where known; None leaves it to the preset."""
 
     folder: Path
@@ -39,25 +39,27 @@ class Wish:
     objects: int | None = None
 
 
-def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
-    """A recipe that fits a folder and a model: as many steps as 500 to 2000 samples deserve, judged twenty times on the
-    folder's own validation split, ended when five judgements bring nothing new.
+def finetune(request: FinetuneOptions, config: GroundedConfig, *, device: str) -> TrainRecipe:
+    """A recipe that fits a folder and a model: as many steps as 500 to 2000 samples deserve, evaluated twenty times on
+    the folder's own validation split, ended when five evaluations bring nothing new.
 
     A model with two mask decoders learns with the one that follows language. On a GPU a model of 7B and more is kept in
-    4 bits. No mask is judged at more points than its prediction has pixels, and no object of a row twice where all rows
-    have few.
+    4 bits. No mask is compared at more points than its prediction has pixels, and no object of a row twice where all
+    rows have few.
 
     Raises: SegueError, if the folder cannot be read or has no validation split.
     """
     options: dict[str, Option] = {}
-    if wish.phrase is not None:
-        options["phrase"] = wish.phrase
-    if wish.group is not None:
-        options["group"] = wish.group
-    rows = {split: DATASETS["folder"](wish.folder, split, **options) for split in ("train", "val")}
+    if request.phrase is not None:
+        options["phrase"] = request.phrase
+    if request.group is not None:
+        options["group"] = request.group
+    rows = {split: DATASETS["folder"](request.folder, split, **options) for split in ("train", "val")}
     if not len(rows["train"]) or not len(rows["val"]):
-        raise DataError(f"{wish.folder} has {len(rows['train'])} rows to train on and {len(rows['val'])} to judge by")
-    steps = _steps(len(rows["train"]), wish)
+        raise DataError(
+            f"{request.folder} has {len(rows['train'])} rows to train on and {len(rows['val'])} to evaluate on"
+        )
+    steps = _steps(len(rows["train"]), request)
     width = config.get_text_config().hidden_size
     is_gpu, is_large, is_small = device != "cpu", width >= LARGE, width <= SMALL
     batch = BATCH if is_small else 2 if is_gpu and not is_large else 1
@@ -66,24 +68,26 @@ def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
         name="finetune",
         steps=steps,
         groups={
-            "language": Group(how="lora"),
-            "embeddings": Group(how="rows"),
-            "seg_projector": Group(how="full"),
-            decoder: Group(how="full"),
+            "language": ParameterGroup(how="lora"),
+            "embeddings": ParameterGroup(how="rows"),
+            "seg_projector": ParameterGroup(how="full"),
+            decoder: ParameterGroup(how="full"),
         },
         lora=Lora(rank=32, alpha=64.0, quantize="4bit" if is_gpu and is_large else "none"),
         rate=SMALL_RATE if is_small else RATE,
     )
     every = max(1, steps // 20)
     return TrainRecipe(
-        model=wish.base,
-        output=wish.output,
-        data=(Source(dataset="folder", root=wish.folder, split="train", options=options),),
+        model=request.base,
+        output=request.output,
+        data=(DatasetSpec(dataset="folder", root=request.folder, split="train", options=options),),
         validation=Validation(
-            data=(Source(dataset="folder", root=wish.folder, split="val", options=options),), every=every, patience=5
+            data=(DatasetSpec(dataset="folder", root=request.folder, split="val", options=options),),
+            every=every,
+            patience=5,
         ),
         stages=(stage,),
-        objects=min(wish.objects or MOST_OBJECTS, MOST_OBJECTS),
+        objects=min(request.objects or MOST_OBJECTS, MOST_OBJECTS),
         points=min(NUM_POINTS, (config.sam2_config.image_size // 4) ** 2),
         batch=batch,
         accumulation=BATCH // batch,
@@ -95,9 +99,9 @@ def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
     )
 
 
-def _steps(rows: int, wish: Wish) -> int:
-    if wish.steps is not None:
-        return wish.steps
-    if wish.epochs is not None:
-        return max(1, round(wish.epochs * rows / BATCH))
+def _steps(rows: int, request: FinetuneOptions) -> int:
+    if request.steps is not None:
+        return request.steps
+    if request.epochs is not None:
+        return max(1, round(request.epochs * rows / BATCH))
     return min(max(20 * rows // BATCH, LEAST_STEPS), MOST_STEPS)

@@ -7,22 +7,46 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from segue.data.mixture import CEILING
 from segue.errors import ConfigError
 from segue.grounding.losses import NUM_POINTS
 from segue.train.from_scratch.model import Scratch
-from segue.train.loss_module import LossWeights, Objective
 from segue.train.optim import Method
 
 Option = bool | int | float | str | None
 How = Literal["full", "lora", "rows", "frozen"]
 Metric = Literal["mean_iou", "ciou", "dice", "emitted"]
+Objective = Literal["joint", "vision_alignment", "language", "decoupled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class LossWeights:
+    """How much each term counts; the first three as Sa2VA was trained, the others are for training from scratch."""
+
+    text: float = 1.0
+    """Cross-entropy of the answers' tokens."""
+    mask: float = 2.0
+    """Binary cross-entropy of mask points."""
+    dice: float = 0.5
+    """Dice loss of mask points."""
+    align: float = 0.0
+    """Agreement of a prompt with the image features where its object is: what a fresh model needs to begin."""
+    iou: float = 0.0
+    """Squared error of the estimated IoU, from which the best of three masks is chosen."""
+    presence: float = 0.0
+    """Cross-entropy of the estimate that an object is visible."""
+    target_embedding: float = 0.0
+    """Distance of prompts from the target embeddings of their objects (`segue.train.from_scratch`)."""
+    vision_alignment: float = 0.0
+    """The same of the visual features that show an object, read as if they were prompts."""
+
+    RENAMED: ClassVar = {"code": "target_embedding", "sight": "vision_alignment"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetSpec:
     """A dataset and how often its rows are drawn."""
 
     dataset: str
@@ -36,21 +60,23 @@ class Source:
     options: dict[str, Option] = field(default_factory=dict)
     """What this form can be told beside that, such as `variant` or `phrase`."""
 
+    RENAMED: ClassVar = {"dataset": {"qa_lines": "vqa_jsonl"}}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """What the model is judged on while it learns."""
+    """What the model is evaluated on while it learns."""
 
-    data: tuple[Source, ...]
-    """Held-out data; every row is judged once, whatever its weight."""
+    data: tuple[DatasetSpec, ...]
+    """Held-out data; every row is evaluated once, whatever its weight."""
     limit: int = 64
     """At most so many rows, chosen once by the seed and the same ever after."""
     every: int = 100
-    """Steps between two judgements; one more stands at the end of each stage."""
+    """Steps between two evaluations; one more stands at the end of each stage."""
     metric: Metric = "mean_iou"
     """Which figure tells the best checkpoint; higher is better for all of them."""
     patience: int | None = None
-    """End the stage after so many judgements without a new best; never, where null."""
+    """End the stage after so many evaluations without a new best; never, where null."""
 
     def __post_init__(self) -> None:
         _at_least_one(limit=self.limit, every=self.every, patience=self.patience)
@@ -59,7 +85,7 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class ParameterGroup:
     """How one group of a model's parameters learns."""
 
     how: How
@@ -89,13 +115,13 @@ class Lora:
             )
 
 
-def _sa2va_groups() -> dict[str, Group]:
+def _sa2va_groups() -> dict[str, ParameterGroup]:
     return {
-        "connector": Group(how="full"),
-        "language": Group(how="lora"),
-        "embeddings": Group(how="full"),
-        "seg_projector": Group(how="full"),
-        "mask_decoder": Group(how="full"),
+        "connector": ParameterGroup(how="full"),
+        "language": ParameterGroup(how="lora"),
+        "embeddings": ParameterGroup(how="full"),
+        "seg_projector": ParameterGroup(how="full"),
+        "mask_decoder": ParameterGroup(how="full"),
     }
 
 
@@ -109,15 +135,16 @@ class Stage:
     """Optimizer steps; give this or `epochs`."""
     epochs: float | None = None
     """How often all data are gone through; may be a fraction."""
-    groups: dict[str, Group] = field(default_factory=_sa2va_groups)
+    groups: dict[str, ParameterGroup] = field(default_factory=_sa2va_groups)
     """Which groups learn, and how; all others are frozen."""
     lora: Lora = Lora()
     """Sizes, for groups that learn by LoRA."""
     losses: LossWeights = LossWeights()
     """Weights of the terms that are added up to the loss."""
-    objective: Objective = "whole"
-    """whole: words and masks together. For a model that begins from nothing, sight: what its tower sees; words: what
-    its language model says; apart: words, and beside them masks, which are found by codes."""
+    objective: Objective = "joint"
+    """joint: words and masks together. For a model that begins from nothing (`segue.train.from_scratch.objectives`),
+    vision_alignment: what its tower sees; language: what its language model says; decoupled: that, and beside it masks,
+    which are found by target embeddings."""
     optimizer: Method = "adamw"
     """adamw, or muon: orthogonal steps for the matrices of linear layers, which bring a fresh model on much faster."""
     rate: float = 4e-5
@@ -130,8 +157,17 @@ class Stage:
     """AdamW's, on every parameter that learns."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's memory of gradients and of their squares."""
-    data: tuple[Source, ...] | None = None
+    data: tuple[DatasetSpec, ...] | None = None
     """This stage's own data; the recipe's, where null."""
+
+    RENAMED: ClassVar = {
+        "objective": {
+            "whole": "joint",
+            "sight": "vision_alignment",
+            "words": "language",
+            "apart": "decoupled",
+        }
+    }
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -160,16 +196,16 @@ class TrainRecipe:
     """What to make and start from, in place of a model."""
     output: Path
     """The run folder: checkpoints, logs, report."""
-    data: tuple[Source, ...]
+    data: tuple[DatasetSpec, ...]
     """What to learn from."""
     stages: tuple[Stage, ...]
     """One stage after another, each on top of the last."""
     validation: Validation | None = None
-    """Held-out data to judge checkpoints by; without it the newest counts as the best."""
+    """Held-out data to compare checkpoints by; without it the newest counts as the best."""
     objects: int = 5
     """With how many objects each row counts; of more, some are drawn by chance, fewer are repeated."""
     points: int = NUM_POINTS
-    """At how many points each mask is judged."""
+    """At how many points each mask is compared."""
     batch: int = 2
     """Samples per process that go through the model at once."""
     accumulation: int = 1

@@ -30,7 +30,9 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
     Raises: CheckpointError, MediaError, if it cannot be read or written.
     """
     said = lines(run / LOG)
-    steps, judged = ([line for line in said if line["kind"] == kind] for kind in ("step", "judged"))
+    steps = [line for line in said if line["kind"] == "step"]
+    # the second is the word of runs that began before
+    evaluated = [line for line in said if line["kind"] in ("evaluated", "judged")]
     best = adapters.find(run)
     assert best is not None
     record = adapters.read(best)
@@ -46,7 +48,7 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
     charts = [
         pages.chart("loss", {name: _points(steps, name) for name in ("loss", "text")}),
         pages.chart("loss of masks", {name: _points(steps, name) for name in ("mask", "dice", "align", "iou")}),
-        pages.chart("validation", {name: _points(judged, name) for name in figures}),
+        pages.chart("validation", {name: _points(evaluated, name) for name in figures}),
         pages.chart("learning rate", {"rate": _points(steps, "rate")}),
     ]
     parts = [
@@ -66,7 +68,7 @@ def _points(said: Sequence[Mapping[str, Any]], name: str) -> pages.Points:
 
 
 def _cases(path: Path, recipe: TrainRecipe) -> str:
-    """The best and the worst held-out rows of the best judgement, as pictures."""
+    """The best and the worst held-out rows of the best evaluation, as pictures."""
     if not path.is_file() or recipe.validation is None:
         return ""
     rows = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda row: row["iou"])

@@ -14,11 +14,11 @@ from segue.checkpoints import adapters
 from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, Record
 from segue.errors import CheckpointError, ConfigError
 from segue.train import checkpoints, evaluation, report, setup
-from segue.train.estimate import Trial, description, size, trial
-from segue.train.loop import Progress, Stop, Stretch, enough_memory
+from segue.train.estimate import StepTiming, description, size, trial
+from segue.train.loop import RunProgress, StageLoop, Stop, enough_memory
 from segue.train.recipe import TrainRecipe
-from segue.train.run_logger import Journal, Watcher, write_text
-from segue.train.setup import Accelerator, Base, Ready
+from segue.train.run_logger import RunLogger, Watcher, write_text
+from segue.train.setup import Accelerator, Base, StageState
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Outcome:
 class _Run:
     recipe: TrainRecipe
     accelerator: Accelerator
-    journal: Journal
+    logger: RunLogger
     stop: Stop
     limit: int | None
 
@@ -66,15 +66,15 @@ def train(
     accelerator = setup.accelerator(recipe, device=device)
     start = _begin(recipe, resume=resume)
     accelerator.wait_for_everyone()
-    journal = Journal(recipe.output, watcher, is_main=accelerator.is_main_process)
-    run = _Run(recipe, accelerator, journal, Stop(), limit)
+    logger = RunLogger(recipe.output, watcher, is_main=accelerator.is_main_process)
+    run = _Run(recipe, accelerator, logger, Stop(), limit)
     if accelerator.is_main_process:
         _write_beginnings(recipe, accelerator)
     try:
         with run.stop.listening():
             progress, is_stopped = _stages(run, start)
     finally:
-        journal.close()
+        logger.close()
     best = adapters.find(recipe.output)
     assert best is not None
     if accelerator.is_main_process:
@@ -83,20 +83,20 @@ def train(
     return Outcome(recipe.output, best, progress.step, metrics, is_stopped, accelerator.is_main_process)
 
 
-def estimate(recipe: TrainRecipe, watcher: Watcher, *, device: str = "auto") -> Trial:
+def estimate(recipe: TrainRecipe, watcher: Watcher, *, device: str = "auto") -> StepTiming:
     """Tell what the first stage needs and measure a step of it; nothing is learned or written.
 
     Raises: SegueError, as training does.
     """
     accelerator = setup.accelerator(recipe, device=device)
-    ready = setup.prepare(recipe, 0, setup.first_base(recipe), accelerator)
-    journal = Journal(recipe.output, watcher, is_main=False)
-    watcher.say(description(ready, recipe))
-    measured = trial(Stretch(recipe, ready, accelerator, journal, Progress()))
-    hours = measured.seconds * ready.steps / 3600
+    state = setup.prepare(recipe, 0, setup.first_base(recipe), accelerator)
+    logger = RunLogger(recipe.output, watcher, is_main=False)
+    watcher.say(description(state, recipe))
+    measured = trial(StageLoop(recipe, state, accelerator, logger, RunProgress()))
+    hours = measured.seconds * state.steps / 3600
     watcher.say(
-        f"measured: {measured.seconds:.2f} s a step, {hours:.1f} h for {ready.steps} steps, without reading data and "
-        f"judging; at most {size(measured.peak)} of memory"
+        f"measured: {measured.seconds:.2f} s a step, {hours:.1f} h for {state.steps} steps, without reading data and "
+        f"evaluating; at most {size(measured.peak)} of memory"
     )
     return measured
 
@@ -138,75 +138,77 @@ def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:
     write_text(recipe.output / RUN, json.dumps(told, indent=2) + "\n")
 
 
-def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[Progress, bool]:
-    first, progress = 0, Progress()
+def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[RunProgress, bool]:
+    first, progress = 0, RunProgress()
     if start is not None:
         record = start[1]
         first = [stage.name for stage in run.recipe.stages].index(record.stage)
         progress = _progress(record)
         if record.progress["is_over"]:
-            first, progress, start = first + 1, Progress(step=progress.step), None
+            first, progress, start = first + 1, RunProgress(step=progress.step), None
             if first == len(run.recipe.stages):
-                run.journal.say(f"the run in {run.folder} is finished; nothing is left to do")
+                run.logger.say(f"the run in {run.folder} is finished; nothing is left to do")
     # of a run that ended before its first checkpoint nothing counts
-    run.journal.begin(progress.step or -1)
+    run.logger.begin(progress.step or -1)
     for index in range(first, len(run.recipe.stages)):
         base = setup.first_base(run.recipe) if index == 0 else _stage_base(run, index - 1)
         with enough_memory(f"while stage {run.recipe.stages[index].name!r} was made ready"):
-            ready = setup.prepare(run.recipe, index, base, run.accelerator)
+            state = setup.prepare(run.recipe, index, base, run.accelerator)
             if start is not None:
-                _restore(ready, *start)
-        if _stage(run, ready, progress):
+                _restore(state, *start)
+        if _stage(run, state, progress):
             return progress, True
-        _close(run, ready)
-        progress, start = Progress(step=progress.step), None
+        _close(run, state)
+        progress, start = RunProgress(step=progress.step), None
     return progress, False
 
 
-def _progress(record: Record) -> Progress:
+def _progress(record: Record) -> RunProgress:
     kept = record.progress
-    return Progress(record.stage_step, record.step, kept["best"], kept["waited"], record.metrics, kept["judged_at"])
+    # the word of runs that began before
+    evaluated_at = kept.get("evaluated_at", kept.get("judged_at", -1))
+    return RunProgress(record.stage_step, record.step, kept["best"], kept["waited"], record.metrics, evaluated_at)
 
 
-def _restore(ready: Ready, checkpoint: Path, record: Record) -> None:
-    adapters.check_base(checkpoint, record, ready.base_hash)
-    if record.progress["per_step"] != ready.feed.share.per_step:
+def _restore(state: StageState, checkpoint: Path, record: Record) -> None:
+    adapters.check_base(checkpoint, record, state.base_hash)
+    if record.progress["per_step"] != state.stream.shard.per_step:
         raise ConfigError(
             f"the run took {record.progress['per_step']} samples a step, now it would take "
-            f"{ready.feed.share.per_step}; go on with the same batch x accumulation x processes"
+            f"{state.stream.shard.per_step}; go on with the same batch x accumulation x processes"
         )
-    ready.restore(checkpoints.read_all(checkpoint / adapters.TENSORS), checkpoints.read_state(checkpoint))
+    state.restore(checkpoints.read_all(checkpoint / adapters.TENSORS), checkpoints.read_state(checkpoint))
 
 
-def _stage(run: _Run, ready: Ready, progress: Progress) -> bool:
+def _stage(run: _Run, state: StageState, progress: RunProgress) -> bool:
     """One stage to its end; returns whether the run was stopped in it."""
-    told = description(ready, run.recipe)
-    run.journal.say(told)
+    told = description(state, run.recipe)
+    run.logger.say(told)
     if not progress.stage_step:
-        run.journal.write("stage", progress.step, stage=ready.stage.name, text=told)
-    held_out = _held_out(run, ready)
-    stretch = Stretch(run.recipe, ready, run.accelerator, run.journal, progress)
-    last = ready.steps
+        run.logger.write("stage", progress.step, stage=state.stage.name, text=told)
+    held_out = _held_out(run, state)
+    loop = StageLoop(run.recipe, state, run.accelerator, run.logger, progress)
+    last = state.steps
     if run.limit is not None:
         last = min(last, progress.stage_step + max(run.limit - progress.step, 0))
-    if run.journal.is_main:
-        run.journal.watcher.start(ready.stage.name, ready.steps, progress.stage_step)
-    for done in stretch.steps(last):
+    if run.logger.is_main:
+        run.logger.watcher.start(state.stage.name, state.steps, progress.stage_step)
+    for done in loop.steps(last):
         is_asked = _is_asked(run)
-        is_best, is_over = _judged(run, stretch, held_out, done)
+        is_best, is_over = _evaluate(run, loop, held_out, done)
         is_end = done == last or is_asked or is_over
         if is_best or is_end or done % run.recipe.save_every == 0:
-            _save(run, ready, progress, is_over=is_over or done == ready.steps)
+            _save(run, state, progress, is_over=is_over or done == state.steps)
         if is_over:
-            run.journal.say(
-                f"stage {ready.stage.name} ends after {done} steps: no better for {progress.waited} judgements"
+            run.logger.say(
+                f"stage {state.stage.name} ends after {done} steps: no better for {progress.waited} evaluations"
             )
             return False
         if is_asked:
             break
-    is_stopped = progress.stage_step < ready.steps
+    is_stopped = progress.stage_step < state.steps
     if is_stopped:
-        run.journal.say(f"stopped after {progress.step} steps, all kept; --resume goes on from there")
+        run.logger.say(f"stopped after {progress.step} steps, all kept; --resume goes on from there")
     return is_stopped
 
 
@@ -219,85 +221,87 @@ def _is_asked(run: _Run) -> bool:
     return bool(run.accelerator.check_trigger())
 
 
-def _held_out(run: _Run, ready: Ready) -> list[evaluation.Case]:
+def _held_out(run: _Run, state: StageState) -> list[evaluation.ValidationRow]:
     validation = run.recipe.validation
     if validation is None:
         return []
-    share = ready.feed.share
-    return evaluation.cases(validation, ready.make, run.recipe.seed, rank=share.rank, processes=share.processes)
+    shard = state.stream.shard
+    return evaluation.validation_rows(
+        validation, state.make, run.recipe.seed, rank=shard.rank, processes=shard.processes
+    )
 
 
-def _judged(run: _Run, stretch: Stretch, held_out: list[evaluation.Case], done: int) -> tuple[bool, bool]:
-    """Judge, if this step is one to judge after; returns whether it is the best so far, and whether patience is out."""
-    validation, progress = run.recipe.validation, stretch.progress
-    if validation is None or (done % validation.every and done != stretch.ready.steps):
+def _evaluate(run: _Run, loop: StageLoop, held_out: list[evaluation.ValidationRow], done: int) -> tuple[bool, bool]:
+    """Evaluate, if this step is one to do it after; returns whether it is the best so far, and if patience is out."""
+    validation, progress = run.recipe.validation, loop.progress
+    if validation is None or (done % validation.every and done != loop.state.steps):
         return False, False
-    verdicts = stretch.judge(held_out)
+    results = loop.evaluate(held_out)
     score = progress.metrics[validation.metric]
-    run.journal.say(f"step {progress.step}: " + ", ".join(f"{name} {x:.4f}" for name, x in progress.metrics.items()))
+    run.logger.say(f"step {progress.step}: " + ", ".join(f"{name} {x:.4f}" for name, x in progress.metrics.items()))
     is_best = progress.best is None or score > progress.best
     progress.best, progress.waited = (score, 0) if is_best else (progress.best, progress.waited + 1)
-    if is_best and run.journal.is_main:
-        _write_cases(run.folder, verdicts, stretch.ready.make.side)
+    if is_best and run.logger.is_main:
+        _write_cases(run.folder, results, loop.state.make.side)
     return is_best, validation.patience is not None and progress.waited >= validation.patience
 
 
-def _write_cases(run: Path, verdicts: list[evaluation.Verdict], side: int) -> None:
+def _write_cases(run: Path, results: list[evaluation.SampleResult], side: int) -> None:
     rows = [
         {
-            "part": found.part,
-            "row": found.number,
-            "iou": round(found.iou, 6),
-            "frame": found.frame,
-            "masks": [{"size": [side, side], "counts": judged.mask} for judged in found.objects],
+            "part": result.part,
+            "row": result.number,
+            "iou": round(result.iou, 6),
+            "frame": result.frame,
+            "masks": [{"size": [side, side], "counts": one.mask} for one in result.objects],
         }
-        for found in sorted(verdicts, key=lambda found: (found.part, found.number))
+        for result in sorted(results, key=lambda one: (one.part, one.number))
     ]
     write_text(run / report.CASES, json.dumps(rows, indent=1) + "\n")
 
 
-def _save(run: _Run, ready: Ready, progress: Progress, *, is_over: bool) -> None:
+def _save(run: _Run, state: StageState, progress: RunProgress, *, is_over: bool) -> None:
     with enough_memory(f"while step {progress.step} was saved"):
-        tensors, state = ready.tensors(), ready.state()
+        tensors, moments = state.tensors(), state.optimizer_tensors()
     if run.accelerator.is_main_process:
         folder = run.folder / CHECKPOINTS / f"step-{progress.step:06d}"
-        checkpoints.write(folder, _record(run, ready, progress, is_over), tensors, ready.processor, state=state)
+        checkpoints.write(folder, _record(run, state, progress, is_over), tensors, state.processor, state=moments)
         checkpoints.prune(run.folder, run.recipe.keep)
     run.accelerator.wait_for_everyone()
 
 
-def _record(run: _Run, ready: Ready, progress: Progress, is_over: bool) -> Record:
+def _record(run: _Run, state: StageState, progress: RunProgress, is_over: bool) -> Record:
     validation = run.recipe.validation
     kept: dict[str, Any] = {
         "best": progress.best,
         "waited": progress.waited,
-        "judged_at": progress.judged_at,
-        "per_step": ready.feed.share.per_step,
+        "evaluated_at": progress.evaluated_at,
+        "per_step": state.stream.shard.per_step,
         "is_over": is_over,
     }
     return Record(
-        base=ready.base.name,
-        base_folder=setup.relative_to_checkpoint(ready.base.folder, run.folder),
-        base_hash=ready.base_hash,
+        base=state.base.name,
+        base_folder=setup.relative_to_checkpoint(state.base.folder, run.folder),
+        base_hash=state.base_hash,
         tensors_hash="",
-        stage=ready.stage.name,
+        stage=state.stage.name,
         step=progress.step,
         stage_step=progress.stage_step,
-        position=progress.stage_step * ready.feed.share.per_step,
-        lora=ready.learning.lora,
-        token_ids=ready.learning.token_ids,
+        position=progress.stage_step * state.stream.shard.per_step,
+        lora=state.trainable.lora,
+        token_ids=state.trainable.token_ids,
         metric=validation.metric if validation else "",
-        metrics=progress.metrics if progress.judged_at == progress.step else {},
+        metrics=progress.metrics if progress.evaluated_at == progress.step else {},
         progress=kept,
         recipe=config.dump(run.recipe),
         versions=checkpoints.versions(),
     )
 
 
-def _close(run: _Run, ready: Ready) -> None:
+def _close(run: _Run, state: StageState) -> None:
     """Keep what the next stage stands on: the best checkpoint of this one, apart from those that come and go."""
-    if ready.index + 1 < len(run.recipe.stages) and run.accelerator.is_main_process:
-        _keep_stage(run.folder, ready.stage.name)
+    if state.index + 1 < len(run.recipe.stages) and run.accelerator.is_main_process:
+        _keep_stage(run.folder, state.stage.name)
     run.accelerator.free_memory()
     run.accelerator.wait_for_everyone()
 

@@ -32,7 +32,7 @@ class Watcher(Protocol):
         ...
 
 
-class Journal:
+class RunLogger:
     """Lines of `log.jsonl`, and the same numbers as TensorBoard scalars. Silent in all processes but the first."""
 
     def __init__(self, run: Path, watcher: Watcher, *, is_main: bool):

@@ -20,12 +20,13 @@ from segue.errors import ConfigError
 from segue.grounding.model import GroundedModel
 from segue.models.protocol import Processor
 from segue.train import optim, zero
-from segue.train.batch_stream import Feed, Share, mixture_of, parts_of, step_seed
+from segue.train.batch_stream import BatchStream, ShardSpec, mixture_of, parts_of, step_seed
 from segue.train.examples import RowMaker
 from segue.train.from_scratch import model
-from segue.train.loss_module import Learner
+from segue.train.from_scratch.objectives import OBJECTIVES
+from segue.train.loss_module import LossModule
 from segue.train.recipe import Stage, TrainRecipe
-from segue.train.stages import Learning, stored_name, switch_on
+from segue.train.stages import TrainableParameters, stored_name, switch_on
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -46,8 +47,8 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ready:
-    """A stage that can begin: `learner` and `optimizer` are as accelerate wrapped them."""
+class StageState:
+    """A stage that can begin: `loss_module` and `optimizer` are as accelerate wrapped them."""
 
     index: int
     stage: Stage
@@ -55,10 +56,10 @@ class Ready:
     base_hash: str
     model: GroundedModel
     processor: Processor
-    learning: Learning
-    learner: nn.Module
+    trainable: TrainableParameters
+    loss_module: nn.Module
     optimizer: Any
-    feed: Feed
+    stream: BatchStream
     make: RowMaker
     mixture: Mixture
     steps: int
@@ -66,16 +67,16 @@ class Ready:
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """What learns, by its name in a checkpoint."""
-        if isinstance(self.learner, FSDPModule):
+        if isinstance(self.loss_module, FSDPModule):
             # a pass without a way back leaves the whole parameters in place of those that the optimizer knows
-            self.learner.reshard()
-        return dict(_learning(self.model))
+            self.loss_module.reshard()
+        return {stored_name(name): one for name, one in self.model.named_parameters() if one.requires_grad}
 
     def tensors(self) -> dict[str, Tensor]:
         """What was learned so far, whole and on the CPU. All processes must call this."""
         return {name: optim.whole(parameter.detach()).cpu().clone() for name, parameter in self.parameters.items()}
 
-    def state(self) -> dict[str, Tensor]:
+    def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimizer's memory, whole and on the CPU. All processes must call this."""
         names = {parameter: name for name, parameter in self.parameters.items()}
         return (zero if self.is_zero else optim).optimizer_tensors(_bare(self.optimizer), names)
@@ -145,7 +146,7 @@ def _spread_over_cpus(made: Accelerator) -> None:
     PartialState().distributed_type = made.state.distributed_type = asked
 
 
-def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerator) -> Ready:
+def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerator) -> StageState:
     """Load, switch on, wrap and open all that a stage needs.
 
     Raises: SegueError, for whatever of it cannot be used.
@@ -158,31 +159,31 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         )
     loaded = loading.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
     model, processor = loaded.model, loaded.processor
-    learning = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
+    trainable = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
     if recipe.gradient_checkpointing:
         _checkpoint_activations(model.mllm.language_model)
-    learner: Any = Learner(
+    loss_module: Any = LossModule(
         model,
         weights=stage.losses,
         seg_id=processor.seg_id,
-        objective=stage.objective,
+        objective=OBJECTIVES[stage.objective],
         num_masks=recipe.objects,
         num_points=recipe.points,
     )
-    learner.train()
+    loss_module.train()
     optimizer: Any = optim.optimizer(
-        {name: list(group.values()) for name, group in learning.groups.items()},
-        {name: stage.groups[name].rate or stage.rate for name in learning.groups},
+        {name: list(group.values()) for name, group in trainable.groups.items()},
+        {name: stage.groups[name].rate or stage.rate for name in trainable.groups},
         betas=stage.betas,
         weight_decay=stage.weight_decay,
         matrices=_matrices(model) if stage.optimizer == "muon" else frozenset(),
     )
     if accelerator.distributed_type.value == "FSDP":
-        _name_layers(learner, accelerator.state.fsdp_plugin)
-    learner, optimizer = accelerator.prepare(learner, optimizer)
-    register_fsdp_forward_method(learner, "judge")
-    learning = learning.renewed(accelerator.unwrap_model(learner).model)
-    share = Share(accelerator.process_index, accelerator.num_processes, recipe.batch, recipe.accumulation)
+        _name_layers(loss_module, accelerator.state.fsdp_plugin)
+    loss_module, optimizer = accelerator.prepare(loss_module, optimizer)
+    register_fsdp_forward_method(loss_module, "evaluate")
+    trainable = trainable.renewed(accelerator.unwrap_model(loss_module).model)
+    shard = ShardSpec(accelerator.process_index, accelerator.num_processes, recipe.batch, recipe.accumulation)
     make = RowMaker(
         processor=processor,
         side=model.grounder.side,
@@ -191,18 +192,18 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         frames=recipe.frames,
     )
     mixture = mixture_of(recipe.data if stage.data is None else stage.data, recipe, recipe.output)
-    steps = stage.steps or math.ceil((stage.epochs or 0) * len(mixture) / share.per_step)
-    return Ready(
+    steps = stage.steps or math.ceil((stage.epochs or 0) * len(mixture) / shard.per_step)
+    return StageState(
         index=index,
         stage=stage,
         base=base,
         base_hash=loaded.lineage["model_hash"],
-        model=accelerator.unwrap_model(learner).model,
+        model=accelerator.unwrap_model(loss_module).model,
         processor=processor,
-        learning=learning,
-        learner=learner,
+        trainable=trainable,
+        loss_module=loss_module,
         optimizer=optimizer,
-        feed=Feed(mixture, make, share),
+        stream=BatchStream(mixture, make, shard),
         make=make,
         mixture=mixture,
         steps=steps,
@@ -216,10 +217,10 @@ def _matrices(model: GroundedModel) -> frozenset[nn.Parameter]:
     return frozenset(cast(nn.Parameter, layer.weight) for layer in layers if layer.weight.requires_grad)
 
 
-def _name_layers(learner: Any, plugin: Any) -> None:
+def _name_layers(loss_module: Any, plugin: Any) -> None:
     """Let the language model's layers be what is spread, each by itself: every pass of every process needs them all."""
-    known = {type(layer).__name__ for layer in learner.model.mllm.language_model.model.layers}
-    learner._no_split_modules = sorted(known)
+    known = {type(layer).__name__ for layer in loss_module.model.mllm.language_model.model.layers}
+    loss_module._no_split_modules = sorted(known)
     named = set(plugin.transformer_cls_names_to_wrap or known)
     if not named <= known:
         raise ConfigError(
@@ -265,12 +266,6 @@ def relative_to_checkpoint(base: Path, run: Path) -> str:
     if not base.is_relative_to(run):
         return str(base)
     return Path(os.path.relpath(base, run / adapters.CHECKPOINTS / "one")).as_posix()
-
-
-def _learning(model: GroundedModel) -> Iterator[tuple[str, nn.Parameter]]:
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            yield stored_name(name), parameter
 
 
 def _bare(optimizer: Any) -> Any:

@@ -38,7 +38,7 @@ stand for no point, no mask and no memory, and what follows objects through a vi
 
 
 @dataclass(frozen=True, slots=True)
-class Learning:
+class TrainableParameters:
     """What learns in a stage: parameters by group and by their name in the model; settings of LoRA; rows of tokens."""
 
     groups: dict[str, dict[str, nn.Parameter]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Learning:
         """How many numbers learn, by group."""
         return {name: sum(p.numel() for p in group.values()) for name, group in self.groups.items()}
 
-    def renewed(self, model: nn.Module) -> Learning:
+    def renewed(self, model: nn.Module) -> TrainableParameters:
         """The same of a model whose parameters were put in place of others meanwhile, which could be given up then."""
         now = dict(model.named_parameters())
         groups = {name: {place: now[place] for place in group} for name, group in self.groups.items()}
@@ -86,7 +86,7 @@ class TrainedRows(nn.Module):
         return out.index_copy(-1, self.token_ids, nn.functional.linear(given, self.rows.to(given.dtype)).to(out.dtype))
 
 
-def switch_on(model: GroundedModel, stage: Stage, processor: Processor, *, seed: int) -> Learning:
+def switch_on(model: GroundedModel, stage: Stage, processor: Processor, *, seed: int) -> TrainableParameters:
     """Let the groups of a stage learn and nothing else; what learns is in float32, whatever the model is in.
 
     Changes the model in place. First LoRA weights follow from the seed.
@@ -107,12 +107,12 @@ def switch_on(model: GroundedModel, stage: Stage, processor: Processor, *, seed:
         for parameter in parts[name].values():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
-    learning = {
+    trainable = {
         name: {place: p for place, p in model.named_parameters() if p.requires_grad and place.startswith(known[name])}
         for how in by_how.values()
         for name in how
     }
-    return Learning({name: learning[name] for name in stage.groups if name in learning}, lora, token_ids)
+    return TrainableParameters({name: trainable[name] for name in stage.groups if name in trainable}, lora, token_ids)
 
 
 @contextmanager

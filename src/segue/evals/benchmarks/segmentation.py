@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from segue.data.prompts import SEGMENT_PROMPTS
+from segue.data.refcoco import SHARED_IMAGES, VARIANTS
 from segue.evals.base import Benchmark, Reduce, Score
 from segue.evals.metrics import captions, grounded_captions, referring, region_captions, videos
 
-IMAGE_PROMPT = "<image>\n Please segment {phrase} in this image."
-VIDEO_PROMPTS = ("<image>\nPlease segment {phrase}.", "<image>\n {phrase} Please respond with a segmentation mask.")
+IMAGE_PROMPT = f"<image>\n {SEGMENT_PROMPTS['image']}"
+VIDEO_PROMPTS = (f"<image>\n{SEGMENT_PROMPTS['video']}", "<image>\n {phrase} Please respond with a segmentation mask.")
 REASON_PROMPTS = (IMAGE_PROMPT, "<image>\n {phrase} Please respond with a segmentation mask.")
 CAPTION_PROMPT = (
     "<image>\nCould you please give me a brief description of the image? "
@@ -53,12 +55,10 @@ _SPLITS = {
     "refcoco+": ("val", "testA", "testB", "test"),
     "refcocog": ("val", "test"),
 }
-_COCO = "glamm_data/images/coco2014/train2014"
 
 
 def _images(variant: str, split: str, name: str, score: Score, reduce: Reduce, protocol: str) -> Benchmark:
     """A split of one of the variants of RefCOCO."""
-    refs = {"refcocog": "refs(umd)", "grefcoco": "grefs(unc)"}.get(variant, "refs(unc)")
     return Benchmark(
         name=name,
         dataset="refcoco",
@@ -72,8 +72,8 @@ def _images(variant: str, split: str, name: str, score: Score, reduce: Reduce, p
         protocol=protocol,
         files=(
             f"ref_seg/{variant}/instances.json",
-            f"ref_seg/{variant}/{refs}.*",
-            f"ref_seg/{variant}/coco2014/train2014 | {_COCO}",
+            f"ref_seg/{variant}/{VARIANTS[variant]}.*",
+            f"ref_seg/{variant}/coco2014/train2014 | {SHARED_IMAGES}",
         ),
         published=_RES.get(name.removesuffix("_upstream"), {}) if variant != "grefcoco" else {},
     )
@@ -246,7 +246,7 @@ def _regions(*, upstream: bool = False) -> Benchmark:
         files=(
             "region_caption/refcocog/finetune_refcocog_val_with_mask.json",
             "mdetr_annotations/finetune_refcocog_val_captions.json",
-            _COCO,
+            SHARED_IMAGES,
         ),
     )
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from segue.data import box_text
+from segue.data.questions import QUESTION_PROMPT
 from segue.evals.base import Benchmark, Reduce, Score, Submit
 from segue.evals.metrics import grounding, image_captions, long_video, mmbench, mme, text, vqa
 from segue.evals.metrics.choices import first_capital, multiple_choice, stated, tagged
@@ -43,7 +45,7 @@ def _vqa(
         dataset="vqa",
         split=split,
         task="chat",
-        options={"variant": variant, "prompt": "{question} Answer:", "shots": shots},
+        options={"variant": variant, "prompt": QUESTION_PROMPT, "shots": shots},
         settings=settings,
         score=text.hidden if submit else score,
         reduce=counts if submit else reduce,
@@ -117,15 +119,15 @@ _VQA = (
 
 
 def _lines(name: str, of: tuple[str, str], file: str, score: Score, **others: Any) -> Benchmark:
-    """A set of the reader `qa_lines`, `of` naming its variant and split; `others` are fields of the record."""
+    """A set of the reader `vqa_jsonl`, `of` naming its variant and split; `others` are fields of the record."""
     variant, split = of
     usual = {"settings": _SHORT, "reduce": shares(), "headline": "accuracy", "protocol": "exact-match/1"}
     return Benchmark(
         name=name,
-        dataset="qa_lines",
+        dataset="vqa_jsonl",
         split=split,
         task="chat",
-        options={"variant": variant, "prompt": "{question} Answer:"},
+        options={"variant": variant, "prompt": QUESTION_PROMPT},
         score=score,
         files=(file,),
         **{**usual, **others},
@@ -250,7 +252,7 @@ _BOXES = tuple(
         dataset="box_text",
         split=split,
         task="chat",
-        options={"variant": variant, "prompt": "<ref>{phrase}</ref><box>"},
+        options={"variant": variant, "prompt": box_text.PROMPT},
         settings={"max_new_tokens": 28},
         score=grounding.score,
         reduce=grounding.reduce,

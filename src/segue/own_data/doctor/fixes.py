@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from segue.data import shapes
-from segue.data.annotation_io import formed
+from segue.data.annotation_io import checked_format
 from segue.errors import DataError
 from segue.geometry import masks
 from segue.media.image import orientation
@@ -46,7 +46,7 @@ def mended(one: Drawn, row: Row, media: Media, drawn_on: Size | None) -> Mended:
         return _polygons(one, one.drawn_on or drawn_on or on_annotated(row, media).size, media.size)
     size = on_annotated(row, media).size
     try:
-        with formed("its mask"):
+        with checked_format("its mask"):
             counts = one.counts()
     except shapes.OtherSizeError as error:
         if error.found is None:
@@ -157,7 +157,7 @@ def _again(one: Drawn, row: Row, media: Media, size: Size) -> str:
     same = next((other for other in drawn if other.number == one.number), None)
     if same is None:
         raise fault or DataError("its mask is of another size")
-    with formed("its mask"):
+    with checked_format("its mask"):
         return same.counts()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segue.data import shapes
-from segue.data.annotation_io import formed
+from segue.data.annotation_io import checked_format
 from segue.data.prompts import clean_phrase
 from segue.errors import DataError, LimitError, MediaError, SegueError
 from segue.geometry.masks import MAX_PIXELS
@@ -134,7 +134,7 @@ def listed(row: Row, media: Media, frames: Sequence[int]) -> tuple[list[Drawn], 
     """The objects of a row as far as they can be told, and what stops it there, if something does."""
     drawn: list[Drawn] = []
     try:
-        with formed("its annotation"):
+        with checked_format("its annotation"):
             drawn.extend(row.objects(row.entry, media, frames))
     except SegueError as error:
         return drawn, error
@@ -150,7 +150,7 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
     faults = list(polygon_faults(one, size))
     if not faults:
         try:
-            with formed("its mask"):
+            with checked_format("its mask"):
                 counts = one.counts()
             is_told = media.kind == "video" or not shapes.is_empty(counts, size)
             faults = [] if is_told or row.empty_is_absent else [_EMPTY]
@@ -170,7 +170,7 @@ def polygon_faults(one: Drawn, size: Size) -> Iterator[SegueError]:
     """What is wrong with each polygon of an object; that one alone covers nothing is nothing wrong."""
     for polygon in one.polygons if isinstance(one.polygons, list) else ():
         try:
-            with formed("a polygon"):
+            with checked_format("a polygon"):
                 shapes.polygons_mask([polygon], size, drawn_on=one.drawn_on)
         except shapes.EmptyMaskError:
             continue

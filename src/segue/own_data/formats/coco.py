@@ -15,7 +15,7 @@ from typing import Any
 
 from segue.data import shapes
 from segue.data.annotation_io import by_id, field, stated_size
-from segue.data.annotation_io import entry as named_entry
+from segue.data.annotation_io import lookup as named_entry
 from segue.errors import DataError
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, is_flat, merged, read_masks
 from segue.types import Media

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segue.data import shapes
-from segue.data.base import within
+from segue.data.base import error_context
 from segue.data.prompts import clean_phrase
 from segue.errors import DataError
 from segue.types import Media
@@ -161,5 +161,5 @@ def read_masks(objects: Iterable[Drawn]) -> Iterator[tuple[str, Mapping[int, str
     Raises: DataError, MediaError, saying which object is wrong.
     """
     for drawn in objects:
-        with within(drawn.place):
+        with error_context(drawn.place):
             yield drawn.phrase, {drawn.frame: drawn.counts()}

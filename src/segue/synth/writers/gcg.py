@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from segue.data.gcg import SOURCES
+from segue.data.gcg import PARTS
 from segue.geometry.notation import parse_grounded
 from segue.synth.scenes import Scene
 from segue.synth.wording import Language
@@ -20,7 +20,7 @@ def write(root: Path, order: Order, drawings: Iterator[Drawing]) -> None:
 
     Raises: MediaError, if a file cannot be written.
     """
-    _, annotations, images = SOURCES[VARIANT]
+    _, annotations, images = PARTS[VARIANT]
     home = root / "glamm_data"
     records: list[dict[str, Any]] = []
     for scene in scenes(drawings):

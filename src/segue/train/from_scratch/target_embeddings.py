@@ -1,8 +1,8 @@
-"""Prompts that are known without a language model: what an object is called and where it is, as a sum of fixed codes.
+"""Target embeddings: prompts known without a language model, a sum of fixed vectors for an object's name and place.
 
 In a model that begins from nothing the grounder waits for prompts that mean something, and the language model to be
-told which prompts do. With codes each learns alone: the grounder to find what a code means, the language model to say
-the code of what it is asked for.
+told which prompts do. With target embeddings each learns alone: the grounder to find what one means, the language model
+to say the one of what it is asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -39,17 +40,19 @@ class _Known:
     of: Int[Tensor, " p"]
 
 
-def codes(truths: Sequence[Truth], grounder: LanguageSam2) -> Float[Tensor, "n d"]:
-    """The code of each object: a fixed vector for each word it is called by, and the mean code of its places.
+def target_embeddings(truths: Sequence[Truth], grounder: LanguageSam2) -> Float[Tensor, "n d"]:
+    """That of each object: a fixed vector for each word it is called by, and the mean embedding of its places.
 
-    A place is coded as SAM 2 codes the places of a frame, so that a prompt and what it points at look alike. In a clip
-    things move: then the places on all frames that are asked about are said at once.
+    A place is embedded as SAM 2 embeds the places of a frame, so that a prompt and what it points at look alike. In a
+    clip things move: then the places on all frames that are asked about are said at once.
     """
     return _coded(_known(truths, grounder), grounder)
 
 
-def loose_codes(truths: Sequence[Truth], grounder: LanguageSam2, generator: torch.Generator) -> Float[Tensor, "n d"]:
-    """Codes as a grounder learns from them: as a language model will say them, never quite exact.
+def noisy_target_embeddings(
+    truths: Sequence[Truth], grounder: LanguageSam2, generator: torch.Generator
+) -> Float[Tensor, "n d"]:
+    """Target embeddings as a grounder learns from them: as a language model will say them, never quite exact.
 
     By chance only words or only places; words left out; all of it louder or softer.
     """
@@ -69,40 +72,40 @@ def loose_codes(truths: Sequence[Truth], grounder: LanguageSam2, generator: torc
     return words + torch.where(kind > _ONLY_WORDS, placed, 0.0) + _NOISE * normal(words)
 
 
-def code_loss(
+def target_embedding_loss(
     prompts: Float[Tensor, "n d"], truths: Sequence[Truth], grounder: LanguageSam2
 ) -> dict[str, Float[Tensor, ""]]:
-    """How far prompts are from the codes of the objects of some rows; n is 1 or more.
+    """How far prompts are from the target embeddings of the objects of some rows; n is 1 or more.
 
     `words` and `places` are cross-entropies: of each word of an object among it and all that the rows say of others,
     summed over its words, and of the cell of the frame that its centre lies in. They tell a fresh model early what
-    matters. `distance` is the squared error, which brings the prompts to the size of codes.
+    matters. `distance` is the squared error, which brings the prompts to their size.
     """
     known = _known(truths, grounder)
     return _terms(prompts, _coded(known, grounder), known, grounder)
 
 
-@dataclass(frozen=True, slots=True)
-class Sights:
-    """What visual features show: number i the object `which[i]`, whose centre lies at `where[i]` (x, y in [0, 1]) of
-    the frame; it counts `counts[i]`.
+class VisualTargets(NamedTuple):
+    """Visual features and what they show: number i the object `objects[i]`, whose centre lies at `centres[i]` (x, y in
+    [0, 1]) of the frame; it counts `weights[i]`.
     """
 
-    which: Int[Tensor, " c"]
-    where: Float[Tensor, "c 2"]
-    counts: Float[Tensor, " c"]
+    features: Float[Tensor, "c w"]
+    objects: Int[Tensor, " c"]
+    centres: Float[Tensor, "c 2"]
+    weights: Float[Tensor, " c"]
 
 
-def sight_loss(
-    seen: Float[Tensor, "c d"], sights: Sights, truths: Sequence[Truth], grounder: LanguageSam2
+def vision_alignment_loss(
+    targets: VisualTargets, truths: Sequence[Truth], grounder: LanguageSam2
 ) -> dict[str, Float[Tensor, ""]]:
-    """As `code_loss`, for visual features read as prompts; c is 1 or more."""
+    """As `target_embedding_loss`, for features that were made prompts (c is 1 or more, their width d)."""
     known = _known(truths, grounder)
-    said = known.said[sights.which]
-    placed: Tensor = _PLACE * grounder.sam2.shared_image_embedding(sights.where)
-    share = sights.counts / sights.counts.sum()
-    here = _Known(known.vectors, said, sights.where, torch.arange(len(said), device=said.device))
-    return _terms(seen, said @ known.vectors + placed, here, grounder, share)
+    said = known.said[targets.objects]
+    placed: Tensor = _PLACE * grounder.sam2.shared_image_embedding(targets.centres)
+    share = targets.weights / targets.weights.sum()
+    here = _Known(known.vectors, said, targets.centres, torch.arange(len(said), device=said.device))
+    return _terms(targets.features, said @ known.vectors + placed, here, grounder, share)
 
 
 def _terms(
@@ -131,7 +134,7 @@ def _terms(
 
 
 def summed(terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
-    """The parts of a code loss in the proportion that they are learned in."""
+    """The parts of such a loss in the proportion that they are learned in."""
     return _SQUARED * terms["distance"] + terms["words"] + terms["places"]
 
 
@@ -143,7 +146,7 @@ def _known(truths: Sequence[Truth], grounder: LanguageSam2) -> _Known:
     counts = [Counter(words) for words in phrases]
     said = torch.tensor([[float(count[word]) for word in vocabulary] for count in counts])
     vectors = torch.stack([_word(word, width) for word in vocabulary]) if vocabulary else torch.zeros(0, width)
-    shown = [truth.centres[:, list(truth.asked)] for truth in truths]
+    shown = [truth.centres[:, list(truth.prompted)] for truth in truths]
     places = torch.cat([one.flatten(0, 1) for one in shown])
     times = torch.tensor([one.shape[1] for one in shown for _ in range(len(one))])
     of = torch.arange(len(phrases)).repeat_interleave(times).to(device)
