@@ -19,7 +19,7 @@ from torch.nn import functional
 from segue.errors import DataError
 from segue.geometry.masks import encode
 from segue.grounding.losses import NUM_POINTS, at_points, dice_loss, mask_loss, uncertain_points
-from segue.grounding.model import GroundedModel
+from segue.grounding.model import VisionLanguageModel
 from segue.grounding.sam2 import Decoded, Encoded, normalised
 from segue.grounding.tracking import VideoMemory, conditioning, step
 from segue.models.protocol import seg_states
@@ -133,7 +133,7 @@ class Learner(nn.Module):
 
     def __init__(
         self,
-        model: GroundedModel,
+        model: VisionLanguageModel,
         *,
         weights: LossWeights,
         seg_id: int,

@@ -8,7 +8,7 @@ from pathlib import Path
 from segue.datasets import DATASETS
 from segue.errors import DataError
 from segue.grounding.losses import NUM_POINTS
-from segue.grounding.model import GroundedConfig
+from segue.grounding.model import VisionLanguageConfig
 from segue.train.recipe import Group, Lora, Option, Source, Stage, TrainRecipe, Validation
 
 BATCH = 8
@@ -39,7 +39,7 @@ class Wish:
     objects: int | None = None
 
 
-def finetune(wish: Wish, config: GroundedConfig, *, device: str) -> TrainRecipe:
+def finetune(wish: Wish, config: VisionLanguageConfig, *, device: str) -> TrainRecipe:
     """A recipe that fits a folder and a model: as many steps as 500 to 2000 samples deserve, judged twenty times on the
     folder's own validation split, ended when five judgements bring nothing new.
 

@@ -17,7 +17,7 @@ from segue.checkpoints import adapters
 from segue.data.base import rng_for
 from segue.data.mixture import Mixture
 from segue.errors import ConfigError
-from segue.grounding.model import GroundedModel
+from segue.grounding.model import VisionLanguageModel
 from segue.models.protocol import Processor
 from segue.train import optim, zero
 from segue.train.batch_stream import Feed, Share, mixture_of, parts_of, step_seed
@@ -53,7 +53,7 @@ class Ready:
     stage: Stage
     base: Base
     base_hash: str
-    model: GroundedModel
+    model: VisionLanguageModel
     processor: Processor
     learning: Learning
     learner: nn.Module
@@ -209,7 +209,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     )
 
 
-def _matrices(model: GroundedModel) -> frozenset[nn.Parameter]:
+def _matrices(model: VisionLanguageModel) -> frozenset[nn.Parameter]:
     """The weights of linear layers that learn, but for the one that scores tokens: its rows are like embeddings."""
     head = model.mllm.language_model.get_output_embeddings()
     layers = [one for one in model.modules() if isinstance(one, nn.Linear) and one is not head]
@@ -267,7 +267,7 @@ def relative_to_checkpoint(base: Path, run: Path) -> str:
     return Path(os.path.relpath(base, run / adapters.CHECKPOINTS / "one")).as_posix()
 
 
-def _learning(model: GroundedModel) -> Iterator[tuple[str, nn.Parameter]]:
+def _learning(model: VisionLanguageModel) -> Iterator[tuple[str, nn.Parameter]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield stored_name(name), parameter
