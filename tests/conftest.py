@@ -52,14 +52,14 @@ def byte_tokenizer():
 def tiny_config(byte_tokenizer):
     """Builds a configuration: tiles of 112 pixels and 4 x 4 tokens, SAM 2 on 256; `text` is for the language model."""
     from segue.grounding import sam2
-    from segue.grounding.model import GroundedConfig
+    from segue.grounding.model import VisionLanguageConfig
 
     def make(*, two_decoders=False, template="qwen_chat", **text):
         vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
         vision |= {"image_size": 112, "patch_size": 14, "use_mean_pooling": True, "attention_bias": True}
         language = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96}
         language |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(byte_tokenizer)}
-        return GroundedConfig(
+        return VisionLanguageConfig(
             mllm_config={"vision_config": vision, "text_config": language | text, "tile_side": 112},
             sam2_config=sam2.architecture(SAM2_SIZES),
             template=template,

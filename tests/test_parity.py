@@ -50,7 +50,7 @@ def subject(recording):
     """The recorded model; SAM 2, which the small recording leaves out, is random."""
     folder = recording.folder
     raw = weights.read_json(folder / "config.json")
-    config = grounded.GroundedConfig(
+    config = grounded.VisionLanguageConfig(
         mllm_config=model_folder.claiming(raw).architecture(raw),
         sam2_config=sam2.architecture(weights.read_json(folder / "sam2_config.json")),
         template=raw["template"],

@@ -18,7 +18,6 @@ from segue import types, weights
 from segue.checkpoints import model_folder
 from segue.errors import ConfigError, DataError
 from segue.geometry.masks import at_threshold, box_of, logit
-from segue.geometry.notation import parse_boxes, parse_grounded
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
@@ -166,7 +165,7 @@ class Engine:
     `lineage` says where the weights come from, in what precision and with which versions they run.
     """
 
-    def __init__(self, model: grounded.GroundedModel, processor: Processor, lineage: Mapping[str, Any]):
+    def __init__(self, model: grounded.VisionLanguageModel, processor: Processor, lineage: Mapping[str, Any]):
         self.model = model
         self.processor = processor
         self.lineage = dict(lineage)
@@ -216,6 +215,11 @@ class Engine:
         """
         if not phrases:
             raise DataError("no phrase to segment; give at least one, such as 'the cyclist'")
+        if self.model.grounder is None:
+            raise ConfigError(
+                f"{self.lineage['model']} has no grounder, so that it cannot segment; take a Sa2VA, "
+                "or ask where things are in words (`segue chat`)"
+            )
         timer, plan = _Timer(), self._plan(options)
         seen = self._look(media, plan, timer)
         question = self.model.family.prompts[f"segment_{media.kind}"]
@@ -285,7 +289,7 @@ class Engine:
             for row, (example, generation) in enumerate(zip(examples, generations, strict=True))
             if example.view is not None and len(generation.seg_hidden)
         }
-        encoded = encode(self.model.grounder, images.values()) if images else None
+        encoded = encode(self.model.grounder, images.values()) if images and self.model.grounder is not None else None
         answers = []
         for row, (example, generation) in enumerate(zip(examples, generations, strict=True)):
             frame = encoded.frame(list(images).index(row)) if encoded is not None and row in images else None
@@ -418,8 +422,8 @@ class Engine:
         self, replies: Sequence[_Reply], seen: _Seen, plan: _Plan
     ) -> Generator[ObjectsFound | FrameMasks, None, _Found]:
         """Follows every object spoken of; none, and nothing is decoded."""
-        _, regions = _spoken(replies, self._raw(replies))
-        if not regions:
+        _, regions, _ = self._spoken(replies, self._raw(replies), seen)
+        if not regions or self.model.grounder is None:
             return _Found(())
         yield ObjectsFound(seen.view.media, regions)
         tracks = tuple(Track(plan.options.keep_masks) for _ in regions)
@@ -437,11 +441,10 @@ class Engine:
     ) -> Answer:
         """Everything that was said and found, together; `found` has a track for each region that the replies mark."""
         raw = self._raw(replies)
-        text, regions = _spoken(replies, raw)
+        text, regions, boxes = self._spoken(replies, raw, seen)
         if seen is not None:
             size = seen.view.media.size
             regions = tuple(track.region(region, size) for track, region in zip(found.tracks, regions, strict=True))
-            regions += tuple(box for spoken in raw for box in parse_boxes(spoken, size))
         usage = Usage(
             prompt_tokens=sum(reply.example.answer_start for reply in replies),
             visual_tokens=sum(len(reply.example.view.visual.rows) for reply in replies if reply.example.view),
@@ -451,13 +454,36 @@ class Engine:
         )
         return Answer(
             text,
-            regions,
+            regions + boxes,
             "\n".join(raw).strip(),
             None if seen is None else seen.view.media,
             usage,
             _reason(replies),
             self._lineage(replies, seen, plan),
         )
+
+    def _spoken(
+        self, replies: Sequence[_Reply], raw: Sequence[str], seen: _Seen | None
+    ) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
+        """The clean text of all replies, a line each; one region per segmentation token; and those given as boxes."""
+        texts: list[str] = []
+        regions: list[Region] = []
+        boxes: list[Region] = []
+        size, visual = (seen.view.media.size, seen.view.visual) if seen is not None else (None, None)
+        offset = 0
+        for reply, spoken in zip(replies, raw, strict=True):
+            text, found = self.model.family.parse(spoken, size, visual)
+            marked = [region for region in found if region.box is None]
+            if len(marked) != len(reply.generation.seg_hidden):
+                # the letters "[SEG]" spelled out of ordinary tokens ask for nothing
+                marked = [Region() for _ in reply.generation.seg_hidden]
+            for region in (*marked, *(region for region in found if region.box is not None)):
+                span = None if region.span is None else (region.span[0] + offset, region.span[1] + offset)
+                placed = replace(region, phrase=region.phrase or reply.phrase, span=span)
+                (regions if region.box is None else boxes).append(placed)
+            texts.append(text)
+            offset += len(text) + 1
+        return "\n".join(texts), tuple(regions), tuple(boxes)
 
     def _raw(self, replies: Sequence[_Reply]) -> list[str]:
         """What was generated, special tokens included."""
@@ -498,24 +524,6 @@ class Engine:
             text = self.processor.tokenizer.decode(part, skip_special_tokens=False)
             pieces.append(f"{self.processor.visual_token}*{len(part)}" if is_visual else text)
         return "".join(pieces)
-
-
-def _spoken(replies: Sequence[_Reply], raw: Sequence[str]) -> tuple[str, tuple[Region, ...]]:
-    """The clean text of all replies, a line each, and one region per segmentation token with its span in that text."""
-    texts: list[str] = []
-    regions: list[Region] = []
-    offset = 0
-    for reply, spoken in zip(replies, raw, strict=True):
-        text, found = parse_grounded(spoken)
-        if len(found) != len(reply.generation.seg_hidden):
-            # the letters "[SEG]" spelled out of ordinary tokens ask for nothing
-            found = tuple(Region() for _ in reply.generation.seg_hidden)
-        for region in found:
-            span = None if region.span is None else (region.span[0] + offset, region.span[1] + offset)
-            regions.append(replace(region, phrase=region.phrase or reply.phrase, span=span))
-        texts.append(text)
-        offset += len(text) + 1
-    return "\n".join(texts), tuple(regions)
 
 
 def _media(messages: Sequence[Message]) -> Media | None:

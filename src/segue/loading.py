@@ -25,7 +25,7 @@ from segue.grounding import model as grounded
 from segue.models import offloading, quantised
 from segue.models.quantised import Bits
 
-WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 LARGE = 100_000_000
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _load_folder(model: str | Path, folder: Path, choice: Loading, precision: to
         device="cpu" if is_moved_later else choice.device,
         filling=partial(_quantising, choice=choice) if choice.quantize else None,
     )
-    processor = loaded.family.processor(folder, loaded.config.mllm_config, loaded.config.template)
+    processor = model_folder.load_processor(folder, loaded.config)
     lineage = {
         "model": str(model),
         **weights.lineage(folder, report),
@@ -130,7 +130,7 @@ def _load_trained(checkpoint: Path, choice: Loading, precision: torch.dtype) -> 
     return engine
 
 
-def _quantising(model: grounded.GroundedModel, choice: Loading) -> Callable[[str], bool]:
+def _quantising(model: grounded.VisionLanguageModel, choice: Loading) -> Callable[[str], bool]:
     """Quantise each layer as soon as all of it has been read, so that no more than one is held in full."""
     assert choice.quantize is not None
     bits, layers = choice.quantize, _layers(model, choice.quantize)
@@ -149,7 +149,7 @@ def _quantising(model: grounded.GroundedModel, choice: Loading) -> Callable[[str
     return filled
 
 
-def _layers(model: grounded.GroundedModel, bits: str) -> list[str]:
+def _layers(model: grounded.VisionLanguageModel, bits: str) -> list[str]:
     """The linear layers that are to be quantised and are not yet."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     known = footprint.quantised_layers(shapes, model.config.family, bits)
@@ -203,7 +203,7 @@ def check_fit(name: str, folder: Path, choice: Loading, precision: torch.dtype) 
         )
 
 
-def _what_fits(config: grounded.GroundedConfig, places: footprint.Shapes, free: int, device: str) -> str:
+def _what_fits(config: grounded.VisionLanguageConfig, places: footprint.Shapes, free: int, device: str) -> str:
     is_cuda = device.startswith("cuda")
     ways: dict[str, tuple[str, dict[str, Any]]] = {
         "--dtype bf16": ("bf16", {}),
@@ -254,8 +254,7 @@ def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, adapters.Applied]:
     record = adapters.read(checkpoint)
     adapters.check_base(checkpoint, record, base.lineage["model_hash"])
     applied = adapters.apply(base.model, checkpoint, record)
-    config = base.model.config
-    processor = base.model.family.processor(checkpoint, config.mllm_config, config.template)
+    processor = model_folder.load_processor(checkpoint, base.model.config)
     lineage = {
         **base.lineage,
         "model": str(checkpoint),

@@ -339,7 +339,7 @@ def without_grounding(folder, tmp_path, tensors, **language):
 
     def config(fields):
         inner = {**fields["llm_config"], **language}
-        return {**fields, "template": None, "model_type": "internvl_chat", "llm_config": inner}
+        return {**fields, "template": None, "architectures": ["InternVLChatModel"], "llm_config": inner}
 
     return altered(folder, tmp_path, kept, config)
 

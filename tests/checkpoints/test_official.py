@@ -14,7 +14,7 @@ from segue.checkpoints.official import official_config
 from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
-from segue.grounding.model import GroundedConfig
+from segue.grounding.model import VisionLanguageConfig
 from segue.media import open_media
 from segue.models import FAMILIES
 from segue.weights import lazy
@@ -153,7 +153,7 @@ def test_a_recorded_model_answers_the_same_when_it_went_out_and_came_in_again(na
 def test_an_exported_config_says_what_the_original_one_says(name):
     folder = recording(name)
     opened, recorded = open_folder(folder), json.loads((folder / "config.json").read_text())
-    written = official_config(opened)
+    written = official_config(opened.config, opened.tokenizer().get_vocab())
     assert flat(recorded).items() - flat(written).items() - {("torch_dtype", "float32")} <= {
         # the library forgets the window that a model does not use
         ("llm_config.sliding_window", 32768),
@@ -203,8 +203,8 @@ def test_a_family_without_an_official_layout_says_so(ours, target, monkeypatch):
     from dataclasses import replace
 
     family = FAMILIES["internvl"]
-    monkeypatch.setattr("segue.checkpoints.official.FAMILIES", {"internvl": replace(family, official=None)})
-    with pytest.raises(ConfigError, match="internvl cannot be written in the official layout"):
+    monkeypatch.setattr("segue.checkpoints.model_folder.FAMILIES", {"internvl": replace(family, grounded=None)})
+    with pytest.raises(ConfigError, match="internvl with a grounder cannot be written in an official layout"):
         convert.export(ours, target())
 
 
@@ -242,7 +242,7 @@ def test_a_tensor_too_many_is_refused_before_anything_is_written(ours, target, t
 
 
 def test_large_shapes_come_without_memory():
-    config: GroundedConfig = random_weights.config_of("Sa2VA-26B")
+    config: VisionLanguageConfig = random_weights.config_of("Sa2VA-26B")
     shapes = random_weights.official_shapes(config)
     specs = {name: lazy.Spec(shape, torch.bfloat16) for name, shape in shapes.items()}
     assert lazy.Tensors(specs, specs.__getitem__).nbytes > 50e9
@@ -258,4 +258,4 @@ def test_the_tiles_and_frames_of_training_go_out_and_come_in_again(ours, target)
     convert.export(source, target("official"))
     config = read_layout(target("official").folder).config
     assert (config.mllm_config.most_tiles, config.video_frames) == (1, "uniform:3")
-    assert "most_tiles" not in official_config(open_folder(ours))
+    assert "most_tiles" not in official_config(open_folder(ours).config, {})

@@ -11,7 +11,7 @@ from segue.checkpoints import model_folder
 from segue.checkpoints.model_folder import claiming, load, read_layout
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import model as grounded
-from segue.grounding.model import GroundedConfig, GroundedModel, build, expected
+from segue.grounding.model import VisionLanguageConfig, VisionLanguageModel, build, expected
 from segue.models.protocol import Batch
 
 
@@ -53,7 +53,7 @@ def test_a_saved_model_gives_equal_outputs_when_it_is_loaded(engine_i, saved, ou
 
 
 def test_transformers_reads_our_folders(engine_i, saved, outputs):
-    model = GroundedModel.from_pretrained(saved).eval()
+    model = VisionLanguageModel.from_pretrained(saved).eval()
     assert all_equal(outputs(model), outputs(engine_i.model))
     assert model.config.two_decoders
 
@@ -62,12 +62,12 @@ def test_our_loader_reads_what_transformers_writes(engine_i, tmp_path, outputs):
     engine_i.model.save_pretrained(tmp_path)
     model, _ = load(tmp_path, dtype=torch.float32, device="cpu")
     assert all_equal(outputs(model), outputs(engine_i.model))
-    again = GroundedModel.from_pretrained(tmp_path).eval()
+    again = VisionLanguageModel.from_pretrained(tmp_path).eval()
     assert all_equal(outputs(again), outputs(engine_i.model))
 
 
 def test_transformers_keeps_the_mask_decoders_in_float32(saved):
-    model = GroundedModel.from_pretrained(saved, dtype=torch.bfloat16)
+    model = VisionLanguageModel.from_pretrained(saved, dtype=torch.bfloat16)
     types = {name: parameter.dtype for name, parameter in model.named_parameters()}
     in_float32 = {name for name, kind in types.items() if kind == torch.float32}
     decoders = ("grounder.sam2.mask_decoder.", "grounder.language_decoder.")
@@ -75,7 +75,7 @@ def test_transformers_keeps_the_mask_decoders_in_float32(saved):
 
 
 def test_the_output_head_is_never_tied_to_the_embeddings(engine_i, saved):
-    for model in (load(saved, dtype=torch.float32, device="cpu")[0], GroundedModel.from_pretrained(saved)):
+    for model in (load(saved, dtype=torch.float32, device="cpu")[0], VisionLanguageModel.from_pretrained(saved)):
         language = model.mllm.language_model
         assert language.lm_head.weight is not language.model.embed_tokens.weight
         assert not torch.equal(language.lm_head.weight, language.model.embed_tokens.weight)
@@ -306,8 +306,8 @@ def test_an_unknown_family_in_our_own_layout_is_refused(saved):
 def test_a_configuration_survives_being_written(tiny_config, tmp_path):
     config = tiny_config(two_decoders=True, template="phi3_chat")
     config.save_pretrained(tmp_path)
-    again = GroundedConfig.from_pretrained(tmp_path)
-    assert again.to_dict() == GroundedConfig.from_dict(config.to_dict()).to_dict()
+    again = VisionLanguageConfig.from_pretrained(tmp_path)
+    assert again.to_dict() == VisionLanguageConfig.from_dict(config.to_dict()).to_dict()
     assert (again.two_decoders, again.template, again.family) == (True, "phi3_chat", "internvl")
     assert again.get_text_config().hidden_size == 64
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from segue.bench.clock import seconds_of
 from segue.bench.limits import flops_of, measured, read_per_token
 from segue.bench.report import Encodes, Plan, Report, Stage
+from segue.checkpoints.model_folder import load_processor
 from segue.checkpoints.random_weights import config_of, write_tokenizer
 from segue.engine import Engine, Options
 from segue.grounding import model as grounded
@@ -60,8 +61,8 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
     precision = pick_dtype(dtype, place, sum(map(math.prod, grounded.expected(config).values())))
     model = grounded.build(config, dtype=precision, device=place, fill=True)
     with TemporaryDirectory() as name:
-        write_tokenizer(Path(name), model.family.special_tokens)
-        processor = model.family.processor(Path(name), config.mllm_config, config.template)
+        write_tokenizer(Path(name), config.special_tokens)
+        processor = load_processor(Path(name), config)
     lineage = {"model": architecture, "random": True, "dtype": str(precision).removeprefix("torch."), "device": place}
     return Engine(model, processor, lineage)
 

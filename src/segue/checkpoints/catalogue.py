@@ -54,7 +54,7 @@ def listed(name: str) -> Listed:
         RELEASES[name],
         parameters=sum(map(math.prod, official.values())),
         tensors=len(official),
-        policy="consistent" if config.two_decoders else "upstream",
+        policy="none" if config.sam2_config is None else "consistent" if config.two_decoders else "upstream",
         weights=exact | packed,
         image=footprint.working_memory(config, half),
         video=footprint.working_memory(config, half, VIDEO),

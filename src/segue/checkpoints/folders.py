@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from segue import weights
 from segue.checkpoints import zoo
-from segue.checkpoints.model_folder import plan
+from segue.checkpoints.model_folder import load_processor, plan
 from segue.errors import CheckpointError, ConfigError
-from segue.grounding.model import GroundedConfig, component_of, components
+from segue.grounding.model import VisionLanguageConfig, component_of, components
 from segue.models import FAMILIES
+from segue.models.protocol import Family
 from segue.models.tokenizers import save_tokenizer
 from segue.weights import lazy
 from segue.weights.lazy import Tensors
@@ -58,21 +59,33 @@ class Opened:
     """
 
     folder: Path
-    config: GroundedConfig
+    config: VisionLanguageConfig
     tensors: Tensors
     places: Mapping[str, tuple[int, ...]]
     sizes: zoo.Sizes
 
     @property
+    def family(self) -> Family:
+        """The record of its family."""
+        return FAMILIES[self.config.family]
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Its tokenizer.
+
+        Raises: CheckpointError, if it cannot be read.
+        """
+        return self.family.tokenizer(self.folder)
+
+    @property
     def tables(self) -> frozenset[str]:
         """The tensors that have a row for each token."""
-        prefixes = FAMILIES[self.config.family].groups["embeddings"]
+        prefixes = self.family.groups["embeddings"]
         return frozenset(place for place in self.places if place.startswith(prefixes))
 
     @property
     def parts(self) -> dict[str, tuple[str, ...]]:
         """The components of a model of this family."""
-        return components(FAMILIES[self.config.family])
+        return components(self.family)
 
 
 def open_folder(folder: Path, *, lacking: Sequence[str] = (), chat: str | None = None) -> Opened:
@@ -173,7 +186,7 @@ def _finish(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) 
         lazy.flush(file)
     lazy.flush(part)
     written = open_folder(part)
-    FAMILIES[written.config.family].processor(part, written.config.mllm_config, written.config.template)
+    load_processor(part, written.config)
     if draft.check:
         draft.check(written)
     made_from = {**draft.made_from, "segue": version("segue"), "groups": group_hashes(digests, draft.groups)}

@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from segue.grounding.model import GroundedConfig, component_of, components
+from transformers import Sam2VideoConfig
+
+from segue.grounding.model import VisionLanguageConfig, component_of, components
 from segue.grounding.tracking import OBJECTS_AT_ONCE
 from segue.models import FAMILIES
-from segue.models.internvl.family import MOST_TILES
+from segue.models.protocol import PUBLISHED_TILES
 
 Shapes = Mapping[str, tuple[int, ...]]
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -28,7 +30,7 @@ class Work:
     (0 for an image), and how many objects are followed.
     """
 
-    tiles: int = MOST_TILES - 1
+    tiles: int = PUBLISHED_TILES
     frames: int = 0
     objects: int = 1
 
@@ -80,7 +82,7 @@ def placed_memory(
     return int(total + 2 * max(moved.values(), default=0))
 
 
-def working_memory(config: GroundedConfig, itemsize: int, work: Work = LARGEST_IMAGE) -> int:
+def working_memory(config: VisionLanguageConfig, itemsize: int, work: Work = LARGEST_IMAGE) -> int:
     """About how many bytes a question and 1024 tokens of text need besides the weights.
 
     The largest of the stages, what language keeps of each token, and what is remembered of a video. Counted per stage:
@@ -88,26 +90,27 @@ def working_memory(config: GroundedConfig, itemsize: int, work: Work = LARGEST_I
     Sa2VA-1B.
     """
     vision, language = config.mllm_config.vision_config, config.mllm_config.text_config
-    patches, visual_tokens = config.mllm_config.largest_image
-    # one tile more for the small copy of the whole; frames of a video are a tile each
-    share = min((work.frames or work.tiles + (work.tiles > 1)) / MOST_TILES, 1)
-    tower = int(share * patches) * (2 * vision.intermediate_size + 6 * vision.hidden_size)
-    tokens = int(share * visual_tokens) + TEXT_TOKENS
+    mllm, count = config.mllm_config, work.frames or 1
+    patches, visual_tokens = mllm.largest_frame() if work.frames else mllm.largest_image(work.tiles)
+    tower = count * patches * (2 * vision.intermediate_size + 6 * vision.hidden_size)
+    tokens = count * visual_tokens + TEXT_TOKENS
     layer = tokens * (3 * language.intermediate_size + 6 * language.hidden_size)
     head: int = getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads
     kept = 2 * tokens * language.num_hidden_layers * language.num_key_value_heads * head
-    first_stage = config.sam2_config.vision_config.backbone_config.hidden_size
-    frame = 12 * (config.sam2_config.image_size // 4) ** 2 * first_stage
-    following, remembered = _video(config, work) if work.frames else (0, 0)
+    frame, following, remembered = (0, 0, 0) if config.sam2_config is None else _masks(config.sam2_config, work)
     working: int = itemsize * (max(tower, layer, frame, following) + kept) + 2 * remembered
     return working
 
 
-def _video(config: GroundedConfig, work: Work) -> tuple[int, int]:
-    """Numbers at work while objects are followed through a video, and numbers remembered of it, in bfloat16."""
-    sam2 = config.sam2_config
+def _masks(sam2: Sam2VideoConfig, work: Work) -> tuple[int, int, int]:
+    """Numbers at work while a frame is encoded and while objects are followed through a video, and numbers remembered
+    of it, in bfloat16.
+    """
+    frame = 12 * (sam2.image_size // 4) ** 2 * sam2.vision_config.backbone_config.hidden_size
+    if not work.frames:
+        return frame, 0, 0
     cells = (sam2.image_size // 16) ** 2
     maps = work.frames + sam2.num_maskmem - 1
     at_once = min(work.objects, OBJECTS_AT_ONCE)
     following = at_once * (6 * maps * cells * sam2.memory_attention_hidden_size + 8 * sam2.image_size**2)
-    return following, work.objects * maps * cells * sam2.memory_encoder_output_channels
+    return frame, following, work.objects * maps * cells * sam2.memory_encoder_output_channels

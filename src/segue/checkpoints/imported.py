@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Sam2VideoConfig
 
 from segue import weights
 from segue.checkpoints.coverage import Coverage, coverage, plain
@@ -21,12 +21,11 @@ from segue.checkpoints.pth import open_pth
 from segue.checkpoints.sam2_weights import open_sam2
 from segue.checkpoints.upstream_training import Merge, Trained, read_trained, rows_of
 from segue.errors import CheckpointError, ConfigError
-from segue.grounding.model import GroundedConfig
-from segue.models.tokenizers import load_tokenizer
+from segue.grounding import sam2
+from segue.grounding.model import expected
+from segue.models.protocol import GROUNDING_TOKENS
 from segue.weights.lazy import Tensors
 
-NEW_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
-_HEAD = "mllm.language_model.lm_head.weight"
 USUALLY_TRAINED = ("language", "embeddings", "connector", "seg_projector", "mask_decoder")
 
 
@@ -68,7 +67,7 @@ def import_training(source: Path, target: Target, said: Training) -> Imported:
     base = open_base(said)
     file = open_pth(source)
     trained = read_trained(file, base, said.alpha)
-    tokenizer = load_tokenizer(base.folder)
+    tokenizer = base.tokenizer()
     rows = _add_tokens(tokenizer, rows_of(file, trained, base), base)
     merge = Merge(file, trained, base, rows)
     config = deepcopy(base.config)
@@ -103,40 +102,33 @@ def open_base(said: Training) -> Opened:
         if said.sam2:
             raise ConfigError(f"{said.base} has SAM 2 already; leave --sam2 out")
         return open_folder(said.base, chat=said.template)
-    language = raw.get("llm_config") or {}
-    is_internlm2 = "InternLM2ForCausalLM" in (language.get("architectures") or [])
-    chat = said.template or ("internlm2_chat" if is_internlm2 else "qwen_chat")
-    lacking = [
-        r"(grounder|seg_projector)\..+",
-        *([_HEAD.replace(".", r"\.")] if language.get("tie_word_embeddings") else []),
-    ]
-    base = open_folder(said.base, lacking=lacking, chat=chat)
-    table = "mllm.language_model.model.embed_tokens.weight"
-    again = {} if _HEAD in base.tensors.specs else {_HEAD: table}
-    grounder, config = _grounder(said.sam2, base) if said.sam2 else (Tensors({}, base.tensors.read), base.config)
-    specs = {**base.tensors.specs, **{head: base.tensors.specs[table] for head in again}, **grounder.specs}
+    # a Sa2VA is taught the plain template of its language model, whatever its base was asked with
+    is_internlm2 = "InternLM2ForCausalLM" in ((raw.get("llm_config") or {}).get("architectures") or [])
+    base = open_folder(said.base, chat=said.template or ("internlm2_chat" if is_internlm2 else "qwen_chat"))
+    grounder, sam2_config = _grounder(said.sam2) if said.sam2 else (Tensors({}, base.tensors.read), sam2.architecture())
+    config = deepcopy(base.config)
+    config.sam2_config = sam2_config
 
     def read(place: str) -> Tensor:
-        return grounder.read(place) if place in grounder.specs else base.tensors.read(again.get(place, place))
+        return (grounder if place in grounder.specs else base.tensors).read(place)
 
-    return replace(base, config=config, tensors=Tensors(specs, read))
+    tensors = Tensors({**base.tensors.specs, **grounder.specs}, read)
+    return replace(base, config=config, tensors=tensors, places=expected(config))
 
 
-def _grounder(source: Path, base: Opened) -> tuple[Tensors, GroundedConfig]:
+def _grounder(source: Path) -> tuple[Tensors, Sam2VideoConfig]:
     """SAM 2's tensors, from a Sa2VA folder or from the file that SAM 2 itself was published in."""
     if source.is_dir():
         other = open_folder(source)
         specs = {name: spec for name, spec in other.tensors.specs.items() if name.startswith("grounder.sam2.")}
-        config = deepcopy(base.config)
-        config.sam2_config = other.config.sam2_config
-        return Tensors(specs, other.tensors.read), config
-    return open_sam2(source), base.config
+        return Tensors(specs, other.tensors.read), other.config.sam2_config
+    return open_sam2(source), sam2.architecture()
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: Opened) -> int:
     """Add the tokens that training adds; returns how many rows the tables need."""
     known = tokenizer.get_vocab()
-    fresh = [AddedToken(token, special=True, normalized=False) for token in NEW_TOKENS if token not in known]
+    fresh = [AddedToken(token, special=True, normalized=False) for token in GROUNDING_TOKENS if token not in known]
     tokenizer.add_tokens(fresh, special_tokens=True)
     needed = len(tokenizer)
     if rows is None:

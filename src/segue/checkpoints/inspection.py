@@ -16,14 +16,14 @@ from torch import Tensor
 
 from segue import weights
 from segue.checkpoints import footprint, zoo
-from segue.checkpoints.model_folder import Layout, plan, read_layout
+from segue.checkpoints.model_folder import Layout, load_processor, plan, read_layout
 from segue.errors import CheckpointError, SegueError
 from segue.grounding import model as grounded
-from segue.grounding.model import MODEL_TYPE, GroundedConfig, component_of
+from segue.grounding.model import MODEL_TYPE, VisionLanguageConfig, component_of
 from segue.models import FAMILIES
-from segue.models.protocol import Processor
+from segue.models.protocol import GROUNDING_TOKENS, Processor
 from segue.models.quantised import BITS
-from segue.models.tokenizers import single_id
+from segue.models.tokenizers import TOKENIZER_FILES, single_id
 from segue.weights import Stored
 from segue.weights.keys import compiled, match
 
@@ -32,7 +32,6 @@ WORK = {
     "a video, 1 object": footprint.Work(frames=5),
     "a video, 16 objects": footprint.Work(frames=5, objects=16),
 }
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 _TITLES = {
     "vision": "vision tower",
     "connector": "projector",
@@ -69,11 +68,12 @@ class Report:
 
     `architecture` is the known architecture that the weights have, or with `is_exact` false the one nearest to them;
     `described` and `found` are what config.json and the weights say, in words. `rows` is the length of the embedding
-    table. `policy` is how videos are followed unless asked otherwise. `is_tied` says that the output head repeats the
-    embeddings. `memory` is what the weights need in each precision (mask decoders stay in fp32, and layers of language
-    model and vision tower alone are quantised), `working_memory` about what a question needs besides, by what is
-    asked and then by precision. `code` and `pickles` are files that are never executed or read.
-    `problems` are why the folder cannot be used: first lines are summaries, indented lines belong to the one above.
+    table. `policy` is how videos are followed unless asked otherwise; a model without a grounder has none. `is_tied`
+    says that the output head repeats the embeddings. `memory` is what the weights need in each precision (mask decoders
+    stay in fp32, and layers of language model and vision tower alone are quantised), `working_memory` about what a
+    question needs besides, by what is asked and then by precision. `code` and `pickles` are files that are never
+    executed or read. `problems` are why the folder cannot be used: first lines are summaries, indented lines belong to
+    the one above.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class Report:
     found: str
     template: str | None
     rows: int | None
-    policy: Literal["upstream", "consistent"]
+    policy: Literal["upstream", "consistent"] | None
     is_tied: bool
     components: tuple[Component, ...]
     files: tuple[str, ...]
@@ -125,15 +125,17 @@ def report(folder: Path) -> Report:
     planned = None if problems else _attempt(problems, plan, folder)
     layout, places = planned or (None, {})
     fits = layout is not None and _attempt(problems, _judge, raw, headers, layout, places)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        problems.append(f"{folder} has no tokenizer; expected one of {', '.join(TOKENIZER_FILES)}")
+    family = layout.config.family if layout else _family_name(raw)
+    wanted = FAMILIES[family].tokenizer_files if family in FAMILIES else TOKENIZER_FILES
+    if not any((folder / name).is_file() for name in wanted):
+        problems.append(f"{folder} has no tokenizer; expected one of {', '.join(wanted)}")
     sizes = zoo.Sizes.of_headers(headers)
     nearest = zoo.nearest(sizes)
     config = layout.config if layout else None
     has_both = config.two_decoders if config else bool(sizes.two_decoders)
     return Report(
         folder=folder,
-        family=config.family if config else _family_name(raw),
+        family=family,
         layout=None if layout is None else "official" if layout.table is not None else "segue",
         architecture=nearest,
         is_exact=nearest is not None and not zoo.differing(sizes, zoo.Sizes.of(zoo.ZOO[nearest])),
@@ -141,7 +143,7 @@ def report(folder: Path) -> Report:
         found=str(sizes),
         template=config.template if config else None,
         rows=sizes.rows,
-        policy="consistent" if has_both else "upstream",
+        policy=None if sizes.sam2 is None else "consistent" if has_both else "upstream",
         is_tied=bool(layout and layout.tied) and not any(re.search(_HEAD, name) for name in headers),
         components=components(headers, layout),
         files=tuple(file.name for file in files),
@@ -204,13 +206,13 @@ def _component(name: str, tensors: list[Stored]) -> Component:
     return Component(name, len(tensors), dtypes.total(), sum(stored.nbytes for stored in tensors), words)
 
 
-def _weights(places: footprint.Shapes, config: GroundedConfig) -> dict[str, int]:
+def _weights(places: footprint.Shapes, config: VisionLanguageConfig) -> dict[str, int]:
     exact = {name: footprint.weight_memory(places, size) for name, size in footprint.SIZES.items()}
     size = footprint.SIZES["bf16"]
     return exact | {bits: footprint.placed_memory(places, size, config.family, quantize=bits) for bits in BITS}
 
 
-def _working(config: GroundedConfig, work: footprint.Work) -> dict[str, int]:
+def _working(config: VisionLanguageConfig, work: footprint.Work) -> dict[str, int]:
     return {name: footprint.working_memory(config, size, work) for name, size in footprint.SIZES.items()}
 
 
@@ -284,12 +286,12 @@ def check_tokenizer(folder: Path) -> list[Check]:
     config = read_layout(folder).config
     rows = config.mllm_config.text_config.vocab_size
     try:
-        processor = FAMILIES[config.family].processor(folder, config.mllm_config, config.template)
+        processor = load_processor(folder, config)
     except SegueError as error:
         return [Check("tokenizer", "problem", str(error))]
     tokenizer: Any = processor.tokenizer
-    checks = [_check_length(len(tokenizer), rows), Check("[SEG]", "ok", f"one token, id {processor.seg_id}")]
-    for token in ("<p>", "</p>", "<vp>", "</vp>"):
+    checks = [_check_length(len(tokenizer), rows)]
+    for token in GROUNDING_TOKENS if config.sam2_config is not None else ():
         try:
             checks.append(Check(token, "ok", f"one token, id {single_id(tokenizer, token, rows)}"))
         except SegueError as error:

@@ -1,4 +1,4 @@
-"""Model folders in the official Sa2VA layout and in our own: read, loaded whole or not at all, and saved."""
+"""Model folders in an official layout and in our own: read, loaded whole or not at all, and saved."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from segue import weights
 from segue.checkpoints import zoo
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
-from segue.grounding.model import MODEL_TYPE, GroundedConfig, GroundedModel, build, expected
+from segue.grounding.model import MODEL_TYPE, VisionLanguageConfig, VisionLanguageModel, build, expected
 from segue.models import FAMILIES
-from segue.models.protocol import Family
+from segue.models.protocol import Family, Official, Processor
 from segue.models.templates import template
 from segue.weights import KeyTable, LoadReport, Rule, read_json
 
 log = logging.getLogger(__name__)
 
 
-Filling = Callable[["GroundedModel"], Callable[[str], bool]]
+Filling = Callable[["VisionLanguageModel"], Callable[[str], bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How a folder is to be read: the configuration, and the key table of its names (`None` for our own layout)."""
 
-    config: GroundedConfig
+    config: VisionLanguageConfig
     table: KeyTable | None
     tied: Mapping[str, str]
 
@@ -39,25 +39,31 @@ class Layout:
 def read_layout(folder: Path, chat: str | None = None) -> Layout:
     """What a model folder says it is, from `config.json`, `sam2_config.json` and the tensor names alone.
 
-    `chat` names the chat template of an official folder that says none, or another one's.
+    An official folder has a grounder if its config.json names such a model, or any of its tensors is of one. `chat`
+    names the chat template of an official folder that says none, or another one's.
 
     Raises: ConfigError, if no family claims the configuration; CheckpointError, if a file cannot be read.
     """
     raw = read_json(folder / "config.json")
     if raw.get("model_type") == MODEL_TYPE:
-        return Layout(GroundedConfig.from_dict(raw), None, {})
+        return Layout(VisionLanguageConfig.from_dict(raw), None, {})
     family = claiming(raw)
     names = weights.read_headers(folder)
+    named = raw.get("architectures") or ()
+    is_grounded = family.grounded is not None and (
+        family.grounded.architecture in named or any(name.startswith(GROUNDER_UPSTREAM) for name in names)
+    )
     sizes = folder / "sam2_config.json"
-    config = GroundedConfig(
+    config = VisionLanguageConfig(
         family=family.name,
         mllm_config=family.architecture(raw),
-        sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None),
-        template=chat or raw.get("template", "qwen_chat"),
+        sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None) if is_grounded else None,
+        template=chat or raw.get("template") or "qwen_chat",
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
         video_frames=raw.get("video_frames"),
     )
-    says_tied = raw.get("tie_word_embeddings") is True
+    parts = (raw, raw.get("llm_config"), raw.get("text_config"))
+    says_tied = any(isinstance(part, dict) and part.get("tie_word_embeddings") is True for part in parts)
     head = {"mllm.language_model.lm_head.weight": "mllm.language_model.model.embed_tokens.weight"}
     return Layout(config, key_table(config), head if says_tied else {})
 
@@ -90,21 +96,49 @@ def claiming(raw: Mapping[str, Any]) -> Family:
     )
 
 
+def load_processor(folder: Path, config: VisionLanguageConfig) -> Processor:
+    """The preprocessing of a folder's model.
+
+    Raises: CheckpointError, if the tokenizer does not belong to it.
+    """
+    processor: Processor = FAMILIES[config.family].processor(folder, config.mllm_config, config.template)
+    if config.sam2_config is not None and processor.seg_id is None:
+        raise CheckpointError(
+            f"the tokenizer in {folder} has no token '[SEG]', by which a model with a grounder asks for masks. "
+            "Take the tokenizer files (added_tokens.json too) that belong to the checkpoint"
+        )
+    return processor
+
+
 SAM2_UPSTREAM = "grounding_encoder.sam2_model."
+GROUNDER_UPSTREAM = (SAM2_UPSTREAM, "text_hidden_fcs.")
 
 
-def key_table(config: GroundedConfig) -> KeyTable:
-    """Official Sa2VA names to ours."""
-    return [
-        Rule(r"text_hidden_fcs\.([02])\.(weight|bias)", (r"seg_projector.\1.\2",)),
-        *sam2.key_table(SAM2_UPSTREAM, "grounder.sam2.", "grounder.language_decoder."),
-        *(rule.below("", "mllm.") for rule in FAMILIES[config.family].key_table(config.mllm_config)),
-    ]
+def key_table(config: VisionLanguageConfig) -> KeyTable:
+    """Official names to ours."""
+    family: Family = FAMILIES[config.family]
+    layout = official_layout(config)
+    prefix = layout.prefix if layout else ""
+    grounder: KeyTable = (
+        []
+        if config.sam2_config is None
+        else [
+            Rule(r"text_hidden_fcs\.([02])\.(weight|bias)", (r"seg_projector.\1.\2",)),
+            *sam2.key_table(SAM2_UPSTREAM, "grounder.sam2.", "grounder.language_decoder."),
+        ]
+    )
+    return [*grounder, *(rule.below(prefix, "mllm.") for rule in family.key_table(config.mllm_config))]
+
+
+def official_layout(config: VisionLanguageConfig) -> Official | None:
+    """How models of its family, with a grounder or without as it says, are written officially; `None` if not at all."""
+    family: Family = FAMILIES[config.family]
+    return family.official if config.sam2_config is None else family.grounded
 
 
 def load(
     folder: Path, *, dtype: torch.dtype, device: str, filling: Filling | None = None
-) -> tuple[GroundedModel, LoadReport]:
+) -> tuple[VisionLanguageModel, LoadReport]:
     """The model of a folder in the official or our own layout, complete or not at all.
 
     Judged from file headers on a model without memory first, so a folder that does not fit costs nothing. `filling`
@@ -121,7 +155,9 @@ def load(
     return model, weights.load(model, folder, layout.table, tied=layout.tied, filled=filled)
 
 
-def save(model: GroundedModel, folder: Path, *, dtype: torch.dtype | None = None, also: Callable[[Path], None]) -> None:
+def save(
+    model: VisionLanguageModel, folder: Path, *, dtype: torch.dtype | None = None, also: Callable[[Path], None]
+) -> None:
     """Write configuration and tensors in our own layout; `also` adds what else belongs into the folder.
 
     Everything is written under another name beside it, and the folder appears when all is there.

@@ -1,4 +1,4 @@
-"""From and to the official Hugging Face layout of Sa2VA."""
+"""From and to official Hugging Face layouts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from segue.checkpoints.folders import (
     write,
     write_json,
 )
-from segue.checkpoints.model_folder import key_table
+from segue.checkpoints.model_folder import key_table, official_layout
 from segue.errors import ConfigError
 from segue.grounding import sam2
-from segue.grounding.model import component_of
-from segue.models import FAMILIES
+from segue.grounding.model import VisionLanguageConfig, component_of
 from segue.models.protocol import Official
-from segue.models.tokenizers import load_tokenizer, save_tokenizer
+from segue.models.tokenizers import save_tokenizer
 from segue.weights import lazy
 from segue.weights.keys import compiled, match
 
@@ -38,7 +37,7 @@ def import_folder(source: Path, target: Target) -> Mapping[str, Any]:
     check_target(target, source)
     model = open_folder(source)
     made_from = {"command": "import", "source": hashed(source, target.watch)}
-    draft = our_draft(model, load_tokenizer(source), target.dtype, made_from)
+    draft = our_draft(model, model.tokenizer(), target.dtype, made_from)
     write(target, draft)
     return draft.made_from
 
@@ -58,38 +57,41 @@ def export(model: Path, target: Target) -> Mapping[str, Any]:
     return draft.made_from
 
 
-def official_config(opened: Opened) -> dict[str, Any]:
-    """The official config.json of a model.
+def official_config(config: VisionLanguageConfig, vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    """The official config.json of a model whose tokens have these ids.
 
-    Raises: ConfigError, if its family cannot be written in the official layout; CheckpointError, without a tokenizer.
+    Raises: ConfigError, if its family cannot be written in the official layout.
     """
-    layout, frames = _layout(opened), opened.config.video_frames
-    vocabulary = load_tokenizer(opened.folder).get_vocab() if layout.tokens else {}
+    layout, frames = _layout(config), config.video_frames
     tokens = {field: vocabulary[token] for field, token in layout.tokens.items() if token in vocabulary}
     ours = {} if frames is None else {"video_frames": frames}
-    return {**layout.config(opened.config.mllm_config), **tokens, "template": opened.config.template, **ours}
+    fields = layout.config(config.mllm_config)
+    return {"architectures": [layout.architecture], **fields, **tokens, "template": config.template, **ours}
 
 
-def _layout(opened: Opened) -> Official:
-    family = FAMILIES[opened.config.family]
-    if family.official is None:
-        raise ConfigError(f"models of family {family.name} cannot be written in the official layout; use our own")
-    return family.official
+def _layout(config: VisionLanguageConfig) -> Official:
+    layout = official_layout(config)
+    if layout is None:
+        kind = "without a grounder" if config.sam2_config is None else "with a grounder"
+        raise ConfigError(
+            f"models of family {config.family} {kind} cannot be written in an official layout; use our own"
+        )
+    return layout
 
 
 def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) -> Draft:
-    config, table = official_config(opened), key_table(opened.config)
-    layout = _layout(opened)
+    layout, tokenizer, table = _layout(opened.config), opened.tokenizer(), key_table(opened.config)
+    config = official_config(opened.config, tokenizer.get_vocab())
     files = layout.files(opened.config.mllm_config)
     shapes = weights.upstream_shapes(opened.tensors.shapes, table)
     rules, parts = compiled(table), opened.parts
     words = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
     def small_files(folder: Path) -> None:
-        save_tokenizer(load_tokenizer(opened.folder), folder)
+        save_tokenizer(tokenizer, folder)
         _make_old(folder, layout.tokenizer)
-        sizes = sam2.sizes(opened.config.sam2_config)
-        if sizes != dict(sam2.HIERA_L):
+        sizes = None if opened.config.sam2_config is None else sam2.sizes(opened.config.sam2_config)
+        if sizes and sizes != dict(sam2.HIERA_L):
             write_json(folder / "sam2_config.json", sizes)
         for name, value in files.items():
             write_json(folder / name, value)

@@ -21,11 +21,11 @@ from torch import Tensor
 from segue import weights
 from segue.checkpoints import zoo
 from segue.checkpoints.model_folder import claiming, key_table
+from segue.checkpoints.official import official_config
 from segue.grounding import sam2
-from segue.grounding.model import GroundedConfig, build, expected
-from segue.models import FAMILIES
+from segue.grounding.model import VisionLanguageConfig, build, expected
 
-ANSWER = "Sure, [SEG].<|im_end|>"
+ANSWER, ANSWER_IN_WORDS = "Sure, [SEG].<|im_end|>", "Sure.<|im_end|>"
 _SPREAD = {
     r".*\.embed_tokens\.weight|.*\.positional_embedding": 1.0,
     r".*(_tokens?|_embed|cls_token|pos_embed|pos_embed_window|position_embeddings)(\.weight)?": 0.5,
@@ -35,47 +35,47 @@ _SPREAD = {
 _SINGLE = {r".*\.bias": 0.0, r".*\.(lambda_[12]|scale)": 0.1}
 
 
-def config_of(name: str) -> GroundedConfig:
-    """The configuration of a known architecture.
+def config_of(name: str, *, grounder: bool = True) -> VisionLanguageConfig:
+    """The configuration of a known architecture, or of the model that it was made from, without a grounder.
 
     Raises: ConfigError, for an unknown name.
     """
     known, official = zoo.find(name), zoo.official_config(name)
     family = claiming(official)
-    return GroundedConfig(
+    return VisionLanguageConfig(
         family=family.name,
         mllm_config=family.architecture(official),
-        sam2_config=sam2.architecture(known.sam2),
+        sam2_config=sam2.architecture(known.sam2) if grounder else None,
         template=known.template,
-        two_decoders=known.two_decoders,
+        two_decoders=grounder and known.two_decoders,
     )
 
 
-def official_shapes(config: GroundedConfig) -> dict[str, tuple[int, ...]]:
+def official_shapes(config: VisionLanguageConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a checkpoint in the official layout, computed without memory for any."""
     return weights.upstream_shapes(expected(config), key_table(config))
 
 
-def random_checkpoint(folder: Path, name: str = "tiny", *, seed: int = 0) -> Path:
+def random_checkpoint(folder: Path, name: str = "tiny", *, seed: int = 0, grounder: bool = True) -> Path:
     """Write a model folder in the official layout with random float32 weights; returns the folder.
 
     The weights are of ordinary size for each layer, so that nothing vanishes or explodes, and follow from the seed
     alone. The tokenizer knows single bytes and the special tokens. Decoded greedily, the model answers every question
-    with `ANSWER`. Its `lineage.json` says that it is random. The tiny one has 4 MB, a real one
-    4 bytes per parameter.
+    with `ANSWER`, or without a grounder with `ANSWER_IN_WORDS`. Its `lineage.json` says that it is random. The tiny one
+    has 4 MB, a real one 4 bytes per parameter.
 
     Raises: ConfigError, for an unknown name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = config_of(name)
+    config = config_of(name, grounder=grounder)
     with torch.random.fork_rng(devices=[]):
         state = build(config, dtype=torch.float32, device="cpu").state_dict()
-    tokenizer = write_tokenizer(folder, FAMILIES[config.family].special_tokens)
+    tokenizer = write_tokenizer(folder, config.special_tokens)
     _randomise(state, seed)
-    _teach_answer(state, tokenizer)
+    _teach(state, tokenizer, ANSWER if grounder else ANSWER_IN_WORDS)
     save_torch_state_dict(weights.to_upstream(state, key_table(config), official_shapes(config)), folder)
-    _write_json(folder / "config.json", zoo.official_config(name))
-    if zoo.find(name).sam2:
+    _write_json(folder / "config.json", official_config(config, tokenizer.get_vocab()))
+    if grounder and zoo.find(name).sam2:
         _write_json(folder / "sam2_config.json", {**sam2.HIERA_L, **zoo.find(name).sam2})
     weights.write_lineage(folder, {"random": True, "architecture": name, "seed": seed})
     return folder
@@ -88,7 +88,7 @@ def _randomise(state: dict[str, Tensor], seed: int) -> None:
             tensor.fill_(_first(_SINGLE, name, 1.0))
             continue
         spread = _first(_SPREAD, name, tensor[0].numel() ** -0.5)
-        # each language layer adds little to its token, so that `_teach_answer` holds
+        # each language layer adds little to its token, so that `_teach` holds
         is_output = re.fullmatch(r".*language_model.*\.(o_proj|down_proj)\.weight", name)
         tensor.normal_(std=0.1 * spread if is_output else spread, generator=draws)
 
@@ -97,9 +97,9 @@ def _first(table: dict[str, float], name: str, default: float) -> float:
     return next((value for pattern, value in table.items() if re.fullmatch(pattern, name)), default)
 
 
-def _teach_answer(state: dict[str, Tensor], tokenizer: Tokenizer) -> None:
-    """Let each token of the answer be what follows the one before it; a line break comes before the first."""
-    ids = tokenizer.encode("\n" + ANSWER).ids
+def _teach(state: dict[str, Tensor], tokenizer: Tokenizer, answer: str) -> None:
+    """Let each token of an answer be what follows the one before it; a line break comes before the first."""
+    ids = tokenizer.encode("\n" + answer).ids
     embedded = state["mllm.language_model.model.embed_tokens.weight"]
     for before, after in pairwise(ids):
         state["mllm.language_model.lm_head.weight"][after] = embedded[before]

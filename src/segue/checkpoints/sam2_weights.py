@@ -20,7 +20,7 @@ from segue.checkpoints.folders import hashed, open_folder
 from segue.checkpoints.pth import open_pth
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
-from segue.grounding.model import GroundedModel
+from segue.grounding.model import VisionLanguageModel
 from segue.weights import lazy
 from segue.weights.keys import compiled, match
 from segue.weights.lazy import Tensors
@@ -51,7 +51,7 @@ def open_sam2(source: Path) -> Tensors:
 
 
 @torch.no_grad()
-def put_beside(model: GroundedModel, source: Path) -> dict[str, Any]:
+def put_beside(model: VisionLanguageModel, source: Path) -> dict[str, Any]:
     """Let a model with one mask decoder follow objects with SAM 2's own; returns what its lineage says of it.
 
     `source` is SAM 2's file, or a folder of a model with both decoders. Decoder and memory are SAM 2's afterwards, and
@@ -61,6 +61,8 @@ def put_beside(model: GroundedModel, source: Path) -> dict[str, Any]:
     Raises: ConfigError, if the model has both decoders, or the folder has not; CheckpointError, naming every tensor
     that is missing, unexpected, of another shape or of other numbers.
     """
+    if model.grounder is None:
+        raise ConfigError(f"the model has no grounder, so that SAM 2's weights mean nothing to it; leave {source} out")
     if model.config.two_decoders:
         raise ConfigError(f"the model carries SAM 2's own mask decoder already; leave {source} out")
     given = _given(source)
@@ -133,7 +135,7 @@ def _is_memory(name: str) -> bool:
     return not _is_shared(name) and not name.startswith(PLACE + DECODER)
 
 
-def _decoder(model: GroundedModel) -> Sam2VideoMaskDecoder:
+def _decoder(model: VisionLanguageModel) -> Sam2VideoMaskDecoder:
     """A second mask decoder beside the first, in float32; its numbers are yet to come."""
     first = model.grounder.sam2.mask_decoder
     with no_init_weights(), torch.device(next(first.parameters()).device):

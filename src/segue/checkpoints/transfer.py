@@ -22,8 +22,7 @@ from segue.checkpoints.model_folder import key_table
 from segue.checkpoints.pth import open_pth
 from segue.checkpoints.upstream_training import find_place, is_lora, spellings
 from segue.errors import CheckpointError, ConfigError
-from segue.grounding.model import GroundedModel, component_of
-from segue.models.tokenizers import load_tokenizer
+from segue.grounding.model import VisionLanguageModel, component_of
 from segue.weights import Stored, lazy
 from segue.weights.keys import Rules, Write, compiled, match
 from segue.weights.lazy import Spec, Tensors, cut_shapes
@@ -89,7 +88,8 @@ def initialise(model: Path, target: Target, source: Path, wish: Wish) -> Poured:
     Raises: CheckpointError, with the account, if less fits than is asked for; ConfigError, for an unknown component.
     """
     check_target(target, model, source)
-    opened, tokenizer = open_folder(model), load_tokenizer(model)
+    opened = open_folder(model)
+    tokenizer = opened.tokenizer()
     poured = pour(opened, tokenizer.get_vocab(), open_source(source, opened), wish)
     made_from = {
         "command": "init",
@@ -102,7 +102,9 @@ def initialise(model: Path, target: Target, source: Path, wish: Wish) -> Poured:
     return poured
 
 
-def init_from(model: GroundedModel, tokenizer: PreTrainedTokenizerFast, source: Path, wish: Wish = Wish()) -> Poured:
+def init_from(
+    model: VisionLanguageModel, tokenizer: PreTrainedTokenizerFast, source: Path, wish: Wish = Wish()
+) -> Poured:
     """Fill named components of a model in memory from another checkpoint; nothing is filled if less fits than asked.
 
     Raises: as `initialise` does.
@@ -125,7 +127,7 @@ def open_source(path: Path, model: Opened) -> Source:
     """
     if path.is_dir():
         other = open_folder(path)
-        return Source(path, other.tensors, other.sizes, load_tokenizer(path).get_vocab())
+        return Source(path, other.tensors, other.sizes, other.tokenizer().get_vocab())
     file = open_pth(path).tensors
     if any(map(is_lora, file.specs)):
         text = f"{path} is a training checkpoint: what it learned is in LoRA pairs, which belong to one model"

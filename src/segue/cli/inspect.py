@@ -131,15 +131,21 @@ def _rows(found: Report) -> Iterator[tuple[str, str]]:
         for number, (work, sizes) in enumerate(found.working_memory.items()):
             needs = "; ".join(f"{name} {_bytes(size)}" for name, size in sizes.items())
             yield "" if number else "to run", f"about {needs} more, for {work}"
-        decoders = "has two mask decoders" if found.policy == "consistent" else "has one mask decoder"
-        hint = "" if found.policy == "consistent" else "; --sam2 FILE gives SAM 2's own, for policy consistent"
-        yield "videos", f"policy {found.policy}, because it {decoders}{hint}"
+        yield "masks", _masks(found.policy)
     if found.code:
         yield "code", f"{', '.join(found.code)}: present, never executed"
     if found.pickles:
         yield "pickles", f"{', '.join(found.pickles)}: present, never read"
     if found.lineage is not None:
         yield "lineage", json.dumps(_without_digests(found.lineage), ensure_ascii=False)
+
+
+def _masks(policy: str | None) -> str:
+    if policy is None:
+        return "none, because it has no grounder: it answers in words"
+    if policy == "consistent":
+        return "videos by policy consistent, because it has two mask decoders"
+    return "videos by policy upstream, because it has one mask decoder; --sam2 FILE gives SAM 2's own, for consistent"
 
 
 def _without_digests(lineage: Any) -> Any:

@@ -22,6 +22,15 @@ _PAUSES = ",;:，、；："
 _CLINGING = re.compile(rf"[{_STOPS})\]}}%）]|['’]s\b")
 
 
+def parse(raw: str, size: tuple[int, int] | None, _: object) -> tuple[str, tuple[Region, ...]]:
+    """An answer in the notation of InternVL and Sa2VA: `parse_grounded`, and after its regions those of `parse_boxes`.
+
+    Without the (height, width) `size` of a medium there are no boxes.
+    """
+    text, regions = parse_grounded(raw)
+    return text, regions if size is None else regions + parse_boxes(raw, size)
+
+
 def parse_grounded(raw: str) -> tuple[str, tuple[Region, ...]]:
     """An answer in Sa2VA's notation, `<p> phrase </p> [SEG]`, as clean text and one region per `[SEG]`, in order.
 

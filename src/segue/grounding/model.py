@@ -1,7 +1,8 @@
-"""The whole model: a language model that sees, a projector, and SAM 2 asked by language.
+"""The whole model: a language model that sees and, where it has one, a grounder with its projector: SAM 2 asked by
+language.
 
-A model folder in our layout is an ordinary Hugging Face folder of this class; folders in the official Sa2VA layout
-load into it through key tables.
+A model folder in our layout is an ordinary Hugging Face folder of this class; folders in official layouts load into it
+through key tables.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from transformers.initialization import no_init_weights
 
 from segue.grounding import sam2
 from segue.models import FAMILIES
-from segue.models.protocol import Family
+from segue.models.protocol import GROUNDING_TOKENS, Family
 
 MODEL_TYPE = "segue"
 
 
-class GroundedConfig(PreTrainedConfig):
+class VisionLanguageConfig(PreTrainedConfig):
     """The parts of a model: its family's own configuration, SAM 2's, and what joins them.
 
-    `template` is the chat template's name; `two_decoders` says that the decoder that learned language stands apart from
-    the original SAM 2 decoder (Sa2VA-i). `video_frames` is the plan of frames that the model was trained on, if it is
-    not its family's.
+    Without `sam2_config` there is no grounder: the model answers in words. `template` is the chat template's name;
+    `two_decoders` says that the decoder that learned language stands apart from the original SAM 2 decoder (Sa2VA-i).
+    `video_frames` is the plan of frames that the model was trained on, if it is not its family's.
     """
 
     model_type = MODEL_TYPE
@@ -46,17 +47,21 @@ class GroundedConfig(PreTrainedConfig):
     ):
         self.family = family
         self.mllm_config: Any = mllm_config
-        self.sam2_config: Any = sam2_config
         if not isinstance(mllm_config, PreTrainedConfig):
             fields = {name: value for name, value in (mllm_config or {}).items() if name != "model_type"}
             self.mllm_config = FAMILIES[family].config(**fields)
-        if not isinstance(sam2_config, PreTrainedConfig):
-            self.sam2_config = sam2.whole_config(**sam2_config) if sam2_config else sam2.architecture()
+        self.sam2_config: Any = sam2.whole_config(**sam2_config) if isinstance(sam2_config, dict) else sam2_config
         self.template = template
         self.two_decoders = two_decoders
         self.video_frames = video_frames
         kwargs["tie_word_embeddings"] = False
         super().__init__(**kwargs)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """What its vocabulary has beyond ordinary text, in the order of the tokens' ids."""
+        tokens: tuple[str, ...] = FAMILIES[self.family].special_tokens
+        return tokens if self.sam2_config is None else (*tokens, *GROUNDING_TOKENS)
 
     def get_text_config(self, *args: Any, **kwargs: Any) -> PreTrainedConfig:
         """The language model's configuration."""
@@ -64,10 +69,13 @@ class GroundedConfig(PreTrainedConfig):
         return text
 
 
-class GroundedModel(PreTrainedModel):
-    """`mllm` answers; `seg_projector` turns the state on each `[SEG]` into a prompt; `grounder` finds the masks."""
+class VisionLanguageModel(PreTrainedModel):
+    """`mllm` answers; `seg_projector` turns the state on each `[SEG]` into a prompt; `grounder` finds the masks.
 
-    config_class = GroundedConfig
+    A model without a grounder has neither of the last two.
+    """
+
+    config_class = VisionLanguageConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -75,14 +83,15 @@ class GroundedModel(PreTrainedModel):
     # three estimated IoUs a step of bfloat16 apart are often equal, and the best mask would be a matter of order
     _keep_in_fp32_modules_strict = ["mask_decoder", "language_decoder"]
 
-    def __init__(self, config: GroundedConfig):
+    def __init__(self, config: VisionLanguageConfig):
         super().__init__(config)
         self.mllm = FAMILIES[config.family].build(config.mllm_config)
-        width = self.mllm.width
-        self.seg_projector = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, config.sam2_config.mask_decoder_config.hidden_size)
-        )
-        self.grounder = sam2.LanguageSam2(config.sam2_config, two_decoders=config.two_decoders)
+        self.seg_projector: Any = None
+        self.grounder: Any = None
+        if config.sam2_config is not None:
+            width, prompt = self.mllm.width, config.sam2_config.mask_decoder_config.hidden_size
+            self.seg_projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, prompt))
+            self.grounder = sam2.LanguageSam2(config.sam2_config, two_decoders=config.two_decoders)
         self.post_init()
 
     @property
@@ -91,12 +100,14 @@ class GroundedModel(PreTrainedModel):
         return FAMILIES[self.config.family]
 
     def prompts(self, seg_hidden: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
-        """Mask prompts from the states on segmentation tokens; n may be 0."""
+        """Mask prompts from the states on segmentation tokens; n may be 0. The model must have a grounder."""
         projected: Float[Tensor, "n e"] = self.seg_projector(seg_hidden.to(self.dtype))
         return projected
 
 
 GROUNDER_PARTS = {
+    "seg_projector": ("seg_projector.",),
+    "mask_decoder": ("grounder.sam2.mask_decoder.",),
     "sam2.encoder": ("grounder.sam2.vision_encoder.",),
     "sam2.prompts": ("grounder.sam2.prompt_encoder.", "grounder.sam2.shared_image_embedding."),
     "sam2.memory": ("grounder.sam2.",),
@@ -117,7 +128,7 @@ def component_of(place: str, parts: Mapping[str, tuple[str, ...]]) -> str | None
     return next((name for name, prefixes in parts.items() if place.startswith(prefixes)), None)
 
 
-def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool = False) -> GroundedModel:
+def build(config: VisionLanguageConfig, *, dtype: torch.dtype, device: str, fill: bool = False) -> VisionLanguageModel:
     """A model on a device in a precision. Its weights are whatever memory held, unless `fill` asks for random ones.
 
     The mask decoder stays in float32 whatever `dtype` is. Nothing asks for gradients until training does.
@@ -126,12 +137,13 @@ def build(config: GroundedConfig, *, dtype: torch.dtype, device: str, fill: bool
     torch.set_default_dtype(dtype)
     try:
         with nullcontext() if fill else _without_drawing(), torch.device(device):
-            model = GroundedModel(config)
+            model = VisionLanguageModel(config)
     finally:
         torch.set_default_dtype(before)
-    for decoder in (model.grounder.sam2.mask_decoder, model.grounder.language_decoder):
-        if decoder is not None:
-            decoder.float()
+    if model.grounder is not None:
+        for decoder in (model.grounder.sam2.mask_decoder, model.grounder.language_decoder):
+            if decoder is not None:
+                decoder.float()
     return model.eval().requires_grad_(False)
 
 
@@ -142,7 +154,7 @@ def _without_drawing() -> Iterator[None]:
         yield
 
 
-def expected(config: GroundedConfig) -> dict[str, tuple[int, ...]]:
+def expected(config: VisionLanguageConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a model, computed without memory for any."""
     with torch.device("meta"), _without_drawing():
-        return {name: tuple(tensor.shape) for name, tensor in GroundedModel(config).state_dict().items()}
+        return {name: tuple(tensor.shape) for name, tensor in VisionLanguageModel(config).state_dict().items()}

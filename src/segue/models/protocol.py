@@ -16,14 +16,18 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from segue.errors import ConfigError, DataError
 from segue.models.static_decoding import Fixed, suits
 from segue.models.templates import Template, TextTokenizer
-from segue.types import StopReason
+from segue.models.tokenizers import TOKENIZER_FILES, load_tokenizer
+from segue.types import Region, StopReason
 from segue.weights import KeyTable
+
+PUBLISHED_TILES = 12
+"""How many tiles of an image models were published with, the small copy of the whole not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +69,14 @@ Steps = Generator[list[int | None], None, list[Generation]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoding:
-    """How to choose tokens and when to end. `temperature` 0 is greedy; `is_over` judges a row's ids so far.
+    """How to choose tokens and when to end. `temperature` 0 is greedy; `is_over` judges a row's ids so far. Without a
+    `seg_id` no states are kept.
 
     `cache` is for comparing: `auto` takes a fixed one where that is faster, which is for one row on CUDA.
     """
 
     is_over: Callable[[Sequence[int]], bool]
-    seg_id: int
+    seg_id: int | None
     max_new_tokens: int = 2048
     temperature: float = 0.0
     top_p: float = 1.0
@@ -99,14 +104,15 @@ class Visual:
 class Processor(Protocol):
     """A family's preprocessing: media to pixels and placeholder text. It holds the tokenizer and no weights.
 
-    `shows_first` says that a medium stands before all of its turn's text, wherever the user put it.
+    `shows_first` says that a medium stands before all of its turn's text, wherever the user put it. `seg_id` is the
+    token that asks for a mask; a tokenizer without it belongs to a model without a grounder.
     """
 
     tokenizer: TextTokenizer
     template: Template
     visual_token: str
     shows_first: bool
-    seg_id: int
+    seg_id: int | None
     visual_id: int
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
@@ -128,6 +134,23 @@ class Processor(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files."""
+        ...
+
+
+class MLLMConfig(Protocol):
+    """What is asked of a family's configuration, for estimates. Sizes are (patches, visual tokens), class tokens
+    included.
+    """
+
+    vision_config: Any
+    text_config: Any
+
+    def largest_image(self, max_tiles: int = PUBLISHED_TILES) -> tuple[int, int]:
+        """Of the largest image there may be with that option, which families without tiles read as twelfths."""
+        ...
+
+    def largest_frame(self) -> tuple[int, int]:
+        """Of the largest frame of a video."""
         ...
 
 
@@ -166,17 +189,33 @@ class MLLM(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Official:
-    """How a family's models are written in the official layout.
+    """An official layout of a family's models.
 
-    `config` makes the fields of config.json from the family's own configuration; `tokens` are fields beside them that
-    hold a token's id; `files` are further small JSON files by name. `tokenizer` is the class by which the original's
-    library, transformers 4, reads `tokenizer.json`.
+    `architecture` is the class that config.json names. `prefix` is a pattern of what stands before each name of the
+    family's key table. `config` makes the other fields of config.json from the family's own configuration; `tokens` are
+    fields beside them that hold a token's id; `files` are further small JSON files by name. `tokenizer` is the class by
+    which the original's library, transformers 4, reads `tokenizer.json`.
     """
 
+    architecture: str
     config: Callable[[Any], dict[str, Any]]
+    prefix: str = ""
     tokens: Mapping[str, str] = field(default_factory=dict)
     files: Callable[[Any], Mapping[str, Mapping[str, Any]]] = lambda _: {}
     tokenizer: str = "PreTrainedTokenizerFast"
+
+
+GROUNDING_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
+"""What a model with a grounder has in its vocabulary besides, in the order of their ids."""
+
+
+Parse = Callable[[str, tuple[int, int] | None, Visual | None], tuple[str, tuple[Region, ...]]]
+"""Reads an answer's marks, special tokens included: its text for people, then what it points at, in reading order.
+
+One region for each segmentation token, without a box, and one for each place given in words, with a box in pixels of a
+medium of that (height, width); without a medium there are no boxes. The last argument is how that medium was shown, for
+a family whose numbers count in pixels of that.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,10 +223,12 @@ class Family:
     """All that is known about one family of models; the only place a dispatcher looks.
 
     `claims` judges an official config.json by its content, never by a name. `architecture` reads the family's own
-    configuration out of an official one. `special_tokens` are those that its vocabulary has beyond ordinary text, in
-    the order of their ids. `video_frames` is the plan of frames that it was published with. `prompts` are the questions
-    per task, with `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names. Without
-    `official` its models cannot be written in the official layout.
+    configuration out of an official one; `key_table` leads from official names to ours, and `official` and `grounded`
+    say how models without and with a grounder are written officially, if they are. `special_tokens` are those that its
+    vocabulary has beyond ordinary text, in the order of their ids, without `GROUNDING_TOKENS`. `parse` reads its
+    answers. `video_frames` is the plan of frames that it was published with. `prompts` are the questions per task, with
+    `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names. `tokenizer` reads the one of
+    a folder, of which any of `tokenizer_files` must be there.
     """
 
     name: str
@@ -198,18 +239,22 @@ class Family:
     processor: Callable[[Path, Any, str], Processor]
     key_table: Callable[[Any], KeyTable]
     special_tokens: tuple[str, ...]
+    parse: Parse
     video_frames: str
     prompts: Mapping[str, str]
     groups: Mapping[str, tuple[str, ...]]
     official: Official | None = None
+    grounded: Official | None = None
+    tokenizer: Callable[[Path], PreTrainedTokenizerFast] = load_tokenizer
+    tokenizer_files: tuple[str, ...] = TOKENIZER_FILES
 
 
-def seg_states(hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int) -> Float[Tensor, "n d"]:
-    """States that stand on segmentation tokens, row by row in reading order; n may be 0.
+def seg_states(hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int | None) -> Float[Tensor, "n d"]:
+    """States that stand on segmentation tokens, row by row in reading order; n may be 0, and is without such a token.
 
     Source: Sa2VA (arXiv 2501.04001): each such token asks the mask decoder for one object.
     """
-    return hidden[ids == seg_id]
+    return hidden[ids == seg_id] if seg_id is not None else hidden.new_empty(0, hidden.shape[-1])
 
 
 def positions(attention: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
@@ -298,7 +343,7 @@ def decode(language_model: Any, prompt: Prompt, decoding: Decoding, head: Head) 
         chosen = choose(head(hidden))
         reader.take(chosen)
         tokens: list[int | None] = [int(token) if alive[row] else None for row, token in enumerate(chosen)]
-        owed = [token == decoding.seg_id for token in tokens]
+        owed = [token is not None and token == decoding.seg_id for token in tokens]
         for row, token in enumerate(tokens):
             if token is None:
                 continue

@@ -71,6 +71,16 @@ TEMPLATES = {
         stops=("<|im_end|>", "<|endoftext|>"),
         opening=_IM_START.format(role="system").format(text="You are a helpful assistant."),
     ),
+    "internvl2_5": Template(
+        system=_IM_START.format(role="system"),
+        user=_IM_USER,
+        answer_end="<|im_end|>",
+        stops=("<|im_end|>",),
+        opening=_IM_START.format(role="system").replace(
+            "{text}",
+            "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+        ),
+    ),
     "internlm2_chat": Template(
         system=_IM_START.format(role="system"), user=_IM_USER, answer_end="<|im_end|>", stops=("<|im_end|>",)
     ),

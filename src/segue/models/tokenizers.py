@@ -18,6 +18,8 @@ from segue.errors import CheckpointError
 from segue.weights import read_json
 
 CONTROL, USER_DEFINED = 3, 4
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
+"""Any of these makes a tokenizer."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -72,6 +74,11 @@ def single_id(tokenizer: PreTrainedTokenizerFast, token: str, rows: int) -> int:
             f"token {token!r} has id {ids[0]} and the model {rows} embedding rows; take the tokenizer of these weights"
         )
     return ids[0]
+
+
+def known_id(tokenizer: PreTrainedTokenizerFast, token: str, rows: int) -> int | None:
+    """As `single_id`, or `None` for a token that the vocabulary does not have."""
+    return single_id(tokenizer, token, rows) if token in tokenizer.get_vocab() else None
 
 
 def check_length(tokenizer: PreTrainedTokenizerFast, rows: int, folder: Path) -> None:

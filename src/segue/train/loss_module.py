@@ -18,7 +18,7 @@ from torch.nn import functional
 from segue.errors import DataError
 from segue.geometry.masks import encode
 from segue.grounding.losses import NUM_POINTS
-from segue.grounding.model import GroundedModel
+from segue.grounding.model import VisionLanguageModel
 from segue.models.protocol import seg_states
 from segue.train.examples import TrainBatch
 from segue.train.from_scratch.target_terms import target_terms
@@ -79,7 +79,7 @@ class LossModule(nn.Module):
 
     def __init__(
         self,
-        model: GroundedModel,
+        model: VisionLanguageModel,
         *,
         weights: LossWeights,
         seg_id: int,

@@ -8,7 +8,7 @@ from pathlib import Path
 from segue.datasets import DATASETS
 from segue.errors import DataError
 from segue.grounding.losses import NUM_POINTS
-from segue.grounding.model import GroundedConfig
+from segue.grounding.model import VisionLanguageConfig
 from segue.train.recipe import DatasetSpec, Lora, Option, ParameterGroup, Stage, TrainRecipe, Validation
 
 BATCH = 8
@@ -39,7 +39,7 @@ class FinetuneOptions:
     objects: int | None = None
 
 
-def finetune(request: FinetuneOptions, config: GroundedConfig, *, device: str) -> TrainRecipe:
+def finetune(request: FinetuneOptions, config: VisionLanguageConfig, *, device: str) -> TrainRecipe:
     """A recipe that fits a folder and a model: as many steps as 500 to 2000 samples deserve, evaluated twenty times on
     the folder's own validation split, ended when five evaluations bring nothing new.
 

@@ -17,7 +17,7 @@ from segue.checkpoints import adapters
 from segue.data.base import rng_for
 from segue.data.mixture import Mixture
 from segue.errors import ConfigError
-from segue.grounding.model import GroundedModel
+from segue.grounding.model import VisionLanguageModel
 from segue.models.protocol import Processor
 from segue.train import optim, zero
 from segue.train.batch_stream import BatchStream, ShardSpec, mixture_of, parts_of, step_seed
@@ -54,7 +54,7 @@ class StageState:
     stage: Stage
     base: Base
     base_hash: str
-    model: GroundedModel
+    model: VisionLanguageModel
     processor: Processor
     trainable: TrainableParameters
     loss_module: nn.Module
@@ -210,7 +210,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     )
 
 
-def _matrices(model: GroundedModel) -> frozenset[nn.Parameter]:
+def _matrices(model: VisionLanguageModel) -> frozenset[nn.Parameter]:
     """The weights of linear layers that learn, but for the one that scores tokens: its rows are like embeddings."""
     head = model.mllm.language_model.get_output_embeddings()
     layers = [one for one in model.modules() if isinstance(one, nn.Linear) and one is not head]

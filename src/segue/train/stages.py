@@ -13,15 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segue.errors import ConfigError
-from segue.grounding.model import GroundedModel
-from segue.models.protocol import Processor
+from segue.grounding.model import VisionLanguageModel
+from segue.models.protocol import GROUNDING_TOKENS, Processor
 from segue.models.quantised import four_bits
 from segue.train.recipe import Lora, Stage
 
-NEW_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
-"""What Sa2VA adds to a vocabulary."""
-
 GROUNDER = {
+    "seg_projector": ("seg_projector.",),
+    "mask_decoder": ("grounder.sam2.mask_decoder.",),
     "image_encoder": ("grounder.sam2.vision_encoder.",),
     "language_decoder": ("grounder.language_decoder.",),
     "prompt_encoder": ("grounder.sam2.prompt_encoder.", "grounder.sam2.no_memory_embedding"),
@@ -33,8 +32,9 @@ GROUNDER = {
         "grounder.sam2.no_object_pointer",
     ),
 }
-"""Groups beside a family's own: SAM 2's image encoder, Sa2VA-i's decoder that learned language, the embeddings that
-stand for no point, no mask and no memory, and what follows objects through a video."""
+"""Groups beside a family's own: the projector of prompts, SAM 2's decoder and image encoder, Sa2VA-i's decoder that
+learned language, the embeddings that stand for no point, no mask and no memory, and what follows objects through a
+video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class TrainedRows(nn.Module):
         return out.index_copy(-1, self.token_ids, nn.functional.linear(given, self.rows.to(given.dtype)).to(out.dtype))
 
 
-def switch_on(model: GroundedModel, stage: Stage, processor: Processor, *, seed: int) -> TrainableParameters:
+def switch_on(model: VisionLanguageModel, stage: Stage, processor: Processor, *, seed: int) -> TrainableParameters:
     """Let the groups of a stage learn and nothing else; what learns is in float32, whatever the model is in.
 
     Changes the model in place. First LoRA weights follow from the seed.
@@ -128,7 +128,9 @@ def stored_name(name: str) -> str:
     return re.sub(r"\.lora_([AB])\.default\.weight$", r".lora_\1", name)
 
 
-def _parameters(model: GroundedModel, group: str, known: Mapping[str, tuple[str, ...]]) -> dict[str, nn.Parameter]:
+def _parameters(
+    model: VisionLanguageModel, group: str, known: Mapping[str, tuple[str, ...]]
+) -> dict[str, nn.Parameter]:
     if group not in known:
         raise ConfigError(f"the model has no group {group!r}; it has {', '.join(known)}")
     found = {name: parameter for name, parameter in model.named_parameters() if name.startswith(known[group])}
@@ -143,7 +145,9 @@ def _linears(model: nn.Module, prefixes: tuple[str, ...]) -> Iterator[str]:
             yield name
 
 
-def _add_lora(model: GroundedModel, settings: Lora, groups: Mapping[str, tuple[str, ...]], seed: int) -> dict[str, Any]:
+def _add_lora(
+    model: VisionLanguageModel, settings: Lora, groups: Mapping[str, tuple[str, ...]], seed: int
+) -> dict[str, Any]:
     """Lay LoRA beside every linear layer of some groups; returns what an adapter_config.json would say."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -176,8 +180,8 @@ def _add_lora(model: GroundedModel, settings: Lora, groups: Mapping[str, tuple[s
     }
 
 
-def _add_rows(model: GroundedModel, groups: Sequence[tuple[str, ...]], processor: Processor) -> tuple[int, ...]:
-    vocabulary = {token: processor.tokenizer.encode(token, add_special_tokens=False) for token in NEW_TOKENS}
+def _add_rows(model: VisionLanguageModel, groups: Sequence[tuple[str, ...]], processor: Processor) -> tuple[int, ...]:
+    vocabulary = {token: processor.tokenizer.encode(token, add_special_tokens=False) for token in GROUNDING_TOKENS}
     token_ids = tuple(ids[0] for ids in vocabulary.values() if len(ids) == 1)
     language: Any = model.mllm.language_model
     name = "mllm.language_model."

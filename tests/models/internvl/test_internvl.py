@@ -281,10 +281,15 @@ def without(token):
     return change
 
 
-@pytest.mark.parametrize("token", ["[SEG]", "<IMG_CONTEXT>", "<img>", "</img>"])
-def test_a_tokenizer_without_a_token_that_sa2va_speaks_in_is_refused(folder, byte_tokenizer, token):
-    with pytest.raises(CheckpointError, match=f"reads {token!r} as".replace("[", r"\[").replace("]", r"\]")):
+@pytest.mark.parametrize("token", ["<IMG_CONTEXT>", "<img>", "</img>"])
+def test_a_tokenizer_without_a_token_that_the_family_speaks_in_is_refused(folder, byte_tokenizer, token):
+    with pytest.raises(CheckpointError, match=f"reads {token!r} as"):
         InternVLProcessor.load(folder(without(token)), language("qwen2", len(byte_tokenizer)), "qwen_chat")
+
+
+def test_a_tokenizer_without_a_segmentation_token_asks_for_no_masks(folder, byte_tokenizer):
+    processor = InternVLProcessor.load(folder(without("[SEG]")), language("qwen2", len(byte_tokenizer)), "qwen_chat")
+    assert processor.seg_id is None
 
 
 def test_a_segmentation_token_without_a_row_in_the_embeddings_is_refused(folder, byte_tokenizer):
@@ -389,6 +394,6 @@ def test_the_family_groups_all_its_parameters_once(engine):
     named = [
         [group for group, prefixes in FAMILY.groups.items() if name.startswith(prefixes)]
         for name, _ in engine.model.named_parameters()
-        if not name.startswith("grounder.") or name.startswith("grounder.sam2.mask_decoder.")
+        if name.startswith("mllm.")
     ]
     assert {len(groups) for groups in named} == {1}

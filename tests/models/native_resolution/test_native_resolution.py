@@ -213,7 +213,7 @@ def test_a_chat_template_of_another_form_is_refused(folder, tmp_path):
 
 def test_region_prompts_are_refused(model, picture):
     visual = model.processor.image(picture(90, 120), max_tiles=12)
-    with pytest.raises(DataError, match="1 regions are marked, and Sa2VA on Qwen-VL knows no region prompts"):
+    with pytest.raises(DataError, match="1 regions are marked, and this family knows no region prompts"):
         model.processor.regions(visual, np.ones((1, 90, 120), bool))
 
 

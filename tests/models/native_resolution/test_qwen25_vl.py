@@ -20,7 +20,7 @@ def test_the_released_sizes_are_read_from_an_official_config():
     assert list(vision.fullatt_block_indexes) == [7, 15, 23, 31]
     assert text.rope_parameters["mrope_section"] == [16, 24, 24] and text.rope_parameters["rope_theta"] == 1e6
     assert not config.tie_word_embeddings and not text.tie_word_embeddings
-    assert config.largest_image == (8192, 2048)
+    assert config.largest_image() == (8192, 2048)
 
 
 def test_pixels_are_normalised_as_clips():
@@ -45,13 +45,13 @@ def test_a_segmentation_token_is_read_after_the_final_norm(tiny):
 @pytest.mark.parametrize(
     ("upstream", "native"),
     [
-        ("model.model.visual.blocks.0.attn.qkv.weight", "vision_tower.blocks.0.attn.qkv.weight"),
-        ("model.model.language_model.norm.weight", "language_model.model.norm.weight"),
-        ("model.lm_head.weight", "language_model.lm_head.weight"),
-        ("model.visual.merger.ln_q.weight", "vision_tower.merger.ln_q.weight"),
-        ("model.model.layers.3.mlp.up_proj.weight", "language_model.model.layers.3.mlp.up_proj.weight"),
-        ("model.model.embed_tokens.weight", "language_model.model.embed_tokens.weight"),
-        ("model.model.norm.weight", "language_model.model.norm.weight"),
+        ("model.visual.blocks.0.attn.qkv.weight", "vision_tower.blocks.0.attn.qkv.weight"),
+        ("model.language_model.norm.weight", "language_model.model.norm.weight"),
+        ("lm_head.weight", "language_model.lm_head.weight"),
+        ("visual.merger.ln_q.weight", "vision_tower.merger.ln_q.weight"),
+        ("model.layers.3.mlp.up_proj.weight", "language_model.model.layers.3.mlp.up_proj.weight"),
+        ("model.embed_tokens.weight", "language_model.model.embed_tokens.weight"),
+        ("model.norm.weight", "language_model.model.norm.weight"),
     ],
 )
 def test_official_names_of_both_ages_go_to_one_place(tiny, upstream, native):

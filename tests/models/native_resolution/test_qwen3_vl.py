@@ -21,7 +21,7 @@ def test_the_released_sizes_are_read_from_an_official_config():
     assert list(vision.deepstack_visual_indexes) == [5, 11, 17] and vision.num_position_embeddings == 2304
     assert text.rope_parameters["mrope_section"] == [24, 20, 20] and text.rope_parameters["rope_theta"] == 5e6
     assert (text.head_dim, text.num_attention_heads) == (128, 32)
-    assert config.largest_image == (6272, 1568) and config.mean == config.deviation == (0.5, 0.5, 0.5)
+    assert config.largest_image() == (6272, 1568) and config.mean == config.deviation == (0.5, 0.5, 0.5)
 
 
 def test_only_its_own_configs_are_claimed():
@@ -63,12 +63,12 @@ def test_a_feature_holds_what_each_layer_is_fed(tiny):
 @pytest.mark.parametrize(
     ("upstream", "native"),
     [
-        ("model.model.visual.deepstack_merger_list.1.norm.bias", "vision_tower.deepstack_merger_list.1.norm.bias"),
-        ("model.model.visual.pos_embed.weight", "vision_tower.pos_embed.weight"),
-        ("model.model.language_model.norm.weight", "language_model.norm.weight"),
-        ("model.model.norm.weight", "language_model.norm.weight"),
+        ("model.visual.deepstack_merger_list.1.norm.bias", "vision_tower.deepstack_merger_list.1.norm.bias"),
+        ("model.visual.pos_embed.weight", "vision_tower.pos_embed.weight"),
+        ("model.language_model.norm.weight", "language_model.norm.weight"),
+        ("model.norm.weight", "language_model.norm.weight"),
         (
-            "model.model.language_model.layers.2.self_attn.q_norm.weight",
+            "model.language_model.layers.2.self_attn.q_norm.weight",
             "language_model.model.layers.2.self_attn.q_norm.weight",
         ),
     ],

@@ -29,8 +29,10 @@ from transformers import (
 )
 
 from segue.errors import CheckpointError, ConfigError, DataError
-from segue.models.internvl.official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, official
+from segue.geometry.notation import parse
+from segue.models.internvl.official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, grounded, plain
 from segue.models.protocol import (
+    PUBLISHED_TILES,
     Batch,
     Decoding,
     Family,
@@ -45,12 +47,11 @@ from segue.models.protocol import (
 )
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tiling import squeeze, tile
-from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer, single_id
+from segue.models.tokenizers import check_length, known_id, load_tokenizer, save_tokenizer, single_id
 from segue.weights import KeyTable, Rule
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-MOST_TILES = 13  # with the thumbnail
 
 
 class InternVLMLLMConfig(PreTrainedConfig):
@@ -94,11 +95,15 @@ class InternVLMLLMConfig(PreTrainedConfig):
         """Visual tokens per tile: 256 for a 448-pixel tile."""
         return self.grid**2
 
-    @property
-    def largest_image(self) -> tuple[int, int]:
-        """Patches and visual tokens of an image in its most tiles, class tokens included."""
-        patches = (self.vision_config.image_size[0] // self.vision_config.patch_size[0]) ** 2 + 1
-        return MOST_TILES * patches, MOST_TILES * self.tile_tokens
+    def largest_image(self, max_tiles: int = PUBLISHED_TILES) -> tuple[int, int]:
+        """Patches and visual tokens of an image in its most tiles and the small copy of the whole."""
+        tiles = min(max_tiles, self.most_tiles or max_tiles)
+        patches, tokens = self.largest_frame()
+        return (tiles + (tiles > 1)) * patches, (tiles + (tiles > 1)) * tokens
+
+    def largest_frame(self) -> tuple[int, int]:
+        """Patches and visual tokens of a frame, which is one tile."""
+        return (self.vision_config.image_size[0] // self.vision_config.patch_size[0]) ** 2 + 1, self.tile_tokens
 
     @property
     def grid(self) -> int:
@@ -196,7 +201,7 @@ class InternVLProcessor:
     tile_side: int
     grid: int
     tile_tokens: int
-    seg_id: int
+    seg_id: int | None
     visual_id: int
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
@@ -206,13 +211,14 @@ class InternVLProcessor:
 
     @classmethod
     def load(cls, folder: Path, config: InternVLMLLMConfig, chat: str) -> InternVLProcessor:
-        """Read a model folder's tokenizer and find the tokens that Sa2VA speaks in.
+        """Read a model folder's tokenizer and find the tokens of the family.
 
         Raises: CheckpointError, if a token is missing, splits into pieces, or has no row in the embeddings.
         """
         tokenizer = load_tokenizer(folder)
         rows = config.text_config.vocab_size
-        ids = {token: single_id(tokenizer, token, rows) for token in ("[SEG]", "<IMG_CONTEXT>", "<img>", "</img>")}
+        ids = {token: single_id(tokenizer, token, rows) for token in ("<IMG_CONTEXT>", "<img>", "</img>")}
+        seg_id = known_id(tokenizer, "[SEG]", rows)
         check_length(tokenizer, rows, folder)
         # PARITY(no_system_message): a prompt is turns alone; InternLM2 has a begin-of-text token first
         is_internlm2 = config.text_config.model_type == "llama"
@@ -224,7 +230,7 @@ class InternVLProcessor:
             tile_side=config.tile_side,
             grid=config.grid,
             tile_tokens=config.tile_tokens,
-            seg_id=ids["[SEG]"],
+            seg_id=seg_id,
             visual_id=ids["<IMG_CONTEXT>"],
             bos_ids=(tokenizer.bos_token_id,) if is_internlm2 else (),
             eos_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
@@ -421,8 +427,8 @@ FAMILY = Family(
     special_tokens=(
         *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
         *("<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"),
-        *("[SEG]", "<p>", "</p>", "<vp>", "</vp>"),
     ),
+    parse=parse,
     # PARITY(video_first_five): the frames that are shown are also the only ones that are asked for objects
     video_frames="first:5",
     prompts={
@@ -435,8 +441,7 @@ FAMILY = Family(
         "connector": ("mllm.projector.",),
         "language": ("mllm.language_model.model.layers.", "mllm.language_model.model.norm."),
         "embeddings": ("mllm.language_model.model.embed_tokens.", "mllm.language_model.lm_head."),
-        "seg_projector": ("seg_projector.",),
-        "mask_decoder": ("grounder.sam2.mask_decoder.",),
     },
-    official=Official(config=official),
+    official=Official(architecture="InternVLChatModel", config=plain),
+    grounded=Official(architecture="Sa2VAChatModel", config=grounded),
 )

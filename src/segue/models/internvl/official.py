@@ -1,6 +1,7 @@
-"""An InternVL's configuration as official Sa2VA folders write it: what reading one, in `internvl`, takes apart.
+"""An InternVL's configuration as official folders write it: what reading one, in `family`, takes apart.
 
-Source: Sa2VA's InternVL flavour (bytedance/Sa2VA, `projects/sa2va/hf/models/configuration_sa2va_chat.py`).
+Source: the `config.json` of InternVL's and Sa2VA's checkpoints; Sa2VA's InternVL flavour (bytedance/Sa2VA,
+`projects/sa2va/hf/models/configuration_sa2va_chat.py`).
 """
 
 from __future__ import annotations
@@ -28,20 +29,25 @@ LANGUAGE_FIELDS = (
     "eos_token_id",
     "pad_token_id",
 )
-CODE = {
-    "AutoConfig": "configuration_sa2va_chat.Sa2VAChatConfig",
-    "AutoModel": "modeling_sa2va_chat.Sa2VAChatModel",
-    "AutoModelForCausalLM": "modeling_sa2va_chat.Sa2VAChatModel",
-}
-"""Where the original's loader finds its classes: in files of the original that stand beside the weights."""
 
 
-def official(config: Any) -> dict[str, Any]:
-    """The fields of an official config.json for an `InternVLMLLMConfig`; `architecture` of them is the same again."""
+def grounded(config: Any) -> dict[str, Any]:
+    """The fields of a Sa2VA's config.json for an `InternVLMLLMConfig`; `architecture` of them is the same again."""
+    code = ("configuration_sa2va_chat.Sa2VAChatConfig", "modeling_sa2va_chat.Sa2VAChatModel")
+    return _official(config, "sa2va_chat", *code)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The fields of an InternVL's config.json, as `grounded`."""
+    code = ("configuration_internvl_chat.InternVLChatConfig", "modeling_internvl_chat.InternVLChatModel")
+    return _official(config, "internvl_chat", *code)
+
+
+def _official(config: Any, model_type: str, config_class: str, model_class: str) -> dict[str, Any]:
     return {
-        "architectures": ["Sa2VAChatModel"],
-        "auto_map": CODE,
-        "model_type": "sa2va_chat",
+        # the original's loader finds its classes in files of the original that stand beside the weights
+        "auto_map": {"AutoConfig": config_class, "AutoModel": model_class, "AutoModelForCausalLM": model_class},
+        "model_type": model_type,
         "vision_config": _vision(config.vision_config),
         "llm_config": _language(config.text_config),
         "select_layer": config.select_layer,

@@ -1,10 +1,12 @@
-"""A Qwen-VL's configuration as official Sa2VA folders write it: what reading one, in `native_resolution`, takes apart.
+"""A Qwen-VL's configuration as official folders write it: what reading one, in `shared`, takes apart.
 
-Source: Sa2VA's Qwen flavours (bytedance/Sa2VA, `projects/sa2va/hf/models_qwen2_5_vl` and `models_qwen3vl`).
+Source: the `config.json` of Qwen2.5-VL's, Qwen3-VL's and Sa2VA's checkpoints; Sa2VA's Qwen flavours (bytedance/Sa2VA,
+`projects/sa2va/hf/models_qwen2_5_vl` and `models_qwen3vl`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from segue.models.protocol import Official
@@ -33,22 +35,38 @@ TOKENS = {
 }
 
 
-def official(processor: str, video: str) -> Official:
-    """How a family of Qwen-VL writes an official folder; the library's classes that the original reads pixels with."""
-    return Official(
-        config=_config,
-        tokens=TOKENS,
-        files=lambda config: _processors(config, processor, video),
-        tokenizer="Qwen2Tokenizer",
-    )
+SA2VA = "Sa2VAChatModelQwen"
+
+
+def layouts(kind: str, video: str) -> dict[str, Official]:
+    """The official layouts of a family of Qwen-VL, without and with Sa2VA's grounder.
+
+    `kind` begins the names of the library's classes, `video` names the one that the original reads videos with.
+    """
+
+    def layout(architecture: str, fields: Callable[[Any], dict[str, Any]], prefix: str) -> Official:
+        return Official(
+            architecture=architecture,
+            config=lambda config: {**fields(config), **_config(config)},
+            prefix=prefix,
+            tokens=TOKENS,
+            files=lambda config: _processors(config, f"{kind}Processor", video),
+            tokenizer="Qwen2Tokenizer",
+        )
+
+    return {
+        "official": layout(
+            f"{kind}ForConditionalGeneration",
+            lambda config: {"model_type": config.text_config.model_type.removesuffix("_text")},
+            "",
+        ),
+        "grounded": layout(SA2VA, lambda _: {"auto_map": CODE, "model_type": "sa2va_chat"}, r"model\."),
+    }
 
 
 def _config(config: Any) -> dict[str, Any]:
     text = _text(config.text_config)
     return {
-        "architectures": ["Sa2VAChatModelQwen"],
-        "auto_map": CODE,
-        "model_type": "sa2va_chat",
         "vision_config": {
             "model_type": config.vision_config.model_type,
             **_said(config.vision_config, (*VISION_FIELDS, "initializer_range")),

@@ -11,7 +11,8 @@ from typing import Any
 from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from segue.models.native_resolution import official
+from segue.models.native_resolution.notation import parse_absolute
+from segue.models.native_resolution.official import layouts
 from segue.models.native_resolution.shared import (
     GROUPS,
     PROMPTS,
@@ -51,12 +52,12 @@ class Qwen25MLLM(NativeResolutionMLLM):
 
 
 def claims(config: Mapping[str, Any]) -> bool:
-    """Whether an official config.json describes a Sa2VA on Qwen2.5-VL."""
+    """Whether an official config.json describes a Qwen2.5-VL."""
     return generation(config) == "qwen2_5_vl"
 
 
 def architecture(config: Mapping[str, Any]) -> Qwen25MLLMConfig:
-    """Our configuration from the fields of an official Sa2VA config.json."""
+    """Our configuration from the fields of an official config.json."""
     return Qwen25MLLMConfig(**parts(config))
 
 
@@ -69,8 +70,9 @@ FAMILY = Family(
     processor=NativeResolutionProcessor.load,
     key_table=lambda _: key_table(),
     special_tokens=SPECIAL_TOKENS,
+    parse=parse_absolute,
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
-    official=official.official("Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
+    **layouts("Qwen2_5_VL", "Qwen2VLVideoProcessor"),
 )

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionConfig, Qwen3VLVisionModel
 
-from segue.models.native_resolution import official
+from segue.models.native_resolution.notation import parse_relative
+from segue.models.native_resolution.official import layouts
 from segue.models.native_resolution.shared import (
     GROUPS,
     PROMPTS,
@@ -66,18 +67,18 @@ class Qwen3MLLM(NativeResolutionMLLM):
 
 
 def claims(config: Mapping[str, Any]) -> bool:
-    """Whether an official config.json describes a Sa2VA on Qwen3-VL."""
+    """Whether an official config.json describes a Qwen3-VL."""
     return generation(config) == "qwen3_vl"
 
 
 def architecture(config: Mapping[str, Any]) -> Qwen3MLLMConfig:
-    """Our configuration from the fields of an official Sa2VA config.json."""
+    """Our configuration from the fields of an official config.json."""
     return Qwen3MLLMConfig(**parts(config))
 
 
 FINAL_NORM = [
-    Rule(r"model\.model\.language_model\.norm\.weight", ("language_model.norm.weight",)),
-    Rule(r"model\.model\.norm\.weight", ("language_model.norm.weight",)),
+    Rule(r"model\.language_model\.norm\.weight", ("language_model.norm.weight",)),
+    Rule(r"model\.norm\.weight", ("language_model.norm.weight",)),
 ]
 
 FAMILY = Family(
@@ -89,8 +90,9 @@ FAMILY = Family(
     processor=NativeResolutionProcessor.load,
     key_table=lambda _: key_table(FINAL_NORM),
     special_tokens=SPECIAL_TOKENS,
+    parse=parse_relative,
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
-    official=official.official("Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
+    **layouts("Qwen3VL", "Qwen3VLVideoProcessor"),
 )

@@ -1,4 +1,5 @@
-"""What Sa2VA's Qwen-VL flavours share: images at their own resolution, the joined model, prompts, key table.
+"""What Qwen2.5-VL and Qwen3-VL share, with Sa2VA's grounder or without: images at their own resolution, the joined
+model, prompts, key table.
 
 A family gives the tower, the text model and their configurations, which are the library's own classes. The library's
 joined classes are not used: they want ids where Segue has embeddings, and keep positions between calls.
@@ -20,21 +21,31 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from segue.errors import DataError
-from segue.models.native_resolution.official import TEXT_FIELDS, VISION_FIELDS
+from segue.models.native_resolution.official import SA2VA, TEXT_FIELDS, VISION_FIELDS
 from segue.models.native_resolution.patches import cut, resized, spread
-from segue.models.protocol import Batch, Decoding, Prompt, Steps, Visual, decode, positions, read, written
+from segue.models.protocol import (
+    PUBLISHED_TILES,
+    Batch,
+    Decoding,
+    Prompt,
+    Steps,
+    Visual,
+    decode,
+    positions,
+    read,
+    written,
+)
 from segue.models.templates import Template, TextTokenizer, opening, template
-from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer, single_id
+from segue.models.tokenizers import check_length, known_id, load_tokenizer, save_tokenizer, single_id
 from segue.weights import KeyTable, Rule
 
 LEAST_PIXELS, MOST_PIXELS = 512 * 28 * 28, 2048 * 28 * 28
-PUBLISHED_TILES = 12
 BLOCK = "<|vision_start|>{tokens}<|vision_end|>"
 VISUAL_TOKEN = "<|image_pad|>"
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>"),
     *("<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>"),
-    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "[SEG]", "<p>", "</p>", "<vp>", "</vp>"),
+    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
 PROMPTS = {
     "segment_image": "Please segment {phrase} in this image.",
@@ -45,8 +56,6 @@ GROUPS = {
     "connector": ("mllm.vision_tower.merger.", "mllm.vision_tower.deepstack_merger_list."),
     "language": ("mllm.language_model.model.layers.", "mllm.language_model.model.norm.", "mllm.language_model.norm."),
     "embeddings": ("mllm.language_model.model.embed_tokens.", "mllm.language_model.lm_head."),
-    "seg_projector": ("seg_projector.",),
-    "mask_decoder": ("grounder.sam2.mask_decoder.",),
 }
 
 
@@ -79,11 +88,14 @@ class NativeResolutionConfig(PreTrainedConfig):
             return given
         return self.sub_configs[name](**{key: value for key, value in (given or {}).items() if key != "model_type"})
 
-    @property
-    def largest_image(self) -> tuple[int, int]:
+    def largest_image(self, max_tiles: int = PUBLISHED_TILES) -> tuple[int, int]:
         """Patches and visual tokens of an image with as many pixels as there may be."""
-        patches = self.most_pixels // self.vision_config.patch_size**2
+        patches = self.most_pixels * max_tiles // PUBLISHED_TILES // self.vision_config.patch_size**2
         return patches, patches // self.vision_config.spatial_merge_size**2
+
+    def largest_frame(self) -> tuple[int, int]:
+        """The same of a frame, which is an image of its own."""
+        return self.largest_image()
 
 
 class Language(nn.Module):
@@ -179,7 +191,7 @@ class NativeResolutionProcessor:
     tokenizer: TextTokenizer
     template: Template
     config: NativeResolutionConfig
-    seg_id: int
+    seg_id: int | None
     visual_id: int
     eos_ids: tuple[int, ...]
     bos_ids: tuple[int, ...] = ()
@@ -188,15 +200,16 @@ class NativeResolutionProcessor:
 
     @classmethod
     def load(cls, folder: Path, config: NativeResolutionConfig, chat: str) -> NativeResolutionProcessor:
-        """Read a model folder's tokenizer and chat template and find the tokens that Sa2VA speaks in.
+        """Read a model folder's tokenizer and chat template and find the tokens of the family.
 
         Raises: CheckpointError, if a token is missing, splits into pieces, or has no row in the embeddings, or if the
         chat template is of another form.
         """
         tokenizer = load_tokenizer(folder)
         rows = config.text_config.vocab_size
-        named = ("[SEG]", VISUAL_TOKEN, "<|vision_start|>", "<|vision_end|>")
+        named = (VISUAL_TOKEN, "<|vision_start|>", "<|vision_end|>")
         ids = {token: single_id(tokenizer, token, rows) for token in named}
+        seg_id = known_id(tokenizer, "[SEG]", rows)
         check_length(tokenizer, rows, folder)
         strings = template(chat)
         if tokenizer.chat_template is not None:
@@ -206,7 +219,7 @@ class NativeResolutionProcessor:
             tokenizer=tokenizer,
             template=strings,
             config=config,
-            seg_id=ids["[SEG]"],
+            seg_id=seg_id,
             visual_id=ids[VISUAL_TOKEN],
             eos_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
         )
@@ -240,7 +253,7 @@ class NativeResolutionProcessor:
         Raises: DataError.
         """
         raise DataError(
-            f"{len(masks)} regions are marked, and Sa2VA on Qwen-VL knows no region prompts; "
+            f"{len(masks)} regions are marked, and this family knows no region prompts; "
             "ask in words, or take a Sa2VA on InternVL"
         )
 
@@ -259,7 +272,7 @@ def generation(config: Mapping[str, Any]) -> str | None:
     if "deepstack_visual_indexes" in vision or any(kind.startswith("qwen3_vl") for kind in kinds):
         return "qwen3_vl"
     is_second = "fullatt_block_indexes" in vision or any(kind.startswith("qwen2_5_vl") for kind in kinds)
-    return "qwen2_5_vl" if is_second or "Qwen" in str(config.get("architectures")) else None
+    return "qwen2_5_vl" if is_second or SA2VA in (config.get("architectures") or ()) else None
 
 
 def parts(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -285,13 +298,13 @@ def parts(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def key_table(language: KeyTable = ()) -> KeyTable:
     """Official names to ours; `language` are rules of a family's own that come first.
 
-    Exports of before the library nested the two parts name the text model's tensors without it.
+    Exports of before the library nested the two parts name them without it.
     """
     return [
         *language,
-        Rule(r"model\.model\.visual\.(.+)", (r"vision_tower.\1",)),
-        Rule(r"model\.model\.language_model\.(.+)", (r"language_model.model.\1",)),
-        Rule(r"model\.lm_head\.(.+)", (r"language_model.lm_head.\1",)),
         Rule(r"model\.visual\.(.+)", (r"vision_tower.\1",)),
-        Rule(r"model\.model\.((?:layers|embed_tokens|norm)\..+)", (r"language_model.model.\1",)),
+        Rule(r"model\.language_model\.(.+)", (r"language_model.model.\1",)),
+        Rule(r"lm_head\.(.+)", (r"language_model.lm_head.\1",)),
+        Rule(r"visual\.(.+)", (r"vision_tower.\1",)),
+        Rule(r"model\.((?:layers|embed_tokens|norm)\..+)", (r"language_model.model.\1",)),
     ]

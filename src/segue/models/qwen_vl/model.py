@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config
 
 from segue.models import gptq
-from segue.models.protocol import Batch, Decoding, Prompt, Steps, decode, positions, read, written
+from segue.models.protocol import PUBLISHED_TILES, Batch, Decoding, Prompt, Steps, decode, positions, read, written
 from segue.models.qwen_vl.language import QwenForCausalLM, stretched
 from segue.models.qwen_vl.vision import Connector, QwenVLVisionConfig, VisionTower
 from segue.weights import KeyTable, Rule
@@ -61,9 +61,12 @@ class QwenVLConfig(PreTrainedConfig):
         """The id that holds the place of one visual token."""
         return self.image_start_id + 2
 
-    @property
-    def largest_image(self) -> tuple[int, int]:
+    def largest_image(self, max_tiles: int = PUBLISHED_TILES) -> tuple[int, int]:
         """Patches and visual tokens of an image; all images are of one size."""
+        return self.largest_frame()
+
+    def largest_frame(self) -> tuple[int, int]:
+        """Patches and visual tokens of a frame, which is an image of its own."""
         vision = self.vision_config
         return (vision.image_size // vision.patch_size) ** 2, vision.num_queries
 

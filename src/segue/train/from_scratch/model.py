@@ -19,8 +19,9 @@ from transformers.models.internvl.modeling_internvl import InternVLVisionModel
 from segue import weights
 from segue.checkpoints import model_folder
 from segue.grounding import sam2
-from segue.grounding.model import GroundedConfig, GroundedModel, build
+from segue.grounding.model import VisionLanguageConfig, VisionLanguageModel, build
 from segue.models.internvl.family import FAMILY
+from segue.models.protocol import GROUNDING_TOKENS
 from segue.models.tokenizers import load_tokenizer
 
 # How large random weights are, where the inverse root of the number of inputs is not right.
@@ -121,7 +122,7 @@ class Scratch:
     """The plan of video frames that it will be asked with, and should be trained on."""
 
 
-def configuration(scratch: Scratch, rows: int) -> GroundedConfig:
+def configuration(scratch: Scratch, rows: int) -> VisionLanguageConfig:
     """The configuration of a model whose tokenizer has so many tokens."""
     tower, language, sizes = scratch.tower, scratch.language, scratch.sam2
     vision = {
@@ -159,14 +160,14 @@ def configuration(scratch: Scratch, rows: int) -> GroundedConfig:
         "mask_decoder_heads": 4,
         "iou_head_hidden_dim": sizes.width // 2,
     }
-    return GroundedConfig(
+    return VisionLanguageConfig(
         mllm_config={"vision_config": vision, "text_config": text, "tile_side": tower.tile, "most_tiles": 1},
         sam2_config=sam2.architecture(finder),
         video_frames=scratch.video_frames,
     )
 
 
-def begin(config: GroundedConfig, seed: int) -> GroundedModel:
+def begin(config: VisionLanguageConfig, seed: int) -> VisionLanguageModel:
     """A model with random weights of the size that learning starts well from; they follow from the seed alone.
 
     The library's own initialisation is meant for loading: it leaves places at zero, and such a model does not learn.
@@ -274,5 +275,5 @@ def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=pieces, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens(list(FAMILY.special_tokens))
+    tokenizer.add_special_tokens([*FAMILY.special_tokens, *GROUNDING_TOKENS])
     return tokenizer

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from segue.grounding.model import GroundedModel
+from segue.grounding.model import VisionLanguageModel
 from segue.train.examples import TrainBatch, Truth
 from segue.train.from_scratch.target_embeddings import (
     VisualTargets,
@@ -23,7 +23,7 @@ _SEEN, _GLIMPSED = 0.3, 0.05
 
 
 def target_terms(
-    model: GroundedModel,
+    model: VisionLanguageModel,
     weights: LossWeights,
     batch: TrainBatch,
     prompts: Sequence[Float[Tensor, "_ d"]],
@@ -39,7 +39,7 @@ def target_terms(
 
 
 def target_embedding_term(
-    model: GroundedModel, truths: Sequence[Truth | None], prompts: Sequence[Float[Tensor, "_ d"]]
+    model: VisionLanguageModel, truths: Sequence[Truth | None], prompts: Sequence[Float[Tensor, "_ d"]]
 ) -> Float[Tensor, ""]:
     """How far the prompts are from the target embeddings of their objects."""
     known = [(truth, row) for truth, row in zip(truths, prompts, strict=True) if truth is not None]
@@ -50,7 +50,7 @@ def target_embedding_term(
 
 
 def vision_alignment_term(
-    model: GroundedModel, batch: TrainBatch, features: Float[Tensor, "v w"] | None
+    model: VisionLanguageModel, batch: TrainBatch, features: Float[Tensor, "v w"] | None
 ) -> Float[Tensor, ""]:
     """How far visual features, read as prompts, are from the target embedding of the object that they show.
 
