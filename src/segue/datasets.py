@@ -20,6 +20,7 @@ DATASETS = Table(
         "folder_questions": "segue.own_data.folder:questions",
         "scenes": "segue.synth.dataset:load",
         "scene_questions": "segue.synth.questions:load",
+        "pages": "segue.synth.pages:load",
         "vqa": "segue.data.vqa:load",
         "qa_lines": "segue.data.vqa_jsonl:load",
         "choice": "segue.data.choice:load",
