@@ -44,7 +44,9 @@ def test_lines_stand_from_top_to_bottom_and_their_boxes_are_around_them():
 
 def test_a_page_follows_from_its_numbers_alone():
     first, again = pages.page(0, 3), pages.page(0, 3)
-    assert np.array_equal(first.pixels, again.pixels) and [x.phrase for x in first.lines] == [x.phrase for x in again.lines]
+    assert np.array_equal(first.pixels, again.pixels) and [x.phrase for x in first.lines] == [
+        x.phrase for x in again.lines
+    ]
     assert not np.array_equal(first.pixels, pages.page(0, 3, split="test").pixels)
     assert not np.array_equal(first.pixels, pages.page(0, 4).pixels)
 
@@ -62,12 +64,13 @@ def test_fonts_of_the_machine_have_the_letters_that_are_asked_for():
         assert pages._has(file, "en")
     if not pages.fonts_for("zh"):
         with pytest.raises(DataError, match="fonts-noto-cjk"):
-            pages.page(0, 0, language="zh")
+            pages.page(0, 0, writing=pages.Writing(language="zh"))
     else:
-        assert all("\u4e00" <= letter <= "\u9fff" for letter in pages.page(0, 0, language="zh").lines[0].phrase[0])
+        (first, *_) = pages.page(0, 0, writing=pages.Writing(language="zh")).lines
+        assert "\u4e00" <= first.phrase[0] <= "\u9fff"
 
 
-@pytest.mark.parametrize("wrong", [{"most_lines": 0}, {"size": (8, 8)}])
-def test_a_page_that_cannot_be_drawn_is_refused(wrong):
+@pytest.mark.parametrize("wrong", [{"most_lines": 0}, {"side": 8}, {"colour": "red"}])
+def test_a_page_that_cannot_be_drawn_is_refused(tmp_path, wrong):
     with pytest.raises(ConfigError):
-        pages.page(0, 0, **wrong)
+        DATASETS["pages"](tmp_path, "train", **wrong).get(0, np.random.default_rng(0))

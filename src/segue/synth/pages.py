@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -22,7 +22,7 @@ from segue.media import open_media
 from segue.synth.backgrounds import choose, paint_background
 from segue.synth.painting import COLOURS
 from segue.synth.scenes import Split, check_split, checked_size, generator
-from segue.synth.wording import Language, vocabulary
+from segue.synth.wording import LANGUAGES, Language, vocabulary
 from segue.types import Message, Region, Sample
 
 PROMPT = "OCR with grounding:"
@@ -56,26 +56,40 @@ class Page:
     lines: tuple[Region, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """What is written on a page: 1 to `most_lines` lines of a language.
+
+    `fonts` is `pillow`, the one that comes with the library and is the same everywhere, or `system`, all of the
+    machine's that have the language's letters.
+    """
+
+    language: Language = "en"
+    fonts: FontChoice = "pillow"
+    most_lines: int = 8
+
+    def __post_init__(self) -> None:
+        if self.language not in LANGUAGES or self.fonts not in ("pillow", "system") or self.most_lines < 1:
+            raise ConfigError(
+                f"a page in {self.language!r} with {self.fonts!r} fonts and up to {self.most_lines} lines cannot be "
+                "drawn; expected en or zh, pillow or system, and at least 1 line"
+            )
+
+
 def page(
     seed: int,
     index: int,
     *,
     split: Split = "train",
     size: tuple[int, int] = (448, 448),
-    language: Language = "en",
-    fonts: FontChoice = "pillow",
-    most_lines: int = 8,
+    writing: Writing | None = None,
 ) -> Page:
     """Page number `index` of a seed; the same arguments give the same page wherever the fonts are the same.
 
-    `fonts` is `pillow`, the one that comes with the library and is the same everywhere, or `system`, all of the
-    machine's that have the language's letters.
-
-    Raises: ConfigError, for numbers out of range; DataError, if there is no font for the language.
+    Raises: ConfigError, for a size out of range; DataError, if there is no font for the language.
     """
+    writing = writing or Writing()
     height, width = checked_size(size)
-    if most_lines < 1:
-        raise ConfigError(f"a page of {most_lines} lines cannot be drawn; expected at least 1")
     rng = generator("page", split, seed, index)
     ground = choose(rng)
     picture = Image.fromarray(paint_background(ground, (height, width), rng))
@@ -83,9 +97,9 @@ def page(
     slant = math.radians(rng.uniform(-_STEEPEST, _STEEPEST)) * rng.integers(2)
     lines: list[Region] = []
     top = margin
-    for _ in range(int(rng.integers(1, most_lines + 1))):
-        font = _font(rng, language, fonts, max(_LEAST_HEIGHT, round(height * rng.uniform(0.035, 0.09))))
-        ink = _ink(_words(rng, language), font, (width - 2 * margin) / math.cos(slant))
+    for _ in range(int(rng.integers(1, writing.most_lines + 1))):
+        font = _font(rng, writing, max(_LEAST_HEIGHT, round(height * rng.uniform(0.035, 0.09))))
+        ink = _ink(_words(rng, writing.language), font, (width - 2 * margin) / math.cos(slant))
         if ink is None:
             continue
         text, mask = ink
@@ -98,7 +112,7 @@ def page(
         quad = _write(picture, mask, middle, slant, tuple(int(part) for part in colour))
         lines.append(Region(phrase=text, quad=quad, box=np.concatenate([quad.min(0), quad.max(0)])))
         top += down + height * rng.uniform(0.02, 0.08)
-    return Page(f"page-{split}-{seed}-{index}-{language}", np.asarray(picture), tuple(lines))
+    return Page(f"page-{split}-{seed}-{index}-{writing.language}", np.asarray(picture), tuple(lines))
 
 
 def _extent(mask: Image.Image, slant: float) -> tuple[float, float]:
@@ -155,8 +169,9 @@ def _write(
     return quad
 
 
-def _font(rng: np.random.Generator, language: Language, fonts: FontChoice, height: int) -> ImageFont.FreeTypeFont:
-    if fonts == "pillow" and language == "en":
+def _font(rng: np.random.Generator, writing: Writing, height: int) -> ImageFont.FreeTypeFont:
+    language = writing.language
+    if writing.fonts == "pillow" and language == "en":
         font = ImageFont.load_default(height)
         assert isinstance(font, ImageFont.FreeTypeFont)
         return font
@@ -173,7 +188,9 @@ def _font(rng: np.random.Generator, language: Language, fonts: FontChoice, heigh
 def fonts_for(language: Language) -> tuple[Path, ...]:
     """The fonts of this machine that have a language's letters, in order of their paths."""
     files = (file for folder in FONT_FOLDERS if folder.is_dir() for file in folder.rglob("*"))
-    return tuple(file for file in sorted(files) if file.suffix.lower() in (".ttf", ".otf", ".ttc") and _has(file, language))
+    return tuple(
+        file for file in sorted(files) if file.suffix.lower() in (".ttf", ".otf", ".ttc") and _has(file, language)
+    )
 
 
 def _has(file: Path, language: Language) -> bool:
@@ -194,23 +211,18 @@ def page_sample(drawn: Page) -> Sample:
     return Sample(drawn.name, "caption", messages, source="pages", group=drawn.name, frames=(0,), target=target)
 
 
-def load(
-    root: Path,
-    split: str,
-    *,
-    count: int = 1_000_000,
-    side: int = 448,
-    language: Language = "en",
-    fonts: FontChoice = "pillow",
-    most_lines: int = 8,
-) -> Rows:
-    """A row per page; nothing lies on a disk, and the root is not used.
+def load(root: Path, split: str, *, count: int = 1_000_000, side: int = 448, **writing: Any) -> Rows:
+    """A row per square page, written as the fields of `Writing` say; nothing lies on a disk, the root is not used.
 
-    Raises: ConfigError, for a split that is not train, validation or test.
+    Raises: ConfigError, for a split that is not train, validation or test, or a field that `Writing` does not have.
     """
     chosen = check_split(split)
-    draw = partial(page, 0, split=chosen, size=(side, side), language=language, fonts=fonts, most_lines=most_lines)
-    return Rows(f"pages/{language}/{split}", range(count), partial(_sample, draw=draw))
+    known = [one.name for one in fields(Writing)]
+    if unknown := sorted(set(writing) - set(known)):
+        raise ConfigError(f"generated pages have no option {', '.join(unknown)}; known are {', '.join(known)}")
+    how = Writing(**writing)
+    draw = partial(page, 0, split=chosen, size=(side, side), writing=how)
+    return Rows(f"pages/{how.language}/{split}", range(count), partial(_sample, draw=draw))
 
 
 def _sample(index: int, rng: np.random.Generator, *, draw: partial[Page]) -> Sample:
