@@ -10,6 +10,8 @@ DATASETS = Table(
     {
         "refcoco": "segue.data.refcoco:load",
         "image_chat": "segue.data.image_chat:load",
+        "qwen_chat": "segue.data.qwen_chat:load",
+        "pretraining": "segue.data.pretraining:load",
         "ref_vos": "segue.data.ref_vos:load",
         "ref_sav": "segue.data.ref_sav:load",
         "video_chat": "segue.data.video_chat:load",
