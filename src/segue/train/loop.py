@@ -148,7 +148,10 @@ class Stretch:
         watch = Watch(ready, first)
         batches = ready.feed.batches(first, last, workers=self.recipe.workers)
         for step in range(first, last):
-            factor = optim.rate_factor(step, ready.steps, warmup=ready.stage.warmup, schedule=ready.stage.schedule)
+            stage = ready.stage
+            factor = optim.rate_factor(
+                step, ready.steps, warmup=stage.warmup, schedule=stage.schedule, least=stage.least_rate
+            )
             current = optim.set_rates(ready.optimizer, factor)
             norm = self.learn(step, batches, watch)
             watch.moved(step + 1, factor, is_complete=self.is_complete)

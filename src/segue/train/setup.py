@@ -171,10 +171,14 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     )
     learner.train()
     optimizer: Any = optim.optimizer(
-        {name: list(group.values()) for name, group in learning.groups.items()},
-        {name: stage.groups[name].rate or stage.rate for name in learning.groups},
+        *optim.layer_groups(
+            learning.groups,
+            {name: stage.groups[name].rate or stage.rate for name in learning.groups},
+            {name: stage.groups[name].layer_decay for name in learning.groups},
+        ),
         betas=stage.betas,
         weight_decay=stage.weight_decay,
+        epsilon=stage.epsilon,
         matrices=_matrices(model) if stage.optimizer == "muon" else frozenset(),
     )
     if accelerator.distributed_type.value == "FSDP":
