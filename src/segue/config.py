@@ -52,6 +52,17 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
         raise ConfigError(f"{origin}: {error}") from error
 
 
+def from_overrides(cls: type[T], overrides: Sequence[str]) -> T:
+    """The dataclass with its defaults and these overrides, each as `load` takes them.
+
+    Raises: ConfigError, as `load` does.
+    """
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        tree = _override(tree, override)
+    return cast(T, _build(cls, tree, ""))
+
+
 def dump(value: Any) -> str:
     """A dataclass as the YAML text from which `load` makes an equal one; every field is written, defaults too."""
     return yaml.dump(_plain(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

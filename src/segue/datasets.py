@@ -10,6 +10,8 @@ DATASETS = Table(
     {
         "refcoco": "segue.data.refcoco:load",
         "image_chat": "segue.data.image_chat:load",
+        "qwen_chat": "segue.data.qwen_chat:load",
+        "pretraining": "segue.data.pretraining:load",
         "ref_vos": "segue.data.ref_vos:load",
         "ref_sav": "segue.data.ref_sav:load",
         "video_chat": "segue.data.video_chat:load",
@@ -20,6 +22,7 @@ DATASETS = Table(
         "folder_questions": "segue.own_data.folder:questions",
         "scenes": "segue.synth.dataset:load",
         "scene_questions": "segue.synth.questions:load",
+        "pages": "segue.synth.pages:load",
         "vqa": "segue.data.vqa:load",
         "vqa_jsonl": "segue.data.vqa_jsonl:load",
         "choice": "segue.data.choice:load",

@@ -18,10 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from segue.errors import DataError
 from segue.media import read_frames
 from segue.media.sampling import choose
+from segue.models.pieces import IGNORED, Marks, Piece, encode_row, framed
 from segue.models.protocol import Batch, Processor, Visual
-from segue.types import Frames, Media, Message, Region
-
-IGNORED = -100
+from segue.types import Frames, MarkedText, Media, Message, Region
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +78,17 @@ def prepare(
 ) -> Example:
     """A dialogue as one row. It may show several images or videos; the last one is what `[SEG]`s point into.
 
-    Answers among the messages are labelled for learning, their terminator included. `prefill` is a reply that the
+    Answers among the messages are labelled for learning, their terminator included. Marks in what a person wrote are
+    text: they begin no turn, show nothing and ask for nothing. `prefill` is a reply that the
     caller gives in the model's stead; it is left open at its end. `view` saves looking at its medium again.
 
     Raises: DataError, for a dialogue that no model here can be asked.
     """
     _check_turns(messages)
     chat = processor.template
-    segments: list[tuple[str, bool]] = [] if messages[0].role == "system" else [(chat.opening, False)]
+    row = _Row(processor)
+    if messages[0].role != "system":
+        row.add(framed(chat.opening, (), chat.learned))
 
     def seen(media: Media) -> View:
         is_known = view is not None and view.media is media
@@ -95,23 +97,34 @@ def prepare(
     views: list[View] = []
     for number, message in enumerate(messages):
         if message.role == "assistant":
-            segments.append((message.text + chat.answer_end, True))
+            row.add([*_answer(message, processor, views), Piece(chat.answer_end, is_learned=True)])
             if number + 1 < len(messages):
-                segments.append((chat.separator, False))
+                row.add([Piece(chat.separator)])
             continue
-        text, shown = _render(message, processor, seen)
-        views += shown
-        frame = chat.system if message.role == "system" else chat.user
-        segments.append((frame.replace("{text}", text), False))
-    ids, labels = list(processor.bos_ids), [IGNORED] * len(processor.bos_ids)
-    for text, is_learned in segments:
-        _append(ids, labels, processor.tokenizer.encode(text, add_special_tokens=False), is_learned)
-    answer_start = len(ids)
+        content = _render(message, processor, seen, views)
+        row.add(framed(chat.system if message.role == "system" else chat.user, content, chat.learned))
+    answer_start = len(row.ids)
     if prefill is not None:
-        _append(ids, labels, processor.tokenizer.encode(prefill, add_special_tokens=False), True)
+        row.add([Piece(prefill, is_learned=True, writer="model")])
     whole = _together(views)
-    _check_visual_tokens(ids.count(processor.visual_id), whole, processor)
-    return Example(torch.tensor(ids), torch.tensor(labels), answer_start, whole)
+    _check_visual_tokens(row.ids.count(processor.visual_id), whole, processor)
+    return Example(torch.tensor(row.ids), torch.tensor(row.labels), answer_start, whole)
+
+
+class _Row:
+    """Token ids and labels, turn by turn."""
+
+    def __init__(self, processor: Processor):
+        self.tokenizer, self.apart = processor.tokenizer, processor.template.apart
+        self.marks = Marks.of(self.tokenizer.get_added_vocab())
+        self.ids: list[int] = list(processor.bos_ids)
+        self.labels: list[int] = [IGNORED] * len(self.ids)
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """Encode what stands together."""
+        ids, labels = encode_row(pieces, self.tokenizer, self.marks, apart=self.apart)
+        self.ids += ids
+        self.labels += labels
 
 
 def _together(views: Sequence[View]) -> View | None:
@@ -133,11 +146,6 @@ def _together(views: Sequence[View]) -> View | None:
     return replace(views[-1], visual=visual)
 
 
-def _append(ids: list[int], labels: list[int], pieces: list[int], is_learned: bool) -> None:
-    ids += pieces
-    labels += pieces if is_learned else [IGNORED] * len(pieces)
-
-
 def _check_turns(messages: Sequence[Message]) -> None:
     roles = [message.role for message in messages if message.role != "system"]
     wanted = ["user", "assistant"] * len(roles)
@@ -146,8 +154,9 @@ def _check_turns(messages: Sequence[Message]) -> None:
             f"the turns are {[message.role for message in messages]}; expected user and assistant in turn, "
             "beginning with the user, after at most one system message"
         )
-    if any(not isinstance(part, str) for message in messages if message.role != "user" for part in message.parts):
-        raise DataError("an image, video or region stands in a turn that is not the user's; only users show things")
+    parts = [part for message in messages if message.role != "user" for part in message.parts]
+    if any(isinstance(part, Media) for part in parts):
+        raise DataError("an image or video stands in a turn that is not the user's; only users show things")
 
 
 def _check_visual_tokens(found: int, view: View | None, processor: Processor) -> None:
@@ -155,32 +164,62 @@ def _check_visual_tokens(found: int, view: View | None, processor: Processor) ->
     if found != wanted:
         raise DataError(
             f"the prompt has {found} visual tokens where what it shows needs {wanted}; "
-            f"take {processor.visual_token} out of the text"
+            f"take {processor.visual_token} out of the text that is read with its marks"
         )
 
 
-def _render(message: Message, processor: Processor, seen: Callable[[Media], View]) -> tuple[str, list[View]]:
-    """A user's turn as text, and what it shows in reading order."""
-    pieces: list[str] = []
-    views: list[View] = []
+def _render(message: Message, processor: Processor, seen: Callable[[Media], View], views: list[View]) -> list[Piece]:
+    """A user's turn in pieces; what it shows, in reading order, is added to `views`."""
+    pieces: list[Piece] = []
     regions = [part for part in message.parts if isinstance(part, Region)]
+    written = {id(region): _placed(region, processor, message, views) for region in regions}
+    marked = [region for region in regions if written[id(region)] is None]
     count = sum(isinstance(part, Media) for part in message.parts)
-    if regions and count != 1:
+    if marked and count != 1:
         raise DataError(
-            f"the message marks {len(regions)} regions of {count or 'no'} images; give the one image that they are on "
+            f"the message marks {len(marked)} regions of {count or 'no'} images; give the one image that they are on "
             "in the same message"
         )
+    shown = 0
+    for part in message.parts:
+        if isinstance(part, Region):
+            pieces += written[id(part)] or []
+        elif isinstance(part, str):
+            pieces.append(Piece(part, writer="template" if isinstance(part, MarkedText) else "user"))
+        else:
+            view = seen(part)
+            if marked:
+                view = replace(view, visual=_marked(processor, view, marked))
+            views.append(view)
+            block = processor.template.picture.format(number=len(views), medium=view.visual.text)
+            # PARITY(images_first): what a turn shows stands before its text, with nothing in between
+            pieces.insert(shown if processor.shows_first else len(pieces), Piece(block))
+            shown += 1
+    return pieces
+
+
+def _placed(region: Region, processor: Processor, message: Message, views: Sequence[View]) -> list[Piece] | None:
+    """A region as the family writes it; it lies on the last medium shown up to its turn."""
+    here = [part for part in message.parts if isinstance(part, Media)]
+    media = here[-1] if here else views[-1].media if views else None
+    return processor.place(region, media.size if media else (1, 1))
+
+
+def _answer(message: Message, processor: Processor, views: Sequence[View]) -> list[Piece]:
+    """An answer in pieces, all of them learned.
+
+    Raises: DataError, for a region where the family writes no places.
+    """
+    pieces: list[Piece] = []
     for part in message.parts:
         if isinstance(part, str):
-            pieces.append(part)
-        elif isinstance(part, Media):
-            view = seen(part)
-            if regions:
-                view = replace(view, visual=_marked(processor, view, regions))
-            # PARITY(images_first): what a turn shows stands before its text, with nothing in between
-            pieces.insert(len(views) if processor.shows_first else len(pieces), view.visual.text)
-            views.append(view)
-    return "".join(pieces), views
+            pieces.append(Piece(part, writer="model"))
+        elif isinstance(part, Region):
+            written = _placed(part, processor, message, views)
+            if written is None:
+                raise DataError("an answer holds a region, and this family writes no places in words; answer with text")
+            pieces += written
+    return [replace(piece, is_learned=True) for piece in pieces]
 
 
 def _marked(processor: Processor, view: View, regions: Sequence[Region]) -> Visual:

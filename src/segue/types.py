@@ -173,6 +173,14 @@ def _sides(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
+class MarkedText(str):
+    """Text of a question in which marks count, such as `<ref>`. Code writes it; what a person wrote is a plain `str`,
+    whose marks are letters and nothing else.
+    """
+
+    __slots__ = ()
+
+
 Part = str | Media | Region
 
 
@@ -181,7 +189,8 @@ class Message:
     """One turn of a dialogue: text, media and region prompts in reading order.
 
     Text parts stand verbatim in the prompt: a medium is replaced by its visual tokens with nothing added around them.
-    `Message.user` adds the line break that the models were trained with.
+    `Message.user` adds the line break that the models were trained with. A region in an answer is written as the family
+    writes places.
     """
 
     role: Role

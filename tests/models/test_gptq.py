@@ -59,6 +59,24 @@ def test_packing_keeps_each_weight_within_half_a_step():
     assert torch.allclose(again.unpacked(torch.float32), layer.unpacked(torch.float32), atol=1e-3)
 
 
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_torchs_own_product_gives_what_the_unpacked_weights_give(dtype, near):
+    layer = gptq.pack(torch.randn(32, 128), torch.randn(32), 32)
+    layer.qzeros.copy_(torch.randint(0, 2**31 - 1, layer.qzeros.shape))
+    inputs = torch.randn(2, 5, 128, dtype=dtype)
+    wanted = torch.nn.functional.linear(inputs, layer.unpacked(dtype), layer.bias.to(dtype)).float()
+    assert torch.allclose(layer(inputs).float(), wanted, rtol=0, atol=near * float(wanted.abs().max()))
+    # the packed weights were given up for another form of the same size
+    assert layer.qweight.numel() == 0 and torch.equal(layer(inputs), layer(inputs))
+
+
+def test_groups_in_no_order_and_gradients_are_computed_from_unpacked_weights(layer):
+    inputs = torch.randn(3, 24, requires_grad=True)
+    layer(inputs).sum().backward()
+    assert torch.allclose(inputs.grad, layer.unpacked(torch.float32).sum(0).expand(3, -1), atol=1e-4)
+    assert layer.qweight.numel() > 0
+
+
 def test_a_layer_takes_about_an_eighth_of_its_memory():
     layer = gptq.GptqLinear(1024, 1024, 128)
     taken = sum(value.numel() * value.element_size() for value in layer.state_dict().values())

@@ -22,6 +22,29 @@ def test_a_constant_rate_stays_once_it_has_risen():
     ]
 
 
+def test_the_cosine_ends_where_it_is_told_to():
+    factors = [optim.rate_factor(step, 100, warmup=0.0, schedule="cosine", least=0.2) for step in (0, 50, 99)]
+    assert factors == pytest.approx([1.0, 0.6, 0.2], abs=1e-3)
+
+
+def test_the_first_layers_of_a_tower_learn_slowest():
+    names = ["tower.patches.weight", "tower.layers.0.w", "tower.layers.47.w", "tower.norm.w"]
+    groups = {
+        "vision": {name: torch.nn.Parameter(torch.ones(1)) for name in names},
+        "rest": {"a.layers.3.w": torch.nn.Parameter(torch.ones(1))},
+    }
+    parts, peaks = optim.layer_groups(groups, {"vision": 2e-4, "rest": 1e-3}, {"vision": 0.95, "rest": 1.0})
+    assert peaks == pytest.approx(
+        {"vision.0": 2e-4 * 0.95**49, "vision.1": 2e-4 * 0.95**48, "vision.48": 2e-4 * 0.95, "rest": 1e-3}
+    )
+    assert {name: len(part) for name, part in parts.items()} == {
+        "vision.0": 2,
+        "vision.1": 1,
+        "vision.48": 1,
+        "rest": 1,
+    }
+
+
 def test_each_group_has_its_own_peak():
     first, second = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
     made = optim.optimizer({"a": [first], "b": [second]}, {"a": 1.0, "b": 0.1}, betas=(0.9, 0.999), weight_decay=0.0)

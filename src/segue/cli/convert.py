@@ -94,6 +94,20 @@ def import_(
     _done(out, as_json, {"coverage": _plain(found.rows), "notes": list(found.notes)})
 
 
+@app.command("safetensors")
+def safetensors(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model folder whose weights are *.bin files.")],
+    out: Out,
+    as_json: options.Json = False,
+) -> None:
+    """Rewrite a folder of pickled weights as safetensors; nothing of it is unpickled or executed."""
+    from segue.checkpoints import pickled_folder
+
+    with _watching(as_json) as watch:
+        count = pickled_folder.rewrite(folder.expanduser(), out.expanduser(), watch=watch)
+    _done(out, as_json, {"tensors": count})
+
+
 @app.command("export")
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or demo.")],

@@ -1,4 +1,4 @@
-"""`segue data`: data sets made on the spot."""
+"""`segue data`: data sets made on the spot, and pairs from the web cleaned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 @app.callback()
 def group() -> None:
-    """Data sets made on the spot."""
+    """Data sets made on the spot, and pairs from the web cleaned."""
 
 
 @app.command()
@@ -81,6 +81,46 @@ def synth(
     word = "clip" if reader.holds == "clips" else "image"
     print(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files")
     say(f"Read it with segue.datasets.DATASETS[{reader.dataset!r}](root, split{given}).")
+
+
+@app.command()
+def clean(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A JSON record a line: image and text.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for what is kept, what is dropped, and counts.")],
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Where the images lie; beside the file without it.")
+    ] = None,
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A rule and its value, such as least_side=100 or emoji=false; can be repeated."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that clean at once.")] = 1,
+    as_json: options.Json = False,
+) -> None:
+    """Clean pairs of pictures and texts, and count what each rule drops.
+
+    A run that was cut short goes on with the same command.
+    """
+    from segue import config
+    from segue.own_data import cleaning
+
+    asked = config.from_overrides(cleaning.Rules, rules or [])
+    with Bar(1) as bar:
+        counts = cleaning.run(
+            file.expanduser(),
+            (root or file.parent).expanduser(),
+            out.expanduser(),
+            asked,
+            workers=workers,
+            watcher=cleaning.Watcher(lambda parts: bar.start(f"cleaning {file.name}", parts), bar.step),
+        )
+    if as_json:
+        print(json.dumps({"output": str(out), "counts": counts}))
+        return
+    total = sum(counts.values())
+    for name, count in cleaning.told(counts):
+        print(f"{name:16} {count:>12} {count / max(total, 1):7.1%}")
+    say(f"{out}: {cleaning.KEPT}, {cleaning.DROPPED} with reasons, {cleaning.COUNTS}")
 
 
 def _parsed(size: str | None) -> tuple[int, int] | None:

@@ -36,9 +36,10 @@ from segue.data.questions import filled, make_sample, shown_by
 from segue.data.refcoco import SHARED_IMAGES, VARIANTS
 from segue.data.tables import read_lines
 from segue.errors import DataError
-from segue.types import Sample
+from segue.types import MarkedText, Part, Sample
 
 PROMPT = "<ref>{phrase}</ref><box>"
+_BLANK = "\0"
 
 _SPLITS = {
     "refcoco": ("val", "testA", "testB"),
@@ -95,10 +96,16 @@ def _sample(row: tuple[int, Any], rng: np.random.Generator, *, folders: list[Pat
         raise DataError(f"the row has bbox = {str(box)[:60]}; expected x0 y0 x1 y1 in pixels")
     edges = [float(edge) for edge in box]
     target = {"box": edges, "size": list(media.size)}
-    parts = (media, filled(prompt, phrase=field(record, "sent", str, "the row")))
+    parts: tuple[Part, ...] = (media, *_prompted(prompt, field(record, "sent", str, "the row")))
     return make_sample(
         str(number), parts, target, answer=_said(edges, media.size), source=source, group=image, frames=(0,)
     )
+
+
+def _prompted(prompt: str, phrase: str) -> list[str]:
+    """The prompt, whose marks count, around the phrase, whose marks do not."""
+    before, _, after = filled(prompt, phrase=_BLANK).partition(_BLANK)
+    return [MarkedText(before), phrase, MarkedText(after)]
 
 
 def _said(box: list[float], size: tuple[int, int]) -> str:

@@ -77,7 +77,7 @@ def parse(raw: str, size: tuple[int, int]) -> tuple[str, tuple[Region, ...]]:
             text += lead + element.inner.strip()
             phrase, span = words, (start, start + len(words)) if words else None
         elif corners is not None:
-            regions.append(_region(corners, size, phrase, span))
+            regions.append(placed(corners, size, phrase, span))
         elif element.kind == "text":
             plain = _MARK.sub("", element.inner)
             text += plain if text else plain.lstrip()
@@ -86,13 +86,14 @@ def parse(raw: str, size: tuple[int, int]) -> tuple[str, tuple[Region, ...]]:
     return text.rstrip(), tuple(regions)
 
 
-def _region(
-    corners: Float[np.ndarray, "n 2"], size: tuple[int, int], phrase: str, span: tuple[int, int] | None
+def placed(
+    corners: Float[np.ndarray, "n 2"], size: tuple[int, int], phrase: str = "", span: tuple[int, int] | None = None
 ) -> Region:
+    """The region of the two corners of a box or the four of a quad, on a picture of (height, width) `size`."""
     height, width = size
-    placed = np.minimum(corners, LARGEST) / LARGEST * np.array([width, height])
-    box = np.concatenate([placed.min(0), placed.max(0)])
-    return Region(phrase=phrase, span=span, box=box, quad=placed if len(placed) == 4 else None)
+    points = np.minimum(corners, LARGEST) / LARGEST * np.array([width, height])
+    box = np.concatenate([points.min(0), points.max(0)])
+    return Region(phrase=phrase, span=span, box=box, quad=points if len(points) == 4 else None)
 
 
 def place_text(region: Region, size: tuple[int, int]) -> str:

@@ -1,7 +1,9 @@
-"""Linear layers in the GPTQ layout: 4 bits per weight, eight of them in each number, unpacked layer by layer.
+"""Linear layers in the GPTQ layout: 4 bits per weight, eight of them in each number.
 
-A packed layer holds what the files hold. Each call unpacks its weights to the type of the input and forgets them
-again, so that memory holds one layer in full at a time.
+A packed layer holds what the files hold until it is first asked something. Then torch's own product with 4-bit weights
+takes over where there is one for the device and type, and the weights change into its form. Elsewhere, and where
+gradients pass, each call unpacks its weights to the type of the input and forgets them again, so that memory holds one
+layer in full at a time.
 
 Source: the files that AutoGPTQ writes (its first version), described in the README of Qwen-VL-Chat-Int4.
 """
@@ -19,6 +21,9 @@ from torch.nn import functional
 from segue.errors import ConfigError
 
 BITS, PER_NUMBER = 4, 8
+PRODUCT_GROUPS = (32, 64, 128, 256)
+TILES = 8
+"""How many tiles of 16 inputs torch's product on CUDA takes at once."""
 LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj", "down_proj")
 
 
@@ -46,6 +51,7 @@ class GptqLinear(nn.Module):
         self.register_buffer("scales", torch.zeros(groups, out_features))
         self.register_buffer("g_idx", torch.arange(in_features, dtype=torch.int32) // group)
         self.register_buffer("bias", torch.zeros(out_features))
+        self._product: tuple[Tensor, Tensor] | None = None
 
     def unpacked(self, dtype: torch.dtype) -> Float[Tensor, "o i"]:
         """The weights, unpacked."""
@@ -56,7 +62,46 @@ class GptqLinear(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """The layer's output, in the type of its input."""
-        return functional.linear(inputs, self.unpacked(inputs.dtype), self.bias.to(inputs.dtype))
+        bias = self.bias.to(inputs.dtype)
+        if self._product is None and (inputs.requires_grad or not self._has_product(inputs)):
+            return functional.linear(inputs, self.unpacked(inputs.dtype), bias)
+        if self._product is None:
+            self._product = self._changed(inputs)
+        weights, scales = self._product
+        rows = inputs.reshape(-1, self.in_features)
+        multiply = torch._weight_int4pack_mm if inputs.is_cuda else torch._weight_int4pack_mm_for_cpu
+        output: Tensor = multiply(rows, weights, self._group, scales)
+        return (output + bias).view(*inputs.shape[:-1], self.out_features)
+
+    @property
+    def _group(self) -> int:
+        return self.in_features // len(self.scales)
+
+    def _has_product(self, inputs: Float[Tensor, "*b i"]) -> bool:
+        """Whether torch multiplies such weights with such inputs: groups of neighbours, and sizes that fit."""
+        order = torch.arange(self.in_features, device=self.g_idx.device) // max(self._group, 1)
+        if self._group not in PRODUCT_GROUPS or self.out_features % 16 or not torch.equal(self.g_idx.long(), order):
+            return False
+        if inputs.is_cuda:
+            fits = self.in_features % (16 * TILES) == 0 and inputs.dtype == torch.bfloat16
+            return fits and torch.cuda.get_device_capability(inputs.device) >= (8, 0)
+        return inputs.device.type == "cpu"
+
+    def _changed(self, inputs: Float[Tensor, "*b i"]) -> tuple[Tensor, Tensor]:
+        """Weights and scales in the form of torch's product; the packed weights are given up for it.
+
+        It takes (n - 8) * scale + shift for a weight of the number n.
+        """
+        numbers = _nibbles(self.qweight, 0).T.contiguous()
+        scales = self.scales.to(inputs.dtype)
+        shifts = scales * (8 - _nibbles(self.qzeros, 1) - 1).to(inputs.dtype)
+        if inputs.is_cuda:
+            pairs = (numbers[:, ::2] << 4 | numbers[:, 1::2]).to(torch.uint8)
+            weights = torch._convert_weight_to_int4pack(pairs, TILES)
+        else:
+            weights = torch._convert_weight_to_int4pack_for_cpu(numbers, TILES)
+        self.qweight = self.qweight[:0]
+        return weights, torch.stack([scales, shifts], -1).contiguous()
 
 
 def _nibbles(packed: Int[Tensor, "r c"], axis: int) -> Int[Tensor, "k m"]:

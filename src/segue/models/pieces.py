@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 IGNORED = -100
 
@@ -23,13 +23,41 @@ class Encoder(Protocol):
         ...
 
 
+Writer = Literal["template", "user", "model"]
+
+ANSWER_MARKS = frozenset(
+    ("[SEG]", "<p>", "</p>", "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<think>", "</think>")
+)
+"""What an answer may hold; its other marks are text, as all of a user's are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that stands together in a row. `is_learned` labels its tokens; `is_typed` says that a person wrote it."""
+    """Text that stands together in a row. `is_learned` labels its tokens; `writer` says whose it is."""
 
     text: str
     is_learned: bool = False
-    is_typed: bool = False
+    writer: Writer = "template"
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What finds the marks that are text to each writer."""
+
+    user: re.Pattern[str]
+    model: re.Pattern[str]
+
+    @classmethod
+    def of(cls, tokens: Iterable[str]) -> Marks:
+        """Those of a tokenizer with these tokens beyond its ordinary ones."""
+        known = set(tokens)
+        return cls(pattern(known), pattern(known - ANSWER_MARKS))
+
+    def cut(self, text: str, writer: Writer) -> list[str]:
+        """A text in parts that hold no mark that its writer may not set."""
+        if writer == "template":
+            return [text]
+        return inert(text, self.user if writer == "user" else self.model)
 
 
 def inert(text: str, marks: re.Pattern[str]) -> list[str]:
@@ -64,32 +92,40 @@ def _frame_pieces(frame: str, learned: Sequence[str]) -> list[Piece]:
 
 
 def encode_row(
-    pieces: Sequence[Piece], tokenizer: Encoder, marks: re.Pattern[str], *, apart: bool
+    pieces: Sequence[Piece], tokenizer: Encoder, marks: Marks, *, apart: bool
 ) -> tuple[list[int], list[int]]:
     """Token ids of a row and their labels, -100 where nothing is learned.
 
-    Neighbours that are learned alike are encoded as one text, and what a person wrote is cut inside its `marks`. With
-    `apart` every piece is encoded by itself, and what a person wrote as if there were no special tokens.
+    Neighbours that are learned alike are encoded as one text, cut inside the marks that its writer may not set. With
+    `apart` every piece is encoded by itself, and a user's as if there were no special tokens.
     """
     ids: list[int] = []
     labels: list[int] = []
-    for run in pieces if apart else _runs(pieces, marks):
-        tokens = tokenizer.encode(run.text, add_special_tokens=False, split_special_tokens=run.is_typed)
+    for run in _apart(pieces, marks) if apart else _runs(pieces, marks):
+        tokens = tokenizer.encode(run.text, add_special_tokens=False, split_special_tokens=run.writer == "user")
         ids += tokens
         labels += tokens if run.is_learned else [IGNORED] * len(tokens)
     return ids, labels
 
 
-def _runs(pieces: Sequence[Piece], marks: re.Pattern[str]) -> Iterator[Piece]:
+def _apart(pieces: Sequence[Piece], marks: Marks) -> Iterator[Piece]:
+    for piece in pieces:
+        if piece.writer == "user":
+            yield piece
+        else:
+            yield from (replace(piece, text=part) for part in marks.cut(piece.text, piece.writer))
+
+
+def _runs(pieces: Sequence[Piece], marks: Marks) -> Iterator[Piece]:
     """Pieces joined as far as they go: up to a change of what is learned, or a mark that is none."""
     run = Piece("")
     # what a person wrote in two parts is read as one, for a mark may lie across
-    for (is_learned, is_typed), group in groupby(pieces, lambda piece: (piece.is_learned, piece.is_typed)):
+    for (is_learned, writer), group in groupby(pieces, lambda piece: (piece.is_learned, piece.writer)):
         text = "".join(piece.text for piece in group)
         if is_learned != run.is_learned:
             yield run
             run = Piece("", is_learned)
-        *closed, last = inert(text, marks) if is_typed else [text]
+        *closed, last = marks.cut(text, writer)
         for part in closed:
             yield Piece(run.text + part, is_learned)
             run = Piece("", is_learned)

@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTra
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from segue.errors import ConfigError, DataError
+from segue.models.pieces import Piece
 from segue.models.static_decoding import Fixed, suits
 from segue.models.templates import Template, TextTokenizer
 from segue.models.tokenizers import TOKENIZER_FILES, load_tokenizer
@@ -129,6 +130,13 @@ class Processor(Protocol):
         """The same medium with a sentence that marks these regions of it.
 
         Raises: DataError, if the family knows no region prompts.
+        """
+        ...
+
+    def place(self, region: Region, size: tuple[int, int]) -> list[Piece] | None:
+        """A region as it stands in a text about a medium of (height, width) `size`; `None` if the family writes none.
+
+        What it was called is its user's text.
         """
         ...
 

@@ -29,6 +29,10 @@ class TextTokenizer(Protocol):
         """The id of one token, or of the unknown token."""
         ...
 
+    def get_added_vocab(self) -> dict[str, int]:
+        """The tokens beyond ordinary text, with their ids."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Template:

@@ -21,7 +21,7 @@ from segue.evals.metrics import grounding, vqa
 from segue.evals.metrics.text import gqa_answer, relaxed, similarity
 from segue.geometry import qwen_notation as notation
 from segue.geometry.boxes import iou
-from segue.models.pieces import Piece, encode_row, framed, pattern, recent
+from segue.models.pieces import Marks, Piece, encode_row, framed, pattern, recent
 from segue.models.qwen_vl.tokenizer import END_OF_TEXT, MARKS, SPECIAL_TOKENS
 from segue.models.templates import template
 from segue.parity.compare import TOLERANCE, Check, Found, fact
@@ -166,13 +166,13 @@ def context(encoder: OriginalIds, arguments: Mapping[str, Any]) -> tuple[list[Pi
     if arguments.get("chat_format") == "raw":
         whole = [Piece(arguments["query"])]
         return whole, encoder.encode(arguments["query"])
-    system = framed(_CHAT.system, [Piece(arguments["system"], is_typed=True)], _CHAT.learned)
+    system = framed(_CHAT.system, [Piece(arguments["system"], writer="user")], _CHAT.learned)
     turns = [_turn(*turn) for turn in arguments["history"]]
     lengths = [len(_ids(encoder, pieces)) for pieces in turns]
     # the original counts the line break after the system turn with the turn that follows
     room = arguments.get("max_window_size", WINDOW) - len(_ids(encoder, system)) + 1
     kept = turns[len(turns) - recent(lengths, room) :]
-    asked = framed(_CHAT.user, [Piece(arguments["query"], is_typed=True)], _CHAT.learned)
+    asked = framed(_CHAT.user, [Piece(arguments["query"], writer="user")], _CHAT.learned)
     pieces = [*system, *(piece for turn in kept for piece in turn), *asked]
     return pieces, _ids(encoder, pieces)
 
@@ -181,17 +181,17 @@ def _turn(question: str, answer: str | None) -> list[Piece]:
     if answer is None:
         # a turn without a reply leaves an empty line
         return [*_block("user", question), Piece("\n")]
-    reply = [Piece(answer, is_typed=True), *framed(_CHAT.answer_end, (), _CHAT.learned)]
-    return [*framed(_CHAT.user, [Piece(question, is_typed=True)], _CHAT.learned), *reply]
+    reply = [Piece(answer, writer="user"), *framed(_CHAT.answer_end, (), _CHAT.learned)]
+    return [*framed(_CHAT.user, [Piece(question, writer="user")], _CHAT.learned), *reply]
 
 
 def _block(role: str, words: str, *, is_learned: bool = False) -> list[Piece]:
     frame = _CHAT.system.replace("system", role)
-    return framed(frame, [Piece(words, is_learned, is_typed=True)], _CHAT.learned)
+    return framed(frame, [Piece(words, is_learned, writer="user")], _CHAT.learned)
 
 
 def _ids(encoder: OriginalIds, pieces: Sequence[Piece]) -> list[int]:
-    return encode_row(pieces, encoder, pattern(()), apart=_CHAT.apart)[0]
+    return encode_row(pieces, encoder, Marks.of(()), apart=_CHAT.apart)[0]
 
 
 def _reply(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
@@ -237,7 +237,7 @@ def _labels(recorded: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> 
         pieces = _block("system", recorded["system_message"])
         for turn in turns:
             pieces += _block(turn["from"], turn["value"], is_learned=turn["from"] == "assistant")
-        ids, labels = encode_row(pieces, encoder, pattern(()), apart=_CHAT.apart)
+        ids, labels = encode_row(pieces, encoder, Marks.of(()), apart=_CHAT.apart)
         length = case["max_len"]
         ids = (ids + [pad] * length)[:length]
         ours = {

@@ -148,7 +148,10 @@ class StageLoop:
         monitor = UpdateMonitor(state, first)
         batches = state.stream.batches(first, last, workers=self.recipe.workers)
         for step in range(first, last):
-            factor = optim.rate_factor(step, state.steps, warmup=state.stage.warmup, schedule=state.stage.schedule)
+            stage = state.stage
+            factor = optim.rate_factor(
+                step, state.steps, warmup=stage.warmup, schedule=stage.schedule, least=stage.least_rate
+            )
             current = optim.set_rates(state.optimizer, factor)
             norm = self.learn(step, batches, monitor)
             monitor.moved(step + 1, factor, is_complete=self.is_complete)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal
 
@@ -17,18 +18,47 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _MOMENTUM = ("momentum_buffer",)
 
 
-def rate_factor(step: int, steps: int, *, warmup: float, schedule: Literal["cosine", "constant"]) -> float:
+def rate_factor(
+    step: int, steps: int, *, warmup: float, schedule: Literal["cosine", "constant"], least: float = 0.0
+) -> float:
     """What the peak rate is multiplied by at a step, counted from 0, of a stage of `steps` steps.
 
-    It rises linearly from 1e-5 over the first `warmup` of the steps; then it stays, or falls to 0 along a cosine, which
-    the step after the last would reach.
+    It rises linearly from 1e-5 over the first `warmup` of the steps; then it stays, or falls along a cosine to `least`,
+    which the step after the last would reach.
     """
     rising = int(warmup * steps)
     if step < rising:
         return WARMUP_START + (1 - WARMUP_START) * step / rising
     if schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+    fallen = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1)))
+    return least + (1 - least) * fallen
+
+
+def layer_groups(
+    groups: Mapping[str, Mapping[str, nn.Parameter]], rates: Mapping[str, float], decays: Mapping[str, float]
+) -> tuple[dict[str, list[nn.Parameter]], dict[str, float]]:
+    """Groups of parameters by name and their rates, with a group for each layer where rates fall with depth.
+
+    Layer number l of n, counted from 1, has the group's rate times decay^(n + 1 - l); what lies before all layers
+    counts as number 0.
+    """
+    found: dict[str, list[nn.Parameter]] = {}
+    peaks: dict[str, float] = {}
+    for name, parameters in groups.items():
+        depths = {place: _layer(place) for place in parameters}
+        last = max(depths.values(), default=0)
+        for place, parameter in parameters.items():
+            part = name if decays[name] == 1 else f"{name}.{depths[place]}"
+            found.setdefault(part, []).append(parameter)
+            peaks[part] = rates[name] * decays[name] ** (last + 1 - depths[place] if part != name else 0)
+    return found, peaks
+
+
+def _layer(place: str) -> int:
+    """Which layer a parameter is of, from 1; 0 before them."""
+    number = re.search(r"\.(?:layers?|blocks?)\.(\d+)\.", place)
+    return int(number[1]) + 1 if number else 0
 
 
 class Muon(torch.optim.AdamW):
@@ -65,6 +95,7 @@ def optimizer(
     *,
     betas: tuple[float, float],
     weight_decay: float,
+    epsilon: float = 1e-8,
     matrices: Set[nn.Parameter] = frozenset(),
 ) -> torch.optim.AdamW:
     """AdamW over named groups, or with `matrices`, Muon for these; each group remembers its peak rate under `peak`, and
@@ -75,8 +106,8 @@ def optimizer(
         for name, parameters in groups.items()
     ]
     if matrices:
-        return Muon(parts, matrices=matrices, betas=betas, eps=1e-8, weight_decay=weight_decay)
-    return torch.optim.AdamW(parts, betas=betas, eps=1e-8, weight_decay=weight_decay)
+        return Muon(parts, matrices=matrices, betas=betas, eps=epsilon, weight_decay=weight_decay)
+    return torch.optim.AdamW(parts, betas=betas, eps=epsilon, weight_decay=weight_decay)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:

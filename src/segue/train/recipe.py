@@ -92,6 +92,13 @@ class ParameterGroup:
     """full: every number; lora: small matrices beside each linear layer; rows: only those of the new tokens."""
     rate: float | None = None
     """Its own peak learning rate; the stage's, where null."""
+    layer_decay: float = 1.0
+    """What the rate is multiplied by for each layer that lies further from the group's end: below 1, the first layers
+    of a trained tower change least."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +111,9 @@ class Lora:
     """What they add is scaled by alpha / rank; twice the rank keeps the scale at 2."""
     dropout: float = 0.05
     """Share of their inputs left out by chance."""
+    layers: tuple[str, ...] | None = None
+    """Last parts of the names of the layers that get them, such as q_proj; all linear layers of the groups, where
+    null."""
     quantize: Literal["none", "4bit"] = "none"
     """4bit: keep the frozen matrices below them in 4 bits (extra `quant`), a quarter of the memory of bf16."""
 
@@ -152,11 +162,15 @@ class Stage:
     warmup: float = 0.05
     """Share of the steps over which the rate rises linearly from 1e-5 of its peak."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """What the rate does after that: fall to 0 along a cosine, or stay."""
+    """What the rate does after that: fall along a cosine, or stay."""
+    least_rate: float = 0.0
+    """Where the cosine ends, as a share of the peak rate."""
     weight_decay: float = 0.05
     """AdamW's, on every parameter that learns."""
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's memory of gradients and of their squares."""
+    epsilon: float = 1e-8
+    """What AdamW adds to the roots that it divides by."""
     data: tuple[DatasetSpec, ...] | None = None
     """This stage's own data; the recipe's, where null."""
 
@@ -181,6 +195,11 @@ class Stage:
             raise ConfigError(
                 f"rate {self.rate}, warmup {self.warmup} or weight_decay {self.weight_decay} is out of range; "
                 "expected rate > 0, 0 <= warmup < 1 and weight_decay >= 0"
+            )
+        if not 0 <= self.least_rate <= 1 or self.epsilon <= 0:
+            raise ConfigError(
+                f"least_rate {self.least_rate} or epsilon {self.epsilon} is out of range; "
+                "expected 0 <= least_rate <= 1 and epsilon > 0"
             )
         if all(group.how == "frozen" for group in self.groups.values()):
             raise ConfigError(f"stage {self.name!r} trains nothing; give a group that is full, lora or rows")

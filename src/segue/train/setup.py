@@ -172,10 +172,14 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     )
     loss_module.train()
     optimizer: Any = optim.optimizer(
-        {name: list(group.values()) for name, group in trainable.groups.items()},
-        {name: stage.groups[name].rate or stage.rate for name in trainable.groups},
+        *optim.layer_groups(
+            trainable.groups,
+            {name: stage.groups[name].rate or stage.rate for name in trainable.groups},
+            {name: stage.groups[name].layer_decay for name in trainable.groups},
+        ),
         betas=stage.betas,
         weight_decay=stage.weight_decay,
+        epsilon=stage.epsilon,
         matrices=_matrices(model) if stage.optimizer == "muon" else frozenset(),
     )
     if accelerator.distributed_type.value == "FSDP":

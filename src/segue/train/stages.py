@@ -155,7 +155,11 @@ def _add_lora(
         raise ConfigError("LoRA needs peft; install the extra: pip install 'segue[train]'") from error
     targets = []
     for group, prefixes in groups.items():
-        linears = list(_linears(model, prefixes))
+        linears = [
+            name
+            for name in _linears(model, prefixes)
+            if settings.layers is None or name.rpartition(".")[2] in settings.layers
+        ]
         if not linears:
             raise ConfigError(f"the group {group!r} has no linear layer for LoRA; train it full or leave it frozen")
         targets += linears

@@ -78,7 +78,10 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
         names = pickled(folder)
         if names:
             text = f"{folder} holds only pickled weights ({', '.join(names)}), which could run code when read"
-            raise CheckpointError(f"{text}; take the checkpoint as *.safetensors")
+            raise CheckpointError(
+                f"{text}; take the checkpoint as *.safetensors, or rewrite it, which runs nothing: "
+                "segue convert safetensors FOLDER OUT"
+            )
         raise CheckpointError(f"{folder} holds no weights; expected *.safetensors files")
     return files
 

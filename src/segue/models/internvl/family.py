@@ -31,6 +31,7 @@ from transformers import (
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.geometry.notation import parse
 from segue.models.internvl.official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, grounded, plain
+from segue.models.pieces import Piece
 from segue.models.protocol import (
     PUBLISHED_TILES,
     Batch,
@@ -48,6 +49,7 @@ from segue.models.protocol import (
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tiling import squeeze, tile
 from segue.models.tokenizers import check_length, known_id, load_tokenizer, save_tokenizer, single_id
+from segue.types import Region
 from segue.weights import KeyTable, Rule
 
 MEAN = (0.485, 0.456, 0.406)
@@ -274,6 +276,10 @@ class InternVLProcessor:
         sentence = f"\nThere are {len(cells)} part regions in the picture: {marks}.\n"
         rows = torch.cat([visual.rows, *(first + cell for cell in cells)])
         return replace(visual, text=visual.text + sentence, rows=rows)
+
+    def place(self, region: Region, size: tuple[int, int]) -> list[Piece] | None:
+        """None: regions are marked in the picture."""
+        return None
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files."""

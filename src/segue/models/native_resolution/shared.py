@@ -23,6 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from segue.errors import DataError
 from segue.models.native_resolution.official import SA2VA, TEXT_FIELDS, VISION_FIELDS
 from segue.models.native_resolution.patches import cut, resized, spread
+from segue.models.pieces import Piece
 from segue.models.protocol import (
     PUBLISHED_TILES,
     Batch,
@@ -37,6 +38,7 @@ from segue.models.protocol import (
 )
 from segue.models.templates import Template, TextTokenizer, opening, template
 from segue.models.tokenizers import check_length, known_id, load_tokenizer, save_tokenizer, single_id
+from segue.types import Region
 from segue.weights import KeyTable, Rule
 
 LEAST_PIXELS, MOST_PIXELS = 512 * 28 * 28, 2048 * 28 * 28
@@ -256,6 +258,10 @@ class NativeResolutionProcessor:
             f"{len(masks)} regions are marked, and this family knows no region prompts; "
             "ask in words, or take a Sa2VA on InternVL"
         )
+
+    def place(self, region: Region, size: tuple[int, int]) -> list[Piece] | None:
+        """None: regions are marked in the picture."""
+        return None
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files and the chat template."""

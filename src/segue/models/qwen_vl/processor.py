@@ -17,12 +17,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from segue.errors import CheckpointError, DataError
+from segue.geometry.qwen_notation import place_text
+from segue.models.pieces import Piece
 from segue.models.protocol import Visual
 from segue.models.qwen_vl.model import QwenVLConfig
 from segue.models.qwen_vl.tokenizer import END_OF_TEXT, IMAGE_END, IMAGE_PAD, IMAGE_START, VOCABULARY, from_tiktoken
 from segue.models.templates import Template, template
 from segue.models.tiling import squeeze
 from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer, single_id
+from segue.types import Region
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -116,6 +119,12 @@ class QwenVLProcessor:
         Raises: DataError.
         """
         raise DataError(f"{len(masks)} regions are marked by masks; Qwen-VL reads boxes: give regions with a box")
+
+    def place(self, region: Region, size: tuple[int, int]) -> list[Piece] | None:
+        """The phrase as `<ref>`, if there is one, and the place behind it as `<quad>` or `<box>`, if there is one."""
+        named = [Piece("<ref>"), Piece(region.phrase, writer="user"), Piece("</ref>")] if region.phrase else []
+        where = place_text(region, size)
+        return [*named, *([Piece(where)] if where else [])]
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files."""

@@ -1,0 +1,242 @@
+"""Pairs of pictures and texts from the web, cleaned before a model is taught with them.
+
+A file holds a JSON record a line: `image` (a path below the root), `text` or a list `texts`, and where known `width`,
+`height` and `clip_score`. What is kept is written as it was, with its text cleaned.
+
+Source: Qwen-VL (arXiv 2308.12966), the cleaning of its first stage. Its thresholds are not published; all are fields.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segue.data.annotation_io import field, find_file, stated_size
+from segue.errors import ConfigError, DataError, SegueError
+from segue.files import atomic_path
+from segue.media import open_media
+
+CHUNK = 1 << 22
+"""Bytes of a file that are cleaned together, and again together if a run is cut short between."""
+
+UNREADABLE = "unreadable"
+PARTS, KEPT, DROPPED, COUNTS, RULES = "parts", "kept.jsonl", "dropped.jsonl", "counts.json", "rules.json"
+
+_TAG = re.compile(r"<[a-zA-Z/!][^<>]{0,2000}>")
+_ENTITY = re.compile(r"&(?:[a-zA-Z]{2,10}|#\d{1,7}|#x[0-9a-fA-F]{1,6});")
+_SPECIAL = re.compile(r"<\s*(?:person|unk|pad|s|/s|mask|num|url)\s*>", re.IGNORECASE)
+_ODD = re.compile(r"https?://\S+|www\.\S+|\S+@\S+\.\S+|\S+\.(?:jpe?g|png|gif|webp)\b|([^\w\s])\1{3,}", re.IGNORECASE)
+_FOREIGN = re.compile(
+    r"[^\x00-\xff\u2000-\u206f\u20a0-\u20bf\u2100-\u214f\u2150-\u218f\u2190-\u21ff\u2200-\u22ff\u2460-\u24ff"
+    r"\u2500-\u25ff\u3000-\u303f\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef\ufe30-\ufe4f"
+    r"\u2600-\u27bf\u2b00-\u2bff\ufe0e\ufe0f\U0001f000-\U0001faff]"
+)
+_EMOJI = re.compile(r"[\u2600-\u27bf\u2b50\u2b55\ufe0f\U0001f000-\U0001faff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a pair must be to be kept, and what is taken out of its text. None or False leaves a rule out."""
+
+    most_oblong: float | None = 4.0
+    """Longer side over shorter side, at most."""
+    least_side: int | None = 64
+    """Shorter side in pixels, at least."""
+    least_clip: float | None = None
+    """`clip_score`, at least; a record without one is dropped then."""
+    languages: bool = True
+    """Drop texts with letters that are neither Latin nor Chinese."""
+    emoji: bool = True
+    """Drop texts with emoji."""
+    least_letters: int | None = 5
+    """Letters of a cleaned text, at least."""
+    most_letters: int | None = 1000
+    """Letters of a cleaned text, at most."""
+    special_tags: bool = True
+    """Drop texts with marks such as <PERSON> that stand for something left out."""
+    html: bool = True
+    """Take tags and entities of HTML out of the text."""
+    patterns: bool = True
+    """Take addresses, names of files, and signs repeated four times or more out of the text."""
+
+
+def clean(record: Mapping[str, Any], rules: Rules, root: Path) -> tuple[str | None, dict[str, Any]]:
+    """Why a record is dropped (`None`: it is kept), and the record with its text cleaned.
+
+    Of several texts the longest is kept. The picture is opened, not decoded, where its size is not stated.
+
+    Raises: DataError, for a record of another form; MediaError and LimitError, for a picture that cannot be opened.
+    """
+    where = "the record"
+    texts = [field(record, "text", str, where)] if "text" in record else field(record, "texts", list, where)
+    if not texts or not all(isinstance(one, str) for one in texts):
+        raise DataError("the record has no text; give text, or texts that are")
+    text = max(texts, key=len)
+    reason = _raw_reason(text, rules)
+    if rules.html:
+        text = _ENTITY.sub(" ", _TAG.sub(" ", text))
+    if rules.patterns:
+        text = _ODD.sub(" ", text)
+    text = " ".join(text.split())
+    reason = reason or _text_reason(text, rules) or _picture_reason(record, rules, root)
+    rest = {name: value for name, value in record.items() if name not in ("text", "texts")}
+    return reason, {**rest, "text": text}
+
+
+def _raw_reason(text: str, rules: Rules) -> str | None:
+    if rules.special_tags and _SPECIAL.search(text):
+        return "special_tags"
+    if rules.emoji and _EMOJI.search(text):
+        return "emoji"
+    if rules.languages and _FOREIGN.search(text):
+        return "languages"
+    return None
+
+
+def _text_reason(text: str, rules: Rules) -> str | None:
+    letters = sum(not letter.isspace() for letter in text)
+    if rules.least_letters is not None and letters < rules.least_letters:
+        return "least_letters"
+    if rules.most_letters is not None and letters > rules.most_letters:
+        return "most_letters"
+    return None
+
+
+def _picture_reason(record: Mapping[str, Any], rules: Rules, root: Path) -> str | None:
+    if rules.least_clip is not None and not _at_least(record.get("clip_score"), rules.least_clip):
+        return "least_clip"
+    if rules.most_oblong is None and rules.least_side is None:
+        return None
+    size = stated_size(record) or open_media(find_file([root], field(record, "image", str, "the record"))).size
+    if rules.least_side is not None and min(size) < rules.least_side:
+        return "least_side"
+    if rules.most_oblong is not None and max(size) > rules.most_oblong * min(size):
+        return "most_oblong"
+    return None
+
+
+def _at_least(score: object, bound: float) -> bool:
+    return isinstance(score, int | float) and score >= bound
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who is told how a run gets on: how many chunks are left when it begins, and each that is done."""
+
+    begun: Callable[[int], None] = lambda _: None
+    done: Callable[[], None] = lambda: None
+
+
+def run(
+    file: Path, root: Path, out: Path, rules: Rules, *, workers: int = 1, watcher: Watcher | None = None
+) -> Counter[str]:
+    """Clean a file into `out`: what is kept, what is dropped and why, and the counts, which are returned.
+
+    A run that was cut short goes on with the chunks that are not done; what came of a chunk appears at once. Order is
+    kept.
+
+    Raises: ConfigError, if `out` holds a run of another file or other rules; DataError, if the file cannot be read.
+    """
+    watcher = watcher or Watcher()
+    chunks = list(_chunks(file))
+    _begin(out, {"file": str(file), "size": file.stat().st_size, "rules": asdict(rules)})
+    left = [number for number in range(len(chunks)) if not (out / PARTS / f"{number:06}.json").is_file()]
+    job = partial(_clean_chunk, file, root, out, rules)
+    watcher.begun(len(left))
+    with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(job, number, chunks[number]) for number in left]):
+            future.result()
+            watcher.done()
+    return _join(out, len(chunks))
+
+
+def _chunks(file: Path) -> Iterator[tuple[int, int]]:
+    """First and last byte of stretches of whole lines.
+
+    Raises: DataError, if the file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            start = 0
+            while True:
+                stream.seek(CHUNK, 1)
+                stream.readline()
+                stop = min(stream.tell(), file.stat().st_size)
+                if stop == start:
+                    return
+                yield start, stop
+                start = stop
+                stream.seek(start)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _begin(out: Path, asked: Mapping[str, Any]) -> None:
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    noted = out / RULES
+    if not noted.is_file():
+        _write(noted, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
+    elif json.loads(noted.read_text("utf-8")) != asked:
+        raise ConfigError(f"{out} holds what other rules or another file gave; choose another folder, or empty it")
+
+
+def _clean_chunk(file: Path, root: Path, out: Path, rules: Rules, number: int, place: tuple[int, int]) -> None:
+    with file.open("rb") as stream:
+        stream.seek(place[0])
+        lines = stream.read(place[1] - place[0]).decode("utf-8", errors="replace").split("\n")
+    counts: Counter[str] = Counter()
+    kept: list[str] = []
+    dropped: list[str] = []
+    for line in lines:
+        if not line.strip():
+            continue
+        reason, record = _judged(line, rules, root)
+        counts[reason or "kept"] += 1
+        text = json.dumps(record, ensure_ascii=False)
+        (kept if reason is None else dropped).append(text)
+    parts = out / PARTS
+    for name, rows in (("kept", kept), ("dropped", dropped)):
+        _write(parts / f"{number:06}.{name}", "".join(f"{row}\n" for row in rows))
+    # the counts come last: they say that the chunk is done
+    _write(parts / f"{number:06}.json", json.dumps(counts))
+
+
+def _judged(line: str, rules: Rules, root: Path) -> tuple[str | None, dict[str, Any]]:
+    try:
+        record = json.loads(line)
+        reason, cleaned = clean(record, rules, root)
+    except (SegueError, ValueError, RecursionError) as error:
+        return UNREADABLE, {"reason": UNREADABLE, "error": str(error), "line": line[:200]}
+    return reason, cleaned if reason is None else {"reason": reason, **record}
+
+
+def _join(out: Path, chunks: int) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    names = [out / PARTS / f"{number:06}" for number in range(chunks)]
+    for name in names:
+        counts.update(json.loads(name.with_suffix(".json").read_text("utf-8")))
+    for file, kind in ((KEPT, ".kept"), (DROPPED, ".dropped")):
+        with atomic_path(out / file) as temporary, temporary.open("wb") as stream:
+            for name in names:
+                stream.write(name.with_suffix(kind).read_bytes())
+    _write(out / COUNTS, json.dumps(counts, indent=2) + "\n")
+    return counts
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def told(counts: Mapping[str, int]) -> Sequence[tuple[str, int]]:
+    """What was kept, then what each rule dropped, most first."""
+    rest = sorted(((name, count) for name, count in counts.items() if name != "kept"), key=lambda item: -item[1])
+    return [("kept", counts.get("kept", 0)), *rest]
