@@ -16,12 +16,11 @@ from transformers import PreTrainedTokenizerFast, Sam2VideoConfig
 from segue import weights
 from segue.checkpoints.coverage import Coverage, coverage, plain
 from segue.checkpoints.folders import Opened, Target, check_target, hashed, open_folder, our_draft, precision, write
-from segue.checkpoints.model_folder import SAM2_UPSTREAM
+from segue.checkpoints.model_folder import SAM2_UPSTREAM, sam2_architecture
 from segue.checkpoints.pth import open_pth
 from segue.checkpoints.sam2_weights import open_sam2
 from segue.checkpoints.upstream_training import Merge, Trained, read_trained, rows_of
 from segue.errors import CheckpointError, ConfigError
-from segue.grounding import sam2
 from segue.grounding.model import expected
 from segue.models.protocol import GROUNDING_TOKENS
 from segue.weights.lazy import Tensors
@@ -105,9 +104,13 @@ def open_base(said: Training) -> Opened:
     # a Sa2VA is taught the plain template of its language model, whatever its base was asked with
     is_internlm2 = "InternLM2ForCausalLM" in ((raw.get("llm_config") or {}).get("architectures") or [])
     base = open_folder(said.base, chat=said.template or ("internlm2_chat" if is_internlm2 else "qwen_chat"))
-    grounder, sam2_config = _grounder(said.sam2) if said.sam2 else (Tensors({}, base.tensors.read), sam2.architecture())
     config = deepcopy(base.config)
-    config.sam2_config = sam2_config
+    config.sam2_config = sam2_architecture(said.base)
+    grounder = Tensors({}, base.tensors.read)
+    if said.sam2 and said.sam2.is_dir():
+        grounder, config.sam2_config = _grounder_of(said.sam2)
+    elif said.sam2:
+        grounder = open_sam2(said.sam2)
 
     def read(place: str) -> Tensor:
         return (grounder if place in grounder.specs else base.tensors).read(place)
@@ -116,13 +119,11 @@ def open_base(said: Training) -> Opened:
     return replace(base, config=config, tensors=tensors, places=expected(config))
 
 
-def _grounder(source: Path) -> tuple[Tensors, Sam2VideoConfig]:
-    """SAM 2's tensors, from a Sa2VA folder or from the file that SAM 2 itself was published in."""
-    if source.is_dir():
-        other = open_folder(source)
-        specs = {name: spec for name, spec in other.tensors.specs.items() if name.startswith("grounder.sam2.")}
-        return Tensors(specs, other.tensors.read), other.config.sam2_config
-    return open_sam2(source), sam2.architecture()
+def _grounder_of(source: Path) -> tuple[Tensors, Sam2VideoConfig]:
+    """SAM 2's tensors in a Sa2VA folder."""
+    other = open_folder(source)
+    specs = {name: spec for name, spec in other.tensors.specs.items() if name.startswith("grounder.sam2.")}
+    return Tensors(specs, other.tensors.read), other.config.sam2_config
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: Opened) -> int:

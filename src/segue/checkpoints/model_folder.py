@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from transformers import Sam2VideoConfig
 
 from segue import weights
 from segue.checkpoints import zoo
@@ -53,11 +54,10 @@ def read_layout(folder: Path, chat: str | None = None) -> Layout:
     is_grounded = family.grounded is not None and (
         family.grounded.architecture in named or any(name.startswith(GROUNDER_UPSTREAM) for name in names)
     )
-    sizes = folder / "sam2_config.json"
     config = VisionLanguageConfig(
         family=family.name,
         mllm_config=family.architecture(raw),
-        sam2_config=sam2.architecture(read_json(sizes) if sizes.is_file() else None) if is_grounded else None,
+        sam2_config=sam2_architecture(folder) if is_grounded else None,
         template=chat or raw.get("template") or "qwen_chat",
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
         video_frames=raw.get("video_frames"),
@@ -66,6 +66,12 @@ def read_layout(folder: Path, chat: str | None = None) -> Layout:
     says_tied = any(isinstance(part, dict) and part.get("tie_word_embeddings") is True for part in parts)
     head = {"mllm.language_model.lm_head.weight": "mllm.language_model.model.embed_tokens.weight"}
     return Layout(config, key_table(config), head if says_tied else {})
+
+
+def sam2_architecture(folder: Path) -> Sam2VideoConfig:
+    """The SAM 2 of an official folder: what its `sam2_config.json` says, or Hiera-L."""
+    sizes = folder / "sam2_config.json"
+    return sam2.architecture(read_json(sizes) if sizes.is_file() else None)
 
 
 def plan(folder: Path, chat: str | None = None) -> tuple[Layout, dict[str, tuple[int, ...]]]:
