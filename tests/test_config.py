@@ -1,6 +1,6 @@
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -109,6 +109,25 @@ def test_what_is_dumped_loads_as_an_equal_value(write, recipe):
 )
 def test_an_override_sets_one_value(write, override, expected):
     assert config.load(Recipe, write(MINIMAL), [override]) == expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    rate: float = 1.0
+    schedule: Literal["cosine", "constant"] = "cosine"
+
+    RENAMED: ClassVar = {"lr": "rate", "schedule": {"flat": "constant"}}
+
+
+@pytest.mark.parametrize(("text", "told"), [("lr: 2", "lr is called rate now"), ("schedule: flat", "flat is called")])
+def test_an_old_name_is_read_and_told(write, caplog, text, told):
+    assert config.load(Moved, write(text)) == (Moved(rate=2.0) if "lr" in text else Moved(schedule="constant"))
+    assert [told in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_an_old_name_beside_the_new_one_is_unknown(write):
+    with pytest.raises(ConfigError, match="unknown key 'lr'"):
+        config.load(Moved, write("lr: 1\nrate: 2"))
 
 
 def test_the_last_override_wins(write):

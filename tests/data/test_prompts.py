@@ -38,7 +38,7 @@ def test_wordings_are_whole_different_and_have_their_blanks(name):
 
 
 def test_every_wording_comes_by_chance_and_the_same_chance_says_the_same():
-    said = {prompts.say("segment_answers", np.random.default_rng(seed)) for seed in range(100)}
+    said = {prompts.sample_wording("segment_answers", np.random.default_rng(seed)) for seed in range(100)}
     assert said == set(prompts.wordings("segment_answers"))
     first, again = (prompts.segment_question("the dog", np.random.default_rng(3)) for _ in range(2))
     assert first == again

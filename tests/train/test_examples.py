@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from segue import media
 from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
@@ -102,6 +103,36 @@ def test_a_plan_says_which_frames_the_language_model_is_shown_and_the_rest_is_fo
     assert asked is None or truth.prompted == asked
     shown = [truth.numbers[place] for place in truth.prompted]
     assert list(row.example.view.plan) == shown and len(row.example.view.visual.pixels) == len(shown)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The numbers of all frames that are decoded, in order."""
+    numbers, read = [], media._shots
+
+    def counted(*given, **named):
+        for number, seconds, pixels in read(*given, **named):
+            numbers.append(number)
+            yield number, seconds, pixels
+
+    monkeypatch.setattr(media, "_shots", counted)
+    return numbers
+
+
+@pytest.mark.parametrize("plan", [None, "first:2", "uniform:3"])
+def test_a_medium_is_decoded_once_for_the_language_model_and_the_grounder(make, dialogue, clip, decoded, plan):
+    row = make(frames=plan)(clip_sample(clip(8), (1, 3, 4, 6)))
+    assert [number for number in decoded if number in (1, 3, 4, 6)] == [1, 3, 4, 6]
+    assert row.truth.numbers == (1, 3, 4, 6) and len(set(decoded)) == len(decoded)
+    decoded.clear()
+    make(frames=plan, max_tokens=len(make()(dialogue(2)).example.ids) - 1)(dialogue(2))
+    assert decoded == [0, 0]
+
+
+def test_frames_that_nothing_is_marked_on_are_decoded_only_if_they_are_shown(make, clip, decoded):
+    messages = (Message.user("What is it?", open_media(clip(8))), Message("assistant", ("A square.",)))
+    make(frames="first:2")(Sample(id="q", task="chat", messages=messages, frames=(1, 3, 4, 6)))
+    assert [number for number in decoded if number in (4, 6)] == []
 
 
 def test_targets_are_soft_so_that_thin_things_keep_their_place(make, picture):

@@ -221,7 +221,7 @@ def test_memory_that_runs_out_anywhere_is_one_line_that_says_what_helps(
 def test_memory_that_runs_out_late_leaves_the_last_checkpoint(make_recipe, watcher, monkeypatch):
     recipe = make_recipe(save_every=1)
     recipe = replace(recipe, validation=Validation(data=recipe.data, every=2, limit=1))
-    monkeypatch.setattr(evaluation, "judge", lambda *_, **__: _raise(OUT))
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: _raise(OUT))
     with pytest.raises(LimitError):
         train(recipe, watcher, device="cpu")
     assert adapters.find(recipe.output).name == "step-000001"

@@ -16,8 +16,7 @@ from segue.media import open_media
 from segue.models.protocol import Batch, seg_states
 from segue.train import loss_module as training
 from segue.train.examples import RowMaker, Truth, collate
-from segue.train.from_scratch.objectives import OBJECTIVES
-from segue.train.from_scratch.target_terms import vision_alignment_term, visual_targets
+from segue.train.from_scratch.objectives import OBJECTIVES, vision_alignment_term, visual_targets
 from segue.train.loss_module import LossModule, ObjectResult
 from segue.train.mask_terms import decode_candidates, decode_masks, encode_frames, true_iou
 from segue.train.recipe import LossWeights

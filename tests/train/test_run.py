@@ -38,6 +38,28 @@ def test_a_run_that_was_stopped_and_goes_on_ends_with_the_same_weights(make_reci
     assert [line.get("loss") for line in straight] == [line.get("loss") for line in resumed]
 
 
+def test_a_run_that_was_begun_with_the_words_of_older_versions_goes_on(make_recipe, watcher, caplog):
+    recipe = make_recipe(stage={"steps": 2}, log_every=1)
+    recipe = replace(recipe, validation=Validation(data=recipe.data, every=1, limit=1))
+    train(recipe, watcher, device="cpu", limit=1)
+    old = {"recipe.yaml": {"objective: joint": "objective: whole", "vision_alignment: ": "sight: "}}
+    old["checkpoints/step-000001/checkpoint.json"] = {'"evaluated_at"': '"judged_at"'}
+    old["log.jsonl"] = {'"kind": "evaluated"': '"kind": "judged"'}
+    for name, words in old.items():
+        text = (recipe.output / name).read_text()
+        for new, word in words.items():
+            assert new in text
+            text = text.replace(new, word)
+        (recipe.output / name).write_text(text)
+    finished = train(recipe, watcher, device="cpu", resume=True)
+    assert (finished.step, set(finished.metrics)) == (2, {"mean_iou", "ciou", "dice", "emitted"})
+    told = [record.getMessage() for record in caplog.records if record.name == "segue.config"]
+    assert told == [
+        "stages[0].objective: whole is called joint now; change it where it is written",
+        "stages[0].losses.sight is called vision_alignment now; change it where it is written",
+    ]
+
+
 def test_a_run_that_died_before_its_first_checkpoint_begins_anew(make_recipe, watcher, monkeypatch):
     recipe = make_recipe(stage={"steps": 2})
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

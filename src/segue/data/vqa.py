@@ -14,8 +14,7 @@ Source: Goyal et al. 2017, Marino et al. 2019, Singh et al. 2019, Gurari et al. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,39 +91,25 @@ def _vqa(root: Path, split: str, *, home: str, prefix: str) -> list[Question]:
     return questions
 
 
-@dataclass(frozen=True, slots=True)
-class _OneFile:
-    """A set whose questions and answers lie in one file: where, and what its columns are called.
-
-    `rows` is the key of the list of questions, empty where the file is that list; `suffix` is added to an image's name.
+def _one_file(
+    root: Path, split: str, *, files: Sequence[str], images: str, columns: tuple[str, str, str, str]
+) -> list[Question]:
+    """A set in one file, whose `columns` are: the key of the list (empty where the file is it), that of a row's name
+    and of its image, and what is added to the image's name.
     """
-
-    files: tuple[str, ...]
-    images: str
-    id: str
-    image: str = "image"
-    suffix: str = ""
-    rows: str = "data"
-
-    def __call__(self, root: Path, split: str) -> list[Question]:
-        """The questions of a split.
-
-        Raises: DataError.
-        """
-        file = first_of(root, [path.replace("{split}", split) for path in self.files])
-        images = self.images.replace("{split}", split)
-        require(root, [file, images], "the annotations and the folder of images there")
-        content = read_annotations(root / file)
-        records = field(content, self.rows, list, file) if self.rows else content
-        questions = []
-        with checked_format(file):
-            numbered = list(enumerate(records))
-        for number, record in numbered:
-            where = f"question {number}"
-            image = f"{field(record, self.image, str, where)}{self.suffix}"
-            name = field(record, self.id, int | str, where)
-            questions.append(_question(record, name, image, (root / images,), record, kind=record.get("answer_type")))
-        return questions
+    rows, id_column, image_column, suffix = columns
+    file = first_of(root, [f"data/{path}".replace("{split}", split) for path in files])
+    images = f"data/{images}".replace("{split}", split)
+    require(root, [file, images], "the annotations and the folder of images there")
+    content = read_annotations(root / file)
+    with checked_format(file):
+        records = list(enumerate(field(content, rows, list, file) if rows else content))
+    questions = []
+    for number, record in records:
+        where = f"question {number}"
+        picture, name = f"{field(record, image_column, str, where)}{suffix}", field(record, id_column, int | str, where)
+        questions.append(_question(record, name, picture, (root / images,), record, kind=record.get("answer_type")))
+    return questions
 
 
 def _question(
@@ -142,29 +127,29 @@ _READERS: dict[str, tuple[Callable[[Path, str], list[Question]], str]] = {
     "vqav2": (partial(_vqa, home="vqav2", prefix="v2_"), "train val testdev test"),
     "okvqa": (partial(_vqa, home="okvqa", prefix=""), "train val"),
     "textvqa": (
-        _OneFile(
-            ("data/textvqa/TextVQA_0.5.1_{split}.json",),
-            "data/textvqa/train_images",
-            "question_id",
-            image="image_id",
-            suffix=".jpg",
+        partial(
+            _one_file,
+            files=["textvqa/TextVQA_0.5.1_{split}.json"],
+            images="textvqa/train_images",
+            columns=("data", "question_id", "image_id", ".jpg"),
         ),
         "train val",
     ),
     "vizwiz": (
-        _OneFile(
-            ("data/vizwiz/{split}.json", "data/vizwiz/Annotations/{split}.json"),
-            "data/vizwiz/{split}",
-            "image",
-            rows="",
+        partial(
+            _one_file,
+            files=["vizwiz/{split}.json", "vizwiz/Annotations/{split}.json"],
+            images="vizwiz/{split}",
+            columns=("", "image", "image", ""),
         ),
         "train val test",
     ),
     "docvqa": (
-        _OneFile(
-            ("data/docvqa/{split}/{split}_v1.0.json", "data/docvqa/{split}_v1.0.json"),
-            "data/docvqa/{split}",
-            "questionId",
+        partial(
+            _one_file,
+            files=["docvqa/{split}/{split}_v1.0.json", "docvqa/{split}_v1.0.json"],
+            images="docvqa/{split}",
+            columns=("data", "questionId", "image", ""),
         ),
         "train val test",
     ),

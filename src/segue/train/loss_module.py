@@ -21,7 +21,6 @@ from segue.grounding.losses import NUM_POINTS
 from segue.grounding.model import VisionLanguageModel
 from segue.models.protocol import seg_states
 from segue.train.examples import TrainBatch
-from segue.train.from_scratch.target_terms import target_terms
 from segue.train.mask_terms import Decode, PromptedRow, decode_masks, encode_frames, mask_terms
 from segue.train.recipe import LossWeights
 
@@ -73,8 +72,8 @@ class LossModule(nn.Module):
     """A model and what it is to learn by; this is what is wrapped for several processes.
 
     Each row counts with `num_masks` objects: of more some are drawn by chance, fewer are repeated. Each mask is
-    compared at `num_points` points. `objective` gives the terms that a batch has, which are weighted and added here:
-    `joint`, or one of `segue.train.from_scratch.objectives`.
+    compared at `num_points` points. `objective`, one of `segue.train.from_scratch.objectives`, gives the terms that a
+    batch has; they are weighted and added here.
     """
 
     def __init__(
@@ -200,16 +199,6 @@ class LossModule(nn.Module):
 
 
 Objective = Callable[[LossModule, TrainBatch, int], Terms]
-
-
-def joint(module: LossModule, batch: TrainBatch, seed: int) -> Terms:
-    """Words, and masks that the grounder finds by what the language model says."""
-    output = module.language_output(batch)
-    return {
-        "text": output.text,
-        **target_terms(module.model, module.weights, batch, output.prompts, output.features),
-        **module.mask_terms(prompted_rows(batch, output), seed),
-    }
 
 
 def prompted_rows(batch: TrainBatch, output: LanguageOutput) -> list[PromptedRow]:
