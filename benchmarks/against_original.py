@@ -38,7 +38,7 @@ from segue.bench.stages import CLIP_SIZE, IMAGE_SIZE, PHRASE, blocks, peak_bytes
 from segue.engine import Engine, Options
 from segue.grounding.following import encode
 from segue.media import open_media
-from segue.prepare import collate, look, prepare
+from segue.prepare import collate, prepare, preprocess_media
 from segue.types import Media, Message
 
 FRAMES = 5
@@ -157,21 +157,21 @@ def original(engine: Engine, media: Media, ids: list[int]) -> tuple[dict[str, fl
     kinds.add(engine.model.grounder.sam2.vision_encoder.backbone.config._attn_implementation)
     assert kinds == {"eager"}, kinds
     started = process_time()
-    view = look(media, engine.processor, frames="first:5")
-    states = words(engine, view, ids)
+    shown = preprocess_media(media, engine.processor, frames="first:5")
+    states = words(engine, shown, ids)
     spoken = process_time()
-    logits = [session(engine, list(view.shown.pixels), prompt) for prompt in engine.model.prompts(states)]
+    logits = [session(engine, list(shown.shown.pixels), prompt) for prompt in engine.model.prompts(states)]
     ended = process_time()
     return {"words": spoken - started, "sessions": ended - spoken}, np.stack(logits)
 
 
-def words(engine: Engine, view: Any, ids: list[int]) -> Tensor:
+def words(engine: Engine, shown: Any, ids: list[int]) -> Tensor:
     """The states on the segmentation tokens, out of those of every layer and token."""
-    message = Message.user(question(engine, view.media), view.media)
-    batch = collate([prepare([message], engine.processor, view=view)], engine.processor)
+    message = Message.user(question(engine, shown.media), shown.media)
+    batch = collate([prepare([message], engine.processor, media=[shown])], engine.processor)
     mllm = engine.model.mllm
     output = mllm.language_model.generate(
-        inputs_embeds=mllm.embed(batch, mllm.encode(batch.pixels, batch.grids)),
+        inputs_embeds=mllm.prompt(batch).embeddings,
         attention_mask=batch.attention,
         max_new_tokens=len(ids),
         do_sample=False,
@@ -196,7 +196,7 @@ def session(engine: Engine, frames: list[np.ndarray], prompt: Tensor) -> np.ndar
     for number, frame in enumerate(frames):
         if number != last:  # the features of the frame before are kept, no others
             last, encoded = number, encode(grounder, [frame])
-        memory.append(grounder.remember(encoded, found[number].logits))
+        memory.append(grounder.encode_memory(encoded, found[number].logits))
     side = [grounder.side] * 2
     whole = torch.cat([functional.interpolate(one.logits[None], side, mode="bilinear") for one in found])
     (functional.interpolate(whole, frames[0].shape[:2], mode="bilinear").sigmoid() > 0.5).numpy()

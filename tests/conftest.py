@@ -149,7 +149,7 @@ def teach():
         for messages, reply in zip(dialogues, replies, strict=True):
             example = prepare(messages, engine.processor, prefill=reply, frames=frames)
             batch = collate([example], engine.processor)
-            hidden = mllm.forward(batch, None if batch.pixels is None else mllm.encode(batch.pixels, batch.grids))[1][0]
+            hidden = mllm.forward(batch)[1][0]
             states.append(hidden[example.answer_start - 1 : -1])
             ids.append(example.ids[example.answer_start :])
         head = mllm.language_model.lm_head.weight

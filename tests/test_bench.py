@@ -10,7 +10,7 @@ from segue.bench.limits import flops_of, measured, read_per_token
 from segue.bench.report import Encodes, Limits, Plan, Ratio, Report, Stage
 from segue.bench.stages import counting, late_memory, measure, random_engine
 from segue.errors import ConfigError
-from segue.grounding.following import encode, find
+from segue.grounding.following import decode_prompts, encode
 from segue.grounding.tracking import VideoMemory, conditioning, step
 
 ONCE = ("vision encode", "prefill", "decode", "SAM 2 encode")
@@ -158,7 +158,7 @@ def test_every_family_is_measured_by_what_its_tower_sees(monkeypatch, architectu
 def test_the_memory_measured_late_in_a_video_is_as_full_as_one_that_has_grown(engine, picture):
     grounder = engine.model.grounder
     encoded, prompts = encode(grounder, [picture()]), torch.ones(1, 32)
-    first = conditioning(grounder, 0, encoded, find(grounder, encoded, prompts))
+    first = conditioning(grounder, 0, encoded, decode_prompts(grounder, encoded, prompts))
     memory = VideoMemory((first,))
     for frame in range(1, 17):
         _, memory = step(grounder, frame, encoded, memory, consistent=False)

@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from segue import engine as engine_module
-from segue.engine import Options
+from segue.engine import Options, Request
 from segue.errors import ConfigError, DataError
+from segue.features import MemoryStore
 from segue.geometry.masks import at_threshold
-from segue.grounding.following import encode, find
+from segue.grounding.following import decode_prompts, encode
 from segue.loading import load
 from segue.media import open_media
-from segue.types import Finished, FrameMasks, Message, ObjectsFound, Region, TextDelta
+from segue.types import Failed, Finished, FrameMasks, Message, ObjectsFound, Region, TextDelta
 
 ONE = Options(prefill="It is [SEG].", keep_logits=True)
 TWO = replace(ONE, prefill="It is [SEG] and [SEG].")
@@ -29,9 +30,14 @@ def image(picture):
 
 
 @pytest.fixture
-def count_calls():
-    """Counts what goes through a module: one entry per call, the length of its first argument."""
+def count_calls(engine, engine_i):
+    """Counts what goes through a module: one entry per call, the length of its first argument.
+
+    What other tests asked about is forgotten.
+    """
     hooks = []
+    engine.forget()
+    engine_i.forget()
 
     def watch(module):
         calls = []
@@ -79,10 +85,10 @@ class TestImage:
         example = engine_module.prepare([Message.user("Where?", image)], engine.processor, prefill=TWO.prefill)
         with torch.no_grad():
             batch = engine_module.collate([example], engine.processor)
-            _, hidden = engine.model.mllm.forward(batch, engine.model.mllm.encode(batch.pixels))
+            _, hidden = engine.model.mllm.forward(batch)
             prompts = engine.model.prompts(hidden[0, example.ids == engine.processor.seg_id])
             grounder = engine.model.grounder
-            found = find(grounder, encode(grounder, [image.source]), prompts)
+            found = decode_prompts(grounder, encode(grounder, [image.source]), prompts)
         for number, region in enumerate(answer.regions):
             assert np.allclose(region.masks.logits[0], found.logits[number], atol=1e-3)
             assert region.score == pytest.approx(float(found.iou[number]), abs=1e-4)
@@ -594,12 +600,156 @@ class TestBatch:
         engine.answer_all(dialogues[:3])
         assert sum(sam2) == 2
 
-    def test_a_video_in_a_batch_is_refused(self, engine, dialogues, clip):
-        with pytest.raises(DataError, match="a batch holds a video"):
-            engine.answer_all([*dialogues, [Message.user("a", open_media(clip(2)))]])
+    def test_videos_and_images_mix(self, engine, teach, dialogues, clip):
+        rows = [*dialogues, [Message.user("And here?", open_media(clip(6)))]]
+        teach(engine, rows, [f"{reply}{END}" for reply in ("a", "[SEG]", "b", "c", "[SEG] d", "It is [SEG].")])
+        together = engine.answer_all(rows)
+        assert all(same(one, other) for one, other in zip(together, map(engine.answer, rows), strict=True))
+        assert [len(region.masks) for region in together[-1].regions] == [6]
 
     def test_a_batch_of_nothing_has_no_answers(self, engine):
         assert engine.answer_all([]) == []
+
+
+class TestRun:
+    @pytest.fixture
+    def asked(self, picture):
+        return [[Message.user(text, open_media(picture(60, 60, seed)))] for seed, text in enumerate(("a", "bc", "def"))]
+
+    def answers(self, events):
+        return {request: event.answer for request, event in events if isinstance(event, Finished)}
+
+    def test_requests_that_come_while_others_are_answered_have_the_answers_they_have_alone(
+        self, engine, teach, asked, clip
+    ):
+        asked = [*asked, [Message.user("And here?", open_media(clip(4)))]]
+        teach(engine, asked, [reply + END for reply in ("A long answer. [SEG]", "No.", "[SEG] [SEG]", "It is [SEG].")])
+        requests = [Request([messages]) for messages in asked]
+        waiting = [requests[0], None, None, requests[1], None, requests[2], requests[3]]
+        found = self.answers(engine.run(waiting, rows=2))
+        for request, messages in zip(requests, asked, strict=True):
+            assert same(found[request], engine.answer(messages))
+
+    def test_no_more_rows_are_decoded_together_than_allowed_and_no_request_is_taken_early(self, engine, teach, asked):
+        teach(engine, asked, ["Yes." + END] * 3)
+        sizes, taken = [], []
+        hook = engine.model.mllm.language_model.model.register_forward_pre_hook(
+            lambda _, __, named: sizes.append(len(named["inputs_embeds"])), with_kwargs=True
+        )
+
+        def coming():
+            for messages in asked:
+                taken.append(len(sizes))
+                yield Request([messages])
+
+        found = self.answers(engine.run(coming(), rows=1))
+        hook.remove()
+        assert len(found) == 3 and max(sizes) == 1
+        assert taken[0] == 0 < taken[1] < taken[2]
+
+    def test_rows_that_are_over_make_room_at_once(self, engine, teach, asked):
+        teach(engine, asked, ["A much longer answer." + END, "No." + END, "Yes." + END])
+        requests = [Request([messages]) for messages in asked]
+        assert list(self.answers(engine.run(requests, rows=2))) == [requests[1], requests[2], requests[0]]
+
+    def test_a_request_that_fails_does_not_end_the_others(self, engine, teach, asked, tmp_path):
+        teach(engine, asked, ["Yes." + END] * 3)
+        gone = replace(open_media(asked[0][0].parts[0].source), source=tmp_path / "gone.png")
+        bad = [Request([[Message.user("a", gone)]]), Request([]), Request([asked[0]], Options(frames="first:0"))]
+        requests = [Request([asked[1]]), *bad, Request([asked[2]])]
+        events = list(engine.run(requests))
+        failed = {request: event.error for request, event in events if isinstance(event, Failed)}
+        assert set(failed) == set(bad[:2])
+        assert [answer.text for answer in self.answers(events).values()] == ["Yes."] * 3
+
+    def test_a_cancelled_request_ends_with_what_was_said_and_the_others_go_on(self, engine, teach, asked):
+        teach(engine, asked, ["It is far away." + END, "It is [SEG]." + END, "So it is." + END])
+        requests = [Request([messages]) for messages in asked]
+        found = {}
+        for request, event in engine.run(requests, rows=2):
+            requests[0].is_cancelled = requests[2].is_cancelled = True
+            if isinstance(event, Finished):
+                found[request] = event.answer
+        assert [found[request].stop_reason for request in requests] == ["cancelled", "stop", "cancelled"]
+        assert len(found[requests[0]].text) in (1, 2) and found[requests[2]].text == ""
+        assert same(found[requests[1]], engine.answer(asked[1]))
+
+    def test_a_video_that_is_cancelled_while_it_is_followed_keeps_the_frames_so_far(self, engine, clip):
+        request = Request([[Message.user("Where?", open_media(clip(6)))]], ONE)
+        for _, event in engine.run([request]):
+            if isinstance(event, FrameMasks) and event.index == 1:
+                request.is_cancelled = True
+        assert len(event.answer.regions[0].masks) == 2
+
+    def test_text_of_several_dialogues_comes_one_after_another(self, engine, teach, asked):
+        image = asked[0][0].parts[0]
+        dialogues = [[Message.user(text, image)] for text in ("x", "y")]
+        teach(engine, dialogues, ["A long answer." + END, "No." + END])
+        events = engine.run([Request(dialogues)])
+        texts = [event.text for _, event in events if isinstance(event, TextDelta)]
+        assert "".join(texts) == f"A long answer.{END}No.{END}"
+        assert len(texts) > 10
+
+    def test_a_row_beyond_the_trained_length_is_decoded_alone(self, make_engine, picture):
+        rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+        stretched = make_engine(rope_parameters=rope, max_position_embeddings=70)
+        texts = ("a", "b" * 60, "c")
+        asked = [[Message.user(text, open_media(picture(60, 60, seed)))] for seed, text in enumerate(texts)]
+        options = Options(max_new_tokens=6)
+        together = stretched.answer_all(asked, options)
+        assert [answer.raw_text for answer in together] == [
+            stretched.answer(messages, options).raw_text for messages in asked
+        ]
+
+
+class TestFeatures:
+    def test_kept_features_take_the_place_of_decoding_and_encoding(
+        self, engine, make_engine, teach, clip, picture, monkeypatch, count_calls, tmp_path
+    ):
+        Image.fromarray(picture(60, 120)).save(tmp_path / "a.png")
+        media = [open_media(tmp_path / "a.png"), open_media(clip(6))]
+        other, store = make_engine(), MemoryStore(2)
+        other.features = store
+        dialogues = [[Message.user("What?", one)] for one in media]
+        teach(engine, dialogues, ["Nothing." + END, "It moves." + END])
+        teach(other, dialogues, ["Nothing." + END, "It moves." + END])
+        first = other.answer_all(dialogues)
+        kept = make_engine()
+        kept.features = store
+        teach(kept, dialogues, ["Nothing." + END, "It moves." + END])
+        decodes, tower = [], count_calls(kept.model.mllm.vision_tower)
+        monkeypatch.setattr("segue.prepare.read_frames", lambda *_: decodes.append(1))
+        second = kept.answer_all([[Message.user("What?", open_media(tmp_path / "a.png"))], dialogues[1]])
+        assert decodes == tower == []
+        assert [answer.text for answer in second] == [answer.text for answer in first] == ["Nothing.", "It moves."]
+
+    def test_a_medium_is_known_by_its_content_and_how_it_is_shown(self, engine, picture, count_calls, tmp_path):
+        Image.fromarray(picture(60, 120)).save(tmp_path / "a.png")
+        Image.fromarray(picture(60, 120)).save(tmp_path / "copy.png")
+        tower = count_calls(engine.model.mllm.vision_tower)
+        plain = Options(prefill="Yes.")
+        for source in (tmp_path / "a.png", tmp_path / "copy.png", tmp_path / "a.png"):
+            engine.ask(source, "What?", options=plain)
+        assert len(tower) == 1
+        engine.ask(tmp_path / "a.png", "What?", options=replace(plain, max_tiles=1))
+        assert len(tower) == 2
+        pixels = picture(60, 120)
+        media = open_media(pixels)
+        engine.ask(media, "What?", options=plain)
+        pixels[:] = 7  # the same array, other content
+        engine.ask(media, "What?", options=plain)
+        assert len(tower) == 4
+
+    def test_the_fingerprint_of_a_point_changes_with_the_weights_below_it_alone(self, make_engine):
+        asked = make_engine(seed=3)
+        points = ("tower", "projected")
+        before = [asked.fingerprint(point) for point in points]
+        with torch.no_grad():
+            asked.model.mllm.language_model.lm_head.weight.add_(1)
+            assert [asked.fingerprint(point) for point in points] == before
+            asked.model.mllm.projector[1].weight.add_(1)
+        changed = [asked.fingerprint(point) for point in points]
+        assert changed[0] == before[0] and changed[1] != before[1] and before[0] != before[1]
 
 
 class TestKeptMasks:

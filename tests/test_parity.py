@@ -17,7 +17,7 @@ from segue.errors import ConfigError, DataError
 from segue.grounding import model as grounded
 from segue.grounding import sam2
 from segue.models.templates import TEMPLATES
-from segue.parity.compare import Found, Ours, compare_masks, compare_numbers, compare_rounded, judge, like_recorded
+from segue.parity.compare import Ours, Replay, compare_masks, compare_numbers, compare_rounded, judge, like_recorded
 from segue.parity.preprocessing import question_of
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -214,7 +214,7 @@ def test_the_language_side_of_a_replay_attends_as_the_recorded_one_did(subject):
 
 def test_a_recording_is_replayed_on_as_many_threads_as_it_was_made(recording, subject, monkeypatch):
     seen, before = [], torch.get_num_threads()
-    monkeypatch.setattr("segue.parity._replay_seam", lambda *_: seen.append(torch.get_num_threads()) or Found())
+    monkeypatch.setattr("segue.parity._replay_seam", lambda *_: seen.append(torch.get_num_threads()) or Replay())
     parity.replay(recording, subject, ["llm"])
     other = parity.Recording(Path(), {"dtype": "float32"}, {}, {})
     parity.replay(other, subject, ["llm"])
@@ -251,7 +251,7 @@ def test_a_call_whose_grid_no_picture_makes_is_a_user_error(unnamed):
 def test_what_nothing_here_computes_is_shown_as_unknown_and_what_has_a_reason_as_skipped():
     outputs = {name: torch.ones(2) for name in ("llm.logits", "llm.surprise", "llm.half")}
     recording = parity.Recording(Path(), {}, {}, outputs)
-    checks = judge(recording, "llm", Found({"llm.logits": torch.ones(2)}, skipped={"llm.half": "too wide"}))
+    checks = judge(recording, "llm", Replay({"llm.logits": torch.ones(2)}, skipped={"llm.half": "too wide"}))
     assert {check.name: check.verdict for check in checks} == {
         "llm.logits": "pass",
         "llm.surprise": "unknown",
@@ -264,12 +264,12 @@ def test_what_nothing_here_computes_is_shown_as_unknown_and_what_has_a_reason_as
 def test_positions_that_mean_nothing_are_left_out():
     recording = parity.Recording(Path(), {}, {}, {"llm.padded_logits": torch.tensor([[1.0, 2.0, 99.0]])})
     ours = Ours(torch.tensor([[1.0, 2.0, 3.0]]), where=torch.tensor([[True, True, False]]))
-    assert judge(recording, "llm", Found({"llm.padded_logits": ours}))[0].verdict == "pass"
+    assert judge(recording, "llm", Replay({"llm.padded_logits": ours}))[0].verdict == "pass"
 
 
 def test_a_value_of_another_shape_fails_and_names_both_shapes():
     recording = parity.Recording(Path(), {}, {}, {"llm.logits": torch.zeros(1, 3)})
-    check = judge(recording, "llm", Found({"llm.logits": torch.zeros(1, 2)}))[0]
+    check = judge(recording, "llm", Replay({"llm.logits": torch.zeros(1, 2)}))[0]
     assert check.verdict == "fail" and check.note == "ours is [1, 2], recorded is [1, 3]"
 
 

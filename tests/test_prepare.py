@@ -1,16 +1,19 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from segue import prepare as prepare_module
 from segue.errors import ConfigError, DataError
+from segue.features import Features
 from segue.geometry.masks import track
 from segue.media import open_media, read_image
 from segue.models.internvl.family import InternVLProcessor
 from segue.models.templates import template
-from segue.prepare import IGNORED, collate, look, prepare
+from segue.prepare import IGNORED, collate, prepare, preprocess_media
 from segue.types import MarkedText, Media, Message, Region
 
 
@@ -232,24 +235,24 @@ def test_an_image_in_an_assistants_turn_is_refused(processor, image):
 def test_a_box_marks_the_same_cells_as_its_mask(processor, image):
     box = Region(box=np.array([28.0, 56.0, 84.0, 112.0]))
     mask = Region(masks=square(top=56, left=28))
-    rows = [prepare([Message.user("a", image, (region,))], processor).view.visual.rows for region in (box, mask)]
+    rows = [prepare([Message.user("a", image, (region,))], processor).media[-1].vision.rows for region in (box, mask)]
     assert rows[0][16:].tolist() == rows[1][16:].tolist() == [9, 10, 13, 14]
 
 
 def test_a_box_over_the_edge_is_cut_to_the_image(processor, image):
     example = prepare([Message.user("a", image, (Region(box=np.array([-50.0, -9.0, 30.0, 500.0])),))], processor)
-    assert example.view.visual.rows[16:].tolist() == [0, 1, 4, 5, 8, 9, 12, 13]
+    assert example.media[-1].vision.rows[16:].tolist() == [0, 1, 4, 5, 8, 9, 12, 13]
 
 
 def test_a_region_between_the_grids_samples_keeps_one_cell(processor, text_of, image):
     example = prepare([Message.user("a", image, (Region(box=np.array([40.0, 70.0, 45.0, 75.0])),))], processor)
     assert "region1<vp>(1)</vp>." in text_of(example)
-    assert example.view.visual.rows[16:].tolist() == [2 * 4 + 1]
+    assert example.media[-1].vision.rows[16:].tolist() == [2 * 4 + 1]
 
 
 def test_regions_are_marked_in_the_order_given(processor, image):
     regions = tuple(Region(masks=square(top=top, left=left, side=28)) for top, left in ((84, 84), (0, 0), (28, 56)))
-    rows = prepare([Message.user("a", image, regions)], processor).view.visual.rows
+    rows = prepare([Message.user("a", image, regions)], processor).media[-1].vision.rows
     assert rows[16:].tolist() == [15, 0, 6]
 
 
@@ -295,14 +298,15 @@ def test_several_images_stand_where_they_were_shown_and_the_last_is_what_is_spok
     ]
     example = prepare(dialogue, processor)
     assert re.search(r"<img>\(16\)</img> one <img>\(16\)</img> two.*b.*<img>\(16\)</img>\nc", text_of(example), re.S)
-    visual, alone = example.view.visual, [processor.image(read_image(one), max_tiles=12) for one in media]
-    assert example.view.media is media[2] and visual.features == 48
-    assert torch.equal(visual.pixels, torch.cat([one.pixels for one in alone]))
-    assert torch.equal(visual.rows, torch.arange(48))
-    # a view that was made before is used in its place
-    seen = look(media[1], processor, frames="first:5")
-    again = prepare(dialogue, processor, view=seen)
-    assert torch.equal(again.ids, example.ids) and torch.equal(again.view.visual.pixels, visual.pixels)
+    alone = [processor.image(read_image(one), max_tiles=12) for one in media]
+    batch = collate([example], processor)
+    assert [shown.media for shown in example.media] == media and example.num_visual_tokens == 48
+    assert torch.equal(batch.pixels, torch.cat([one.pixels for one in alone]))
+    assert torch.equal(batch.visual_rows, torch.arange(48))
+    # what was preprocessed before is used in its place
+    seen = preprocess_media(media[1], processor, frames="first:5")
+    again = prepare(dialogue, processor, media=[seen])
+    assert torch.equal(again.ids, example.ids) and again.media[1] is seen
 
 
 def test_a_reply_given_by_the_caller_stands_open_at_the_end(processor, text_of, image):
@@ -316,19 +320,18 @@ def test_a_reply_given_by_the_caller_stands_open_at_the_end(processor, text_of, 
 
 
 def test_a_medium_that_was_seen_before_is_not_looked_at_again(processor, text_of, image):
-    view = look(image, processor, frames="first:5")
     gone = Media(Path("nowhere.png"), "image", (112, 112))
-    seen = type(view)(gone, view.visual, view.shown, view.plan)
-    example = prepare([Message.user("Where?", gone)], processor, view=seen)
-    assert example.view is seen
+    seen = replace(preprocess_media(image, processor, frames="first:5"), media=gone)
+    example = prepare([Message.user("Where?", gone)], processor, media=[seen])
+    assert example.media == (seen,)
     assert text_of(example) == f"{IM}<img>(16)</img>\nWhere?{IM_END}"
 
 
-def test_marked_regions_leave_the_view_that_was_seen_as_it_was(processor, image):
-    view = look(image, processor, frames="first:5")
-    example = prepare([Message.user("a", image, (Region(masks=square()),))], processor, view=view)
-    assert (len(example.view.visual.rows), len(view.visual.rows)) == (20, 16)
-    assert example.view.visual.pixels is view.visual.pixels
+def test_marked_regions_leave_the_medium_that_was_preprocessed_as_it_was(processor, image):
+    shown = preprocess_media(image, processor, frames="first:5")
+    example = prepare([Message.user("a", image, (Region(masks=square()),))], processor, media=[shown])
+    assert (len(example.media[-1].vision.rows), len(shown.vision.rows)) == (20, 16)
+    assert example.media[-1].vision.pixels is shown.vision.pixels
 
 
 @pytest.mark.parametrize(
@@ -344,21 +347,21 @@ def test_marked_regions_leave_the_view_that_was_seen_as_it_was(processor, image)
 )
 def test_a_video_is_shown_by_its_plan_each_frame_once(processor, clip, plan, count, asked, shown):
     frames = clip(count)
-    view = look(open_media(frames), processor, frames=plan)
-    assert (view.plan, view.shown.index.tolist()) == (asked, shown)
-    assert np.array_equal(view.shown.pixels, frames[shown])
-    assert view.visual.text.count("<img>") == len(view.visual.pixels) == len(shown)
+    medium = preprocess_media(open_media(frames), processor, frames=plan)
+    assert (medium.plan, medium.shown.index.tolist()) == (asked, shown)
+    assert np.array_equal(medium.shown.pixels, frames[shown])
+    assert medium.vision.text.count("<img>") == len(medium.vision.pixels) == len(shown)
 
 
 def test_a_plan_that_no_video_fits_is_refused(processor, video):
     with pytest.raises(ConfigError, match="frame 8"):
-        look(video, processor, frames="0,8")
+        preprocess_media(video, processor, frames="0,8")
 
 
 def test_fewer_tiles_are_made_where_fewer_are_allowed(processor, picture):
     wide = open_media(picture(60, 180))
-    assert len(look(wide, processor, frames="first:5").visual.pixels) == 4
-    assert len(look(wide, processor, frames="first:5", max_tiles=1).visual.pixels) == 1
+    assert len(preprocess_media(wide, processor, frames="first:5").vision.pixels) == 4
+    assert len(preprocess_media(wide, processor, frames="first:5", max_tiles=1).vision.pixels) == 1
 
 
 def test_rows_are_padded_on_the_left(processor):
@@ -381,13 +384,42 @@ def test_visual_tokens_of_a_batch_point_at_their_own_image(processor, picture, i
     batch = collate(rows, processor)
     assert batch.visual_places.sum(dim=1).tolist() == [16, 0, 65]
     assert batch.visual_rows.tolist() == [*range(16), *range(16, 80), 16 + 48]
-    assert torch.equal(batch.pixels, torch.cat([rows[0].view.visual.pixels, rows[2].view.visual.pixels]))
+    assert torch.equal(batch.pixels, torch.cat([rows[0].media[-1].vision.pixels, rows[2].media[-1].vision.pixels]))
 
 
-def test_an_image_that_several_rows_share_is_in_the_batch_once(processor, image):
-    view = look(image, processor, frames="first:5")
+def test_an_image_that_several_rows_share_by_its_key_is_in_the_batch_once(processor, image):
+    shown = preprocess_media(image, processor, frames="first:5", key=("content", "tiles:12"))
     marked = Message.user("b", image, (Region(masks=square(side=28)),))
-    rows = [prepare([message], processor, view=view) for message in (Message.user("a", image), marked)]
+    rows = [prepare([message], processor, media=[shown]) for message in (Message.user("a", image), marked)]
     batch = collate(rows, processor)
     assert len(batch.pixels) == 1
     assert batch.visual_rows.tolist() == [*range(16), *range(16), 0]
+
+
+def test_media_without_a_key_are_each_in_the_batch(processor, image):
+    rows = [prepare([Message.user(text, image)], processor) for text in ("a", "b")]
+    assert len(collate(rows, processor).pixels) == 2
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_where_features_are_given_nothing_is_decoded(processor, picture, clip, monkeypatch, kind):
+    media = open_media(picture(60, 180) if kind == "image" else clip(8))
+    plain = prepare([Message.user("a", media)], processor)
+    decodes = []
+    monkeypatch.setattr(prepare_module, "read_frames", lambda *_: decodes.append(1))
+    features = Features(torch.randn(plain.num_visual_tokens, 64))
+    shown = preprocess_media(media, processor, frames="first:5", features=features)
+    example = prepare([Message.user("a", media)], processor, media=[shown])
+    batch = collate([example], processor)
+    assert torch.equal(example.ids, plain.ids) and shown.plan == plain.media[0].plan
+    assert batch.pixels is None and torch.equal(batch.features, features.values)
+    assert decodes == []
+
+
+def test_media_in_two_forms_do_not_make_a_batch(processor, image, picture):
+    first = preprocess_media(image, processor, frames="first:5")
+    other = open_media(picture(112, 112, seed=2))
+    second = preprocess_media(other, processor, frames="first:5", features=Features(torch.randn(16, 64)))
+    rows = [prepare([Message.user("a", one.media)], processor, media=[one]) for one in (first, second)]
+    with pytest.raises(DataError, match="given as pixels and features"):
+        collate(rows, processor)

@@ -2,140 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from segue import types, weights
 from segue.checkpoints import model_folder
-from segue.errors import ConfigError, DataError
-from segue.geometry.masks import at_threshold, box_of, logit
+from segue.errors import ConfigError, DataError, SegueError
+from segue.features import Features, FeatureStore, MemoryStore, Sources, fingerprint
+from segue.geometry.masks import at_threshold, box_of
 from segue.grounding import model as grounded
-from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
+from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
-from segue.media import iter_frames, open_media, read_ahead
-from segue.models.protocol import Batch, Decoding, Generation, Processor, finished, seg_states
+from segue.media import VideoFrame, iter_frames, open_media, read_ahead
+from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText
+from segue.models.protocol import Point, Processor, seg_states
+from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
 from segue.output import results
-from segue.prepare import Example, View, collate, look, prepare
+from segue.prepare import MediaInput, TokenizedExample, collate, prepare, preprocess_media
+from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
 from segue.types import (
     Event,
+    Failed,
     Finished,
     FrameMasks,
     Media,
     Message,
     ObjectsFound,
     Region,
-    StopReason,
     TextDelta,
     Usage,
+    target_media,
 )
 
-Returned = TypeVar("Returned")
+__all__ = ["DEFAULTS", "DTYPES", "ROWS", "Answer", "Engine", "Options", "Request"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to answer. Every field has a default; the fields that decided a result are written with it.
-
-    `frames` is the plan of video frames that the language model sees: `first:k`, `uniform:k`, numbers, or `auto`, which
-    is what the policy was published with. `policy` is how objects are followed through a video (see
-    `segue.grounding.following.follow`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
-    the probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
-    the masks; `keep_masks` False leaves masks out of the answer, for a reader of the stream who has taken them as they
-    came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
-    the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
-    tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
-    `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
-    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
-    """
-
-    frames: str = "auto"
-    policy: Literal["auto", "upstream", "consistent"] = "auto"
-    threshold: float = 0.5
-    keep_logits: bool = False
-    keep_masks: bool = True
-    prefill: str | None = None
-    max_new_tokens: int = 2048
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    max_tiles: int = 12
-    reprompt: float = 0.0
-
-    def __post_init__(self) -> None:
-        logit(self.threshold)
-        if self.policy not in ("auto", "upstream", "consistent"):
-            raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
-        if self.keep_logits and not self.keep_masks:
-            raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
-        if not 0 <= self.reprompt <= 1:
-            raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
-        if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
-            raise ConfigError(
-                f"max_new_tokens {self.max_new_tokens} or max_tiles {self.max_tiles} is out of range; "
-                "expected at least 1 token and 1 to 64 tiles"
-            )
-
-
-DEFAULTS = Options()
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """Options with `auto` resolved for one model."""
-
-    policy: Policy
-    frames: str
-    options: Options
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """The medium asked about last and what was computed from it alone, for the next question about it."""
-
-    key: tuple[str, int]
-    view: View
-    features: Float[Tensor, "v d"]
-    encoded: Encoded | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """One question and what the language model made of it; `phrase` is what `segment` asked for."""
-
-    example: Example
-    generation: Generation
-    phrase: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The track of every object spoken of, and how many frames they were followed through."""
-
-    tracks: tuple[Track, ...]
-    frames: int = 0
+ROWS = 16
+"""Dialogues that are decoded together, unless told."""
+TOKENS = 2**16
+"""Tokens that all prompts decoded together may have, padding included; a longer one is decoded alone."""
+_NO_MORE = object()
 
 
 @dataclass(slots=True)
-class _Timer:
-    seconds: dict[str, float] = field(default_factory=dict)
-    mark: float = field(default_factory=perf_counter)
+class MediaCache:
+    """What the engine remembers of the medium asked about last, beside its features: its frames, and SAM 2's features
+    of an image. `key` is its content and how it was shown.
+    """
 
-    def lap(self, stage: str) -> None:
-        now = perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.mark
-        self.mark = now
+    key: tuple[str, str]
+    shown: MediaInput
+    encoded: Encoded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +92,20 @@ class Engine:
     `lineage` says where the weights come from, in what precision and with which versions they run.
     """
 
-    def __init__(self, model: grounded.VisionLanguageModel, processor: Processor, lineage: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: grounded.VisionLanguageModel,
+        processor: Processor,
+        lineage: Mapping[str, Any],
+        features: FeatureStore | None = None,
+    ):
         self.model = model
         self.processor = processor
         self.lineage = dict(lineage)
-        self._seen: _Seen | None = None
+        self.features = features or MemoryStore()
+        self._sources = Sources()
+        self._seen: MediaCache | None = None
+        self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
 
     def ask(
         self,
@@ -188,24 +124,17 @@ class Engine:
 
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
-        return _last(self.stream(messages, options))
+        request = Request([messages], options)
+        return _answers(self.run([request]))[request][0]
 
-    @torch.no_grad()
     def stream(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
 
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
         several, masks are of the last one shown.
         """
-        timer, plan = _Timer(), self._plan(options)
-        media = _media(messages)
-        seen = None if media is None else self._look(media, plan, timer)
-        example = self._prepare(messages, plan, None if seen is None else seen.view)
-        generation = yield from self._speak(example, seen, options)
-        timer.lap("language")
-        yield from self._point([_Reply(example, generation)], seen, plan, timer)
+        return _raised(self.run([Request([messages], options)]))
 
-    @torch.no_grad()
     def segment(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
 
@@ -220,82 +149,85 @@ class Engine:
                 f"{self.lineage['model']} has no grounder, so that it cannot segment; take a Sa2VA, "
                 "or ask where things are in words (`segue chat`)"
             )
-        timer, plan = _Timer(), self._plan(options)
-        seen = self._look(media, plan, timer)
         question = self.model.family.prompts[f"segment_{media.kind}"]
-        replies = []
-        for phrase in phrases:
-            message = Message.user(question.replace("{phrase}", phrase), media)
-            example = self._prepare([message], plan, seen.view)
-            replies.append(_Reply(example, (yield from self._speak(example, seen, options)), phrase))
-        timer.lap("language")
-        yield from self._point(replies, seen, plan, timer)
+        dialogues = [[Message.user(question.replace("{phrase}", phrase), media)] for phrase in phrases]
+        return _raised(self.run([Request(dialogues, options, phrases)]))
 
-    @torch.no_grad()
     def answer_each(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
-        """Answers to several dialogues about one image or video, or about none, each spoken on its own.
+        """Answers to several dialogues about one image or video, or about none.
 
         All objects found are followed together, so that each frame is decoded and encoded once.
 
         Raises: DataError, if there is no dialogue, or two of them are about different media.
         """
-        media = [_media(messages) for messages in dialogues]
-        if not media or any(one is not media[0] for one in media):
-            raise DataError(f"{len(media)} questions cannot be asked together; give some, all about the same medium")
-        timer, plan = _Timer(), self._plan(options)
-        seen = None if media[0] is None else self._look(media[0], plan, timer)
-        replies = []
-        for messages in dialogues:
-            example = self._prepare(messages, plan, None if seen is None else seen.view)
-            generation = _returned(self._speak(example, seen, options))
-            replies.append(_Reply(example, generation))
-        timer.lap("language")
-        found = _returned(self._found(replies, seen, plan)) if seen is not None else _Found(())
-        timer.lap("masks")
-        answers, start = [], 0
-        for reply in replies:
-            stop = start + len(reply.generation.seg_hidden)
-            tracks = found.tracks[start:stop]
-            answers.append(self._answer([reply], replace(found, tracks=tracks), seen, plan, timer))
-            start = stop
-        return answers
+        request = Request(dialogues, options)
+        return _answers(self.run([request]))[request]
+
+    def answer_all(
+        self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS, *, rows: int = ROWS
+    ) -> list[Answer]:
+        """Answers to several dialogues about whatever media, up to `rows` decoded together; the same as asked one by
+        one, if greedy.
+
+        Those about one medium share its features, and their objects are followed together.
+        """
+        groups: dict[int, list[int]] = {}
+        media = [target_media(messages) for messages in dialogues]
+        for number, one in enumerate(media):
+            alike = next((first for first in groups if one is not None and media[first] is one), number)
+            groups.setdefault(alike, []).append(number)
+        requests = {number: Request([dialogues[one] for one in group], options) for number, group in groups.items()}
+        found = _answers(self.run(requests.values(), rows=rows))
+        answers = {
+            number: answer
+            for first, group in groups.items()
+            for number, answer in zip(group, found[requests[first]], strict=True)
+        }
+        return [answers[number] for number in range(len(dialogues))]
 
     @torch.no_grad()
-    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
-        """Answers to several dialogues, computed as one batch; the same as asked one by one, if greedy.
+    def run(self, requests: Iterable[Request | None], *, rows: int = ROWS) -> Iterator[tuple[Request, Event | Failed]]:
+        """Events of many requests as they come, each with its request: the one way in which anything is answered.
 
-        An image that several of them share is encoded once for the language model.
-
-        Raises: DataError, if one of them is about a video: those are followed one at a time, by `answer`.
+        Up to `rows` dialogues are decoded together, of any age and about whatever media; a request is taken when there
+        is room for it. `None` among the requests says that none is waiting now. A request ends with `Finished` for
+        each of its answers, in order, or with `Failed`. Close the iterator to cancel all.
         """
-        if not dialogues:
-            return []
-        timer, plan = _Timer(), self._plan(options)
-        media = {id(one): one for one in map(_media, dialogues) if one is not None}
-        if any(one.kind == "video" for one in media.values()):
-            raise DataError("a batch holds a video; ask about videos one at a time")
-        views = {
-            key: look(one, self.processor, frames=plan.frames, max_tiles=options.max_tiles)
-            for key, one in media.items()
-        }
-        examples = [self._prepare(messages, plan, views.get(id(_media(messages)))) for messages in dialogues]
-        batch = collate(examples, self.processor).to(self.model.device)
-        features = None if batch.pixels is None else self.model.mllm.encode(batch.pixels, batch.grids)
-        timer.lap("vision")
-        generations = self._generate(batch, features, examples, options)
-        timer.lap("language")
-        images = {
-            row: example.view.shown.pixels[0]
-            for row, (example, generation) in enumerate(zip(examples, generations, strict=True))
-            if example.view is not None and len(generation.seg_hidden)
-        }
-        encoded = encode(self.model.grounder, images.values()) if images and self.model.grounder is not None else None
-        answers = []
-        for row, (example, generation) in enumerate(zip(examples, generations, strict=True)):
-            frame = encoded.frame(list(images).index(row)) if encoded is not None and row in images else None
-            seen = None if example.view is None else _Seen(("", 0), example.view, torch.empty(0, 0), frame)
-            answers.append(_last(self._point([_Reply(example, generation)], seen, plan, timer)))
-        return answers
+        coming, jobs = iter(requests), list[Job]()
+        waiting: deque[tuple[Job, Row]] = deque()
+        decoder, self._static = Decoder(self.model.mllm, self._static), None
+        is_open = True
+        try:
+            while is_open or jobs:
+                while is_open and len(waiting) + len(decoder.rows) < rows:
+                    request = next(coming, _NO_MORE)
+                    is_open = request is not _NO_MORE
+                    if not isinstance(request, Request):
+                        break
+                    try:
+                        jobs.append(self._take(request))
+                    except SegueError as error:
+                        yield request, Failed(error)
+                    else:
+                        waiting.extend((jobs[-1], row) for row in jobs[-1].rows)
+                self._prefill(self._cohort(waiting, decoder, rows), decoder)
+                yield from self._generate_text(jobs, decoder)
+                done = [job for job in jobs if job.is_said]
+                jobs = [job for job in jobs if not job.is_said]
+                yield from self._ground(done)
+        finally:
+            decoder.close()
+            self._static = decoder.static
+
+    def fingerprint(self, point: Point) -> str:
+        """A hash of the weights that what is kept of media at this point depends on."""
+        return fingerprint(self.model.mllm.below(point), self.model.dtype)
+
+    def forget(self) -> None:
+        """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
+        self._seen = None
+        if isinstance(self.features, MemoryStore):
+            self.features.clear()
 
     def save(self, folder: str | Path, *, dtype: str | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -316,7 +248,7 @@ class Engine:
         self.processor.save(folder)
         weights.write_lineage(folder, self.lineage)
 
-    def _plan(self, options: Options) -> _Plan:
+    def _plan(self, options: Options) -> Plan:
         has_both = self.model.config.two_decoders
         policy: Policy = "consistent" if has_both else "upstream"
         if options.policy != "auto":
@@ -329,76 +261,109 @@ class Engine:
             )
         trained = self.model.config.video_frames or self.model.family.video_frames
         published = "uniform:5" if policy == "consistent" else trained
-        return _Plan(policy, published if options.frames == "auto" else options.frames, options)
+        return Plan(policy, published if options.frames == "auto" else options.frames, options)
 
-    def _look(self, media: Media, plan: _Plan, timer: _Timer) -> _Seen:
-        key = (plan.frames, plan.options.max_tiles)
-        seen = self._seen
-        if seen is None or seen.view.media is not media or seen.key != key:
-            view = look(media, self.processor, frames=plan.frames, max_tiles=plan.options.max_tiles)
-            features = self.model.mllm.encode(view.visual.pixels.to(self.model.device), view.visual.grids)
-            seen = self._seen = _Seen(key, view, features, None)
+    def _take(self, request: Request) -> Job:
+        """A request with its media looked at and its dialogues made ready."""
+        timer, plan = Timer(), self._plan(request.options)
+        shown = [target_media(messages) for messages in request.dialogues]
+        if not shown or any(one is not shown[0] for one in shown):
+            raise DataError(f"{len(shown)} questions cannot be asked together; give some, all about the same medium")
+        inputs: list[MediaInput] = []
+        for media in (part for messages in request.dialogues for part in _shown(messages)):
+            if not any(one.media is media for one in inputs):
+                inputs.append(self._preprocess(media, plan))
+        examples = [self._prepare(messages, plan, inputs) for messages in request.dialogues]
+        phrases = request.phrases or [""] * len(examples)
+        rows = [
+            Row(example, IncrementalText(self.processor.tokenizer), phrase)
+            for example, phrase in zip(examples, phrases, strict=True)
+        ]
+        media_input = next((one for one in inputs if one.media is shown[0]), None)
         timer.lap("vision")
-        return seen
+        return Job(request, plan, timer, media_input, rows)
 
-    def _prepare(self, messages: Sequence[Message], plan: _Plan, view: View | None) -> Example:
-        if messages and messages[-1].role != "user":
-            raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
-        return prepare(
-            messages,
+    def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
+        """A medium as it is shown, from kept features where there are some."""
+        sampling = plan.frames if media.kind == "video" else f"tiles:{plan.options.max_tiles}"
+        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
+        key = (self._sources.hash(media), sampling)
+        shown = preprocess_media(
+            media,
             self.processor,
             frames=plan.frames,
             max_tiles=plan.options.max_tiles,
-            prefill=plan.options.prefill,
-            view=view,
+            key=key,
+            features=self.features.get(*key),
         )
+        if self._seen is not None and self._seen.key == key:
+            shown.decoded = shown.decoded or self._seen.shown.decoded
+            self._seen.shown = shown
+        else:
+            self._seen = MediaCache(key, shown)
+        return shown
 
-    def _speak(self, example: Example, seen: _Seen | None, options: Options) -> Generator[TextDelta, None, Generation]:
-        """Text as it comes; returns what was generated."""
-        batch = replace(collate([example], self.processor), pixels=None).to(self.model.device)
-        features = self._features(example, seen)
-        if options.prefill is not None:
-            yield TextDelta(options.prefill)
-            return self._generate(batch, features, [example], options)[0]
-        steps = self.model.mllm.generate(batch, features, self._decoding(options))
-        ids: list[int] = []
-        said = ""
-        while True:
-            try:
-                ids += [token for token in next(steps) if token is not None]
-            except StopIteration as done:
-                rest = self.processor.tokenizer.decode(ids, skip_special_tokens=False)[len(said) :]
-                if rest:
-                    yield TextDelta(rest)
-                return done.value[0]
-            text = self.processor.tokenizer.decode(ids, skip_special_tokens=False)
-            # an unfinished character decodes to a replacement mark: wait for the rest of it
-            if not text.endswith("\ufffd"):
-                yield TextDelta(text[len(said) :])
-                said = text
+    def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
+        if messages and messages[-1].role != "user":
+            raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
+        return prepare(messages, self.processor, prefill=plan.options.prefill, media=media)
 
-    def _features(self, example: Example, seen: _Seen | None) -> Float[Tensor, "v d"] | None:
-        """What the language model is shown of a row; where that is `seen` alone, it was encoded before."""
-        if example.view is None or seen is None:
-            return None
-        visual = example.view.visual
-        if visual.features == seen.view.visual.features:
-            return seen.features
-        return self.model.mllm.encode(visual.pixels.to(self.model.device), visual.grids)
+    def _cohort(self, waiting: deque[tuple[Job, Row]], decoder: Decoder, rows: int) -> list[tuple[Job, Row]]:
+        """The rows that join now: as many as there is room for, in rows and in tokens, but at least one."""
+        cohort: list[tuple[Job, Row]] = []
+        longest = decoder.longest
+        while waiting and not decoder.is_closed:
+            job, row = waiting[0]
+            length = len(row.example.ids) + job.plan.options.max_new_tokens
+            count, longest = len(decoder.rows) + len(cohort) + 1, max(longest, len(row.example.ids))
+            is_alone = decodes_alone(self.model.mllm.language_model, length)
+            if count > 1 and (count > rows or count * longest > TOKENS or is_alone):
+                break
+            cohort.append(waiting.popleft())
+            if is_alone:
+                break
+        return cohort
 
-    def _generate(
-        self, batch: Batch, features: Float[Tensor, "v d"] | None, examples: Sequence[Example], options: Options
-    ) -> list[Generation]:
-        if options.prefill is None:
-            return finished(self.model.mllm.generate(batch, features, self._decoding(options)))
-        _, hidden = self.model.mllm.forward(batch, features)
-        generations = []
-        for row, example in enumerate(examples):
-            reply = example.ids[example.answer_start :].to(hidden.device)
-            said = hidden[row, hidden.shape[1] - len(reply) :]
-            states = seg_states(said[None], reply[None], self.processor.seg_id)
-            generations.append(Generation(reply.tolist(), states, "prefilled"))
-        return generations
+    def _prefill(self, cohort: Sequence[tuple[Job, Row]], decoder: Decoder) -> None:
+        """Encode what rows show, and read their prompts; where the caller gave a reply, read it too."""
+        self._encode([medium for _, row in cohort for medium in row.example.media])
+        for job in dict.fromkeys(job for job, _ in cohort):
+            job.timer.lap("vision")
+        given = [row for job, row in cohort if job.plan.options.prefill is not None]
+        asked = [(job, row) for job, row in cohort if job.plan.options.prefill is None]
+        if asked:
+            batch = collate([row.example for _, row in asked], self.processor).to(self.model.device)
+            decodings = [self._decoding(job.plan.options) for job, _ in asked]
+            states = decoder.add(self.model.mllm.prompt(batch), decodings)
+            for (_, row), state in zip(asked, states, strict=True):
+                row.state = state
+        if given:
+            batch = collate([row.example for row in given], self.processor).to(self.model.device)
+            _, hidden = self.model.mllm.forward(replace(batch, labels=None))
+            for row, said in zip(given, hidden, strict=True):
+                reply = row.example.ids[row.example.answer_start :].to(hidden.device)
+                states_said = said[len(said) - len(reply) :]
+                seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
+                row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
+
+    def _encode(self, media: Sequence[MediaInput]) -> None:
+        """Put features in the place of pixels; what has none yet goes through the tower in one batch, and is kept."""
+        fresh = {one.key: one.vision for one in media if one.vision.features is None}
+        if not fresh:
+            return
+        known = list(fresh.values())
+        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
+        grids = [vision.grids for vision in known if vision.grids is not None]
+        together = torch.cat(grids) if grids else None
+        features = self.model.mllm.project(self.model.mllm.tower(pixels, together), together)
+        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
+        for one in media:
+            if one.vision.features is None:
+                one.vision = replace(one.vision, pixels=None, features=parts[one.key])
+        for key, vision in fresh.items():
+            assert key is not None, "the engine gives every medium a key"
+            beside = {} if vision.grids is None else {"grids": vision.grids}
+            self.features.put(*key, Features(parts[key], beside))
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(
@@ -410,107 +375,132 @@ class Engine:
             seed=options.seed,
         )
 
-    def _point(self, replies: Sequence[_Reply], seen: _Seen | None, plan: _Plan, timer: _Timer) -> Iterator[Event]:
-        """Masks for what was said, frame by frame, then the answer."""
-        found = _Found(())
-        if seen is not None:
-            found = yield from self._found(replies, seen, plan)
-        timer.lap("masks")
-        yield Finished(self._answer(replies, found, seen, plan, timer))
+    def _generate_text(self, jobs: Sequence[Job], decoder: Decoder) -> Iterator[tuple[Request, Event]]:
+        """One more token for every row, and the text that came of it; rows of one request speak one after another."""
+        for row in (row for job in jobs if job.request.is_cancelled for row in job.rows):
+            if row.state is not None:
+                decoder.remove(row.state)
+        decoder.step()
+        like = self.model.mllm.get_input_embeddings().weight
+        for job in jobs:
+            for row in job.rows:
+                if row.state is not None and row.generation is None and row.state.is_finished:
+                    row.generation = row.state.generation(like)
+                elif row.state is None and job.request.is_cancelled and row.generation is None:
+                    row.generation = Generation([], like.new_empty(0, like.shape[1]), "cancelled")
+            for text in job.pieces():
+                yield job.request, TextDelta(text)
+            if job.is_said:
+                job.timer.lap("language")
 
-    def _found(
-        self, replies: Sequence[_Reply], seen: _Seen, plan: _Plan
-    ) -> Generator[ObjectsFound | FrameMasks, None, _Found]:
+    def _ground(self, jobs: Sequence[Job]) -> Iterator[tuple[Request, Event | Failed]]:
+        """Masks for what was said, frame by frame, then the answers."""
+        images = {} if self.model.grounder is None else self._encode_images(jobs)
+        for job in jobs:
+            try:
+                tracks = yield from self._follow(job, images)
+                job.timer.lap("masks")
+                for answer in self._finish(job, tracks):
+                    yield job.request, Finished(answer)
+            except SegueError as error:
+                yield job.request, Failed(error)
+
+    def _encode_images(self, jobs: Sequence[Job]) -> dict[tuple[str, str] | None, Encoded]:
+        """SAM 2's features of the images that have objects to be found, in one batch."""
+        wanted = {job.media.key: job.media for job in jobs if job.media is not None and job.points_into("image")}
+        found: dict[tuple[str, str] | None, Encoded] = {}
+        if self._seen is not None and self._seen.encoded is not None and self._seen.key in wanted:
+            found[self._seen.key] = self._seen.encoded
+        fresh = {key: shown for key, shown in wanted.items() if key not in found}
+        if fresh:
+            encoded = encode(self.model.grounder, [shown.shown.pixels[0] for shown in fresh.values()])
+            found |= {key: encoded.frame(number) for number, key in enumerate(fresh)}
+        if self._seen is not None and self._seen.key in found:
+            self._seen.encoded = found[self._seen.key]
+        return found
+
+    def _follow(
+        self, job: Job, images: Mapping[tuple[str, str] | None, Encoded]
+    ) -> Generator[tuple[Request, Event], None, Tracks]:
         """Follows every object spoken of; none, and nothing is decoded."""
-        _, regions, _ = self._spoken(replies, self._raw(replies), seen)
-        if not regions or self.model.grounder is None:
-            return _Found(())
-        yield ObjectsFound(seen.view.media, regions)
-        tracks = tuple(Track(plan.options.keep_masks) for _ in regions)
-        prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
+        if self.model.grounder is None or job.media is None or job.request.is_cancelled or not job.num_objects:
+            return Tracks()
+        options = job.plan.options
+        _, regions, _ = self._parse(job, job.replies, self._raw(job.replies))
+        yield job.request, ObjectsFound(job.media.media, regions)
+        tracks = tuple(TrackBuilder(options.keep_masks) for _ in range(job.num_objects))
         frames = 0
-        for masks, decoded in self._masks(prompts, seen, plan):
+        for masks, decoded in self._masks(job, images):
             for number, track in enumerate(tracks):
-                track.add(masks, number, decoded.logits if plan.options.keep_logits else None)
+                track.add(masks, number, decoded.logits if options.keep_logits else None)
             frames += 1
-            yield masks
-        return _Found(tracks, frames)
+            yield job.request, masks
+            if job.request.is_cancelled:
+                break
+        return Tracks(tracks, frames)
 
-    def _answer(
-        self, replies: Sequence[_Reply], found: _Found, seen: _Seen | None, plan: _Plan, timer: _Timer
-    ) -> Answer:
-        """Everything that was said and found, together; `found` has a track for each region that the replies mark."""
+    def _masks(
+        self, job: Job, images: Mapping[tuple[str, str] | None, Encoded]
+    ) -> Iterator[tuple[FrameMasks, Decoded]]:
+        assert job.media is not None
+        grounder, shown = self.model.grounder, job.media.shown
+        prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in job.replies]))
+        if job.media.media.kind == "image":
+            frame = VideoFrame(0, 0.0, shown.pixels[0])
+            found = iter([(frame, decode_prompts(grounder, images[job.media.key], prompts))])
+        else:
+            known = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
+            frames = read_ahead(iter_frames(job.media.media))
+            found = follow(grounder, prompts, known, frames, policy=job.plan.policy, reprompt=job.plan.options.reprompt)
+        for frame, decoded in found:
+            yield frame_masks(frame, decoded, threshold=job.plan.options.threshold), decoded
+
+    def _finish(self, job: Job, tracks: Tracks) -> Iterator[Answer]:
+        """One answer to all dialogues of a request with phrases, else one to each."""
+        if job.request.phrases:
+            yield self._answer(job, job.replies, tracks)
+            return
+        start = 0
+        for reply in job.replies:
+            stop = start + len(reply.generation.seg_hidden)
+            yield self._answer(job, [reply], replace(tracks, tracks=tracks.tracks[start:stop]))
+            start = stop
+
+    def _answer(self, job: Job, replies: Sequence[Reply], found: Tracks) -> Answer:
+        """Everything that was said and found, together; `found` has a track for each region, or none at all."""
         raw = self._raw(replies)
-        text, regions, boxes = self._spoken(replies, raw, seen)
-        if seen is not None:
-            size = seen.view.media.size
-            regions = tuple(track.region(region, size) for track, region in zip(found.tracks, regions, strict=True))
+        text, regions, boxes = self._parse(job, replies, raw)
+        media = None if job.media is None else job.media.media
+        if media is not None and found.tracks:
+            pairs = zip(found.tracks, regions, strict=True)
+            regions = tuple(track.region(region, media.size) for track, region in pairs)
         usage = Usage(
             prompt_tokens=sum(reply.example.answer_start for reply in replies),
-            visual_tokens=sum(len(reply.example.view.visual.rows) for reply in replies if reply.example.view),
+            visual_tokens=sum(reply.example.num_visual_tokens for reply in replies),
             answer_tokens=sum(len(reply.generation.ids) for reply in replies),
             encoded_frames=found.frames,
-            seconds=timer.seconds,
+            seconds=job.timer.seconds,
         )
-        return Answer(
-            text,
-            regions + boxes,
-            "\n".join(raw).strip(),
-            None if seen is None else seen.view.media,
-            usage,
-            _reason(replies),
-            self._lineage(replies, seen, plan),
-        )
+        lineage = self._lineage(job, replies)
+        return Answer(text, regions + boxes, "\n".join(raw).strip(), media, usage, stop_reason(replies), lineage)
 
-    def _spoken(
-        self, replies: Sequence[_Reply], raw: Sequence[str], seen: _Seen | None
+    def _parse(
+        self, job: Job, replies: Sequence[Reply], raw: Sequence[str]
     ) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
-        """The clean text of all replies, a line each; one region per segmentation token; and those given as boxes."""
-        texts: list[str] = []
-        regions: list[Region] = []
-        boxes: list[Region] = []
-        size, visual = (seen.view.media.size, seen.view.visual) if seen is not None else (None, None)
-        offset = 0
-        for reply, spoken in zip(replies, raw, strict=True):
-            text, found = self.model.family.parse(spoken, size, visual)
-            marked = [region for region in found if region.box is None]
-            if len(marked) != len(reply.generation.seg_hidden):
-                # the letters "[SEG]" spelled out of ordinary tokens ask for nothing
-                marked = [Region() for _ in reply.generation.seg_hidden]
-            for region in (*marked, *(region for region in found if region.box is not None)):
-                span = None if region.span is None else (region.span[0] + offset, region.span[1] + offset)
-                placed = replace(region, phrase=region.phrase or reply.phrase, span=span)
-                (regions if region.box is None else boxes).append(placed)
-            texts.append(text)
-            offset += len(text) + 1
-        return "\n".join(texts), tuple(regions), tuple(boxes)
+        return parse_replies(replies, raw, self.model.family.parse, job.media)
 
-    def _raw(self, replies: Sequence[_Reply]) -> list[str]:
+    def _raw(self, replies: Sequence[Reply]) -> list[str]:
         """What was generated, special tokens included."""
         return [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
 
-    def _masks(self, prompts: Float[Tensor, "n d"], seen: _Seen, plan: _Plan) -> Iterator[tuple[FrameMasks, Decoded]]:
-        grounder, shown = self.model.grounder, seen.view.shown
-        if seen.view.media.kind == "image":
-            encoded = seen.encoded or encode(grounder, shown.pixels)
-            if self._seen is seen:
-                self._seen = replace(seen, encoded=encoded)
-            found = iter([(Shot(0, 0.0, shown.pixels[0]), find(grounder, encoded, prompts))])
-        else:
-            images = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
-            shots = (Shot(*shot) for shot in read_ahead(iter_frames(seen.view.media)))
-            found = follow(grounder, prompts, images, shots, policy=plan.policy, reprompt=plan.options.reprompt)
-        for shot, decoded in found:
-            yield frame_masks(shot, decoded, threshold=plan.options.threshold), decoded
-
-    def _lineage(self, replies: Sequence[_Reply], seen: _Seen | None, plan: _Plan) -> dict[str, Any]:
+    def _lineage(self, job: Job, replies: Sequence[Reply]) -> dict[str, Any]:
         """The model's lineage, and all that decided this answer."""
-        is_video = seen is not None and seen.view.media.kind == "video"
+        is_video = job.media is not None and job.media.media.kind == "video"
         request = {
-            **asdict(plan.options),
-            "policy": plan.policy if is_video else None,
-            "frames": plan.frames if is_video else None,
-            "frames_shown": list(seen.view.plan) if seen is not None and is_video else None,
+            **asdict(job.plan.options),
+            "policy": job.plan.policy if is_video else None,
+            "frames": job.plan.frames if is_video else None,
+            "frames_shown": list(job.media.plan) if job.media is not None and is_video else None,
             "prompts": [self._collapsed(reply.example.ids[: reply.example.answer_start].tolist()) for reply in replies],
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
@@ -526,10 +516,8 @@ class Engine:
         return "".join(pieces)
 
 
-def _media(messages: Sequence[Message]) -> Media | None:
-    """What was shown last: answers point into it."""
-    shown = [part for message in messages for part in message.parts if isinstance(part, Media)]
-    return shown[-1] if shown else None
+def _shown(messages: Sequence[Message]) -> list[Media]:
+    return [part for message in messages for part in message.parts if isinstance(part, Media)]
 
 
 def _at_threshold(region: Region, threshold: float) -> Region:
@@ -540,22 +528,20 @@ def _at_threshold(region: Region, threshold: float) -> Region:
     return replace(region, masks=masks, box=next((box for box in boxes if box is not None), None))
 
 
-def _last(events: Iterator[Event]) -> Answer:
-    for event in events:
-        if isinstance(event, Finished) and isinstance(event.answer, Answer):
-            return event.answer
-    raise RuntimeError("a stream ended without its answer")
+def _raised(events: Iterator[tuple[Request, Event | Failed]]) -> Iterator[Event]:
+    """Events of one request; its failure is raised."""
+    for _, event in events:
+        if isinstance(event, Failed):
+            raise event.error
+        yield event
 
 
-def _returned(steps: Generator[Any, None, Returned]) -> Returned:
-    """What a generator returns when all that it yields is let go."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return cast(Returned, done.value)
-
-
-def _reason(replies: Sequence[_Reply]) -> StopReason:
-    reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
-    return "length" if "length" in reasons else reasons[0]
+def _answers(events: Iterator[tuple[Request, Event | Failed]]) -> dict[Request, list[Answer]]:
+    """The answers to each request; a failure is raised."""
+    found: dict[Request, list[Answer]] = {}
+    for request, event in events:
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Finished):
+            found.setdefault(request, []).append(cast(Answer, event.answer))
+    return found

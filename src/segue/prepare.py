@@ -16,29 +16,39 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from segue.errors import DataError
+from segue.features import Features
 from segue.media import read_frames
 from segue.media.sampling import choose
 from segue.models.pieces import IGNORED, Marks, Piece, encode_row, framed
-from segue.models.protocol import Batch, Processor, Visual
+from segue.models.protocol import Batch, Processor, VisionInput, shown_as
 from segue.types import Frames, MarkedText, Media, Message, Region
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+@dataclass(slots=True, eq=False)
+class MediaInput:
     """A medium as the language model is shown it: its visual tokens, the frames behind them, and the frame plan.
 
-    `plan` are the frame numbers that were asked for, repeats included; `shown` has each of them once.
+    `plan` are the frame numbers that were asked for, repeats included. `key` says what it is and how it is shown: media
+    of one key in a batch are encoded once. Without a key a medium is itself alone.
     """
 
     media: Media
-    visual: Visual
-    shown: Frames
+    vision: VisionInput
     plan: tuple[int, ...]
+    key: tuple[str, str] | None = None
+    decoded: Frames | None = None
+
+    @property
+    def shown(self) -> Frames:
+        """The frames of the plan, each once; decoded now, if they were not before."""
+        if self.decoded is None:
+            self.decoded = _decode(self.media, self.plan)
+        return self.decoded
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One row: token ids, the labels to be learned from it (-100 elsewhere), and the view it speaks of.
+class TokenizedExample:
+    """One row: token ids, the labels to be learned from it (-100 elsewhere), and the media it shows, in order.
 
     `answer_start` is where the part of the reply that the caller gave begins; the length of the row if none was given.
     """
@@ -46,25 +56,55 @@ class Example:
     ids: Int[Tensor, " s"]
     labels: Int[Tensor, " s"]
     answer_start: int
-    view: View | None
+    media: tuple[MediaInput, ...] = ()
+
+    @property
+    def num_visual_tokens(self) -> int:
+        """How many of its tokens stand for features."""
+        return sum(len(medium.vision.rows) for medium in self.media)
 
 
-def look(media: Media, processor: Processor, *, frames: str, max_tiles: int = 12) -> View:
-    """Decode what the language model is to see of a medium: an image whole, a video by the plan `frames`.
+def preprocess_media(
+    media: Media,
+    processor: Processor,
+    *,
+    frames: str,
+    max_tiles: int = 12,
+    key: tuple[str, str] | None = None,
+    features: Features | None = None,
+) -> MediaInput:
+    """What the language model is to see of a medium: an image whole, a video by the plan `frames`.
 
-    `frames` is a plan of `segue.media.sampling.choose`; an image ignores it.
+    `frames` is a plan of `segue.media.sampling.choose`; an image ignores it. With `features`, computed before from the
+    same medium shown in the same way, nothing is decoded.
 
     Raises: MediaError, LimitError and ConfigError, as decoding and choosing do.
     """
     plan = (0,) if media.kind == "image" else choose(frames, media.count, media.fps)
-    return view_of(media, read_frames(media, tuple(dict.fromkeys(plan))), plan, processor, max_tiles=max_tiles)
+    if features is not None:
+        grids = features.beside.get("grids")
+        vision = shown_as(processor, media.kind, len(features.values), grids=grids, features=features.values)
+        return MediaInput(media, vision, plan, key)
+    return preprocess_frames(media, _decode(media, plan), plan, processor, max_tiles=max_tiles, key=key)
 
 
-def view_of(media: Media, shown: Frames, plan: tuple[int, ...], processor: Processor, *, max_tiles: int = 12) -> View:
-    """The view of a medium whose frames are decoded already."""
+def preprocess_frames(
+    media: Media,
+    decoded: Frames,
+    plan: tuple[int, ...],
+    processor: Processor,
+    *,
+    max_tiles: int = 12,
+    key: tuple[str, str] | None = None,
+) -> MediaInput:
+    """What the language model is to see of a medium whose frames are decoded already."""
     is_image = media.kind == "image"
-    visual = processor.image(shown.pixels[0], max_tiles=max_tiles) if is_image else processor.frames(shown.pixels)
-    return View(media, visual, shown, plan)
+    vision = processor.image(decoded.pixels[0], max_tiles=max_tiles) if is_image else processor.frames(decoded.pixels)
+    return MediaInput(media, vision, plan, key, decoded)
+
+
+def _decode(media: Media, plan: tuple[int, ...]) -> Frames:
+    return read_frames(media, tuple(dict.fromkeys(plan)))
 
 
 def prepare(
@@ -74,13 +114,13 @@ def prepare(
     frames: str = "first:5",
     max_tiles: int = 12,
     prefill: str | None = None,
-    view: View | None = None,
-) -> Example:
+    media: Sequence[MediaInput] = (),
+) -> TokenizedExample:
     """A dialogue as one row. It may show several images or videos; the last one is what `[SEG]`s point into.
 
     Answers among the messages are labelled for learning, their terminator included. Marks in what a person wrote are
-    text: they begin no turn, show nothing and ask for nothing. `prefill` is a reply that the
-    caller gives in the model's stead; it is left open at its end. `view` saves looking at its medium again.
+    text: they begin no turn, show nothing and ask for nothing. `prefill` is a reply that the caller gives in the
+    model's stead; it is left open at its end. `media` are those that were preprocessed before.
 
     Raises: DataError, for a dialogue that no model here can be asked.
     """
@@ -90,25 +130,30 @@ def prepare(
     if messages[0].role != "system":
         row.add(framed(chat.opening, (), chat.learned))
 
-    def seen(media: Media) -> View:
-        is_known = view is not None and view.media is media
-        return view if is_known and view else look(media, processor, frames=frames, max_tiles=max_tiles)
+    def seen(medium: Media) -> MediaInput:
+        known = next((one for one in media if one.media is medium), None)
+        return known or preprocess_media(medium, processor, frames=frames, max_tiles=max_tiles)
 
-    views: list[View] = []
+    inputs: list[MediaInput] = []
     for number, message in enumerate(messages):
         if message.role == "assistant":
-            row.add([*_answer(message, processor, views), Piece(chat.answer_end, is_learned=True)])
+            row.add([*_answer(message, processor, inputs), Piece(chat.answer_end, is_learned=True)])
             if number + 1 < len(messages):
                 row.add([Piece(chat.separator)])
             continue
-        content = _render(message, processor, seen, views)
+        content = _render(message, processor, seen, inputs)
         row.add(framed(chat.system if message.role == "system" else chat.user, content, chat.learned))
     answer_start = len(row.ids)
     if prefill is not None:
         row.add([Piece(prefill, is_learned=True, writer="model")])
-    whole = _together(views)
-    _check_visual_tokens(row.ids.count(processor.visual_id), whole, processor)
-    return Example(torch.tensor(row.ids), torch.tensor(row.labels), answer_start, whole)
+    example = TokenizedExample(torch.tensor(row.ids), torch.tensor(row.labels), answer_start, tuple(inputs))
+    found = row.ids.count(processor.visual_id)
+    if found != example.num_visual_tokens:
+        raise DataError(
+            f"the prompt has {found} visual tokens where what it shows needs {example.num_visual_tokens}; "
+            f"take {processor.visual_token} out of the text that is read with its marks"
+        )
+    return example
 
 
 class _Row:
@@ -127,25 +172,6 @@ class _Row:
         self.labels += labels
 
 
-def _together(views: Sequence[View]) -> View | None:
-    """The last of some views, with the visual tokens of all of them."""
-    if len(views) < 2:
-        return views[0] if views else None
-    rows, encoded = [], 0
-    for visual in (view.visual for view in views):
-        rows.append(visual.rows + encoded)
-        encoded += visual.features
-    grids = [view.visual.grids for view in views if view.visual.grids is not None]
-    visual = Visual(
-        torch.cat([view.visual.pixels for view in views]),
-        "".join(view.visual.text for view in views),
-        torch.cat(rows),
-        encoded,
-        torch.cat(grids) if grids else None,
-    )
-    return replace(views[-1], visual=visual)
-
-
 def _check_turns(messages: Sequence[Message]) -> None:
     roles = [message.role for message in messages if message.role != "system"]
     wanted = ["user", "assistant"] * len(roles)
@@ -159,20 +185,13 @@ def _check_turns(messages: Sequence[Message]) -> None:
         raise DataError("an image or video stands in a turn that is not the user's; only users show things")
 
 
-def _check_visual_tokens(found: int, view: View | None, processor: Processor) -> None:
-    wanted = 0 if view is None else len(view.visual.rows)
-    if found != wanted:
-        raise DataError(
-            f"the prompt has {found} visual tokens where what it shows needs {wanted}; "
-            f"take {processor.visual_token} out of the text that is read with its marks"
-        )
-
-
-def _render(message: Message, processor: Processor, seen: Callable[[Media], View], views: list[View]) -> list[Piece]:
-    """A user's turn in pieces; what it shows, in reading order, is added to `views`."""
+def _render(
+    message: Message, processor: Processor, seen: Callable[[Media], MediaInput], inputs: list[MediaInput]
+) -> list[Piece]:
+    """A user's turn in pieces; what it shows, in reading order, is added to `inputs`."""
     pieces: list[Piece] = []
     regions = [part for part in message.parts if isinstance(part, Region)]
-    written = {id(region): _placed(region, processor, message, views) for region in regions}
+    written = {id(region): _placed(region, processor, message, inputs) for region in regions}
     marked = [region for region in regions if written[id(region)] is None]
     count = sum(isinstance(part, Media) for part in message.parts)
     if marked and count != 1:
@@ -187,25 +206,25 @@ def _render(message: Message, processor: Processor, seen: Callable[[Media], View
         elif isinstance(part, str):
             pieces.append(Piece(part, writer="template" if isinstance(part, MarkedText) else "user"))
         else:
-            view = seen(part)
+            medium = seen(part)
             if marked:
-                view = replace(view, visual=_marked(processor, view, marked))
-            views.append(view)
-            block = processor.template.picture.format(number=len(views), medium=view.visual.text)
+                medium = replace(medium, vision=_marked(processor, medium, marked))
+            inputs.append(medium)
+            block = processor.template.picture.format(number=len(inputs), medium=medium.vision.text)
             # PARITY(images_first): what a turn shows stands before its text, with nothing in between
             pieces.insert(shown if processor.shows_first else len(pieces), Piece(block))
             shown += 1
     return pieces
 
 
-def _placed(region: Region, processor: Processor, message: Message, views: Sequence[View]) -> list[Piece] | None:
+def _placed(region: Region, processor: Processor, message: Message, inputs: Sequence[MediaInput]) -> list[Piece] | None:
     """A region as the family writes it; it lies on the last medium shown up to its turn."""
     here = [part for part in message.parts if isinstance(part, Media)]
-    media = here[-1] if here else views[-1].media if views else None
+    media = here[-1] if here else inputs[-1].media if inputs else None
     return processor.place(region, media.size if media else (1, 1))
 
 
-def _answer(message: Message, processor: Processor, views: Sequence[View]) -> list[Piece]:
+def _answer(message: Message, processor: Processor, inputs: Sequence[MediaInput]) -> list[Piece]:
     """An answer in pieces, all of them learned.
 
     Raises: DataError, for a region where the family writes no places.
@@ -215,17 +234,17 @@ def _answer(message: Message, processor: Processor, views: Sequence[View]) -> li
         if isinstance(part, str):
             pieces.append(Piece(part, writer="model"))
         elif isinstance(part, Region):
-            written = _placed(part, processor, message, views)
+            written = _placed(part, processor, message, inputs)
             if written is None:
                 raise DataError("an answer holds a region, and this family writes no places in words; answer with text")
             pieces += written
     return [replace(piece, is_learned=True) for piece in pieces]
 
 
-def _marked(processor: Processor, view: View, regions: Sequence[Region]) -> Visual:
-    if view.media.kind == "video":
+def _marked(processor: Processor, shown: MediaInput, regions: Sequence[Region]) -> VisionInput:
+    if shown.media.kind == "video":
         raise DataError(f"{len(regions)} regions are marked in a video; region prompts are for images")
-    return processor.regions(view.visual, np.stack([_region_mask(region, view.media.size) for region in regions]))
+    return processor.regions(shown.vision, np.stack([_region_mask(region, shown.media.size) for region in regions]))
 
 
 def _region_mask(region: Region, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
@@ -243,28 +262,49 @@ def _region_mask(region: Region, size: tuple[int, int]) -> Bool[np.ndarray, "h w
     return mask
 
 
-def collate(examples: Sequence[Example], processor: Processor) -> Batch:
-    """Rows to a batch, padded on the left. A view that several rows share is encoded once."""
+def collate(examples: Sequence[TokenizedExample], processor: Processor) -> Batch:
+    """Rows to a batch, padded on the left. A medium that several rows share, by its key, is in it once.
+
+    Raises: DataError, if some media come as pixels and others as states or features.
+    """
     ids = _pad_left([example.ids for example in examples], 0)
     attention = _pad_left([torch.ones_like(example.ids) for example in examples], 0)
     labels = _pad_left([example.labels for example in examples], IGNORED)
-    first_row: dict[int, int] = {}
-    shown: list[Visual] = []
+    first_row: dict[object, int] = {}
+    shown: list[VisionInput] = []
     rows: list[Tensor] = []
     encoded = 0
-    for view in (example.view for example in examples if example.view is not None):
-        key = view.visual.pixels.data_ptr()
+    for number, medium in enumerate(medium for example in examples for medium in example.media):
+        key = medium.key or number
         if key not in first_row:
             first_row[key] = encoded
-            shown.append(view.visual)
-            encoded += view.visual.features
-        rows.append(view.visual.rows + first_row[key])
+            shown.append(medium.vision)
+            encoded += medium.vision.num_features
+        rows.append(medium.vision.rows + first_row[key])
     if not rows:
         return Batch(ids, attention, labels)
     places = (ids == processor.visual_id) & (attention == 1)
-    grids = [visual.grids for visual in shown if visual.grids is not None]
-    pixels = torch.cat([visual.pixels for visual in shown])
-    return Batch(ids, attention, labels, pixels, places, torch.cat(rows), torch.cat(grids) if grids else None)
+    grids = [vision.grids for vision in shown if vision.grids is not None]
+    return Batch(
+        ids,
+        attention,
+        labels,
+        visual_places=places,
+        visual_rows=torch.cat(rows),
+        grids=torch.cat(grids) if grids else None,
+        **_given(shown),
+    )
+
+
+def _given(shown: Sequence[VisionInput]) -> dict[str, Tensor]:
+    """What media are given as, together."""
+    found = {
+        name: [part for vision in shown if (part := getattr(vision, name)) is not None]
+        for name in ("pixels", "states", "features")
+    }
+    if len(given := {name: parts for name, parts in found.items() if parts}) != 1:
+        raise DataError(f"media of one batch are given as {' and '.join(given)}; give all of them in one form")
+    return {name: torch.cat(parts) for name, parts in given.items()}
 
 
 def _pad_left(rows: Sequence[Int[Tensor, " _"]], value: int) -> Int[Tensor, "b s"]:

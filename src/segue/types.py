@@ -331,4 +331,11 @@ class Finished:
     answer: Answer
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A request that could not be answered, and why; those beside it go on."""
+
+    error: Exception
+
+
 Event = TextDelta | ObjectsFound | FrameMasks | Finished

@@ -97,5 +97,5 @@ def test_samples_become_rows_whose_learned_part_has_a_seg_for_every_mask(dataset
         seg = example.ids == engine.processor.seg_id
         assert int(seg.sum()) == len(sample.regions)
         assert (example.labels[seg] == engine.processor.seg_id).all()
-        assert (example.view is None) == (sample.frames == ())
-        assert example.view is None or example.view.plan == sample.frames
+        assert (not example.media) == (sample.frames == ())
+        assert not example.media or example.media[-1].plan == sample.frames

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from segue.grounding.following import Shot, Track, encode, find, follow, frame_masks
+from segue.grounding.following import TrackBuilder, VideoFrame, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import ABSENT, Decoded
 from segue.types import FrameMasks, Region
 
@@ -37,7 +37,7 @@ def run(clip):
 
     def go(grounder, prompts, length, shown, policy="upstream"):
         frames = clip(length)
-        shots = (Shot(number, 0.1 * number, frame) for number, frame in enumerate(frames))
+        shots = (VideoFrame(number, 0.1 * number, frame) for number, frame in enumerate(frames))
         images = {number: frames[number] for number in shown}
         return {shot.frame: decoded for shot, decoded in follow(grounder, prompts, images, shots, policy=policy)}
 
@@ -74,15 +74,15 @@ def test_frames_that_were_shown_have_the_masks_of_the_prompt_itself(grounder, pr
     found = run(grounder, prompts[:2], 5, [0, 1, 3])
     frames = clip(5)
     for frame in (0, 1, 3):
-        alone = find(grounder, encode(grounder, [frames[frame]]), prompts[:2])
+        alone = decode_prompts(grounder, encode(grounder, [frames[frame]]), prompts[:2])
         assert torch.allclose(found[frame].logits, alone.logits, atol=1e-5)
-    followed = find(grounder, encode(grounder, [frames[2]]), prompts[:2])
+    followed = decode_prompts(grounder, encode(grounder, [frames[2]]), prompts[:2])
     assert not torch.allclose(found[2].logits, followed.logits, atol=0.1)
 
 
 def test_a_video_of_one_frame_is_an_image(grounder, prompts, run, clip):
     found = run(grounder, prompts[:2], 1, [0])
-    alone = find(grounder, encode(grounder, clip(1)), prompts[:2])
+    alone = decode_prompts(grounder, encode(grounder, clip(1)), prompts[:2])
     assert torch.equal(found[0].logits, alone.logits)
     assert torch.equal(found[0].presence, alone.presence)
 
@@ -101,9 +101,9 @@ def test_what_is_shown_later_decides_what_is_found_before(grounder, prompts, run
 
 def test_more_objects_than_fit_at_once_equal_each_on_its_own(grounder, prompts, run, clip):
     encoded = encode(grounder, clip(1))
-    together = find(grounder, encoded, prompts)
+    together = decode_prompts(grounder, encoded, prompts)
     for number in (0, 8, 9):
-        alone = find(grounder, encoded, prompts[number : number + 1])
+        alone = decode_prompts(grounder, encoded, prompts[number : number + 1])
         assert torch.allclose(together.logits[number], alone.logits[0], atol=1e-4)
         assert torch.allclose(together.pointer[number], alone.pointer[0], atol=1e-5)
     assert [len(decoded.logits) for decoded in run(grounder, prompts, 2, [0]).values()] == [10, 10]
@@ -115,7 +115,7 @@ def test_frames_are_read_only_as_they_are_asked_for(grounder, prompts, clip):
     def shots():
         for number, frame in enumerate(clip(6)):
             read.append(number)
-            yield Shot(number, 0.0, frame)
+            yield VideoFrame(number, 0.0, frame)
 
     found = follow(grounder, prompts[:1], {0: clip(1)[0]}, shots(), policy="upstream")
     assert read == []
@@ -144,17 +144,17 @@ def test_the_original_decoder_alone_tracks_under_the_consistent_policy(two, prom
 
 def test_under_the_consistent_policy_found_masks_come_back_as_mask_prompts(two, prompts, run, clip):
     given = []
-    original = two.given
-    two.given = lambda encoded, masks: given.append(masks) or original(encoded, masks)
+    original = two.decode_with_masks
+    two.decode_with_masks = lambda encoded, masks: given.append(masks) or original(encoded, masks)
     try:
         found = run(two, prompts[:2], 3, [0, 2], "consistent")
     finally:
-        del two.given
+        del two.decode_with_masks
     assert len(given) == 2
     for frame, masks in zip((0, 2), given, strict=True):
         encoded = encode(two, [clip(3)[frame]])
         again = original(encoded, masks)
-        language = find(two, encoded, prompts[:2])
+        language = decode_prompts(two, encoded, prompts[:2])
         assert torch.equal(found[frame].logits, again.logits)
         assert torch.equal(found[frame].pointer, again.pointer)
         # the estimates are those of the decoder that found the object
@@ -164,13 +164,13 @@ def test_under_the_consistent_policy_found_masks_come_back_as_mask_prompts(two, 
 
 def test_parity_first_masks_direct_resize_to_the_frame_in_one_step(two, prompts, run, clip):
     given = []
-    original = two.given
-    two.given = lambda encoded, masks: given.append(masks) or original(encoded, masks)
+    original = two.decode_with_masks
+    two.decode_with_masks = lambda encoded, masks: given.append(masks) or original(encoded, masks)
     try:
         run(two, prompts, 1, [0], "consistent")
     finally:
-        del two.given
-    logits = find(two, encode(two, clip(1)), prompts).logits[:, None]
+        del two.decode_with_masks
+    logits = decode_prompts(two, encode(two, clip(1)), prompts).logits[:, None]
     direct = interpolate(logits, (60, 80), mode="bilinear", align_corners=False)[:, 0] > 0
     square = interpolate(logits, (256, 256), mode="bilinear", align_corners=False)
     by_square = interpolate(square, (60, 80), mode="bilinear", align_corners=False)[:, 0] > 0
@@ -188,7 +188,7 @@ def decoded(logits, iou=0.5, presence=0.0):
 def test_parity_two_step_resize_and_threshold_make_a_frames_masks(picture, size, threshold):
     logits = 3 * torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(2))
     masks = frame_masks(
-        Shot(4, 0.5, picture(*size) if min(size) > 1 else np.zeros((1, 1, 3), np.uint8)),
+        VideoFrame(4, 0.5, picture(*size) if min(size) > 1 else np.zeros((1, 1, 3), np.uint8)),
         decoded(logits),
         threshold=threshold,
     )
@@ -203,13 +203,13 @@ def test_parity_two_step_resize_and_threshold_make_a_frames_masks(picture, size,
     [(0.75, 0.0, 0.75, 0.5), (1.2, 30.0, 1.0, 1.0), (-0.1, -30.0, 0.0, 0.0)],
 )
 def test_scores_and_presence_are_between_0_and_1(picture, iou, presence, score, is_there):
-    masks = frame_masks(Shot(0, 0.0, picture()), decoded(torch.zeros(1, 8, 8), iou, presence), threshold=0.5)
+    masks = frame_masks(VideoFrame(0, 0.0, picture()), decoded(torch.zeros(1, 8, 8), iou, presence), threshold=0.5)
     assert masks.scores.tolist() == pytest.approx([score])
     assert masks.presence.tolist() == pytest.approx([is_there], abs=1e-6)
 
 
 def test_a_frame_without_objects_has_no_masks(picture):
-    masks = frame_masks(Shot(0, 0.0, picture(20, 30)), decoded(torch.zeros(0, 8, 8)), threshold=0.5)
+    masks = frame_masks(VideoFrame(0, 0.0, picture(20, 30)), decoded(torch.zeros(0, 8, 8)), threshold=0.5)
     assert masks.masks.shape == (0, 20, 30)
 
 
@@ -227,7 +227,7 @@ def seen(picture):
 
 
 def test_a_track_takes_its_box_from_the_first_frame_with_a_mask_and_its_score_from_all(seen):
-    track = Track()
+    track = TrackBuilder()
     for frame in (seen(3, score=0.2), seen(5, top=6, left=7, score=0.4), seen(6, top=1, score=0.9)):
         track.add(frame, 0, None)
     region = track.region(Region(phrase="a dog", span=(0, 5)), (20, 30))
@@ -241,13 +241,13 @@ def test_a_track_takes_its_box_from_the_first_frame_with_a_mask_and_its_score_fr
 
 
 def test_a_track_of_an_object_that_is_nowhere_has_no_box(seen):
-    track = Track()
+    track = TrackBuilder()
     track.add(seen(0), 0, None)
     assert track.region(Region(), (20, 30)).box is None
 
 
 def test_a_track_keeps_logits_where_they_are_given(seen):
-    track, logits = Track(), torch.randn(1, 8, 8)
+    track, logits = TrackBuilder(), torch.randn(1, 8, 8)
     for number in range(3):
         track.add(seen(number), 0, logits)
     kept = track.region(Region(), (20, 30)).masks.logits

@@ -24,10 +24,18 @@ def outputs():
         draws = torch.Generator().manual_seed(0)
         ids = torch.randint(0, 200, (1, 9), generator=draws)
         pixels, frame = torch.randn(1, 3, 112, 112, generator=draws), torch.randn(1, 3, 256, 256, generator=draws)
-        _, hidden = model.mllm.forward(Batch(ids, torch.ones_like(ids)), None)
+        _, hidden = model.mllm.forward(Batch(ids, torch.ones_like(ids)))
         found = model.grounder.prompted(model.grounder.encode(frame), model.prompts(hidden[0, :2]))
         logits = model.mllm.language_model.lm_head(hidden)
-        return [hidden, logits, model.mllm.encode(pixels), found.logits, found.iou, found.presence, found.pointer]
+        return [
+            hidden,
+            logits,
+            model.mllm.project(model.mllm.tower(pixels)),
+            found.logits,
+            found.iou,
+            found.presence,
+            found.pointer,
+        ]
 
     return compute
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from segue.grounding import following, reprompting
-from segue.grounding.following import Shot, follow
+from segue.grounding.following import VideoFrame, follow
 from segue.grounding.sam2 import Decoded
 from segue.grounding.tracking import VideoMemory
 
@@ -19,7 +19,7 @@ def prompts():
 def shots(clip):
     """Six shots of a clip."""
     frames = clip(6)
-    return lambda: (Shot(number, number / 10, frame) for number, frame in enumerate(frames))
+    return lambda: (VideoFrame(number, number / 10, frame) for number, frame in enumerate(frames))
 
 
 def followed(engine, prompts, shots, clip, **options):
@@ -69,17 +69,17 @@ def test_frames_to_come_follow_the_object_that_was_found_again(engine_i, prompts
     """The memory of a frame that was asked for again is the one that the new mask makes."""
     grounder = engine_i.model.grounder
     encoded = following.encode(grounder, [clip(2)[0]])
-    first = following.find(grounder, encoded, prompts)
+    first = following.decode_prompts(grounder, encoded, prompts)
     memory = VideoMemory((following.conditioning(grounder, 0, encoded, first),))
     now = following.encode(grounder, [clip(2)[1]])
     decoded, memory = following.step(grounder, 1, now, memory, consistent=False)
     weak = Decoded(decoded.logits, torch.tensor([0.0, 1.0]), torch.tensor([-9.0, 9.0]), decoded.pointer)
-    ask = lambda wanted: following.find(grounder, now, wanted)  # noqa: E731
-    after, corrected = reprompting.ask_again(grounder, now, (weak, memory), prompts, ask, below=0.5)
+    ask = lambda wanted: following.decode_prompts(grounder, now, wanted)  # noqa: E731
+    after, corrected = reprompting.reprompt(grounder, now, (weak, memory), prompts, ask, below=0.5)
     right = ask(prompts[:1])
     assert torch.allclose(after.logits[0], right.logits[0]) and torch.equal(after.logits[1], decoded.logits[1])
     latest, old = corrected.recent[-1], memory.recent[-1]
-    assert torch.allclose(latest.maps[:1].float(), grounder.remember(now, right.logits).float(), atol=1e-2)
+    assert torch.allclose(latest.maps[:1].float(), grounder.encode_memory(now, right.logits).float(), atol=1e-2)
     assert torch.equal(latest.maps[1], old.maps[1]) and torch.equal(latest.pointers[1], old.pointers[1])
     assert len(corrected.recent) == len(memory.recent) and corrected.conditioning == memory.conditioning
 
@@ -87,26 +87,26 @@ def test_frames_to_come_follow_the_object_that_was_found_again(engine_i, prompts
 def test_a_new_answer_that_is_less_certain_still_is_not_taken(engine_i, prompts, clip):
     grounder = engine_i.model.grounder
     encoded = following.encode(grounder, [clip(2)[0]])
-    decoded = following.find(grounder, encoded, prompts)
+    decoded = following.decode_prompts(grounder, encoded, prompts)
     memory = VideoMemory((following.conditioning(grounder, 0, encoded, decoded),))
     worse = lambda wanted: Decoded(decoded.logits + 1, decoded.iou - 1, decoded.presence - 9, decoded.pointer)  # noqa: E731
-    after, kept = reprompting.ask_again(grounder, encoded, (decoded, memory), prompts, worse, below=1.0)
+    after, kept = reprompting.reprompt(grounder, encoded, (decoded, memory), prompts, worse, below=1.0)
     assert after is decoded and kept is memory
 
 
 def test_memory_does_not_grow_with_the_frames_that_were_asked_again(engine_i, prompts, clip, monkeypatch):
     monkeypatch.setattr(following, "step", Lost(following.step))
     sizes = []
-    real = reprompting.ask_again
+    real = reprompting.reprompt
 
     def watched(*arguments, **options):
         decoded, memory = real(*arguments, **options)
         sizes.append((len(memory.conditioning), sum(past.maps is not None for past in memory.recent)))
         return decoded, memory
 
-    monkeypatch.setattr(following, "ask_again", watched)
+    monkeypatch.setattr(following, "reprompt", watched)
     frames = clip(24)
-    shots = (Shot(number, 0.0, frame) for number, frame in enumerate(frames))
+    shots = (VideoFrame(number, 0.0, frame) for number, frame in enumerate(frames))
     list(follow(engine_i.model.grounder, prompts[:1], {0: frames[0]}, shots, policy="upstream", reprompt=0.9))
     assert sizes[-1] == (1, 6) and len(sizes) == 23
 
@@ -115,7 +115,7 @@ def test_the_engine_asks_again_only_if_told(engine_i, clip, monkeypatch):
     from segue.engine import Options
 
     asked = []
-    monkeypatch.setattr(following, "ask_again", lambda *arguments, **options: asked.append(options) or arguments[2])
+    monkeypatch.setattr(following, "reprompt", lambda *arguments, **options: asked.append(options) or arguments[2])
     for reprompt in (0.0, 0.4):
         options = Options(prefill="[SEG]", frames="0", reprompt=reprompt)
         answer = engine_i.ask(np.stack(list(clip(3))), "Where?", options=options)

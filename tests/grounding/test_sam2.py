@@ -88,7 +88,9 @@ def test_parity_grounding_bf16_constants_normalise_every_frame(picture):
 
 
 def test_places_are_encoded_as_the_library_does(grounder):
-    assert torch.allclose(grounder.place(), grounder.sam2.get_image_wide_positional_embeddings(), atol=1e-5)
+    assert torch.allclose(
+        grounder.image_position_encoding(), grounder.sam2.get_image_wide_positional_embeddings(), atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -193,7 +195,7 @@ def test_consistent_tracking_leaves_the_mask_of_a_visible_object(two, encoded, f
         (lambda grounder, encoded, prompts: grounder.prompted(encoded, prompts), True),
         (lambda grounder, encoded, prompts: grounder.tracked(encoded, remembered(encoded), consistent=False), True),
         (lambda grounder, encoded, prompts: grounder.tracked(encoded, remembered(encoded), consistent=True), False),
-        (lambda grounder, encoded, prompts: grounder.given(encoded, torch.ones(2, 9, 9) > 0), False),
+        (lambda grounder, encoded, prompts: grounder.decode_with_masks(encoded, torch.ones(2, 9, 9) > 0), False),
     ],
 )
 def test_each_question_goes_to_its_own_decoder_with_that_decoders_own_fine_features(
@@ -230,7 +232,7 @@ def test_objects_tracked_together_equal_objects_tracked_alone(grounder, encoded)
 def test_parity_memory_bf16_rounds_the_maps_of_float32_runs(grounder, encoded, watch):
     calls = watch(grounder.sam2.memory_encoder)
     logits = 4 * torch.randn(2, 64, 64)
-    maps = grounder.remember(encoded, logits)
+    maps = grounder.encode_memory(encoded, logits)
     exact = calls[0][1][0]
     assert (exact.dtype, maps.dtype) == (torch.float32, torch.bfloat16)
     assert torch.equal(maps, exact.to(torch.bfloat16))
@@ -243,7 +245,7 @@ def test_a_mask_is_remembered_soft_and_scaled(grounder, encoded):
     hook = encoder.register_forward_pre_hook(lambda _, arguments: drawn.append(arguments))
     logits = 4 * torch.randn(2, 64, 64)
     with torch.no_grad():
-        grounder.remember(encoded, logits)
+        grounder.encode_memory(encoded, logits)
     hook.remove()
     top, mask = drawn[0]
     whole = interpolate(logits[:, None], (256, 256), mode="bilinear", align_corners=False)
@@ -261,7 +263,7 @@ def mask():
 
 @torch.no_grad()
 def test_a_given_mask_comes_back_at_plus_and_minus_ten_through_the_low_resolution(two, encoded, mask):
-    low = two.given(encoded, mask).logits
+    low = two.decode_with_masks(encoded, mask).logits
     whole = (interpolate(mask[:, None].float(), (256, 256), mode="bilinear", antialias=True) >= 0.5).float()
     expected = interpolate(20 * whole - 10, (64, 64), mode="bilinear", antialias=True)[:, 0]
     assert torch.allclose(low, expected, atol=1e-5)
@@ -272,7 +274,7 @@ def test_a_given_mask_comes_back_at_plus_and_minus_ten_through_the_low_resolutio
 def test_a_given_masks_pointer_comes_from_the_single_mask_token(two, encoded, mask, force_presence, watch):
     force_presence(two.sam2.mask_decoder, 8.0)
     calls = watch(two.sam2.mask_decoder)
-    decoded = two.given(encoded, mask)
+    decoded = two.decode_with_masks(encoded, mask)
     seen, (_, _, tokens, _) = calls[0]
     assert seen["multimask_output"] is False
     assert torch.allclose(decoded.pointer[0], two.sam2.object_pointer_proj(tokens[0, 0, 0]), atol=1e-5)
@@ -281,14 +283,14 @@ def test_a_given_masks_pointer_comes_from_the_single_mask_token(two, encoded, ma
 
 def test_an_empty_given_mask_has_no_pointer_and_is_not_there(two, encoded, mask, force_presence):
     force_presence(two.sam2.mask_decoder, 8.0)
-    decoded = two.given(encoded, mask)
+    decoded = two.decode_with_masks(encoded, mask)
     assert torch.equal(decoded.pointer[1], two.sam2.no_object_pointer[0])
     assert decoded.presence.tolist() == [10.0, -10.0]
 
 
 def test_a_given_mask_that_the_decoder_does_not_believe_in_has_no_pointer(two, encoded, mask, force_presence):
     force_presence(two.sam2.mask_decoder, -8.0)
-    assert torch.equal(two.given(encoded, mask).pointer[0], two.sam2.no_object_pointer[0])
+    assert torch.equal(two.decode_with_masks(encoded, mask).pointer[0], two.sam2.no_object_pointer[0])
 
 
 def test_without_sizes_the_architecture_is_hiera_large():
@@ -326,7 +328,7 @@ def test_memory_maps_may_have_another_width_than_the_librarys(randomise, memory)
     module = randomise(LanguageSam2(sam2.architecture(sizes), two_decoders=False)).eval()
     with torch.no_grad():
         encoded = module.encode(torch.randn(1, 3, 256, 256))
-        assert module.remember(encoded, torch.randn(1, 64, 64)).shape == (1, memory, 16, 16)
+        assert module.encode_memory(encoded, torch.randn(1, 64, 64)).shape == (1, memory, 16, 16)
     assert module.sam2.memory_attention.layers[0].cross_attn_image.k_proj.in_features == memory
 
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from segue.grounding.sam2 import Decoded, frame_pixels
-from segue.grounding.tracking import Memory, VideoMemory, conditioning, remembering, step
+from segue.grounding.tracking import Memory, VideoMemory, attend_to_memory, conditioning, step
 
 LENGTH = 24
 
@@ -125,7 +125,7 @@ def reads(grounder, encoded, bank):
 
     def find(memory, now, field):
         def features(memory):
-            return remembering(grounder, now, encoded[0], memory, slice(0, 8))
+            return attend_to_memory(grounder, now, encoded[0], memory, slice(0, 8))
 
         before, changed = features(memory), []
         for group in ("conditioning", "recent"):
@@ -176,12 +176,12 @@ def test_parity_conditioning_time_row_is_the_last_whatever_the_age(
 ):
     table = grounder.sam2.memory_temporal_positional_encoding
     memory = VideoMemory(bank(conditioning_frames), bank(recent_frames))
-    features = remembering(grounder, 30, encoded[0], memory, slice(0, 8))
+    features = attend_to_memory(grounder, 30, encoded[0], memory, slice(0, 8))
     used = []
     for row in range(7):
         before = table[row].clone()
         table[row] += 1
-        if not torch.equal(remembering(grounder, 30, encoded[0], memory, slice(0, 8)), features):
+        if not torch.equal(attend_to_memory(grounder, 30, encoded[0], memory, slice(0, 8)), features):
             used.append(row)
         table[row] = before
     assert used == rows
@@ -226,7 +226,7 @@ def test_a_conditioning_memory_holds_the_frames_map_and_pointer(grounder, encode
     memory = conditioning(grounder, 4, encoded[0], found)
     assert (memory.frame, memory.maps.shape, memory.maps.dtype) == (4, (10, 8, 16, 16), torch.bfloat16)
     assert torch.equal(memory.pointers, found.pointer)
-    assert torch.equal(memory.maps[:8], grounder.remember(encoded[0], found.logits[:8]))
+    assert torch.equal(memory.maps[:8], grounder.encode_memory(encoded[0], found.logits[:8]))
 
 
 def test_an_object_judged_invisible_hands_on_the_pointer_of_no_object(grounder, encoded, prompts, force_presence):

@@ -14,6 +14,7 @@ FLOORS = (
     ("cli", "segue"),
     ("serve", "evals", "parity", "bench"),
     ("engine", "loading", "train", "jobs"),
+    ("requests",),
     ("prepare", "checkpoints", "datasets", "demo"),
     ("own_data", "synth"),
     ("grounding", "data", "features"),

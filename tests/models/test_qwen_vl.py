@@ -12,7 +12,8 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 from segue import weights
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.models import gptq
-from segue.models.protocol import Batch, Decoding, finished
+from segue.models.decoding import Decoding, decode
+from segue.models.protocol import Batch
 from segue.models.qwen_vl.language import log_factors, stretch_level, stretched
 from segue.models.qwen_vl.model import QwenVLMLLM, architecture, claims, key_table
 from segue.models.qwen_vl.processor import image_slots, normalised
@@ -153,7 +154,7 @@ def test_without_another_width_the_resampler_projects_nothing():
     same = OFFICIAL | {"visual": OFFICIAL["visual"] | {"width": 128}}
     model = QwenVLMLLM(architecture(same))
     assert not any("project." in name for name in model.state_dict())
-    assert model.encode(torch.zeros(2, 3, 112, 112)).shape == (2 * SLOTS, 128)
+    assert model.project(model.tower(torch.zeros(2, 3, 112, 112))).shape == (2 * SLOTS, 128)
 
 
 def test_a_resampler_narrower_than_a_head_is_refused():
@@ -245,11 +246,11 @@ def test_ntk_at_prefill_is_kept_while_decoding_and_is_each_rows_own(mllm):
     """A long and a short row side by side, decoded beyond the trained length: as each alone."""
     draws = torch.Generator().manual_seed(0)
     long, short = (torch.randint(0, 290, (1, length), generator=draws) for length in (40, 20))
-    decoding = Decoding(is_over=lambda _: False, seg_id=-1, max_new_tokens=12)
-    alone = [finished(mllm.generate(Batch(row, torch.ones_like(row)), None, decoding))[0].ids for row in (long, short)]
+    decoding = Decoding(is_over=lambda _: False, seg_id=None, max_new_tokens=12)
+    alone = [decode(mllm, Batch(row, torch.ones_like(row)), decoding)[0].ids for row in (long, short)]
     ids = torch.cat([long, functional.pad(short, (20, 0))])
     attention = torch.cat([torch.ones_like(long), functional.pad(torch.ones_like(short), (20, 0))])
-    together = finished(mllm.generate(Batch(ids, attention), None, decoding))
+    together = decode(mllm, Batch(ids, attention), decoding)
     assert [row.ids for row in together] == alone
 
 
@@ -268,13 +269,13 @@ def test_queries_grow_with_the_logarithm_of_their_place():
 def test_in_training_nothing_is_stretched(mllm):
     ids = torch.randint(0, 290, (1, 60))
     batch = Batch(ids, torch.ones_like(ids))
-    _, judged = mllm(batch, None)
+    _, judged = mllm(batch)
     mllm.train()
-    _, learned = mllm(batch, None)
+    _, learned = mllm(batch)
     mllm.eval()
     text = mllm.config.text_config
     text.use_dynamic_ntk = text.use_logn_attn = False
-    _, plain = mllm(batch, None)
+    _, plain = mllm(batch)
     text.use_dynamic_ntk = text.use_logn_attn = True
     assert torch.allclose(learned, plain, atol=1e-5) and not torch.allclose(judged, plain, atol=1e-2)
 
@@ -291,16 +292,16 @@ def test_a_prompt_read_in_pieces_is_the_same(mllm):
 
 
 def test_what_holds_a_pictures_place_does_not_matter(mllm):
-    features = mllm.encode(torch.randn(2, 3, 112, 112))
-    pads, names = (mllm(batch_of(shown(pictures=2, pad=pad)), features)[1] for pad in (START + 2, 97))
+    features = mllm.project(mllm.tower(torch.randn(2, 3, 112, 112)))
+    pads, names = (mllm(batch_of(shown(pictures=2, pad=pad)).with_features(features))[1] for pad in (START + 2, 97))
     assert torch.equal(pads, names)
 
 
 def test_pictures_are_written_in_reading_order_over_rows(mllm):
     pixels = torch.randn(3, 3, 112, 112)
-    features = mllm.encode(pixels)
+    features = mllm.project(mllm.tower(pixels))
     ids = torch.cat([shown(pictures=2), functional.pad(shown(), (18, 0))])
-    embedded = mllm.embed(batch_of(ids), features)
+    embedded = mllm.prompt(batch_of(ids).with_features(features)).embeddings
     assert torch.equal(embedded[image_slots(ids, START, SLOTS)], features)
 
 
@@ -354,6 +355,6 @@ def test_an_int4_model_answers_as_its_unpacked_self(mllm, tmp_path):
     plain.load_state_dict({name: state[name] for name in plain.state_dict()})
     for layer in plain.language_model.model.layers:
         layer.mlp.down_proj.bias = torch.nn.Parameter(torch.full((128,), 0.25))
-    features = plain.encode(torch.randn(1, 3, 112, 112))
+    features = plain.project(plain.tower(torch.randn(1, 3, 112, 112)))
     # in torch's own product, whose sums have another order
     assert torch.allclose(packed(batch_of(shown()), features)[1], plain(batch_of(shown()), features)[1], atol=1e-5)

@@ -16,8 +16,10 @@ from transformers import (
 )
 
 from segue.models import static_decoding
+from segue.models.decoding import Decoder, Decoding
 from segue.models.native_resolution.shared import Language
-from segue.models.protocol import Decoding, Prompt, decode, finished, positions
+from segue.models.protocol import Prompt, positions
+from segue.models.static_decoding import StaticDecoder, supports_static_decoding
 
 SIZES = {
     "hidden_size": 32,
@@ -49,83 +51,108 @@ def language_model(request, randomise):
 
 
 @pytest.fixture
-def said(language_model):
-    """Decodes a prompt whose image, where there are axes, stands apart from its text, over a cache of a kind."""
+def said(language_model, bare_mllm):
+    """Decodes prompts that come two steps apart, over a cache of a kind, with a seed of their own each.
 
-    def run(length, decoding):
-        width = language_model.model.config.hidden_size
-        embeddings = torch.randn(1, length, width, generator=torch.Generator().manual_seed(length))
-        attention = torch.ones(1, length, dtype=torch.long)
-        places = positions(attention)
-        if isinstance(language_model, Language):
-            places = torch.stack([places, places * 2, places]).clone()
-        prompt = (part.to(language_model.lm_head.weight.device) for part in (embeddings, attention, places))
-        return finished(decode(language_model, Prompt(*prompt), decoding, language_model.lm_head))[0]
+    Where there are axes, images stand apart from text.
+    """
+
+    def run(lengths, decoding, static=None):
+        decoder, states = Decoder(bare_mllm(language_model), static), []
+        device = language_model.lm_head.weight.device
+        for seed, length in enumerate(lengths):
+            width = language_model.model.config.hidden_size
+            embeddings = torch.randn(1, length, width, generator=torch.Generator().manual_seed(length))
+            attention = torch.ones(1, length, dtype=torch.long)
+            places = positions(attention)
+            if isinstance(language_model, Language):
+                places = torch.stack([places, places * 2, places]).clone() // 2
+            prompt = Prompt(*(part.to(device) for part in (embeddings, attention, places)))
+            states += decoder.add(prompt, [replace(decoding, seed=seed)])
+            decoder.step()
+            decoder.step()
+        while decoder.rows:
+            decoder.step()
+        return [state.generation(embeddings) for state in states]
 
     return run
 
 
 @pytest.fixture
 def settings():
-    return Decoding(is_over=lambda ids: False, seg_id=-1, max_new_tokens=14)
+    return Decoding(is_over=lambda ids: False, seg_id=None, max_new_tokens=14)
 
 
-def test_a_fixed_cache_says_what_a_growing_one_says(language_model, said, settings, monkeypatch):
+def same(one, other):
+    return [row.ids for row in one] == [row.ids for row in other] and all(
+        torch.allclose(a.seg_hidden, b.seg_hidden, atol=1e-5) for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("lengths", [(7,), (7, 12, 3, 20)])
+def test_a_static_cache_says_what_a_growing_one_says(language_model, said, settings, monkeypatch, lengths):
     monkeypatch.setattr(static_decoding, "ROOM", 8)  # it grows on the way, twice
-    assert static_decoding.suits(language_model, 20)
-    growing = said(7, replace(settings, cache="growing"))
-    assert len(set(growing.ids)) > 3
-    decoding = replace(settings, seg_id=growing.ids[5])
-    growing = said(7, replace(decoding, cache="growing"))
-    over_fixed = said(7, replace(decoding, cache="fixed"))
-    assert over_fixed.ids == growing.ids
-    assert len(growing.seg_hidden) == growing.ids.count(growing.ids[5])
-    assert torch.allclose(over_fixed.seg_hidden, growing.seg_hidden, atol=1e-5)
+    assert supports_static_decoding(language_model, 40)
+    growing = said(lengths, settings)
+    assert len(set(growing[0].ids)) > 3
+    decoding = replace(settings, seg_id=growing[0].ids[5])
+    growing, static = said(lengths, decoding), StaticDecoder(language_model)
+    assert len(growing[0].seg_hidden) >= 1
+    assert same(said(lengths, decoding, static), growing)
+    # the same buffers serve the next answers, of other rows
+    kept = static.keys[0]
+    assert same(said(lengths[::-1], decoding, static), said(lengths[::-1], decoding))
+    assert static.keys[0] is kept and static.lengths == []
 
 
-def test_chance_is_the_same_over_both_caches(said, settings):
-    drawn = replace(settings, temperature=1.5, top_p=0.9, seed=4)
-    assert said(5, replace(drawn, cache="fixed")).ids == said(5, replace(drawn, cache="growing")).ids
+def test_chance_is_the_same_over_both_caches(language_model, said, settings):
+    drawn = replace(settings, temperature=1.5, top_p=0.9)
+    assert same(said((5, 9), drawn, StaticDecoder(language_model)), said((5, 9), drawn))
 
 
-def test_a_segmentation_token_that_is_the_last_one_allowed_still_yields_its_state(said, settings):
-    ids = said(6, settings).ids[:4]
+def test_a_segmentation_token_that_is_the_last_one_allowed_still_yields_its_state(language_model, said, settings):
+    ids = said((6,), settings)[0].ids[:4]
     decoding = replace(settings, seg_id=ids[3], max_new_tokens=4)
-    states = [said(6, replace(decoding, cache=kind)).seg_hidden for kind in ("fixed", "growing")]
-    assert len(states[0]) == ids.count(ids[3])
-    assert torch.allclose(*states, atol=1e-5)
+    static, growing = said((6,), decoding, StaticDecoder(language_model)), said((6,), decoding)
+    assert len(static[0].seg_hidden) == ids.count(ids[3])
+    assert same(static, growing)
 
 
 def test_what_is_not_a_plain_layer_is_not_read_behind_its_back(language_model):
     layer = language_model.model.layers[1]
     handle = layer.mlp.register_forward_hook(lambda *_: None)
-    assert not static_decoding.suits(language_model, 20)
+    assert not supports_static_decoding(language_model, 20)
     handle.remove()
     plain = layer.mlp.up_proj
     layer.mlp.up_proj = torch.nn.Sequential(plain)
-    assert not static_decoding.suits(language_model, 20)
+    assert not supports_static_decoding(language_model, 20)
     layer.mlp.up_proj = plain
-    assert static_decoding.suits(language_model, 20)
+    assert supports_static_decoding(language_model, 20)
 
 
 def test_sliding_windows_keep_the_growing_cache(randomise):
     config = Qwen2Config(**NARROW, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    assert not static_decoding.suits(Qwen2ForCausalLM(config), 20)
+    assert not supports_static_decoding(Qwen2ForCausalLM(config), 20)
 
 
 def test_an_encoding_that_changes_with_the_length_keeps_the_growing_cache_where_it_would():
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     llama = LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=rope, max_position_embeddings=1000))
-    assert [static_decoding.suits(llama, longest) for longest in (20, 999)] == [True, False]
+    assert [supports_static_decoding(llama, longest) for longest in (1000, 1001)] == [True, False]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="graphs are CUDA's")
-def test_a_recorded_step_says_what_a_growing_cache_says(language_model, said, settings, monkeypatch):
+def test_a_recorded_step_says_what_a_growing_cache_says_and_is_recorded_once(
+    language_model, said, settings, monkeypatch
+):
     monkeypatch.setattr(static_decoding, "ROOM", 8)
     language_model.cuda()
     try:
-        growing = said(7, replace(settings, cache="growing"))
-        recorded = said(7, replace(settings, cache="auto"))
+        static, lengths = StaticDecoder(language_model), (7, 12, 3)
+        growing, recorded = said(lengths, settings), said(lengths, settings, static)
+        graphs = dict(static.recorded)
+        again = said(lengths, settings, static)
     finally:
         language_model.cpu()
-    assert recorded.ids == growing.ids
+    assert same(recorded, growing) and same(again, growing)
+    assert graphs and static.recorded == graphs

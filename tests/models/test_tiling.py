@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
-from segue.models.tiling import choose_grid, squeeze, tile
+from segue.models.tiling import choose_grid, resize, tile
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_tiles_stand_row_by_row_and_the_thumbnail_last():
     board = np.repeat(np.repeat(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, 32, 0), 32, 1)
     tiles = tile(Image.fromarray(board), side=32)
     assert [np.asarray(square).max() for square in tiles[:6]] == [0, 40, 80, 120, 160, 200]
-    assert np.array_equal(tiles[6], squeeze(Image.fromarray(board), 32, 32))
+    assert np.array_equal(tiles[6], resize(Image.fromarray(board), 32, 32))
     assert len(tiles) == 7
 
 

@@ -102,7 +102,7 @@ def test_a_plan_says_which_frames_the_language_model_is_shown_and_the_rest_is_fo
     assert truth.numbers == (1, 3, 4, 6) and truth.masks.shape[:2] == (1, 4)
     assert asked is None or truth.prompted == asked
     shown = [truth.numbers[place] for place in truth.prompted]
-    assert list(row.example.view.plan) == shown and len(row.example.view.visual.pixels) == len(shown)
+    assert list(row.example.media[-1].plan) == shown and len(row.example.media[-1].vision.pixels) == len(shown)
 
 
 @pytest.fixture

@@ -160,7 +160,7 @@ def test_a_sample_that_poisons_the_loss_is_named_and_nothing_is_learned_from_it(
     def poisoned(self, sample):
         row = make(self, sample)
         if row.id == poison:
-            row.example.view.visual.pixels.fill_(float("nan"))
+            row.example.media[-1].vision.pixels.fill_(float("nan"))
         return row
 
     monkeypatch.setattr(run.setup.RowMaker, "__call__", poisoned)

@@ -13,7 +13,7 @@ from segue import loading
 from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
-from segue.models.protocol import Batch, seg_states
+from segue.models.protocol import Batch, seg_states, visual_features
 from segue.train import loss_module as training
 from segue.train.examples import RowMaker, Truth, collate
 from segue.train.from_scratch.objectives import OBJECTIVES, vision_alignment_term, visual_targets
@@ -50,7 +50,7 @@ def recorded():
 @torch.no_grad()
 def test_the_text_loss_and_the_prompts_are_the_recorded_ones(recorded):
     model, processor, batch, said = recorded
-    loss, hidden = model.mllm(batch, model.mllm.encode(batch.pixels))
+    loss, hidden = model.mllm(batch)
     assert loss.item() == pytest.approx(said["loss.llm_loss"].item(), abs=1e-5)
     prompts = model.prompts(seg_states(hidden, batch.labels, processor.seg_id))
     # the original repeats 2 objects to 5 on one image, then 1 object to 5 on each of two frames
@@ -256,7 +256,7 @@ def test_decoupled_the_grounder_does_not_hear_the_language_model_and_all_three_o
 
 def test_vision_alignment_teaches_the_features_that_show_an_object_and_no_others(engine, make, picture):
     batch = make(sample(picture, 2))
-    features = engine.model.mllm.encode(batch.batch.pixels, batch.batch.grids).detach().requires_grad_()
+    features = visual_features(engine.model.mllm, batch.batch).detach().requires_grad_()
     vision_alignment_term(engine.model, batch, features).backward()
     truth, cells = batch.truths[0], engine.model.mllm.config.tile_tokens
     side = round(cells**0.5)

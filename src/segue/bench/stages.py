@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,14 +31,16 @@ from segue.checkpoints.model_folder import load_processor
 from segue.checkpoints.random_weights import config_of, write_tokenizer
 from segue.engine import Engine, Options
 from segue.grounding import model as grounded
-from segue.grounding.following import encode, find
+from segue.grounding.following import decode_prompts, encode
 from segue.grounding.sam2 import Encoded, LanguageSam2
 from segue.grounding.tracking import MAX_POINTERS, VideoMemory, conditioning, step
 from segue.loading import pick_device, pick_dtype
 from segue.media import open_media
 from segue.media.sampling import choose
-from segue.models.protocol import MLLM, Batch, Decoding
-from segue.prepare import collate, look, prepare
+from segue.models.decoding import Decoder, Decoding
+from segue.models.protocol import MLLM, Batch, visual_features
+from segue.models.static_decoding import StaticDecoder
+from segue.prepare import collate, prepare, preprocess_media
 from segue.types import Message
 
 IMAGE_SIZE = (800, 800)
@@ -113,54 +114,55 @@ def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
     mllm, device = engine.model.mllm, engine.model.device
     batch = _question(engine)
     assert batch.pixels is not None
-    job = partial(mllm.encode, batch.pixels, batch.grids)
+    job = partial(visual_features, mllm, batch)
     flops = flops_of(job)
     count, unit = (len(batch.pixels), "tile") if batch.grids is None else (len(batch.grids), "image")
     yield Stage("vision encode", None, count, unit, _in_turns({0: job}, repeats, device)[0], flops)
-    yield from _reading_stages(engine, batch, mllm.encode(batch.pixels, batch.grids), repeats)
+    yield from _reading_stages(engine, batch.with_features(visual_features(mllm, batch)), repeats)
 
 
 def _question(engine: Engine) -> Batch:
     media = open_media(blocks(1, IMAGE_SIZE)[0])
-    view = look(media, engine.processor, frames="first:1")
+    shown = preprocess_media(media, engine.processor, frames="first:1")
     question = engine.model.family.prompts["segment_image"].replace("{phrase}", PHRASE)
-    example = prepare([Message.user(question, media)], engine.processor, view=view)
+    example = prepare([Message.user(question, media)], engine.processor, media=[shown])
     return collate([example], engine.processor).to(engine.model.device)
 
 
-def _reading_stages(engine: Engine, batch: Batch, features: Float[Tensor, "v f"], repeats: int) -> Iterator[Stage]:
+def _reading_stages(engine: Engine, batch: Batch, repeats: int) -> Iterator[Stage]:
     """A prompt up to its first token, and the tokens after it; on CUDA, also how long it takes to record a step."""
     mllm, device = engine.model.mllm, engine.model.device
     count = NEW_TOKENS.get(device.type, 64)
     settings = Decoding(is_over=lambda ids: False, seg_id=engine.processor.seg_id, max_new_tokens=2 * count)
-    growing = replace(settings, cache="growing")
-    first = partial(_first_token, mllm, batch, features, growing)
+    first = partial(_first_token, mllm, batch, settings, None)
     flops = flops_of(first)
     prefill = _in_turns({0: first}, repeats, device)[0]
     yield Stage("prefill", None, batch.input_ids.shape[1], "token", prefill, flops)
     weights = float(count * read_per_token(mllm.language_model))
-    kinds = {"decode": settings}
+    kinds: dict[str, StaticDecoder | None] = {"decode": None}
     if device.type == "cuda":
-        kinds["decode, not recorded"] = growing
-    recording: tuple[float, ...] = ()
-    for name, decoding in kinds.items():
+        kinds = {"decode": StaticDecoder(mllm.language_model), "decode, not recorded": None}
+        recorded = seconds_of(partial(_first_token, mllm, batch, settings, kinds["decode"]), device)
+        yield Stage("record a step", None, 1, "graph", (max(recorded - min(prefill), 0.0),))
+    for name, static in kinds.items():
         decode: tuple[float, ...] = ()
         for _ in range(repeats):
-            steps = mllm.generate(batch, features, decoding)
-            started = seconds_of(partial(next, steps), device)
-            if decoding is settings and device.type == "cuda":
-                recording += (max(started - min(prefill), 0.0),)
-            decode += (seconds_of(partial(list, islice(steps, count)), device),)
-            steps.close()
+            decoder = _first_token(mllm, batch, settings, static)
+            decode += (seconds_of(partial(_steps, decoder, count), device),)
+            decoder.close()
         yield Stage(name, None, count, "token", decode, bytes=weights)
-    if recording:
-        yield Stage("record a step", None, 1, "graph", recording)
 
 
-def _first_token(mllm: MLLM, batch: Batch, features: Float[Tensor, "v f"], decoding: Decoding) -> None:
-    steps = mllm.generate(batch, features, decoding)
-    next(steps)
-    steps.close()
+def _first_token(mllm: MLLM, batch: Batch, decoding: Decoding, static: StaticDecoder | None) -> Decoder:
+    decoder = Decoder(mllm, static)
+    decoder.add(mllm.prompt(batch), [decoding])
+    decoder.step()
+    return decoder
+
+
+def _steps(decoder: Decoder, count: int) -> None:
+    for _ in range(count):
+        decoder.step()
 
 
 def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
@@ -172,7 +174,7 @@ def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
     yield Stage("SAM 2 encode", None, 1, "frame", encoding, flops)
     encoded = encode(grounder, images)
     prompts = {objects: _prompts(engine, objects) for objects in plan.objects}
-    finding = {objects: partial(find, grounder, encoded, prompt) for objects, prompt in prompts.items()}
+    finding = {objects: partial(decode_prompts, grounder, encoded, prompt) for objects, prompt in prompts.items()}
     counted = {objects: flops_of(job) for objects, job in finding.items()}
     for objects, seconds in _in_turns(finding, plan.repeats, device).items():
         yield Stage("mask decode", objects, 1, "frame", seconds, counted[objects])
@@ -195,7 +197,7 @@ def late_memory(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor,
 
     All frames are the same one, which costs as much as different ones.
     """
-    one = conditioning(grounder, 0, encoded, find(grounder, encoded, prompts))
+    one = conditioning(grounder, 0, encoded, decode_prompts(grounder, encoded, prompts))
     memory = VideoMemory(tuple(replace(one, frame=frame) for frame in range(shown)))
     for frame in range(LONG - MAX_POINTERS, LONG):
         memory = memory.after(replace(one, frame=frame), keep_maps=grounder.config.num_maskmem - 1)
@@ -208,7 +210,7 @@ def _prompts(engine: Engine, objects: int) -> Float[Tensor, "n d"]:
 
 
 def _ask(engine: Engine, pixels: UInt8[np.ndarray, "*t h w 3"], objects: int, encodes: list[Encodes]) -> None:
-    # opened anew each time: the engine knows the medium asked about last by identity and would not look again
+    engine.forget()
     media = open_media(pixels)
     question = engine.model.family.prompts[f"segment_{media.kind}"].replace("{phrase}", PHRASE)
     with counting(engine.model.grounder.sam2.vision_encoder) as rows:

@@ -24,11 +24,12 @@ class Sources:
     """Hashes of media. Those of files are remembered in a folder, so that a second run does not read them again.
 
     A file is known again by path, size, inode and both of its times; whoever replaces it changes one of them. Without
-    a `folder` nothing is remembered.
+    a `folder` they are remembered as long as this object lives.
     """
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
+        self._hashes: dict[str, str] = {}
 
     def hash(self, media: Media) -> str:
         """The SHA-256 of a medium's content, in hexadecimal: of a file's bytes, of a folder's pictures in their order,
@@ -71,7 +72,7 @@ class Sources:
 
     def _known(self, name: str) -> str | None:
         if self.folder is None:
-            return None
+            return self._hashes.get(name)
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads((self.folder / name[:2] / name).read_text(encoding="ascii"))
             # a row that a bit has turned in says nothing
@@ -81,6 +82,7 @@ class Sources:
 
     def _remember(self, name: str, found: str) -> None:
         if self.folder is None:
+            self._hashes[name] = found
             return
         path = self.folder / name[:2] / name
         with suppress(OSError):  # a folder that is only read costs the hashing, nothing else

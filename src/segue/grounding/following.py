@@ -14,24 +14,16 @@ from torch import Tensor
 
 from segue.geometry.masks import box_of, logit, upscale
 from segue.geometry.masks import encode as encode_mask
-from segue.grounding.reprompting import ask_again
+from segue.grounding import reprompting
 from segue.grounding.sam2 import Decoded, Encoded, LanguageSam2, frame_pixels
 from segue.grounding.tracking import OBJECTS_AT_ONCE, Memory, VideoMemory, conditioning, step
+from segue.media import VideoFrame
 from segue.types import FrameMasks, MaskTrack, Region
 
 Policy = Literal["upstream", "consistent"]
 
 
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """One decoded frame on its way through: its number, its time in seconds, its RGB pixels."""
-
-    frame: int
-    seconds: float
-    image: UInt8[np.ndarray, "h w 3"]
-
-
-def encode(grounder: LanguageSam2, images: Iterable[UInt8[np.ndarray, "h w 3"]]) -> Encoded:
+def encode(grounder: LanguageSam2, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Encoded:
     """Images through SAM 2's image encoder in one batch; they may differ in size."""
     device = grounder.sam2.no_memory_embedding.device
     return grounder.encode(torch.stack([frame_pixels(image, grounder.side) for image in images]).to(device))
@@ -42,12 +34,12 @@ def follow(
     grounder: LanguageSam2,
     prompts: Float[Tensor, "n d"],
     shown: Mapping[int, UInt8[np.ndarray, "h w 3"]],
-    shots: Iterator[Shot],
+    frames: Iterator[VideoFrame],
     *,
     policy: Policy,
     reprompt: float = 0.0,
-) -> Iterator[tuple[Shot, Decoded]]:
-    """The objects on each shot of a video, in order; every frame is encoded once, and forgotten once it is yielded.
+) -> Iterator[tuple[VideoFrame, Decoded]]:
+    """The objects on each frame of a video, in order; every frame is encoded once, and forgotten once it is yielded.
 
     `shown` are the frames that the language model saw: there each object is found by its prompt. On all others it is
     followed. `upstream` does as Sa2VA; `consistent` as Sa2VA-i: what was found becomes a mask prompt for the
@@ -58,65 +50,55 @@ def follow(
     """
 
     def ask(encoded: Encoded, image: UInt8[np.ndarray, "h w 3"], wanted: Float[Tensor, "m d"]) -> Decoded:
-        decoded = find(grounder, encoded, wanted)
-        return _as_given(grounder, encoded, decoded, image.shape[:2]) if policy == "consistent" else decoded
+        decoded = decode_prompts(grounder, encoded, wanted)
+        return _as_mask_prompts(grounder, encoded, decoded, image.shape[:2]) if policy == "consistent" else decoded
 
     found: dict[int, Decoded] = {}
     remembered: list[Memory] = []
-    for frame, image in sorted(shown.items()):
+    for number, image in sorted(shown.items()):
         encoded = encode(grounder, [image])
-        decoded = ask(encoded, image, prompts)
-        found[frame] = decoded
-        remembered.append(conditioning(grounder, frame, encoded, decoded))
+        found[number] = ask(encoded, image, prompts)
+        remembered.append(conditioning(grounder, number, encoded, found[number]))
     memory = VideoMemory(tuple(remembered))
-    for shot in shots:
-        if shot.frame in found:
-            yield shot, found.pop(shot.frame)
+    for frame in frames:
+        if frame.number in found:
+            yield frame, found.pop(frame.number)
             continue
-        encoded = encode(grounder, [shot.image])
-        decoded, memory = step(grounder, shot.frame, encoded, memory, consistent=policy == "consistent")
+        encoded = encode(grounder, [frame.image])
+        decoded, memory = step(grounder, frame.number, encoded, memory, consistent=policy == "consistent")
         if reprompt:
-            again = partial(ask, encoded, shot.image)
-            decoded, memory = ask_again(grounder, encoded, (decoded, memory), prompts, again, below=reprompt)
-        yield shot, decoded
+            again = partial(ask, encoded, frame.image)
+            decoded, memory = reprompting.reprompt(grounder, encoded, (decoded, memory), prompts, again, below=reprompt)
+        yield frame, decoded
 
 
-def find(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"]) -> Decoded:
+def decode_prompts(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"]) -> Decoded:
     """All objects on one frame by their prompts, a few at a time so that the peak does not grow with their number."""
-    parts = [grounder.prompted(encoded, part) for part in prompts.split(OBJECTS_AT_ONCE)]
-    return Decoded(
-        torch.cat([part.logits for part in parts]),
-        torch.cat([part.iou for part in parts]),
-        torch.cat([part.presence for part in parts]),
-        torch.cat([part.pointer for part in parts]),
-    )
+    return Decoded.joined([grounder.prompted(encoded, part) for part in prompts.split(OBJECTS_AT_ONCE)])
 
 
-def _as_given(grounder: LanguageSam2, encoded: Encoded, decoded: Decoded, size: tuple[int, ...]) -> Decoded:
+def _as_mask_prompts(grounder: LanguageSam2, encoded: Encoded, decoded: Decoded, size: tuple[int, ...]) -> Decoded:
     parts = []
     for logits in decoded.logits.split(OBJECTS_AT_ONCE):
         # PARITY(first_masks_direct_resize): Sa2VA-i enlarges the first masks in one step, all later ones in two
         whole = torch.nn.functional.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-        parts.append(grounder.given(encoded, whole > 0))
+        parts.append(grounder.decode_with_masks(encoded, whole > 0))
     # the estimates of the decoder that found the object stay: a given mask is certain of itself
-    return replace(
-        decoded,
-        logits=torch.cat([part.logits for part in parts]),
-        pointer=torch.cat([part.pointer for part in parts]),
-    )
+    known = Decoded.joined(parts)
+    return replace(decoded, logits=known.logits, pointer=known.pointer)
 
 
-def frame_masks(shot: Shot, decoded: Decoded, *, threshold: float) -> FrameMasks:
+def frame_masks(frame: VideoFrame, decoded: Decoded, *, threshold: float) -> FrameMasks:
     """What a frame's logits mean in its own pixels: masks where the probability is above `threshold`, in (0, 1)."""
-    size = shot.image.shape[:2]
+    size = frame.image.shape[:2]
     cut = logit(threshold)
     masks: list[Bool[np.ndarray, "h w"]] = [
         (upscale(one[None], (size[0], size[1]))[0] > cut).cpu().numpy() for one in decoded.logits
     ]
     return FrameMasks(
-        shot.frame,
-        shot.seconds,
-        shot.image,
+        frame.number,
+        frame.seconds,
+        frame.image,
         np.stack(masks) if masks else np.zeros((0, *size), bool),
         decoded.iou.clamp(0, 1).cpu().numpy(),
         decoded.presence.sigmoid().cpu().numpy(),
@@ -124,7 +106,7 @@ def frame_masks(shot: Shot, decoded: Decoded, *, threshold: float) -> FrameMasks
 
 
 @dataclass(slots=True)
-class Track:
+class TrackBuilder:
     """One object's masks as they come in, coded at once so that a long video stays small, or not kept at all."""
 
     is_kept: bool = True

@@ -22,7 +22,7 @@ def confidence(decoded: Decoded) -> Float[Tensor, " n"]:
     return torch.minimum(decoded.presence.sigmoid(), decoded.iou.clamp(0, 1))
 
 
-def ask_again(
+def reprompt(
     grounder: LanguageSam2,
     encoded: Encoded,
     followed: tuple[Decoded, VideoMemory],
@@ -51,7 +51,7 @@ def ask_again(
     corrected = Decoded(**{name: getattr(decoded, name).index_copy(0, rows, new[name]) for name in fields})
     latest = memory.recent[-1]
     assert latest.maps is not None
-    maps = torch.cat([grounder.remember(encoded, part) for part in new["logits"].split(OBJECTS_AT_ONCE)])
+    maps = torch.cat([grounder.encode_memory(encoded, part) for part in new["logits"].split(OBJECTS_AT_ONCE)])
     latest = replace(
         latest,
         maps=latest.maps.index_copy(0, rows, maps),

@@ -11,7 +11,7 @@ Source: Sa2VA's `sam2.py` (bytedance/Sa2VA, `projects/sa2va/hf/models`) on SAM 2
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
-from segue.models.tiling import squeeze
+from segue.models.tiling import resize
 from segue.weights import KeyTable, Rule
 
 # PARITY(grounding_bf16_constants): upstream rounds ImageNet's mean and deviation to bfloat16, whatever the model's type
@@ -87,6 +87,11 @@ class Decoded:
     iou: Float[Tensor, " n"]
     presence: Float[Tensor, " n"]
     pointer: Float[Tensor, "n d"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Decoded]) -> Decoded:
+        """The objects of several, one after another."""
+        return cls(*(torch.cat([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
 
 class LanguageSam2(nn.Module):
@@ -153,7 +158,7 @@ class LanguageSam2(nn.Module):
         sparse = self._no_points(1).expand(len(top), -1, -1, -1)
         return self._best(*self._run(decoder, top, encoded, sparse, dense=None, several=True), gated=consistent)
 
-    def given(self, encoded: Encoded, masks: Bool[Tensor, "n h w"]) -> Decoded:
+    def decode_with_masks(self, encoded: Encoded, masks: Bool[Tensor, "n h w"]) -> Decoded:
         """Objects on one frame whose masks are known: the masks as logits, and pointers to find them again.
 
         Source: SAM 2's mask prompts, as Sa2VA-i uses them (kumuji/Sa2VA-i).
@@ -174,7 +179,7 @@ class LanguageSam2(nn.Module):
         certain = torch.where(is_there, MEMORY_SCALE + MEMORY_BIAS, MEMORY_BIAS)
         return Decoded(low, torch.ones_like(certain), certain, pointer)
 
-    def remember(self, encoded: Encoded, logits: Float[Tensor, "n s s"]) -> Float[Tensor, "n m h w"]:
+    def encode_memory(self, encoded: Encoded, logits: Float[Tensor, "n s s"]) -> Float[Tensor, "n m h w"]:
         """Memory maps of objects on one frame, from the frame's features and the masks found there.
 
         An object's mask is not made binary. Maps are kept in bfloat16.
@@ -227,14 +232,14 @@ class LanguageSam2(nn.Module):
             dense = self.sam2.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(top)
         return decoder(
             image_embeddings=top.to(dtype),
-            image_positional_embeddings=self.place().to(dtype).expand(len(top), -1, -1, -1),
+            image_positional_embeddings=self.image_position_encoding().to(dtype).expand(len(top), -1, -1, -1),
             sparse_prompt_embeddings=sparse.to(dtype),
             dense_prompt_embeddings=dense.to(dtype),
             multimask_output=several,
             high_resolution_features=fine,
         )
 
-    def place(self) -> Float[Tensor, "1 d h w"]:
+    def image_position_encoding(self) -> Float[Tensor, "1 d h w"]:
         """The random-Fourier encoding of places in a frame, as the prompt encoder knows them."""
         height, width = self.sam2.prompt_encoder.image_embedding_size
         gaussian = self.sam2.shared_image_embedding.positional_embedding
@@ -255,7 +260,7 @@ def frame_pixels(image: UInt8[np.ndarray, "h w 3"], side: int) -> Float[Tensor, 
 
 def frame_square(image: UInt8[np.ndarray, "h w 3"], side: int) -> UInt8[Tensor, "3 side side"]:
     """A frame stretched to a square, not yet normalised."""
-    square = np.asarray(squeeze(Image.fromarray(image), side, side)).copy()
+    square = np.asarray(resize(Image.fromarray(image), side, side)).copy()
     return torch.from_numpy(square).permute(2, 0, 1)
 
 

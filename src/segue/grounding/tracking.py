@@ -51,7 +51,7 @@ def conditioning(
     grounder: LanguageSam2, frame: int, encoded: Encoded, decoded: Decoded, *, at_once: int = OBJECTS_AT_ONCE
 ) -> Memory:
     """The memory of a frame whose masks are known; goes into `VideoMemory.conditioning`."""
-    maps = [grounder.remember(encoded, part) for part in decoded.logits.split(at_once)]
+    maps = [grounder.encode_memory(encoded, part) for part in decoded.logits.split(at_once)]
     return Memory(frame, torch.cat(maps), decoded.pointer)
 
 
@@ -73,21 +73,16 @@ def step(
     parts, maps = [], []
     for start in range(0, len(memory.conditioning[0].pointers), at_once):
         objects = slice(start, start + at_once)
-        top = remembering(grounder, frame, encoded, memory, objects)
+        top = attend_to_memory(grounder, frame, encoded, memory, objects)
         decoded = grounder.tracked(encoded, top, consistent=consistent)
         parts.append(decoded)
-        maps.append(grounder.remember(encoded, decoded.logits))
-    whole = Decoded(
-        torch.cat([part.logits for part in parts]),
-        torch.cat([part.iou for part in parts]),
-        torch.cat([part.presence for part in parts]),
-        torch.cat([part.pointer for part in parts]),
-    )
+        maps.append(grounder.encode_memory(encoded, decoded.logits))
+    whole = Decoded.joined(parts)
     newest = Memory(frame, torch.cat(maps), whole.pointer)
     return whole, memory.after(newest, keep_maps=grounder.config.num_maskmem - 1)
 
 
-def remembering(
+def attend_to_memory(
     grounder: LanguageSam2, frame: int, encoded: Encoded, memory: VideoMemory, objects: slice
 ) -> Float[Tensor, "n d h w"]:
     """A frame's features after they have attended to what is remembered of these objects; one map per object."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,9 +22,24 @@ from segue.media.deep import Window
 from segue.media.limits import DEFAULT_LIMITS, Limits
 from segue.types import Frames, Media, MediaKind
 
-__all__ = ["DEFAULT_LIMITS", "Limits", "iter_frames", "open_media", "read_ahead", "read_frames", "read_image"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Limits",
+    "VideoFrame",
+    "iter_frames",
+    "open_media",
+    "read_ahead",
+    "read_frames",
+    "read_image",
+]
 
-Shot = tuple[int, float, UInt8[np.ndarray, "h w 3"]]
+
+class VideoFrame(NamedTuple):
+    """One decoded frame: its number, its time in seconds, its RGB pixels."""
+
+    number: int
+    seconds: float
+    image: UInt8[np.ndarray, "h w 3"]
 
 
 def open_media(
@@ -73,7 +89,7 @@ def read_image(media: Media) -> UInt8[np.ndarray, "h w 3"]:
     """
     if media.kind != "image":
         raise MediaError(f"{media.name} is a video of {media.count} frames where an image was expected")
-    return next(_shots(media, (0,)))[2]
+    return next(_checked(media, (0,)))[2]
 
 
 def read_frames(media: Media, indices: Sequence[int]) -> Frames:
@@ -90,14 +106,14 @@ def read_frames(media: Media, indices: Sequence[int]) -> Frames:
     wanted, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
     pixels = np.empty((len(indices), *media.size, 3), dtype=np.uint8)
     seconds = np.empty(len(indices))
-    for position, (_, second, frame) in enumerate(_shots(media, wanted.tolist())):
+    for position, (_, second, frame) in enumerate(_checked(media, wanted.tolist())):
         pixels[places == position] = frame
         seconds[places == position] = second
     return Frames(pixels, wanted[places], seconds)
 
 
-def iter_frames(media: Media, start: int = 0, *, stop: int | None = None, step: int = 1) -> Iterator[Shot]:
-    """Stream the frames of `range(start, stop, step)`, cut to what there is, each as (number, seconds, RGB pixels).
+def iter_frames(media: Media, start: int = 0, *, stop: int | None = None, step: int = 1) -> Iterator[VideoFrame]:
+    """Stream the frames of `range(start, stop, step)`, cut to what there is, each as number, seconds and RGB pixels.
 
     One frame is held at a time. An image is a video of one frame. Seconds as in `read_frames`.
 
@@ -106,7 +122,7 @@ def iter_frames(media: Media, start: int = 0, *, stop: int | None = None, step: 
     """
     if start < 0 or step < 1:
         raise ConfigError(f"cannot read frames from {start} in steps of {step}; expected start >= 0 and step >= 1")
-    return _shots(media, range(start, media.count if stop is None else min(stop, media.count), step))
+    return _checked(media, range(start, media.count if stop is None else min(stop, media.count), step))
 
 
 def _open_array(pixels: np.ndarray, limits: Limits) -> Media:
@@ -149,7 +165,7 @@ def _open_encoded(source: Path | bytes, name: str, limits: Limits, *, first: boo
     return Media(source, "video", size, count, rate, None, notes)
 
 
-def _shots(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
+def _checked(media: Media, indices: Sequence[int]) -> Iterator[VideoFrame]:
     """The frames of these ascending numbers, checked against what the medium was when it was opened."""
     try:
         for index, seconds, pixels in _decoded(media, indices):
@@ -159,12 +175,12 @@ def _shots(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
                     f"frame {index} of {media.name} is {pixels.shape[1]}x{pixels.shape[0]} where {width}x{height} was "
                     "expected; all frames must have one size, and the file must not change while it is read"
                 )
-            yield index, seconds, pixels
+            yield VideoFrame(index, seconds, pixels)
     except OSError as error:
         raise MediaError(f"{media.name} cannot be read any more: {error.strerror}") from error
 
 
-def _decoded(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
+def _decoded(media: Media, indices: Sequence[int]) -> Iterator[tuple[int, float, np.ndarray]]:
     source, name = media.source, str(media.source) if isinstance(media.source, Path) else media.name
     if isinstance(source, np.ndarray):
         frames, clock = (source[None], 0.0) if media.kind == "image" else (source, float("nan"))
@@ -181,7 +197,7 @@ def _decoded(media: Media, indices: Sequence[int]) -> Iterator[Shot]:
     return video.decode(source, name, indices=indices, count=media.count)
 
 
-def _frame_of(file: Path, index: int, media: Media) -> Shot:
+def _frame_of(file: Path, index: int, media: Media) -> tuple[int, float, np.ndarray]:
     """A frame of a folder, which has no clock."""
     _, _, pixels = next(image.decode(file, str(file), media.size, window=media.window))
     return index, float("nan"), pixels

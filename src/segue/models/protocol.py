@@ -1,12 +1,11 @@
-"""What every model family offers, and the decoding loop they share.
+"""What every model family offers, and what they share on the way from pixels and ids to states.
 
 Letters in shapes: b rows, s tokens, d width, p tiles or patches, i images, v visual tokens, n objects.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,28 +15,48 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from segue.errors import ConfigError, DataError
+from segue.errors import DataError
 from segue.models.pieces import Piece
-from segue.models.static_decoding import Fixed, suits
 from segue.models.templates import Template, TextTokenizer
 from segue.models.tokenizers import TOKENIZER_FILES, load_tokenizer
-from segue.types import Region, StopReason
+from segue.types import MediaKind, Region
 from segue.weights import KeyTable
 
 PUBLISHED_TILES = 12
 """How many tiles of an image models were published with, the small copy of the whole not counted."""
 
+Point = Literal["tower", "projected"]
+"""Where what was computed of a medium can be kept: after the tower, or as the features that tokens stand for."""
+
+
+@dataclass(frozen=True, slots=True)
+class VisionInput:
+    """A medium as a family's language model sees it: from pixels, or from what was computed of them before.
+
+    Exactly one of `pixels`, tower `states` and `features` is there. Pixels are tiles `p 3 h w`, or `p c` patches of
+    images that keep their resolution: then `grids` are each image's rows and columns of patches. `text` is the prompt
+    text that holds the medium's place, `rows` the rows of features that its visual tokens stand for, in reading order,
+    and `num_features` how many rows there are.
+    """
+
+    text: str
+    rows: Int[Tensor, " v"]
+    num_features: int
+    pixels: Float[Tensor, "p ..."] | None = None
+    grids: Int[Tensor, "i 2"] | None = None
+    states: Float[Tensor, "p ..."] | None = None
+    features: Float[Tensor, "f e"] | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of token ids, ready for a model, and the pixels they speak of.
+    """Rows of token ids, ready for a model, and what they show.
 
-    Rows are padded on the left where `attention` is 0. `labels` are the ids to be learned, -100 elsewhere. `pixels` and
-    `grids` are those of all rows' `Visual`s and go to `MLLM.encode` together; `visual_places` marks the visual tokens,
-    and `visual_rows` names for each of them in reading order the row of the encoded features that stands there (one
+    Rows are padded on the left where `attention` is 0. `labels` are the ids to be learned, -100 elsewhere. What all
+    rows show comes as `pixels`, tower `states` or `features`, as in `VisionInput`; `visual_places` marks the visual
+    tokens, and `visual_rows` names for each of them in reading order the row of the features that stands there (one
     feature may stand in several places: region prompts, questions that share an image).
     """
 
@@ -48,57 +67,31 @@ class Batch:
     visual_places: Bool[Tensor, "b s"] | None = None
     visual_rows: Int[Tensor, " v"] | None = None
     grids: Int[Tensor, "i 2"] | None = None
+    states: Float[Tensor, "p ..."] | None = None
+    features: Float[Tensor, "f e"] | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         parts: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
         return replace(self, **{name: part.to(device) for name, part in parts.items() if part is not None})
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One row's answer: its token ids, terminator included, and the states that stand on its segmentation tokens."""
-
-    ids: list[int]
-    seg_hidden: Float[Tensor, "n d"]
-    stop_reason: StopReason
-
-
-CacheKind = Literal["auto", "growing", "fixed"]
-Steps = Generator[list[int | None], None, list[Generation]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
-    """How to choose tokens and when to end. `temperature` 0 is greedy; `is_over` judges a row's ids so far. Without a
-    `seg_id` no states are kept.
-
-    `cache` is for comparing: `auto` takes a fixed one where that is faster, which is for one row on CUDA.
-    """
-
-    is_over: Callable[[Sequence[int]], bool]
-    seg_id: int | None
-    max_new_tokens: int = 2048
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    cache: CacheKind = "auto"
+    def with_features(self, features: Float[Tensor, "f e"] | None) -> Batch:
+        """The same batch with features in place of what they were computed from."""
+        return replace(self, pixels=None, states=None, features=features)
 
 
 @dataclass(frozen=True, slots=True)
-class Visual:
-    """A medium as a family's language model sees it.
+class Prompt:
+    """What a language model reads at once: embeddings, where they stand, and which tokens up to their last one count.
 
-    Its normalised pixels, the prompt text that holds their place, and the rows of encoded features that its visual
-    tokens stand for, in reading order. Pixels are tiles `p 3 h w`, or `p c` patches of images that keep their
-    resolution: then `grids` are each image's rows and columns of patches. `features` is how many rows they encode to.
+    `attention` is as long as all that was read, k tokens, these among them. `positions` have an axis in front where a
+    family counts along several. `extra` goes to the language model with this reading alone, not with what follows.
     """
 
-    pixels: Float[Tensor, "p ..."]
-    text: str
-    rows: Int[Tensor, " v"]
-    features: int
-    grids: Int[Tensor, "i 2"] | None = None
+    embeddings: Float[Tensor, "b s d"]
+    attention: Int[Tensor, "b k"]
+    positions: Int[Tensor, "*axes b s"]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -118,15 +111,19 @@ class Processor(Protocol):
     bos_ids: tuple[int, ...]
     eos_ids: tuple[int, ...]
 
-    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
+    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> VisionInput:
         """One image in as many tiles as suit its shape; without tiles, at a resolution that `max_tiles` scales."""
         ...
 
-    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
+    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> VisionInput:
         """Frames of a video, one tile each."""
         ...
 
-    def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
+    def placeholder(self, kind: MediaKind, num_features: int, grids: Int[Tensor, "i 2"] | None) -> str:
+        """The prompt text that holds the place of a medium with so many features, or of images with these grids."""
+        ...
+
+    def regions(self, vision: VisionInput, masks: Bool[np.ndarray, "n h w"]) -> VisionInput:
         """The same medium with a sentence that marks these regions of it.
 
         Raises: DataError, if the family knows no region prompts.
@@ -164,7 +161,8 @@ class MLLMConfig(Protocol):
 
 @runtime_checkable
 class MLLM(Protocol):
-    """A language model that sees. `encode` stands apart from `forward`: that is where features can be kept.
+    """A language model that sees: `tower`, then `project`, then the language model. What the first two compute can be
+    kept.
 
     Features may be wider than the language model, where more than its input embeddings is fed by them.
     """
@@ -172,26 +170,28 @@ class MLLM(Protocol):
     width: int
     language_model: nn.Module
 
-    def encode(self, pixels: Float[Tensor, "p ..."], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "v f"]:
-        """Visual features of a batch's or a `Visual`'s pixels and grids, one row per visual token."""
+    def tower(self, pixels: Float[Tensor, "p ..."], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "q ..."]:
+        """States of the vision tower for the pixels and grids of a `VisionInput` or `Batch`."""
         ...
 
-    def embed(self, batch: Batch, features: Float[Tensor, "v f"] | None) -> Float[Tensor, "b s d"]:
-        """Input embeddings with the features written in."""
+    def project(self, states: Float[Tensor, "q ..."], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "f e"]:
+        """Visual features of tower states, one row per visual token."""
         ...
 
-    def forward(
-        self, batch: Batch, features: Float[Tensor, "v f"] | None
-    ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+    def below(self, point: Point) -> dict[str, Tensor]:
+        """The weights that states or features depend on, by name."""
+        ...
+
+    def prompt(self, batch: Batch) -> Prompt:
+        """What the language model reads of a batch: its embeddings with the features written in, and positions."""
+        ...
+
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
         """Loss over the labels, if there are any, and the state that a segmentation token is read from."""
         ...
 
     def head(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Scores of all tokens to come after states of `forward`."""
-        ...
-
-    def generate(self, batch: Batch, features: Float[Tensor, "v f"] | None, decoding: Decoding) -> Steps:
-        """Token ids step by step, one per row; returns the rows' `Generation`s."""
         ...
 
 
@@ -217,7 +217,7 @@ GROUNDING_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
 """What a model with a grounder has in its vocabulary besides, in the order of their ids."""
 
 
-Parse = Callable[[str, tuple[int, int] | None, Visual | None], tuple[str, tuple[Region, ...]]]
+Parse = Callable[[str, tuple[int, int] | None, VisionInput | None], tuple[str, tuple[Region, ...]]]
 """Reads an answer's marks, special tokens included: its text for people, then what it points at, in reading order.
 
 One region for each segmentation token, without a box, and one for each place given in words, with a box in pixels of a
@@ -257,6 +257,25 @@ class Family:
     tokenizer_files: tuple[str, ...] = TOKENIZER_FILES
 
 
+def shown_as(
+    processor: Processor,
+    kind: MediaKind,
+    num_features: int,
+    *,
+    grids: Int[Tensor, "i 2"] | None = None,
+    **given: Tensor,
+) -> VisionInput:
+    """A medium of so many features, each shown once, given as `pixels`, `states` or `features`."""
+    text = processor.placeholder(kind, num_features, grids)
+    return VisionInput(text, torch.arange(num_features), num_features, grids=grids, **given)
+
+
+def weights_of(model: nn.Module, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Floating tensors of a model whose names begin in one of these ways."""
+    tensors = model.state_dict().items()
+    return {name: tensor for name, tensor in tensors if name.startswith(prefixes) and tensor.is_floating_point()}
+
+
 def seg_states(hidden: Float[Tensor, "b s d"], ids: Int[Tensor, "b s"], seg_id: int | None) -> Float[Tensor, "n d"]:
     """States that stand on segmentation tokens, row by row in reading order; n may be 0, and is without such a token.
 
@@ -270,193 +289,51 @@ def positions(attention: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
     return (attention.cumsum(-1) - 1).clamp(min=0)
 
 
-def written(
-    embeddings: Float[Tensor, "b s d"], batch: Batch, features: Float[Tensor, "v d"] | None
+def visual_features(mllm: MLLM, batch: Batch) -> Float[Tensor, "f e"] | None:
+    """The features of all that a batch shows, from whatever point it carries; `None` if it shows nothing."""
+    if batch.features is not None or (batch.states is None and batch.pixels is None):
+        return batch.features
+    states = batch.states
+    if batch.pixels is not None:
+        states = mllm.tower(batch.pixels, batch.grids)
+    assert states is not None
+    return mllm.project(states, batch.grids)
+
+
+def merge_visual_embeddings(
+    embeddings: Float[Tensor, "b s d"], batch: Batch, features: Float[Tensor, "f e"] | None
 ) -> Float[Tensor, "b s d"]:
-    """Token embeddings with the features written over the visual tokens, in reading order.
+    """Token embeddings with the features written over the visual tokens, in reading order. Of wider features, the
+    first d numbers count.
 
     Raises: DataError, if features are missing or do not match the visual tokens in number.
     """
     if batch.visual_rows is None or batch.visual_places is None:
         return embeddings
     if features is None:
-        raise DataError(f"{len(batch.visual_rows)} visual tokens have no features; encode the pixels first")
+        raise DataError(f"{len(batch.visual_rows)} visual tokens have no features; give the batch pixels or features")
     places = batch.visual_places
     if int(places.sum()) != len(batch.visual_rows):
         raise DataError(
             f"the prompt has {int(places.sum())} visual tokens for {len(batch.visual_rows)} features; "
             "prepare and collate must agree"
         )
-    return embeddings.masked_scatter(places[..., None], features[batch.visual_rows].to(embeddings))
+    seen = features[batch.visual_rows, : embeddings.shape[-1]]
+    return embeddings.masked_scatter(places[..., None], seen.to(embeddings))
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a language model reads at once: embeddings, where they stand, and which tokens up to their last one count.
-
-    `attention` is as long as all that was read, k tokens, these among them. `positions` have an axis in front where a
-    family counts along several. `extra` goes to the language model with this reading alone, not with what follows.
-    """
-
-    embeddings: Float[Tensor, "b s d"]
-    attention: Int[Tensor, "b k"]
-    positions: Int[Tensor, "*axes b s"]
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-Head = Callable[[Float[Tensor, "... d"]], Float[Tensor, "... v"]]
-"""States to the scores of the next token."""
-
-
-def read(
-    language_model: Any, prompt: Prompt, labels: Int[Tensor, "b s"] | None, head: Head
-) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+def forward_loss(mllm: Any, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
     """Mean cross-entropy over the labelled tokens of a batch (`None` without labels), and its last states."""
-    hidden = language_model.model(
+    prompt = mllm.prompt(batch)
+    hidden = mllm.language_model.model(
         inputs_embeds=prompt.embeddings,
         attention_mask=prompt.attention,
         position_ids=prompt.positions,
         use_cache=False,
         **prompt.extra,
     ).last_hidden_state
-    if labels is None:
+    if batch.labels is None:
         return None, hidden
-    labelled = labels[:, 1:] != -100
-    scores = head(hidden[:, :-1][labelled])
-    return functional.cross_entropy(scores.float(), labels[:, 1:][labelled]), hidden
-
-
-@torch.no_grad()
-def decode(language_model: Any, prompt: Prompt, decoding: Decoding, head: Head) -> Steps:
-    """Token ids step by step, one per row and `None` for rows that are over; returns one `Generation` per row.
-
-    Close the generator to cancel. Only the states at segmentation tokens are kept, never a layer's or a step's others.
-
-    Raises: ConfigError, for sampling settings out of range.
-    """
-    choose = _chooser(decoding)
-    rows: list[list[int]] = [[] for _ in range(len(prompt.embeddings))]
-    found: list[list[Tensor]] = [[] for _ in rows]
-    reasons: list[StopReason] = ["length" for _ in rows]
-    alive = [decoding.max_new_tokens > 0] * len(rows)
-    owed = [False] * len(rows)
-    reader = _Reader(language_model, prompt, decoding)
-    while any(alive) or any(owed):
-        hidden = reader.hidden()
-        # PARITY(seg_state_at_token): the state is read where [SEG] is consumed, one step after it was chosen
-        for row in (row for row, is_owed in enumerate(owed) if is_owed):
-            found[row].append(hidden[row].clone())
-        if not any(alive):
-            break
-        chosen = choose(head(hidden))
-        reader.take(chosen)
-        tokens: list[int | None] = [int(token) if alive[row] else None for row, token in enumerate(chosen)]
-        owed = [token is not None and token == decoding.seg_id for token in tokens]
-        for row, token in enumerate(tokens):
-            if token is None:
-                continue
-            rows[row].append(token)
-            if decoding.is_over(rows[row]):
-                alive[row], reasons[row] = False, "stop"
-            elif len(rows[row]) >= decoding.max_new_tokens:
-                alive[row] = False
-        yield tokens
-    width = prompt.embeddings.shape[-1]
-    return [
-        Generation(ids, torch.stack(states) if states else prompt.embeddings.new_empty(0, width), reason)
-        for ids, states, reason in zip(rows, found, reasons, strict=True)
-    ]
-
-
-class _Reader:
-    """Reads a prompt, then one token per row at a time; `hidden` is the rows' states after the last of them.
-
-    One row of a language model that `segue.models.static_decoding` knows goes on in a fixed cache on CUDA, where the
-    next token is read while Python still looks at it. All else goes on in a growing cache, and reads when a state is
-    asked for.
-    """
-
-    def __init__(self, language_model: Any, prompt: Prompt, decoding: Decoding):
-        self.language_model = language_model
-        self.cache, self.step = DynamicCache(), prompt
-        self.unread: Tensor | None = None
-        self.state: Tensor | None = None
-        self.fixed: Fixed | None = None
-        self.is_cuda = prompt.embeddings.device.type == "cuda"
-        is_wanted = decoding.cache == "fixed" or (decoding.cache == "auto" and self.is_cuda)
-        longest = int(prompt.positions.max()) + decoding.max_new_tokens
-        self.wants_fixed = is_wanted and len(prompt.embeddings) == 1 and suits(language_model, longest)
-
-    def take(self, chosen: Int[Tensor, " b"]) -> None:
-        """One more token per row."""
-        if self.wants_fixed and self.fixed is None:
-            self.fixed = Fixed(self.language_model, self.cache, self.step.positions, graphs=True)
-            self.cache = DynamicCache()
-        self.unread = chosen
-        if self.fixed is not None and self.is_cuda:
-            self._read()
-
-    def hidden(self) -> Float[Tensor, "b d"]:
-        """The rows' states. They may be overwritten when the next token is taken."""
-        if self.state is None or self.unread is not None:
-            self._read()
-        assert self.state is not None
-        return self.state
-
-    def _read(self) -> None:
-        chosen, self.unread = self.unread, None
-        if self.fixed is not None and chosen is not None:
-            self.state = self.fixed(chosen)
-            return
-        if chosen is not None:
-            self.step = _after(self.step, self.language_model.get_input_embeddings()(chosen[:, None]))
-        output = self.language_model.model(
-            inputs_embeds=self.step.embeddings,
-            attention_mask=self.step.attention,
-            position_ids=self.step.positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            **self.step.extra,
-        )
-        self.state = output.last_hidden_state[:, -1]
-
-
-def _after(step: Prompt, embeddings: Float[Tensor, "b 1 d"]) -> Prompt:
-    """One more token per row. It stands one beyond the furthest place there is, along every axis."""
-    rows = step.positions.shape[-2]
-    furthest = step.positions.reshape(-1, *step.positions.shape[-2:]).amax((0, 2)).view(rows, 1)
-    attention = torch.cat([step.attention, step.attention.new_ones(rows, 1)], dim=1)
-    return Prompt(embeddings, attention, (furthest + 1).expand(*step.positions.shape[:-1], 1))
-
-
-def finished(steps: Steps) -> list[Generation]:
-    """Run decoding to its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            generations: list[Generation] = done.value
-            return generations
-
-
-def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor, " b"]]:
-    if not 0 <= decoding.temperature < math.inf or not 0 < decoding.top_p <= 1:
-        raise ConfigError(
-            f"temperature {decoding.temperature} and top_p {decoding.top_p} are out of range; "
-            "expected temperature >= 0 and 0 < top_p <= 1"
-        )
-    if decoding.temperature == 0:
-        return lambda logits: logits.argmax(-1)
-    warpers = LogitsProcessorList(
-        [TemperatureLogitsWarper(float(decoding.temperature)), TopPLogitsWarper(decoding.top_p)]
-    )
-    generator: torch.Generator | None = None
-
-    def sample(logits: Tensor) -> Tensor:
-        nonlocal generator
-        if generator is None:
-            generator = torch.Generator(logits.device).manual_seed(decoding.seed)
-        scores = warpers(torch.empty(len(logits), 0, dtype=torch.long, device=logits.device), logits.float())
-        return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
-
-    return sample
+    labelled = batch.labels[:, 1:] != -100
+    scores = mllm.head(hidden[:, :-1][labelled])
+    return functional.cross_entropy(scores.float(), batch.labels[:, 1:][labelled]), hidden

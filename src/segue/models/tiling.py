@@ -34,17 +34,17 @@ def tile(image: Image.Image, *, max_tiles: int = 12, side: int = 448) -> list[Im
     The image is stretched to fill its grid exactly. Tiles are RGB and `side` pixels square.
     """
     columns, rows = choose_grid(*image.size, max_tiles=max_tiles, side=side)
-    canvas = squeeze(image, columns * side, rows * side)
+    canvas = resize(image, columns * side, rows * side)
     tiles = [
         canvas.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
         for row in range(rows)
         for column in range(columns)
     ]
     if len(tiles) > 1:
-        tiles.append(squeeze(image, side, side))
+        tiles.append(resize(image, side, side))
     return tiles
 
 
-def squeeze(image: Image.Image, width: int, height: int) -> Image.Image:
+def resize(image: Image.Image, width: int, height: int) -> Image.Image:
     """The RGB image stretched to exactly this size with Pillow's bicubic filter, on 8-bit values as upstream does."""
     return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)

@@ -18,7 +18,7 @@ __all__ = ["TOLERANCE", "Check", "Recording", "Report", "Seam", "load", "replay"
 
 _KINDS: Mapping[str, Any] = {"sa2va": sa2va, "qwen_vl": qwen_vl, "longva": longva}
 """Kinds of recordings, and the module that loads and replays each: `load(recording, dtype=, device=)`, and
-`replay(recording, seam, model)`, which gives what was `Found`."""
+`replay(recording, seam, model)`, which gives what was `Replay`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,30 +12,30 @@ from torch.nn.functional import interpolate
 
 from segue.engine import Engine, Options
 from segue.geometry.masks import upscale
-from segue.grounding.following import find
+from segue.grounding.following import decode_prompts
+from segue.models.decoding import Decoding, decode
 from segue.models.internvl.family import covered_cells
-from segue.models.protocol import Batch, Decoding, finished, seg_states
+from segue.models.protocol import Batch, seg_states, visual_features
 from segue.models.templates import stop_check
-from segue.parity.compare import Found, Ours, Values, fact
+from segue.parity.compare import Ours, Replay, Values, fact
 from segue.parity.masks import Frames, given_masks
 from segue.parity.preprocessing import example_of, question_of
 from segue.parity.recording import Recording
-from segue.prepare import Example, View, collate
+from segue.prepare import MediaInput, TokenizedExample, collate
 from segue.types import Region
 
 SPARE_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReplayedCase:
     """A recorded call, ready to be answered: `name` begins the names of its tensors."""
 
     recording: Recording
     case: str
     engine: Engine
-    example: Example
+    example: TokenizedExample
     batch: Batch
-    features: Float[Tensor, "v d"] | None
 
     @property
     def name(self) -> str:
@@ -43,17 +43,17 @@ class Asked:
         return f"e2e.{self.case}"
 
 
-def replay_case(recording: Recording, case: str, engine: Engine, plan: str, frames: Frames) -> Found:
+def replay_case(recording: Recording, case: str, engine: Engine, plan: str, frames: Frames) -> Replay:
     """One recorded call; `plan` says which frames of a video the language model sees.
 
     States are computed with the recorded answer in place; the ids are what ours decodes by itself.
     """
     example = example_of(recording, case, engine.processor, plan)
     batch = collate([example], engine.processor).to(engine.model.device)
-    features = None if batch.pixels is None else engine.model.mllm.encode(batch.pixels, batch.grids)
-    asked, found = Asked(recording, case, engine, example, batch, features), Found()
-    if example.view is not None:
-        _replay_view(asked, example.view, found)
+    batch = batch.with_features(visual_features(engine.model.mllm, batch))
+    asked, found = ReplayedCase(recording, case, engine, example, batch), Replay()
+    if example.media:
+        _replay_media(asked, example.media[-1], found)
     _replay_words(asked, found)
     prompts = _replay_states(asked, found)
     if any("masks" in name for name in recording.names(f"{asked.name}.obj")):
@@ -63,11 +63,12 @@ def replay_case(recording: Recording, case: str, engine: Engine, plan: str, fram
     return found
 
 
-def _replay_view(asked: Asked, view: View, found: Found) -> None:
+def _replay_media(asked: ReplayedCase, shown: MediaInput, found: Replay) -> None:
     """Tiles, the embeddings they become, and where marked regions fall on them."""
-    name, visual = asked.name, view.visual
-    found.values[f"{name}.pixel_values"] = visual.pixels
-    found.values[f"{name}.inputs_embeds"] = asked.engine.model.mllm.embed(asked.batch, asked.features)[0]
+    name, vision = asked.name, shown.vision
+    assert vision.pixels is not None
+    found.values[f"{name}.pixel_values"] = vision.pixels
+    found.values[f"{name}.inputs_embeds"] = asked.engine.model.mllm.prompt(asked.batch).embeddings[0]
     marks = asked.recording.inputs.get(f"{name}.mask_prompts")
     if marks is None:
         return
@@ -77,15 +78,15 @@ def _replay_view(asked: Asked, view: View, found: Found) -> None:
         for number, mask in enumerate(marks.bool().numpy()):
             cells[number, covered_cells(mask, side)] = 1
         found.values[raster] = cells.view(1, -1, side, side)
-    tiles = len(visual.pixels)
+    tiles = len(vision.pixels)
     # the features once each, then again those that a region repeats
-    again = visual.rows[int(visual.rows.max()) + 1 :]
+    again = vision.rows[int(vision.rows.max()) + 1 :]
     has_marks = torch.zeros(tiles)
-    has_marks[again // ((int(visual.rows.max()) + 1) // tiles)] = 1
+    has_marks[again // ((int(vision.rows.max()) + 1) // tiles)] = 1
     found.values[f"{name}.vp_overall_mask"] = has_marks
 
 
-def _replay_words(asked: Asked, found: Found) -> None:
+def _replay_words(asked: ReplayedCase, found: Replay) -> None:
     """Ids and text that ours decodes."""
     processor, record = asked.engine.processor, asked.recording.cases[asked.case]
     decoding = Decoding(
@@ -93,20 +94,21 @@ def _replay_words(asked: Asked, found: Found) -> None:
         seg_id=processor.seg_id,
         max_new_tokens=len(_answer(asked)) + SPARE_TOKENS,
     )
-    ids = finished(asked.engine.model.mllm.generate(asked.batch, asked.features, decoding))[0].ids
+    ids = decode(asked.engine.model.mllm, asked.batch, decoding)[0].ids
     found.values[f"{asked.name}.generated_ids"] = torch.tensor(ids)
     # the original's slow tokenizers put spaces around special tokens
     texts = (processor.tokenizer.decode(ids, skip_special_tokens=False), record["prediction"])
     found.facts.append(fact(f"{asked.name}.prediction", *("".join(text.split()) for text in texts)))
 
 
-def _replay_states(asked: Asked, found: Found) -> Float[Tensor, "n e"]:
+def _replay_states(asked: ReplayedCase, found: Replay) -> Float[Tensor, "n e"]:
     """States under the recorded answer, and the mask prompts read from them."""
     name, example, model, processor = asked.name, asked.example, asked.engine.model, asked.engine.processor
     answer = _answer(asked)
     consumed = torch.cat([example.ids, answer[:-1]])
     whole = replace(example, ids=consumed, labels=torch.full_like(consumed, -100))
-    _, hidden = model.mllm.forward(collate([whole], processor).to(model.device), asked.features)
+    batch = collate([whole], processor).to(model.device)
+    _, hidden = model.mllm.forward(batch.with_features(asked.batch.features))
     states = hidden[:, len(example.ids) :]
     prompts = model.prompts(seg_states(states, answer[None, :-1].to(model.device), processor.seg_id))
     found.values |= {
@@ -117,11 +119,11 @@ def _replay_states(asked: Asked, found: Found) -> Float[Tensor, "n e"]:
     return prompts
 
 
-def _answer(asked: Asked) -> Tensor:
+def _answer(asked: ReplayedCase) -> Tensor:
     return asked.recording.outputs[f"{asked.name}.generated_ids"].flatten()
 
 
-def _replay_masks(asked: Asked, found: Found) -> None:
+def _replay_masks(asked: ReplayedCase, found: Replay) -> None:
     """The engine's whole answer: masks at both resolutions."""
     answer = asked.engine.answer([question_of(asked.recording, asked.case)], Options(keep_logits=True))
     found.facts.append(fact(f"{asked.name}.n_masks", len(answer.regions), asked.recording.cases[asked.case]["n_masks"]))
@@ -137,13 +139,12 @@ def _region_values(region: Region, name: str) -> Values:
     return {f"{name}.low_res_masks": low[:, None], f"{name}.masks": Ours(masks, logits=upscale(low, track.size))}
 
 
-def _replay_consistent(asked: Asked, frames: Frames, prompts: Float[Tensor, "n e"], found: Found) -> None:
+def _replay_consistent(asked: ReplayedCase, frames: Frames, prompts: Float[Tensor, "n e"], found: Replay) -> None:
     """The two steps of Sa2VA-i apart: first masks by language on the chosen frames, then the original tracker."""
-    view = asked.example.view
-    assert view is not None
-    clip = asked.recording.clip(view.media.count)
+    shown = asked.example.media[-1]
+    clip = asked.recording.clip(shown.media.count)
     grounder, size = frames.grounder, clip.shape[1:3]
-    first = {frame: find(grounder, frames(clip[frame]), prompts).logits for frame in sorted(set(view.plan))}
+    first = {frame: decode_prompts(grounder, frames(clip[frame]), prompts).logits for frame in sorted(set(shown.plan))}
     direct = {
         frame: interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         for frame, logits in first.items()
@@ -151,8 +152,8 @@ def _replay_consistent(asked: Asked, frames: Frames, prompts: Float[Tensor, "n e
     tracks = given_masks(frames, clip, {frame: logits > 0 for frame, logits in direct.items()})
     for number in range(len(prompts)):
         name = f"{asked.name}.obj{number}"
-        low = torch.stack([first[frame][number] for frame in view.plan])
-        cut = torch.stack([direct[frame][number] for frame in view.plan])
+        low = torch.stack([first[frame][number] for frame in shown.plan])
+        cut = torch.stack([direct[frame][number] for frame in shown.plan])
         tracked = tracks.values(name, number)
         # the masks compared are the engine's own
         found.values |= {key: value for key, value in tracked.items() if key not in found.values}

@@ -74,7 +74,7 @@ Values = dict[str, Ours | Tensor]
 
 
 @dataclass(slots=True)
-class Found:
+class Replay:
     """What replaying a seam brings: values by recorded name without stride, facts already judged, reasons why some
     recorded tensors have no counterpart, and what a reader should know of how it was done.
     """
@@ -92,7 +92,7 @@ def fact(name: str, ours: object, recorded: object) -> Check:
     return Check(name=name, verdict="pass" if same else "fail", identical=same, note=note)
 
 
-def judge(recording: Recording, seam: str, found: Found) -> list[Check]:
+def judge(recording: Recording, seam: str, found: Replay) -> list[Check]:
     """A check for every tensor recorded of a seam, and the facts about it."""
     names = [name for name in recording.outputs if seam_of(name) == seam]
     largest = max((_largest(recording.outputs[name]) for name in names), default=0.0)

@@ -14,29 +14,30 @@ from torch import Tensor
 from segue.models.internvl.family import InternVLMLLM
 from segue.models.native_resolution.shared import VISUAL_TOKEN, NativeResolutionMLLM
 from segue.models.protocol import Batch
-from segue.parity.compare import Found, Ours
+from segue.parity.compare import Ours, Replay
 from segue.parity.masks import overheard
 from segue.parity.recording import Recording
 
 
-def replay_vision(recording: Recording, mllm: Any) -> Found:
+def replay_vision(recording: Recording, mllm: Any) -> Replay:
     """Pixels to features, and what the tower has on the way."""
     if isinstance(mllm, NativeResolutionMLLM):
         names = ["merged", *(f"deepstack_{number}" for number in range(len(recording.names("vision.deepstack_"))))]
         pieces = _native_features(recording, mllm).split(mllm.width, dim=1)
-        return Found({f"vision.{name}": piece for name, piece in zip(names, pieces, strict=True)})
+        return Replay({f"vision.{name}": piece for name, piece in zip(names, pieces, strict=True)})
     return _replay_tiles(recording, mllm)
 
 
 def _native_features(recording: Recording, mllm: NativeResolutionMLLM) -> Float[Tensor, "v f"]:
     pixels = recording.given("vision.pixel_values").to(mllm.device)
-    return mllm.encode(pixels, recording.given("vision.image_grid_thw")[:, 1:])
+    grids = recording.given("vision.image_grid_thw")[:, 1:]
+    return mllm.project(mllm.tower(pixels, grids), grids)
 
 
-def _replay_tiles(recording: Recording, mllm: InternVLMLLM) -> Found:
+def _replay_tiles(recording: Recording, mllm: InternVLMLLM) -> Replay:
     """The tower's embeddings and last states, and the features, also under other layouts of the pixel shuffle."""
     pixels = recording.given("vision.pixel_values").to(mllm.device, mllm.dtype)
-    found = Found()
+    found = Replay()
     found.values |= {
         "vision.embeddings": mllm.vision_tower.embeddings(pixels),
         "vision.last_hidden_state": mllm.vision_tower(pixels).last_hidden_state,
@@ -53,18 +54,18 @@ def _replay_tiles(recording: Recording, mllm: InternVLMLLM) -> Found:
 
 
 def _features(mllm: InternVLMLLM, pixels: Float[Tensor, "p 3 h w"]) -> Float[Tensor, "p v d"]:
-    features = mllm.encode(pixels)
+    features = mllm.project(mllm.tower(pixels))
     return features.view(len(pixels), -1, features.shape[-1])
 
 
-def replay_language(recording: Recording, mllm: Any) -> Found:
+def replay_language(recording: Recording, mllm: Any) -> Replay:
     """States of every layer and logits."""
     if isinstance(mllm, NativeResolutionMLLM):
         return _replay_native(recording, mllm)
     return _replay_causal(recording, mllm)
 
 
-def _replay_native(recording: Recording, mllm: NativeResolutionMLLM) -> Found:
+def _replay_native(recording: Recording, mllm: NativeResolutionMLLM) -> Replay:
     """Text around two images, where each token of it stands, and text alone."""
     grids = recording.given("vision.image_grid_thw")[:, 1:]
     features = _native_features(recording, mllm)
@@ -72,15 +73,16 @@ def _replay_native(recording: Recording, mllm: NativeResolutionMLLM) -> Found:
     places = ids == recording.manifest["special_token_ids"][VISUAL_TOKEN]
     rows = torch.arange(len(features), device=mllm.device)
     batch = Batch(ids, torch.ones_like(ids), visual_places=places, visual_rows=rows, grids=grids.to(mllm.device))
+    batch = batch.with_features(features)
     text = recording.given("llm.text_input_ids").to(mllm.device)
     with ExitStack() as stack:
         calls = [stack.enter_context(overheard(layer)) for layer in mllm.language_model.model.layers]
-        _, hidden = mllm.forward(batch, features)
-    _, alone = mllm.forward(Batch(text, torch.ones_like(text)), None)
+        _, hidden = mllm.forward(batch)
+    _, alone = mllm.forward(Batch(text, torch.ones_like(text)))
     # what a layer is given is its predecessor's output, and for some what the tower adds to that
     states = [*(call.arguments[0] for (call,) in calls), hidden]
     where = mllm.positions(batch)
-    return Found(
+    return Replay(
         {
             **{f"llm.hidden_states_{layer}": each for layer, each in enumerate(states)},
             "llm.n_hidden_states": torch.tensor(len(states)),
@@ -93,9 +95,9 @@ def _replay_native(recording: Recording, mllm: NativeResolutionMLLM) -> Found:
     )
 
 
-def _replay_causal(recording: Recording, mllm: InternVLMLLM) -> Found:
+def _replay_causal(recording: Recording, mllm: InternVLMLLM) -> Replay:
     """From ids, embeddings and a padded batch, and with a rope that stretches."""
-    found, language = Found(), mllm.language_model
+    found, language = Replay(), mllm.language_model
     if "llm.input_ids" in recording.inputs:
         ids = recording.inputs["llm.input_ids"].to(mllm.device)
         output = language.model(ids, output_hidden_states=True)
@@ -124,7 +126,7 @@ def _padded_logits(
     """Logits of rows that are padded in any way: padded on the left as ours are, and moved back."""
     to_left = attention.int().argsort(dim=1, stable=True)
     batch = Batch(ids.gather(1, to_left), attention.gather(1, to_left).long())
-    _, hidden = mllm.forward(batch, None)
+    _, hidden = mllm.forward(batch)
     logits: Tensor = mllm.language_model.lm_head(hidden)
     return torch.empty_like(logits).scatter_(1, to_left[..., None].expand_as(logits), logits)
 

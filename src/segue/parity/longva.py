@@ -19,11 +19,12 @@ from torch import Tensor
 
 from segue import loading, weights
 from segue.features import FORMATS, digest, fingerprint, formats
+from segue.models.decoding import Decoding, decode
 from segue.models.longva import family as longva
 from segue.models.longva import preprocessing
 from segue.models.longva.model import LongVAMLLM, pooled
-from segue.models.protocol import Batch, Decoding, finished
-from segue.parity.compare import Check, Found, Verdict, fact
+from segue.models.protocol import Batch
+from segue.parity.compare import Check, Replay, Verdict, fact
 from segue.parity.recording import Recording
 
 PLACEHOLDER = -200
@@ -51,7 +52,7 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> L
     return model.to(place, loading.pick_dtype(dtype, place))
 
 
-def replay(recording: Recording, seam: str, model: LongVAMLLM) -> Found:
+def replay(recording: Recording, seam: str, model: LongVAMLLM) -> Replay:
     """One seam: what ours makes of the same inputs, judged by the tolerances of these recordings."""
     replays: Mapping[str, Callable[[_Replay], list[Check]]] = {
         "pre": _pixels,
@@ -61,7 +62,7 @@ def replay(recording: Recording, seam: str, model: LongVAMLLM) -> Found:
         "batch": _batch,
     }
     replayed = _Replay(recording, model)
-    return Found(facts=replays[seam](replayed) if seam in replays else _sample(replayed, seam))
+    return Replay(facts=replays[seam](replayed) if seam in replays else _sample(replayed, seam))
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ def _features(replay: _Replay, media: Sequence[tuple[Tensor, int]]) -> tuple[Flo
     """Features of media one after another, and how many tokens each has."""
     model = replay.model
     grids = torch.tensor([[len(squares), pool] for squares, pool in media])
-    features = model.encode(torch.cat([squares for squares, _ in media]).to(model.device), grids)
+    states = model.tower(torch.cat([squares for squares, _ in media]).to(model.device))
+    features = model.project(states, grids)
     return features, [count * (model.config.grid // pool) ** 2 for count, pool in grids.tolist()]
 
 
@@ -163,24 +165,24 @@ def _sample(replay: _Replay, name: str) -> list[Check]:
     )
     places = ids[None] == PLACEHOLDER
     batch = Batch(ids[None], torch.ones_like(ids[None]), visual_places=places, visual_rows=torch.arange(len(features)))
-    batch = batch.to(model.device)
+    batch = batch.to(model.device).with_features(features)
     checks = _encoder(replay, name)
     checks += replay.check(f"{name}.llm_tokens", lambda: features)
-    checks += replay.check(f"{name}.inputs_embeds", lambda: model.embed(batch, features))
-    checks += replay.check(f"{name}.logits", lambda: model.head(model.forward(batch, features)[1]))
+    checks += replay.check(f"{name}.inputs_embeds", lambda: model.prompt(batch).embeddings)
+    checks += replay.check(f"{name}.logits", lambda: model.head(model.forward(batch)[1]))
     facts = recording.manifest.get("facts", {})
     if f"{name}.n_visual_tokens" in facts:
         checks.append(fact(f"{name}.n_visual_tokens", len(features), facts[f"{name}.n_visual_tokens"]))
     recorded = recording.outputs.get(f"{name}.greedy_new_ids")
     if recorded is not None:
         wanted = recorded.flatten().tolist()
-        checks.append(fact(f"{name}.greedy_new_ids", _greedy(model, batch, features, len(wanted)), wanted))
+        checks.append(fact(f"{name}.greedy_new_ids", _greedy(model, batch, len(wanted)), wanted))
     return checks
 
 
-def _greedy(model: LongVAMLLM, batch: Batch, features: Float[Tensor, "v d"], number: int) -> list[int]:
-    decoding = Decoding(is_over=lambda ids: False, seg_id=-1, max_new_tokens=number)
-    return finished(model.generate(batch, features, decoding))[0].ids
+def _greedy(model: LongVAMLLM, batch: Batch, number: int) -> list[int]:
+    decoding = Decoding(is_over=lambda ids: False, seg_id=None, max_new_tokens=number)
+    return decode(model, batch, decoding)[0].ids
 
 
 def _encoder(replay: _Replay, name: str) -> list[Check]:
@@ -220,13 +222,13 @@ def _batch(replay: _Replay) -> list[Check]:
         kept = mask.bool()
         rows.append(_row(ids[kept], learned[kept], counts))
     longest = max(len(ids) for ids, _ in rows)
-    batch = _padded(rows, longest, len(features)).to(model.device)
-    loss, hidden = model.forward(batch, features)
+    batch = _padded(rows, longest, len(features)).to(model.device).with_features(features)
+    loss, hidden = model.forward(batch)
     is_row = recording.outputs["batch.attention_mask"].bool()
     checks = [fact("batch.attention_mask", [len(ids) for ids, _ in rows], is_row.sum(1).tolist())]
     labels = torch.cat([learned for _, learned in rows])
     checks.append(fact("batch.labels", labels.tolist(), recording.outputs["batch.labels"][is_row].tolist()))
-    for name, values in (("batch.inputs_embeds", model.embed(batch, features)), ("batch.logits", model.head(hidden))):
+    for name, values in (("batch.inputs_embeds", model.prompt(batch).embeddings), ("batch.logits", model.head(hidden))):
         checks.append(_rows_near(replay, name, values, batch.attention.bool(), is_row))
     assert loss is not None
     return [*checks, replay.near("batch.loss", loss)]

@@ -18,7 +18,7 @@ from segue.geometry.masks import upscale
 from segue.grounding.following import encode
 from segue.grounding.sam2 import Decoded, Encoded, LanguageSam2, frame_pixels
 from segue.grounding.tracking import VideoMemory, conditioning, step
-from segue.parity.compare import Found, Values
+from segue.parity.compare import Replay, Values
 from segue.parity.recording import Recording
 
 
@@ -80,7 +80,7 @@ class Tracks:
         }
 
 
-def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
+def replay_image(recording: Recording, grounder: LanguageSam2) -> Replay:
     """One image: pixels, trunk, feature levels and position codes, and all that the decoder gives back."""
     source, prompts = _image(recording, "sam2."), _prompts(recording, grounder)
     eyes, decoder = grounder.sam2.vision_encoder, grounder.sam2.mask_decoder
@@ -102,10 +102,10 @@ def replay_image(recording: Recording, grounder: LanguageSam2) -> Found:
         values[f"sam2.trunk_{number}"] = stage.permute(0, 3, 1, 2)
     for number, place in enumerate(encodings[0].output.fpn_position_encoding):
         values[f"sam2.pos_{number}"] = place
-    return Found(values=values)
+    return Replay(values=values)
 
 
-def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Found:
+def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Replay:
     """One object on one image: the four masks of the decoder, their scores and tokens, and the one that is taken."""
     encoded = frames(_image(recording, "sam2.single."))
     prompts, recorded = _prompts(recording, grounder), _first_masks(recording, "sam2.single.best_low_res_mask")
@@ -127,7 +127,7 @@ def replay_single(recording: Recording, grounder: LanguageSam2, frames: Frames) 
         "obj_ptr": decoded.pointer,
     }
     notes = [f"sam2.single was recorded with row {row} of sam2.language_embd"]
-    return Found({f"sam2.single.{name}": value for name, value in values.items()}, notes=notes)
+    return Replay({f"sam2.single.{name}": value for name, value in values.items()}, notes=notes)
 
 
 def _first_token(decoder: Any, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
@@ -141,7 +141,7 @@ def _first_token(decoder: Any, given: Mapping[str, Any]) -> tuple[Tensor, ...]:
         decoder.dynamic_multimask_via_stability = chooses
 
 
-def replay_frames(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Found:
+def replay_frames(recording: Recording, grounder: LanguageSam2, frames: Frames) -> Replay:
     """A video's frames as the encoder sees them, and the sine code of places in its memory."""
     values: Values = {}
     for name in recording.names("sam2.video.g_pixel_values"):
@@ -150,12 +150,12 @@ def replay_frames(recording: Recording, grounder: LanguageSam2, frames: Frames) 
     if recording.names("sam2.video.maskmem_pos_enc"):
         encoded = frames(recording.clip(1)[0])
         blank = encoded.top.new_zeros(1, grounder.side // 4, grounder.side // 4)
-        place = grounder.memory_position(grounder.remember(encoded, blank), encoded.top.dtype)
+        place = grounder.memory_position(grounder.encode_memory(encoded, blank), encoded.top.dtype)
         values["sam2.video.maskmem_pos_enc"] = place[None]
-    return Found(values)
+    return Replay(values)
 
 
-def replay_video(recording: Recording, seam: str, grounder: LanguageSam2, frames: Frames) -> Found:
+def replay_video(recording: Recording, seam: str, grounder: LanguageSam2, frames: Frames) -> Replay:
     """A video with the first frames found by a prompt and the others followed; `sam2.video.cond3` prompts three."""
     prompts, recorded = _prompts(recording, grounder), _first_masks(recording, f"{seam}.low_res_masks")
     clip, prompted = recording.clip(len(recorded)), int(seam.rpartition("cond")[2])
@@ -166,7 +166,7 @@ def replay_video(recording: Recording, seam: str, grounder: LanguageSam2, frames
     values[f"{seam}.ious"] = torch.cat([call.output[1].flatten(0, 1) for call in calls])
     values[f"{seam}.pix_feat_with_mem"] = torch.cat([call.given["image_embeddings"] for call in calls[prompted:]])
     values[f"{seam}.masks_1024"] = upscale(tracks.logits(), (grounder.side, grounder.side))[:, None]
-    return Found(values, notes=[f"{seam} was recorded with row {row} of sam2.language_embd"])
+    return Replay(values, notes=[f"{seam} was recorded with row {row} of sam2.language_embd"])
 
 
 def followed(
@@ -181,7 +181,9 @@ def given_masks(
     frames: Frames, clip: UInt8[np.ndarray, "t h w 3"], masks: Mapping[int, Bool[Tensor, "n h w"]]
 ) -> Tracks:
     """Objects whose masks are known on some frames, followed through the others, as Sa2VA-i does."""
-    given = {frame: frames.grounder.given(frames(clip[frame]), known) for frame, known in sorted(masks.items())}
+    given = {
+        frame: frames.grounder.decode_with_masks(frames(clip[frame]), known) for frame, known in sorted(masks.items())
+    }
     return _track(frames, clip, given, consistent=True)
 
 
@@ -203,7 +205,7 @@ def _track(
     return tracks
 
 
-def replay_tracker(recording: Recording, seam: str, grounder: LanguageSam2, frames: Frames) -> Found:
+def replay_tracker(recording: Recording, seam: str, grounder: LanguageSam2, frames: Frames) -> Replay:
     """Masks given on some frames and followed through the others; some recordings push the object score far down.
 
     Frames whose recorded score is exactly that of a given mask are those it was given on.
@@ -215,7 +217,7 @@ def replay_tracker(recording: Recording, seam: str, grounder: LanguageSam2, fram
     masks = recording.given("tracker.masks").bool().to(grounder.sam2.no_memory_embedding.device)
     given = dict(zip(places, masks[:, None], strict=True))
     with _shifted(grounder.sam2.mask_decoder.pred_obj_score_head.proj_out.bias, float(shift[1]) if shift else 0.0):
-        return Found(given_masks(frames, recording.clip(len(scores)), given).values(seam))
+        return Replay(given_masks(frames, recording.clip(len(scores)), given).values(seam))
 
 
 @contextmanager

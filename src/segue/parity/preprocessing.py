@@ -16,12 +16,12 @@ from torch import Tensor
 from segue.errors import DataError
 from segue.geometry.masks import track
 from segue.media import open_media
-from segue.models.native_resolution.patches import rounded
-from segue.models.protocol import Processor, Visual
-from segue.models.tiling import choose_grid, squeeze, tile
-from segue.parity.compare import Found, fact
+from segue.models.native_resolution.patches import first_resize
+from segue.models.protocol import Processor, VisionInput
+from segue.models.tiling import choose_grid, resize, tile
+from segue.parity.compare import Replay, fact
 from segue.parity.recording import Recording
-from segue.prepare import Example, prepare
+from segue.prepare import TokenizedExample, prepare
 from segue.types import Media, Message, Region
 
 FORMULA_STEPS = np.arange(0, 20.5, 0.5)
@@ -31,9 +31,9 @@ BFLOAT16_PIXELS = (
 LOST_SOURCE = "its source is neither a file of the recording nor an image of the manifest's formula"
 
 
-def replay_preprocessing(recording: Recording, processor: Processor) -> Found:
+def replay_preprocessing(recording: Recording, processor: Processor) -> Replay:
     """Tiles and grounding images of every recorded picture, with their hashes, and the table of tile grids."""
-    found, manifest = Found(), recording.manifest
+    found, manifest = Replay(), recording.manifest
     table = manifest.get("dynamic_preprocess_table", {})
     limits = dict(re.findall(r"(max_num|image_size)=(\d+)", table.get("args", "")))
     most, side = int(limits.get("max_num", 12)), int(limits.get("image_size", 448))
@@ -68,41 +68,47 @@ def _grid_row(row: Mapping[str, Any], most: int, side: int) -> dict[str, int]:
 
 
 def _replay_picture(
-    found: Found, name: str, pixels: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any], most: int, processor: Processor
+    found: Replay,
+    name: str,
+    pixels: UInt8[np.ndarray, "h w 3"],
+    row: Mapping[str, Any],
+    most: int,
+    processor: Processor,
 ) -> None:
-    visual, image = processor.image(pixels, max_tiles=most), Image.fromarray(pixels)
-    found.values |= {f"{name}.tiles": visual.pixels, f"{name}.pixel_values": visual.pixels}
+    vision, image = processor.image(pixels, max_tiles=most), Image.fromarray(pixels)
+    assert vision.pixels is not None
+    found.values |= {f"{name}.tiles": vision.pixels, f"{name}.pixel_values": vision.pixels}
     found.facts.append(fact(f"{name}.size", [image.width, image.height], row["size"]))
     found.facts.append(fact(f"{name}.source_sha256", _sha256(pixels), row["source_sha256"]))
-    if visual.grids is not None:
-        _replay_grid(found, name, rounded(pixels), row, visual)
+    if vision.grids is not None:
+        _replay_grid(found, name, first_resize(pixels), row, vision)
     if "tile_sha256" in row:
-        tiles = tile(image, max_tiles=most, side=visual.pixels.shape[-1])
+        tiles = tile(image, max_tiles=most, side=vision.pixels.shape[-1])
         hashes = [_sha256(np.asarray(square)) for square in tiles]
         found.facts.append(fact(f"{name}.tile_sha256", hashes, row["tile_sha256"]))
     for key in row:
         if wanted := re.fullmatch(r"grounding_(\d+)_sha256", key):
-            square = np.array(squeeze(image, int(wanted[1]), int(wanted[1])))
+            square = np.array(resize(image, int(wanted[1]), int(wanted[1])))
             found.values[f"{name}.grounding"] = torch.from_numpy(square)
             found.facts.append(fact(f"{name}.{key}", _sha256(square), row[key]))
 
 
 def _replay_grid(
-    found: Found, name: str, once: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any], visual: Visual
+    found: Replay, name: str, once: UInt8[np.ndarray, "h w 3"], row: Mapping[str, Any], vision: VisionInput
 ) -> None:
     """The two resizings of an image that keeps its resolution, and the patches and tokens that it becomes."""
     ours = {
         "after_qwen_vl_utils": [once.shape[1], once.shape[0]],
         "after_qwen_vl_utils_sha256": _sha256(once),
-        "grid_thw": grids_of(visual),
-        "n_image_tokens": visual.features,
+        "grid_thw": grids_of(vision),
+        "n_image_tokens": vision.num_features,
     }
     found.facts += [fact(f"{name}.{key}", value, row[key]) for key, value in ours.items()]
 
 
-def grids_of(visual: Visual) -> list[list[int]]:
+def grids_of(vision: VisionInput) -> list[list[int]]:
     """The grids of a visual's images as the original counts them, with one moment in front."""
-    return [] if visual.grids is None else [[1, *grid] for grid in visual.grids.tolist()]
+    return [] if vision.grids is None else [[1, *grid] for grid in vision.grids.tolist()]
 
 
 def source_of(recording: Recording, name: str, row: Mapping[str, Any]) -> UInt8[np.ndarray, "h w 3"] | None:
@@ -131,9 +137,9 @@ def formula_image(k: float, width: int, height: int) -> UInt8[np.ndarray, "h w 3
     return np.clip(np.floor(np.stack([red, green, blue], axis=-1) + 0.5), 0, 255).astype(np.uint8)
 
 
-def replay_prompts(recording: Recording, processor: Processor, frames: str) -> Found:
+def replay_prompts(recording: Recording, processor: Processor, frames: str) -> Replay:
     """Prompt ids of every recorded call, and the ids of the special tokens. `frames` is the plan for videos."""
-    found = Found()
+    found = Replay()
     for token, number in recording.manifest.get("special_token_ids", {}).items():
         ours = processor.tokenizer.encode(token, add_special_tokens=False)
         found.facts.append(fact(f"prompt.special_token_ids {token}", ours, [number]))
@@ -142,12 +148,12 @@ def replay_prompts(recording: Recording, processor: Processor, frames: str) -> F
         recorded = recording.inputs[f"e2e.{case}.prompt_ids"]
         found.facts.append(fact(f"prompt.{case}", example.ids.tolist(), recorded.flatten().tolist()))
         grids = recording.inputs.get(f"e2e.{case}.image_grid_thw")
-        if grids is not None and example.view is not None:
-            found.facts.append(fact(f"prompt.{case}.grids", grids_of(example.view.visual), grids.tolist()))
+        if grids is not None and example.media:
+            found.facts.append(fact(f"prompt.{case}.grids", grids_of(example.media[-1].vision), grids.tolist()))
     return found
 
 
-def example_of(recording: Recording, case: str, processor: Processor, frames: str) -> Example:
+def example_of(recording: Recording, case: str, processor: Processor, frames: str) -> TokenizedExample:
     """A recorded call as a model-ready row, its reply still to come."""
     return prepare([question_of(recording, case)], processor, frames=frames)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -11,12 +11,13 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from segue import loading, weights
 from segue.errors import DataError
-from segue.models.protocol import Batch, Decoding, finished
+from segue.models.decoding import Decoding, decode
+from segue.models.protocol import Batch
 from segue.models.qwen_vl.model import QwenVLMLLM, architecture, key_table
 from segue.models.qwen_vl.processor import image_slots, normalised
 from segue.models.qwen_vl.tokenizer import VOCABULARY, from_tiktoken
 from segue.parity import qwen_vl_text
-from segue.parity.compare import TOLERANCE, Check, Found, Ours, fact
+from segue.parity.compare import TOLERANCE, Check, Ours, Replay, fact
 from segue.parity.recording import TEXTS, Recording
 from segue.weights import read_json
 
@@ -47,14 +48,14 @@ def load(recording: Recording, *, dtype: str = "fp32", device: str = "cpu") -> Q
     return QwenVLSubject(mllm, from_tiktoken(recording.folder / VOCABULARY))
 
 
-def replay(recording: Recording, seam: str, model: QwenVLSubject) -> Found:
+def replay(recording: Recording, seam: str, model: QwenVLSubject) -> Replay:
     """One seam: what ours makes of the same inputs."""
     if seam in TEXTS:
         return qwen_vl_text.replay(recording, seam, model.tokenizer)
     return _replay_tensors(recording, seam, model.mllm)
 
 
-def _replay_tensors(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
+def _replay_tensors(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Replay:
     replays = {
         "text": _replay_text,
         "mm": _replay_pictures,
@@ -65,15 +66,15 @@ def _replay_tensors(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
     }
     if seam.startswith("preprocess"):
         return _replay_preprocessing(recording, seam)
-    return replays[seam](recording, seam, mllm) if seam in replays else Found()
+    return replays[seam](recording, seam, mllm) if seam in replays else Replay()
 
 
-def _replay_preprocessing(recording: Recording, seam: str) -> Found:
+def _replay_preprocessing(recording: Recording, seam: str) -> Replay:
     """The pictures that the manifest names, as squares of the side that it gives."""
     rows = recording.manifest["preprocess_file"].items()
     side = next(int(row["target"]) for _, row in rows if seam.endswith(str(row["target"])))
     pictures = [recording.picture(name) for name, row in rows if row["target"] == side]
-    return Found({f"{seam}.pixel_values": normalised(pictures, side)})
+    return Replay({f"{seam}.pixel_values": normalised(pictures, side)})
 
 
 def _batch(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Batch:
@@ -89,28 +90,30 @@ def _batch(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Batch:
     return Batch(ids, attention, batch.labels, visual_places=slots, visual_rows=rows)
 
 
-def _replay_text(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
+def _replay_text(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Replay:
     """Text alone; it is learned whole."""
     batch = _batch(recording, seam, mllm)
     batch = Batch(batch.input_ids, batch.attention, batch.input_ids if batch.labels is None else batch.labels)
     first: list[Tensor] = []
     hook = mllm.language_model.model.layers[0].register_forward_hook(lambda *call: first.append(call[2]))
-    loss, hidden = mllm(batch, None)
+    loss, hidden = mllm(batch)
     hook.remove()
-    return Found(
+    return Replay(
         {f"{seam}.hidden_after_layer0": first[0], f"{seam}.logits": mllm.head(hidden), f"{seam}.loss": _one(loss)}
     )
 
 
-def _replay_pictures(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
+def _replay_pictures(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Replay:
     """Rows with pictures among their text, in reading order, and what tower and resampler make of them."""
     pixels = recording.given(f"{seam}.pixel_values").to(mllm.device, mllm.dtype)
     tower, batch = mllm.vision_tower, _batch(recording, seam, mllm)
-    embedded, states, features = tower.embed(pixels), tower(pixels), mllm.encode(pixels)
-    loss, hidden = mllm(batch, features)
-    learned, gradients = _learned(recording, mllm, batch, pixels)
+    embedded, states = tower.embed(pixels), mllm.tower(pixels)
+    features = mllm.project(states)
+    shown = batch.with_features(features)
+    loss, hidden = mllm(shown)
+    learned, gradients = _learned(recording, mllm, replace(batch, pixels=pixels))
     is_read = batch.attention.bool().cpu()
-    return Found(
+    return Replay(
         {
             f"{seam}.pixel_values": _pictures(recording, seam, mllm),
             f"{seam}.vit_ln_pre": embedded,
@@ -118,7 +121,7 @@ def _replay_pictures(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found
             f"{seam}.vit_last": states,
             f"{seam}.resampler_out": mllm.connector.resampler(states),
             f"{seam}.image_embeds": features.view(len(pixels), -1, features.shape[-1]),
-            f"{seam}.inputs_embeds": Ours(mllm.embed(batch, features), where=is_read),
+            f"{seam}.inputs_embeds": Ours(mllm.prompt(shown).embeddings, where=is_read),
             f"{seam}.logits": Ours(mllm.head(hidden), where=is_read),
             f"{seam}.loss": _one(loss),
             f"{seam}.train_loss": _one(learned),
@@ -128,12 +131,10 @@ def _replay_pictures(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found
 
 
 @torch.enable_grad()
-def _learned(
-    recording: Recording, mllm: QwenVLMLLM, batch: Batch, pixels: Float[Tensor, "p 3 h w"]
-) -> tuple[Float[Tensor, ""] | None, list[Check]]:
+def _learned(recording: Recording, mllm: QwenVLMLLM, batch: Batch) -> tuple[Float[Tensor, ""] | None, list[Check]]:
     """The loss in training, and how long the gradient of each recorded parameter is."""
     mllm.train().requires_grad_(True)
-    loss, _ = mllm(batch, mllm.encode(pixels))
+    loss, _ = mllm(batch)
     assert loss is not None
     loss.backward()
     recorded = recording.manifest.get("train_mode_gradient_norms", {})
@@ -171,24 +172,23 @@ def _one(loss: Float[Tensor, ""] | None) -> Float[Tensor, " 1"]:
     return loss[None]
 
 
-def _replay_generation(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
+def _replay_generation(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Replay:
     """What greedy decoding says after rows padded on the left, and the scores that it chose by."""
     batch = _batch(recording, seam, mllm)
     pixels = recording.inputs.get(f"{seam}.pixel_values")
-    features = None if pixels is None else mllm.encode(pixels.to(mllm.device))
+    if pixels is not None:
+        batch = batch.with_features(mllm.project(mllm.tower(pixels.to(mllm.device))))
     wanted = recording.outputs[f"{seam}.tokens"]
-    decoding = Decoding(is_over=lambda _: False, seg_id=-1, max_new_tokens=wanted.shape[1])
-    tokens = torch.tensor([row.ids for row in finished(mllm.generate(batch, features, decoding))])
-    scores = _scores(mllm, batch, features, tokens.to(mllm.device))
-    found = Found({f"{seam}.tokens": tokens, f"{seam}.step_logits": scores})
+    decoding = Decoding(is_over=lambda _: False, seg_id=None, max_new_tokens=wanted.shape[1])
+    tokens = torch.tensor([row.ids for row in decode(mllm, batch, decoding)])
+    scores = _scores(mllm, batch, tokens.to(mllm.device))
+    found = Replay({f"{seam}.tokens": tokens, f"{seam}.step_logits": scores})
     if pixels is not None:
         found.values[f"{seam}.pixel_values"] = _pictures(recording, seam, mllm)
     return found
 
 
-def _scores(
-    mllm: QwenVLMLLM, batch: Batch, features: Float[Tensor, "v d"] | None, tokens: Int[Tensor, "b k"]
-) -> Float[Tensor, "b k c"]:
+def _scores(mllm: QwenVLMLLM, batch: Batch, tokens: Int[Tensor, "b k"]) -> Float[Tensor, "b k c"]:
     """The scores of the token to come before each of those."""
     said = tokens[:, :-1]
     places = batch.visual_places
@@ -199,8 +199,9 @@ def _scores(
         torch.cat([batch.attention, torch.ones_like(said)], 1),
         visual_places=places,
         visual_rows=batch.visual_rows,
+        features=batch.features,
     )
-    _, hidden = mllm(whole, features)
+    _, hidden = mllm(whole)
     return mllm.head(hidden[:, -tokens.shape[1] :])
 
 
@@ -208,9 +209,9 @@ def _trained_on(mllm: QwenVLMLLM, recording: Recording) -> None:
     mllm.config.text_config.max_position_embeddings = int(recording.manifest["long_seq_length"])
 
 
-def _replay_beyond(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
+def _replay_beyond(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Replay:
     """A text longer than the trained length, with and without what is done about it, and in training."""
-    text, found = mllm.config.text_config, Found()
+    text, found = mllm.config.text_config, Replay()
     before = (text.use_dynamic_ntk, text.use_logn_attn, text.max_position_embeddings)
     _trained_on(mllm, recording)
     for name in recording.names(f"{seam}.logits_"):
@@ -218,14 +219,14 @@ def _replay_beyond(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
         ids = recording.given("long.input_ids")[:, : recording.outputs[name].shape[1]].to(mllm.device)
         text.use_dynamic_ntk, text.use_logn_attn = _STRETCHES.get(kind, (True, True))
         mllm.train(kind == "train_mode")
-        _, hidden = mllm(Batch(ids, torch.ones_like(ids)), None)
+        _, hidden = mllm(Batch(ids, torch.ones_like(ids)))
         found.values[name] = mllm.head(hidden)
     mllm.eval()
     text.use_dynamic_ntk, text.use_logn_attn, text.max_position_embeddings = before
     return found
 
 
-def _replay_across(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
+def _replay_across(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Replay:
     """A prompt within the trained length and given tokens after it, one by one, beyond that length."""
     text = mllm.config.text_config
     before = text.max_position_embeddings
@@ -239,4 +240,4 @@ def _replay_across(recording: Recording, seam: str, mllm: QwenVLMLLM) -> Found:
         output = mllm.language_model(ids[:, start:stop], position_ids=where, past_key_values=cache, use_cache=True)
         scores.append(output.logits[:, -1:])
     text.max_position_embeddings = before
-    return Found({f"{seam}.step_logits": torch.cat(scores, 1), f"{seam}.alpha": torch.ones(1)})
+    return Replay({f"{seam}.step_logits": torch.cat(scores, 1), f"{seam}.alpha": torch.ones(1)})

@@ -24,7 +24,7 @@ from segue.geometry.boxes import iou
 from segue.models.pieces import Marks, Piece, encode_row, framed, pattern, recent
 from segue.models.qwen_vl.tokenizer import END_OF_TEXT, MARKS, SPECIAL_TOKENS
 from segue.models.templates import template
-from segue.parity.compare import TOLERANCE, Check, Found, fact
+from segue.parity.compare import TOLERANCE, Check, Replay, fact
 from segue.parity.recording import TEXTS, Recording
 from segue.types import Answer, Sample
 
@@ -93,7 +93,7 @@ class OriginalIds:
         return self.tokenizer.decode(plain, skip_special_tokens=False)
 
 
-def replay(recording: Recording, seam: str, tokenizer: PreTrainedTokenizerFast) -> Found:
+def replay(recording: Recording, seam: str, tokenizer: PreTrainedTokenizerFast) -> Replay:
     """One seam of texts."""
     content = json.loads((recording.folder / TEXTS[seam]).read_text("utf-8"))
     replays: dict[str, Callable[[Any, PreTrainedTokenizerFast], list[Check]]] = {
@@ -102,7 +102,7 @@ def replay(recording: Recording, seam: str, tokenizer: PreTrainedTokenizerFast) 
         "labels": _labels,
         "metrics": lambda recorded, _: _metrics(recorded),
     }
-    return Found(facts=replays[seam](content, tokenizer))
+    return Replay(facts=replays[seam](content, tokenizer))
 
 
 def _tokenizer(recorded: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> list[Check]:

@@ -11,7 +11,7 @@ from segue.engine import Engine
 from segue.models.native_resolution.shared import NativeResolutionMLLM
 from segue.models.protocol import Processor
 from segue.parity.cases import replay_case
-from segue.parity.compare import Found
+from segue.parity.compare import Replay
 from segue.parity.language import replay_language, replay_vision
 from segue.parity.masks import Frames, replay_frames, replay_image, replay_single, replay_tracker, replay_video
 from segue.parity.preprocessing import replay_preprocessing, replay_prompts
@@ -58,14 +58,14 @@ def subject(engine: Engine) -> Subject:
     return Subject(engine.processor, engine, plan, Frames(engine.model.grounder))
 
 
-def replay(recording: Recording, seam: str, model: Subject) -> Found:
+def replay(recording: Recording, seam: str, model: Subject) -> Replay:
     """One seam: what ours makes of the same inputs."""
     if seam == "pre":
         return replay_preprocessing(recording, model.processor)
     if seam == "prompt":
         return replay_prompts(recording, model.processor, model.frames)
     if model.engine is None or model.encoded is None:
-        return Found(skipped={name: NO_WEIGHTS for name in recording.names(seam)})
+        return Replay(skipped={name: NO_WEIGHTS for name in recording.names(seam)})
     whole, frames = model.engine.model, model.encoded
     first, _, rest = seam.partition(".")
     if first == "e2e":
@@ -81,4 +81,4 @@ def replay(recording: Recording, seam: str, model: Subject) -> Found:
         "sam2.single": partial(replay_single, recording, whole.grounder, frames),
         "sam2.video": partial(replay_frames, recording, whole.grounder, frames),
     }
-    return replays[seam]() if seam in replays else Found()
+    return replays[seam]() if seam in replays else Replay()

@@ -50,7 +50,7 @@ class TrainRow:
     """A sample ready for a batch; `truth` is None if it points at nothing."""
 
     id: str
-    example: prepare.Example
+    example: prepare.TokenizedExample
     truth: Truth | None
 
 
@@ -112,15 +112,17 @@ class RowMaker:
         if len(decoded.index) > len(plan):
             at = list(prompted)
             shown = Frames(decoded.pixels[at], decoded.index[at], decoded.seconds[at])
-        view = prepare.view_of(media, shown, plan, self.processor, max_tiles=self.max_tiles)
+        view = prepare.preprocess_frames(media, shown, plan, self.processor, max_tiles=self.max_tiles)
         example, count = self._fitting(sample, view)
         return TrainRow(sample.id, example, self._truth(sample, decoded, count, prompted) if count else None)
 
-    def _fitting(self, sample: Sample, view: prepare.View | None) -> tuple[prepare.Example, int]:
+    def _fitting(self, sample: Sample, view: prepare.MediaInput | None) -> tuple[prepare.TokenizedExample, int]:
         """The longest beginning of the dialogue that is short enough, and how many regions it points at."""
         messages: Sequence[Message] = sample.messages
         while messages:
-            example = prepare.prepare(messages, self.processor, view=view, max_tiles=self.max_tiles)
+            example = prepare.prepare(
+                messages, self.processor, media=[] if view is None else [view], max_tiles=self.max_tiles
+            )
             count = int((example.labels == self.processor.seg_id).sum())
             if len(example.ids) <= self.max_tokens:
                 if sample.regions and not count:

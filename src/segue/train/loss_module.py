@@ -19,7 +19,7 @@ from segue.errors import DataError
 from segue.geometry.masks import encode
 from segue.grounding.losses import NUM_POINTS
 from segue.grounding.model import VisionLanguageModel
-from segue.models.protocol import seg_states
+from segue.models.protocol import seg_states, visual_features
 from segue.train.examples import TrainBatch
 from segue.train.mask_terms import Decode, PromptedRow, decode_masks, encode_frames, mask_terms
 from segue.train.recipe import LossWeights
@@ -138,17 +138,14 @@ class LossModule(nn.Module):
         if labels is None:
             raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
         features = self.visual_features(batch)
-        text, hidden = mllm(batch.batch, features)
+        text, hidden = mllm(batch.batch.with_features(features))
         # by the labels, not the ids: a [SEG] in a question asks for nothing
         prompts = self.model.prompts(seg_states(hidden, labels, self.seg_id))
         return LanguageOutput(text, hidden, list(prompts.split((labels == self.seg_id).sum(1).tolist())), features)
 
     def visual_features(self, batch: TrainBatch) -> Float[Tensor, "v w"] | None:
         """Visual features of all the batch's pictures; None if there is none."""
-        if batch.batch.pixels is None:
-            return None
-        features: Tensor = self.model.mllm.encode(batch.batch.pixels, batch.batch.grids)
-        return features
+        return visual_features(self.model.mllm, batch.batch)
 
     def mask_terms(
         self,

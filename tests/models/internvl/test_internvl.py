@@ -17,7 +17,7 @@ from segue.models.internvl.family import (
     pixel_shuffle,
 )
 from segue.models.protocol import Batch
-from segue.models.tiling import squeeze, tile
+from segue.models.tiling import resize, tile
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -56,9 +56,9 @@ def test_another_pixel_shuffle_version_is_refused():
 @torch.no_grad()
 def test_a_tiles_features_stand_together_and_depend_on_it_alone(mllm):
     pixels = torch.randn(3, 3, 112, 112)
-    features = mllm.encode(pixels)
+    features = mllm.project(mllm.tower(pixels))
     assert features.shape == (3 * 16, 64)
-    assert torch.allclose(features[16:32], mllm.encode(pixels[1:2]), atol=1e-5)
+    assert torch.allclose(features[16:32], mllm.project(mllm.tower(pixels[1:2])), atol=1e-5)
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def test_a_tiles_features_stand_row_by_row(mllm):
     pixels = torch.zeros(1, 3, 112, 112)
     changed = pixels.clone()
     changed[:, :, 28:56, 84:112] = 3  # cell in row 1, column 3 of 4 x 4
-    difference = (mllm.encode(changed) - mllm.encode(pixels)).norm(dim=-1)
+    difference = (mllm.project(mllm.tower(changed)) - mllm.project(mllm.tower(pixels))).norm(dim=-1)
     assert int(difference.argmax()) == 1 * 4 + 3
 
 
@@ -79,7 +79,7 @@ def test_the_tower_layer_that_the_configuration_selects_is_read(tiny_config, ran
     pixels = torch.randn(1, 3, 112, 112)
     hidden = mllm.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
     expected = mllm.projector(pixel_shuffle(hidden, 0.5, "v2"))[0]
-    assert torch.allclose(mllm.encode(pixels), expected, atol=1e-6)
+    assert torch.allclose(mllm.project(mllm.tower(pixels)), expected, atol=1e-6)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def batch():
 @torch.no_grad()
 def test_features_are_written_over_the_visual_tokens_in_reading_order(mllm, batch):
     features = torch.randn(3, 64)
-    embeddings = mllm.embed(batch, features)
+    embeddings = mllm.prompt(batch.with_features(features)).embeddings
     assert torch.equal(embeddings[batch.visual_places], features[[2, 0, 2]])
     table = mllm.get_input_embeddings()(batch.input_ids)
     assert torch.equal(embeddings[~batch.visual_places], table[~batch.visual_places])
@@ -105,19 +105,19 @@ def test_features_are_written_over_the_visual_tokens_in_reading_order(mllm, batc
 
 def test_a_batch_of_text_alone_needs_no_features(mllm):
     batch = Batch(torch.ones(1, 3, dtype=torch.long), torch.ones(1, 3, dtype=torch.long))
-    assert torch.equal(mllm.embed(batch, None), mllm.get_input_embeddings()(batch.input_ids))
+    assert torch.equal(mllm.prompt(batch).embeddings, mllm.get_input_embeddings()(batch.input_ids))
 
 
 def test_visual_tokens_without_features_are_refused(mllm, batch):
     with pytest.raises(DataError, match="3 visual tokens have no features"):
-        mllm.embed(batch, None)
+        mllm.prompt(batch)
 
 
 @pytest.mark.parametrize("rows", [torch.tensor([0, 1]), torch.tensor([0, 1, 2, 2])])
 def test_visual_tokens_and_features_that_differ_in_number_are_refused(mllm, batch, rows):
     wrong = Batch(batch.input_ids, batch.attention, None, None, batch.visual_places, rows)
     with pytest.raises(DataError, match=f"3 visual tokens for {len(rows)} features"):
-        mllm.embed(wrong, torch.randn(3, 64))
+        mllm.prompt(wrong.with_features(torch.randn(3, 64)))
 
 
 @torch.no_grad()
@@ -126,18 +126,18 @@ def test_the_loss_is_the_mean_cross_entropy_of_all_labelled_tokens(mllm):
     labels = ids.clone()
     labels[0, :4] = -100
     labels[1, :2] = -100
-    loss, hidden = mllm.forward(Batch(ids, torch.ones_like(ids), labels), None)
+    loss, hidden = mllm.forward(Batch(ids, torch.ones_like(ids), labels))
     scores = mllm.language_model.lm_head(hidden).log_softmax(-1)
     wanted = [(0, 4), (0, 5), (1, 2), (1, 3), (1, 4), (1, 5)]
     expected = -sum(scores[row, place - 1, ids[row, place]] for row, place in wanted) / 6
     assert torch.allclose(loss, expected, atol=1e-5)
-    assert mllm.forward(Batch(ids, torch.ones_like(ids)), None)[0] is None
+    assert mllm.forward(Batch(ids, torch.ones_like(ids)))[0] is None
 
 
 @torch.no_grad()
 def test_states_are_those_after_the_final_norm(mllm):
     ids = torch.randint(0, 260, (1, 5))
-    _, hidden = mllm.forward(Batch(ids, torch.ones_like(ids)), None)
+    _, hidden = mllm.forward(Batch(ids, torch.ones_like(ids)))
     library = mllm.language_model(input_ids=ids, output_hidden_states=True)
     assert torch.allclose(hidden, library.hidden_states[-1], atol=1e-6)
     assert torch.allclose(mllm.language_model.lm_head(hidden), library.logits, atol=1e-5)
@@ -148,8 +148,8 @@ def test_rows_padded_on_the_left_have_the_states_of_single_rows(mllm):
     ids = torch.randint(0, 260, (1, 5))
     padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), ids], dim=1)
     attention = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]])
-    _, hidden = mllm.forward(Batch(padded, attention), None)
-    _, single = mllm.forward(Batch(ids, torch.ones_like(ids)), None)
+    _, hidden = mllm.forward(Batch(padded, attention))
+    _, single = mllm.forward(Batch(ids, torch.ones_like(ids)))
     assert torch.allclose(hidden[:, 3:], single, atol=1e-5)
 
 
@@ -190,7 +190,7 @@ def test_frames_are_squeezed_into_one_tile_each(processor, clip):
 
     frames = clip(2)
     pixels = processor.frames(frames).pixels[1].permute(1, 2, 0).numpy()
-    expected = (np.asarray(squeeze(Image.fromarray(frames[1]), 448, 448)) / 255 - MEAN) / DEVIATION
+    expected = (np.asarray(resize(Image.fromarray(frames[1]), 448, 448)) / 255 - MEAN) / DEVIATION
     assert np.abs(pixels - expected).max() < 1e-6
 
 

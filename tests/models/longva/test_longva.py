@@ -12,11 +12,12 @@ from segue import weights
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.features import fingerprint
 from segue.media import open_media
+from segue.models.decoding import Decoding, decode
 from segue.models.longva import family as longva
 from segue.models.longva import preprocessing
 from segue.models.longva.model import LongVAMLLM, pooled
 from segue.models.longva.processor import VISUAL_TOKEN, LongVAProcessor, with_visual_token
-from segue.models.protocol import Batch, Decoding, finished
+from segue.models.protocol import Batch
 from segue.models.templates import template
 from segue.prepare import collate, prepare
 from segue.types import Message
@@ -158,11 +159,11 @@ def test_3_the_first_of_two_equal_resolutions_wins():
 
 
 def test_longva_overview_unused_and_tiles_in_order(processor, model):
-    visual = processor.image(picture(150, 100), max_tiles=12)
-    assert visual.pixels.shape == (4, 3, 56, 56)
-    assert visual.features == 4 * 4 == visual.text.count(VISUAL_TOKEN)
-    whole = model.encode(visual.pixels, visual.grids)
-    one_by_one = torch.cat([model.encode(tile[None]) for tile in visual.pixels])
+    vision = processor.image(picture(150, 100), max_tiles=12)
+    assert vision.pixels.shape == (4, 3, 56, 56)
+    assert vision.num_features == 4 * 4 == vision.text.count(VISUAL_TOKEN)
+    whole = model.project(model.tower(vision.pixels), vision.grids)
+    one_by_one = torch.cat([model.project(model.tower(tile[None])) for tile in vision.pixels])
     assert torch.allclose(whole, one_by_one, atol=1e-6)
 
 
@@ -174,9 +175,9 @@ def test_fewer_tiles_than_published_leave_out_the_largest_resolutions(processor)
 
 def test_6_one_square_without_resolutions_is_not_pooled(official, byte_tokenizer, processor):
     plain = replace(processor, config=longva.architecture(official | {"image_aspect_ratio": None}))
-    visual = plain.image(picture(150, 100), max_tiles=12)
-    assert visual.features == 16
-    assert visual.grids.tolist() == [[1, 1]]
+    vision = plain.image(picture(150, 100), max_tiles=12)
+    assert vision.num_features == 16
+    assert vision.grids.tolist() == [[1, 1]]
 
 
 def test_an_image_without_a_pixel_to_show_is_refused():
@@ -214,7 +215,7 @@ def test_12_longva_system_message_and_media_stand_before_the_text(processor):
 def test_40_a_video_of_fewer_frames_than_asked_for_has_its_own(processor):
     video = open_media(np.stack([picture(96, 54, seed) for seed in range(3)]))
     example = prepare([Message.user("What?", video)], processor, frames="uniform:128")
-    assert example.view.visual.features == 3 * 4
+    assert example.num_visual_tokens == 3 * 4
 
 
 def test_14_features_given_are_features_computed(model, processor):
@@ -224,9 +225,11 @@ def test_14_features_given_are_features_computed(model, processor):
     batch = collate([example], processor)
     batch = replace(batch, input_ids=row.ids[None])
     states = model.tower(batch.pixels)
-    first = model.head(model.forward(batch, model.encode(batch.pixels, batch.grids))[1])
-    second = model.head(model.forward(replace(batch, pixels=None), model.project(states, batch.grids))[1])
-    assert torch.equal(first, second)
+    first = model.head(model.forward(batch)[1])
+    from_states = replace(batch, pixels=None, states=states)
+    from_features = batch.with_features(model.project(states, batch.grids))
+    for given in (from_states, from_features):
+        assert torch.equal(model.head(model.forward(given)[1]), first)
 
 
 def test_15_pooling_before_the_last_linear_layer_is_the_same(model):
@@ -307,9 +310,9 @@ def test_longva_spare_rows_are_never_chosen(official):
 
 def test_9_greedy_ids_are_the_same_without_a_kv_cache(model):
     ids = torch.tensor([[57, 210, 10, 291, 211, 197, 312]])
-    decoding = Decoding(is_over=lambda ids: False, seg_id=-1, max_new_tokens=6)
-    cached = finished(model.generate(Batch(ids, torch.ones_like(ids)), None, decoding))[0].ids
+    decoding = Decoding(is_over=lambda ids: False, seg_id=None, max_new_tokens=6)
+    cached = decode(model, Batch(ids, torch.ones_like(ids)), decoding)[0].ids
     for _ in range(6):
-        _, hidden = model.forward(Batch(ids, torch.ones_like(ids)), None)
+        _, hidden = model.forward(Batch(ids, torch.ones_like(ids)))
         ids = torch.cat([ids, model.head(hidden[:, -1:]).argmax(-1)], dim=1)
     assert ids[0, -6:].tolist() == cached

@@ -17,9 +17,10 @@ from segue.checkpoints.random_weights import random_checkpoint
 from segue.engine import Options
 from segue.errors import CheckpointError, DataError
 from segue.media import open_media
+from segue.models.decoding import Decoding, decode
 from segue.models.native_resolution.shared import VISUAL_TOKEN, generation, parts
-from segue.models.protocol import Batch, Decoding, finished
-from segue.prepare import collate, prepare
+from segue.models.protocol import Batch, visual_features
+from segue.prepare import collate, prepare, preprocess_media
 from segue.types import Message
 
 DEFAULT_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -82,7 +83,7 @@ def timed(grids):
 @torch.no_grad()
 def test_logits_of_padded_rows_with_images_equal_the_librarys(model, whole, rows):
     mllm, batch = model.model.mllm, collate(rows, model.processor)
-    _, hidden = mllm.forward(batch, mllm.encode(batch.pixels, batch.grids))
+    _, hidden = mllm.forward(batch)
     theirs = whole(
         input_ids=batch.input_ids,
         attention_mask=batch.attention,
@@ -111,16 +112,13 @@ def test_positions_equal_the_librarys(model, whole, rows):
 @torch.no_grad()
 def test_greedy_decoding_of_a_padded_batch_equals_a_full_forward_per_token(model, rows):
     mllm, batch = model.model.mllm, collate(rows, model.processor)
-    features = mllm.encode(batch.pixels, batch.grids)
-    decoding = Decoding(is_over=lambda ids: False, seg_id=-1, max_new_tokens=4)
-    generations = finished(mllm.generate(batch, features, decoding))
-    generations = finished(mllm.generate(batch, features, replace(decoding, seg_id=generations[0].ids[1])))
+    decoding = Decoding(is_over=lambda ids: False, seg_id=None, max_new_tokens=4)
+    generations = decode(mllm, batch, decoding)
+    generations = decode(mllm, batch, replace(decoding, seg_id=generations[0].ids[1]))
     for row, said in zip(rows, generations, strict=True):
-        alone = collate([row], model.processor)
-        seen = mllm.encode(alone.pixels, alone.grids)
         ids = torch.cat([row.ids, torch.tensor(said.ids)])
         longer = replace(row, ids=ids, labels=torch.full_like(ids, -100))
-        _, hidden = mllm.forward(collate([longer], model.processor), seen)
+        _, hidden = mllm.forward(collate([longer], model.processor))
         states = hidden[0, len(row.ids) - 1 :]
         assert mllm.head(states[:-1]).argmax(-1).tolist() == said.ids
         wanted = torch.tensor(said.ids) == generations[0].ids[1]
@@ -131,13 +129,15 @@ def test_greedy_decoding_of_a_padded_batch_equals_a_full_forward_per_token(model
 @torch.no_grad()
 def test_an_image_that_rows_share_is_encoded_once_and_read_by_each(model, picture):
     media = open_media(picture(90, 200))
-    first = prepare([Message.user("What is this?", media)], model.processor)
-    second = prepare([Message.user("Where is it?", media)], model.processor, view=first.view)
+    shown = preprocess_media(media, model.processor, frames="first:5", key=("the picture", "whole"))
+    first, second = (
+        prepare([Message.user(text, media)], model.processor, media=[shown]) for text in ("What is this?", "Where?")
+    )
     batch, alone = collate([first, second], model.processor), collate([second], model.processor)
     mllm = model.model.mllm
     assert torch.equal(batch.pixels, alone.pixels) and torch.equal(batch.grids, alone.grids)
-    features = mllm.encode(batch.pixels, batch.grids)
-    both, one = mllm.forward(batch, features)[1], mllm.forward(alone, features)[1]
+    features = visual_features(mllm, batch)
+    both, one = (mllm.forward(each.with_features(features))[1] for each in (batch, alone))
     assert torch.allclose(both[1, -len(second.ids) :], one[0], atol=1e-4)
 
 
@@ -148,8 +148,8 @@ def test_the_loss_is_the_mean_over_labelled_tokens_and_reaches_the_tower(model, 
     merger = mllm.vision_tower.merger
     try:
         merger.requires_grad_(True)
-        features = mllm.encode(batch.pixels, batch.grids)
-        loss, hidden = mllm.forward(replace(batch, labels=labels), features)
+        features = visual_features(mllm, batch)
+        loss, hidden = mllm.forward(replace(batch, labels=labels).with_features(features))
         loss.backward()
         scores = mllm.head(hidden).log_softmax(-1)
         wanted = [scores[0, -2, labels[0, -1]], scores[1, -4, labels[1, -3]]]
@@ -168,22 +168,22 @@ def test_parity_images_first_a_medium_stands_before_its_text_with_nothing_betwee
 
 
 def test_parity_frames_as_images_each_has_a_grid_and_a_pair_of_its_own_with_nothing_between(model, clip):
-    visual = model.processor.frames(clip(3))
+    vision = model.processor.frames(clip(3))
     alone = model.processor.image(clip(3)[1], max_tiles=12)
-    assert len(visual.grids) == 3 and visual.text == alone.text * 3
+    assert len(vision.grids) == 3 and vision.text == alone.text * 3
     count = len(alone.pixels)
-    assert torch.equal(visual.pixels[count : 2 * count], alone.pixels)
+    assert torch.equal(vision.pixels[count : 2 * count], alone.pixels)
 
 
 @pytest.mark.parametrize(("size", "most"), [((30, 30), 12), ((900, 1200), 12), ((900, 1200), 3), ((900, 1200), 24)])
 def test_an_image_has_as_many_pixels_as_its_tiles_allow(model, picture, size, most):
     config = model.model.mllm.config
-    visual = model.processor.image(picture(*size), max_tiles=most)
+    vision = model.processor.image(picture(*size), max_tiles=most)
     unit = config.vision_config.patch_size
-    pixels = int(visual.grids.prod()) * unit**2
+    pixels = int(vision.grids.prod()) * unit**2
     most_pixels = config.most_pixels * most / 12
     assert min(config.least_pixels, most_pixels) * 0.5 <= pixels <= most_pixels
-    assert visual.features == len(visual.rows) == int(visual.grids.prod()) // 4
+    assert vision.num_features == len(vision.rows) == int(vision.grids.prod()) // 4
 
 
 @pytest.mark.parametrize(("jinja", "opening"), [(CHAT_TEMPLATE, ""), (WITH_SYSTEM, DEFAULT_TURN)])
@@ -212,14 +212,14 @@ def test_a_chat_template_of_another_form_is_refused(folder, tmp_path):
 
 
 def test_region_prompts_are_refused(model, picture):
-    visual = model.processor.image(picture(90, 120), max_tiles=12)
+    vision = model.processor.image(picture(90, 120), max_tiles=12)
     with pytest.raises(DataError, match="1 regions are marked, and this family knows no region prompts"):
-        model.processor.regions(visual, np.ones((1, 90, 120), bool))
+        model.processor.regions(vision, np.ones((1, 90, 120), bool))
 
 
 def test_patches_without_grids_are_refused(model):
     with pytest.raises(DataError, match="4 patches came without the grids"):
-        model.model.mllm.encode(torch.zeros(4, 1176))
+        model.model.mllm.tower(torch.zeros(4, 1176))
 
 
 @torch.no_grad()
@@ -227,8 +227,8 @@ def test_text_alone_stands_at_the_same_place_along_every_axis(model):
     ids = torch.arange(6)[None]
     batch = Batch(ids, torch.tensor([[0, 0, 1, 1, 1, 1]]))
     assert model.model.mllm.positions(batch).tolist() == [[[0, 0, 0, 1, 2, 3]]] * 3
-    _, padded = model.model.mllm.forward(batch, None)
-    _, single = model.model.mllm.forward(Batch(ids[:, 2:], torch.ones(1, 4, dtype=torch.long)), None)
+    _, padded = model.model.mllm.forward(batch)
+    _, single = model.model.mllm.forward(Batch(ids[:, 2:], torch.ones(1, 4, dtype=torch.long)))
     assert torch.allclose(padded[:, 2:], single, atol=1e-5)
 
 

@@ -37,7 +37,7 @@ def test_parity_seg_state_before_norm_is_the_last_layers_own_output(tiny):
     ids = torch.arange(5)[None]
     raw = []
     hook = tiny.language_model.model.layers[-1].register_forward_hook(lambda _, __, output: raw.append(output))
-    _, hidden = tiny.forward(Batch(ids, torch.ones_like(ids)), None)
+    _, hidden = tiny.forward(Batch(ids, torch.ones_like(ids)))
     hook.remove()
     assert torch.equal(hidden, raw[0])
     assert isinstance(tiny.language_model.model.norm, nn.Identity)
@@ -48,16 +48,16 @@ def test_parity_seg_state_before_norm_is_the_last_layers_own_output(tiny):
 @torch.no_grad()
 def test_a_feature_holds_what_each_layer_is_fed(tiny):
     pixels, grids = torch.randn(16, 1536), torch.tensor([[2, 4], [4, 2]])
-    features = tiny.encode(pixels, grids)
+    features = tiny.project(tiny.tower(pixels, grids))
     assert features.shape == (4, 3 * tiny.width)
     ids = torch.tensor([[1, 2, 2, 2, 2, 3]])
     batch = Batch(ids, torch.ones_like(ids), None, None, ids == 2, torch.arange(4), grids)
-    assert torch.equal(tiny.embed(batch, features)[0, 1:5], features[:, : tiny.width])
-    _, hidden = tiny.forward(batch, features)
+    assert torch.equal(tiny.prompt(batch.with_features(features)).embeddings[0, 1:5], features[:, : tiny.width])
+    _, hidden = tiny.forward(batch.with_features(features))
     for part in range(3):
         other = features.clone()
         other[:, part * tiny.width : (part + 1) * tiny.width] = 0
-        assert not torch.allclose(tiny.forward(batch, other)[1][0, -1], hidden[0, -1], atol=1e-4)
+        assert not torch.allclose(tiny.forward(batch.with_features(other))[1][0, -1], hidden[0, -1], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -35,21 +35,22 @@ from segue.models.pieces import Piece
 from segue.models.protocol import (
     PUBLISHED_TILES,
     Batch,
-    Decoding,
     Family,
     Official,
+    Point,
     Prompt,
-    Steps,
-    Visual,
-    decode,
+    VisionInput,
+    forward_loss,
+    merge_visual_embeddings,
     positions,
-    read,
-    written,
+    shown_as,
+    visual_features,
+    weights_of,
 )
 from segue.models.templates import Template, TextTokenizer, template
-from segue.models.tiling import squeeze, tile
+from segue.models.tiling import resize, tile
 from segue.models.tokenizers import check_length, known_id, load_tokenizer, save_tokenizer, single_id
-from segue.types import Region
+from segue.types import MediaKind, Region
 from segue.weights import KeyTable, Rule
 
 MEAN = (0.485, 0.456, 0.406)
@@ -139,40 +140,42 @@ class InternVLMLLM(PreTrainedModel):
         """The table of token embeddings."""
         return self.language_model.get_input_embeddings()
 
-    def encode(self, pixels: Float[Tensor, "p 3 h w"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "v d"]:
-        """Visual features of tiles: tower, pixel shuffle, projector; a tile's tokens stand row by row. There are no
-        `grids`: tiles are all alike.
-        """
+    def tower(
+        self, pixels: Float[Tensor, "p 3 h w"], grids: Int[Tensor, "i 2"] | None = None
+    ) -> Float[Tensor, "p n c"]:
+        """Patch states of tiles, without the class token. There are no `grids`: tiles are all alike."""
         pixels = pixels.to(self.dtype)
         last = self.config.select_layer == -1
         output = self.vision_tower(pixels, output_hidden_states=not last)
         hidden = output.last_hidden_state if last else output.hidden_states[self.config.select_layer]
-        shuffled = pixel_shuffle(hidden[:, 1:], self.config.downsample_ratio, self.config.shuffle_version)
+        patches: Float[Tensor, "p n c"] = hidden[:, 1:]
+        return patches
+
+    def project(self, states: Float[Tensor, "p n c"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "f d"]:
+        """Visual features: pixel shuffle, projector; a tile's tokens stand row by row."""
+        shuffled = pixel_shuffle(states, self.config.downsample_ratio, self.config.shuffle_version)
         return self.projector(shuffled).flatten(0, 1)
 
-    def embed(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Float[Tensor, "b s d"]:
-        """Input embeddings with the features written over the visual tokens; see `segue.models.protocol.written`."""
-        return written(self.get_input_embeddings()(batch.input_ids), batch, features)
+    def below(self, point: Point) -> dict[str, Tensor]:
+        """The weights that states or features depend on."""
+        return weights_of(self, ("vision_tower.",) if point == "tower" else ("vision_tower.", "projector."))
 
-    def _prompt(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Prompt:
-        return Prompt(self.embed(batch, features), batch.attention, positions(batch.attention))
+    def prompt(self, batch: Batch) -> Prompt:
+        """Embeddings with the features written over the visual tokens."""
+        embeddings = self.get_input_embeddings()(batch.input_ids)
+        merged = merge_visual_embeddings(embeddings, batch, visual_features(self, batch))
+        return Prompt(merged, batch.attention, positions(batch.attention))
 
-    def forward(
-        self, batch: Batch, features: Float[Tensor, "v d"] | None
-    ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
         """Mean cross-entropy over the labelled tokens of the batch (`None` without labels), and the states after the
         final norm, from which a segmentation token is read.
         """
-        return read(self.language_model, self._prompt(batch, features), batch.labels, self.head)
+        return forward_loss(self, batch)
 
     def head(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Scores of all tokens to come after states of `forward`."""
         scores: Float[Tensor, "... v"] = self.language_model.lm_head(hidden)
         return scores
-
-    def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
-        """Token ids step by step; see `segue.models.protocol.decode`."""
-        return decode(self.language_model, self._prompt(batch, features), decoding, self.head)
 
 
 def pixel_shuffle(patches: Float[Tensor, "p n d"], ratio: float, version: str) -> Float[Tensor, "p m e"]:
@@ -239,28 +242,29 @@ class InternVLProcessor:
             most_tiles=config.most_tiles,
         )
 
-    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
+    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> VisionInput:
         """One image: its tiles and a thumbnail, all inside one `<img>` pair."""
         most = min(max_tiles, self.most_tiles or max_tiles)
-        tiles = tile(Image.fromarray(pixels), max_tiles=most, side=self.tile_side)
-        return self._visual(tiles, self._block(len(tiles)))
+        return self._vision("image", tile(Image.fromarray(pixels), max_tiles=most, side=self.tile_side))
 
-    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
-        """Frames of a video, each squeezed into one tile with an `<img>` pair of its own, joined by line breaks."""
-        tiles = [squeeze(Image.fromarray(frame), self.tile_side, self.tile_side) for frame in pixels]
-        return self._visual(tiles, "\n".join(self._block(1) for _ in tiles))
+    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> VisionInput:
+        """Frames of a video, each stretched to one tile with an `<img>` pair of its own, joined by line breaks."""
+        return self._vision(
+            "video", [resize(Image.fromarray(frame), self.tile_side, self.tile_side) for frame in pixels]
+        )
 
-    def _block(self, tiles: int) -> str:
+    def placeholder(self, kind: MediaKind, num_features: int, grids: Int[Tensor, "i 2"] | None = None) -> str:
+        """The `<img>` pairs of a medium."""
         # PARITY(image_blocks): tiles of one image share a pair, frames have one each; nothing is added after it
-        return f"<img>{self.visual_token * (tiles * self.tile_tokens)}</img>"
+        blocks = 1 if kind == "image" else num_features // self.tile_tokens
+        return "\n".join([f"<img>{self.visual_token * (num_features // blocks)}</img>"] * blocks)
 
-    def _visual(self, tiles: Sequence[Image.Image], text: str) -> Visual:
+    def _vision(self, kind: MediaKind, tiles: Sequence[Image.Image]) -> VisionInput:
         pixels = torch.from_numpy(np.stack([np.asarray(square) for square in tiles])).permute(0, 3, 1, 2)
         mean, deviation = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(DEVIATION).view(3, 1, 1)
-        count = len(tiles) * self.tile_tokens
-        return Visual((pixels / 255 - mean) / deviation, text, torch.arange(count), count)
+        return shown_as(self, kind, len(tiles) * self.tile_tokens, pixels=(pixels / 255 - mean) / deviation)
 
-    def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
+    def regions(self, vision: VisionInput, masks: Bool[np.ndarray, "n h w"]) -> VisionInput:
         """The medium with its sentence about marked regions; each repeats the visual tokens it covers.
 
         Masks are as large as the medium. A region too small for the grid keeps the cell that holds most of it.
@@ -268,14 +272,14 @@ class InternVLProcessor:
         Raises: DataError, for an empty mask.
         """
         # PARITY(region_cells_last_tile): cells count in the last tile, which shows the whole image
-        first = len(visual.rows) - self.tile_tokens
+        first = len(vision.rows) - self.tile_tokens
         cells = [torch.from_numpy(covered_cells(mask, self.grid)) for mask in masks]
         marks = ", ".join(
             f"region{number}<vp>{self.visual_token * len(covered)}</vp>" for number, covered in enumerate(cells, 1)
         )
         sentence = f"\nThere are {len(cells)} part regions in the picture: {marks}.\n"
-        rows = torch.cat([visual.rows, *(first + cell for cell in cells)])
-        return replace(visual, text=visual.text + sentence, rows=rows)
+        rows = torch.cat([vision.rows, *(first + cell for cell in cells)])
+        return replace(vision, text=vision.text + sentence, rows=rows)
 
     def place(self, region: Region, size: tuple[int, int]) -> list[Piece] | None:
         """None: regions are marked in the picture."""

@@ -19,7 +19,15 @@ from transformers import (
 )
 
 from segue.errors import ConfigError, DataError
-from segue.models.protocol import Batch, Decoding, Prompt, Steps, decode, positions, read, written
+from segue.models.protocol import (
+    Batch,
+    Point,
+    Prompt,
+    forward_loss,
+    merge_visual_embeddings,
+    positions,
+    visual_features,
+)
 
 TILES_AT_ONCE = 32
 """Tiles that the tower reads together; always the same number, for another one moves the last bits of a feature."""
@@ -129,7 +137,9 @@ class LongVAMLLM(PreTrainedModel):
         """The table of token embeddings."""
         return self.language_model.get_input_embeddings()
 
-    def tower(self, pixels: Float[Tensor, "p 3 h w"]) -> Float[Tensor, "p n c"]:
+    def tower(
+        self, pixels: Float[Tensor, "p 3 h w"], grids: Int[Tensor, "i 2"] | None = None
+    ) -> Float[Tensor, "p n c"]:
         """Patch states of the selected layer, without the class token. Layers above it are not run."""
         pieces = [self._tower(piece.to(self.dtype)) for piece in pixels.split(TILES_AT_ONCE)]
         return torch.cat(pieces)
@@ -157,11 +167,7 @@ class LongVAMLLM(PreTrainedModel):
             start += count
         return torch.cat(features)
 
-    def encode(self, pixels: Float[Tensor, "p 3 h w"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "v d"]:
-        """Visual features of tiles: `tower`, then `project`."""
-        return self.project(self.tower(pixels), grids)
-
-    def below(self, point: Literal["tower", "projected"]) -> dict[str, Tensor]:
+    def below(self, point: Point) -> dict[str, Tensor]:
         """The weights that features at this point depend on, under names relative to their part.
 
         Layers of the tower that are not reached are none of them.
@@ -179,20 +185,16 @@ class LongVAMLLM(PreTrainedModel):
             return used
         return used | {f"projector.{name}": tensor for name, tensor in self.projector.state_dict().items()}
 
-    def embed(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Float[Tensor, "b s d"]:
-        """Input embeddings with the features written over the visual tokens; see `segue.models.protocol.written`."""
+    def prompt(self, batch: Batch) -> Prompt:
+        """Embeddings with the features written over the visual tokens."""
         # the token that holds their place need have no row
         ids = batch.input_ids if batch.visual_places is None else batch.input_ids.masked_fill(batch.visual_places, 0)
-        return written(self.get_input_embeddings()(ids), batch, features)
+        merged = merge_visual_embeddings(self.get_input_embeddings()(ids), batch, visual_features(self, batch))
+        return Prompt(merged, batch.attention, positions(batch.attention))
 
-    def _prompt(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Prompt:
-        return Prompt(self.embed(batch, features), batch.attention, positions(batch.attention))
-
-    def forward(
-        self, batch: Batch, features: Float[Tensor, "v d"] | None
-    ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
         """Mean cross-entropy over the labelled tokens of the batch (`None` without labels), and the last states."""
-        return read(self.language_model, self._prompt(batch, features), batch.labels, self.head)
+        return forward_loss(self, batch)
 
     def head(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Scores of all tokens to come. Rows of the embeddings that are no tokens are never chosen."""
@@ -201,10 +203,6 @@ class LongVAMLLM(PreTrainedModel):
             # PARITY(longva_spare_rows): the original cuts the embeddings to the tokenizer's length when it loads
             scores[..., self.config.vocabulary :] = -torch.inf
         return scores
-
-    def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
-        """Token ids step by step; see `segue.models.protocol.decode`."""
-        return decode(self.language_model, self._prompt(batch, features), decoding, self.head)
 
 
 def pooled(features: Float[Tensor, "p n d"], pool: int, mode: str) -> Float[Tensor, "p m d"]:

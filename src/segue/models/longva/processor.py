@@ -8,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 from tokenizers import AddedToken
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from segue.errors import CheckpointError, DataError
 from segue.models.longva import preprocessing
 from segue.models.longva.model import LongVAConfig
-from segue.models.protocol import Visual
+from segue.models.protocol import VisionInput, shown_as
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer
+from segue.types import MediaKind
 
 VISUAL_TOKEN = "<|visual|>"  # noqa: S105  a placeholder of ours: the original puts the id -200 there
 TEMPLATE = "qwen_1_5"
@@ -56,7 +58,7 @@ class LongVAProcessor:
             eos_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
         )
 
-    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
+    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> VisionInput:
         """One image in tiles, at the best of the checkpoint's resolutions; `max_tiles` below 12 leaves out the largest.
 
         Without resolutions it is one square whose tokens are not pooled.
@@ -64,29 +66,28 @@ class LongVAProcessor:
         image, side = Image.fromarray(pixels), self.config.side
         offered = [(width, height) for width, height in self.config.resolutions]
         if not offered:
-            return self._visual([preprocessing.cropped(image, side)], pool=1)
+            return self._vision("image", [preprocessing.cropped(image, side)], pool=1)
         counts = {resolution: resolution[0] * resolution[1] // side**2 for resolution in offered}
         most = max(min(counts.values()), max(counts.values()) * max_tiles // PUBLISHED_TILES)
         resolution = preprocessing.best_resolution(image.size, [one for one in offered if counts[one] <= most])
         # PARITY(longva_overview_unused): the original encodes an overview too, whose features it throws away
-        return self._visual(preprocessing.tiles(image, resolution, side), pool=self.config.pool)
+        return self._vision("image", preprocessing.tiles(image, resolution, side), pool=self.config.pool)
 
-    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
+    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> VisionInput:
         """Frames of a video, one square each: the ends of wide ones are lost. Nothing stands between them."""
         squares = [preprocessing.cropped(Image.fromarray(frame), self.config.side) for frame in pixels]
-        return self._visual(squares, pool=self.config.pool)
+        return self._vision("video", squares, pool=self.config.pool)
 
-    def _visual(self, squares: Sequence[Image.Image], *, pool: int) -> Visual:
+    def placeholder(self, kind: MediaKind, num_features: int, grids: Int[Tensor, "i 2"] | None = None) -> str:
+        """The visual token, once for each feature."""
+        return self.visual_token * num_features
+
+    def _vision(self, kind: MediaKind, squares: Sequence[Image.Image], *, pool: int) -> VisionInput:
         count = len(squares) * (self.config.grid // pool) ** 2
-        return Visual(
-            preprocessing.normalised(squares),
-            self.visual_token * count,
-            torch.arange(count),
-            count,
-            torch.tensor([[len(squares), pool]]),
-        )
+        pixels = preprocessing.normalised(squares)
+        return shown_as(self, kind, count, pixels=pixels, grids=torch.tensor([[len(squares), pool]]))
 
-    def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
+    def regions(self, vision: VisionInput, masks: Bool[np.ndarray, "n h w"]) -> VisionInput:
         """Never a visual: LongVA knows no region prompts.
 
         Raises: DataError.

@@ -14,7 +14,7 @@ import re
 import numpy as np
 
 from segue.geometry.notation import parse_grounded
-from segue.models.protocol import Visual
+from segue.models.protocol import VisionInput
 from segue.types import Region
 
 PATCH = 14
@@ -26,14 +26,16 @@ _BOX = re.compile(rf'"bbox_2d"\s*:\s*\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]
 _LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
-def parse_relative(raw: str, size: tuple[int, int] | None, _: Visual | None) -> tuple[str, tuple[Region, ...]]:
+def parse_relative(raw: str, size: tuple[int, int] | None, _: VisionInput | None) -> tuple[str, tuple[Region, ...]]:
     """An answer of a Qwen3-VL; see `segue.models.protocol.Parse`."""
     return _parse(raw, size, (THOUSAND, THOUSAND))
 
 
-def parse_absolute(raw: str, size: tuple[int, int] | None, visual: Visual | None) -> tuple[str, tuple[Region, ...]]:
-    """An answer of a Qwen2.5-VL; without `visual` there are no boxes."""
-    shown = None if visual is None or visual.grids is None else visual.grids[-1].tolist()
+def parse_absolute(
+    raw: str, size: tuple[int, int] | None, vision: VisionInput | None
+) -> tuple[str, tuple[Region, ...]]:
+    """An answer of a Qwen2.5-VL; without `vision` there are no boxes."""
+    shown = None if vision is None or vision.grids is None else vision.grids[-1].tolist()
     return _parse(raw, size, (shown[0] * PATCH, shown[1] * PATCH) if shown else None)
 
 

@@ -17,14 +17,14 @@ from torch.nn import functional
 
 from segue.errors import DataError
 from segue.models.protocol import positions
-from segue.models.tiling import squeeze
+from segue.models.tiling import resize
 
 MOST_OBLONG = 200
 FRAMES_PER_PATCH = 2
 _FIRST_UNIT, _FIRST_LEAST, _FIRST_MOST = 28, 4 * 28 * 28, 16384 * 28 * 28
 
 
-def fitted(height: int, width: int, *, unit: int, least: int, most: int) -> tuple[int, int]:
+def smart_resize(height: int, width: int, *, unit: int, least: int, most: int) -> tuple[int, int]:
     """The height and width nearest to an image's that are multiples of `unit` and hold `least` to `most` pixels.
 
     Raises: DataError, for an image more than 200 times as long as it is wide.
@@ -41,29 +41,29 @@ def fitted(height: int, width: int, *, unit: int, least: int, most: int) -> tupl
     return sides
 
 
-def rounded(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "u v 3"]:
+def first_resize(pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "u v 3"]:
     """The image with sides of multiples of 28 pixels, whatever its model counts in: the first of its two resizings."""
-    height, width = fitted(*pixels.shape[:2], unit=_FIRST_UNIT, least=_FIRST_LEAST, most=_FIRST_MOST)
-    return np.array(squeeze(Image.fromarray(pixels), width, height))
+    height, width = smart_resize(*pixels.shape[:2], unit=_FIRST_UNIT, least=_FIRST_LEAST, most=_FIRST_MOST)
+    return np.array(resize(Image.fromarray(pixels), width, height))
 
 
-def resized(pixels: UInt8[np.ndarray, "h w 3"], *, unit: int, least: int, most: int) -> UInt8[Tensor, "3 u v"]:
+def double_resize(pixels: UInt8[np.ndarray, "h w 3"], *, unit: int, least: int, most: int) -> UInt8[Tensor, "3 u v"]:
     """The image with sides of multiples of `unit` and `least` to `most` pixels: resized twice, as upstream does.
 
     The second filter is torch's own on bytes, which the original's fast processor runs on; it is up to two grey levels
     away from Pillow's.
 
-    Raises: DataError, as `fitted` does.
+    Raises: DataError, as `smart_resize` does.
     """
     # PARITY(double_resize): through multiples of 28 first, also where the model counts in 32
-    once = torch.from_numpy(rounded(pixels)).permute(2, 0, 1)[None]
-    size = fitted(once.shape[2], once.shape[3], unit=unit, least=least, most=most)
+    once = torch.from_numpy(first_resize(pixels)).permute(2, 0, 1)[None]
+    size = smart_resize(once.shape[2], once.shape[3], unit=unit, least=least, most=most)
     if size == tuple(once.shape[2:]):
         return once[0]
     return functional.interpolate(once.contiguous(), size, mode="bicubic", antialias=True, align_corners=False)[0]
 
 
-def cut(pixels: Float[Tensor, "3 h w"], *, side: int, merge: int) -> Float[Tensor, "p c"]:
+def patchify(pixels: Float[Tensor, "3 h w"], *, side: int, merge: int) -> Float[Tensor, "p c"]:
     """Patches of `side` pixels in the order that the tower merges them in: block by block of `merge` x `merge`.
 
     Each patch holds its three colours twice, as the first of two frames that are alike; `c` is 6 side^2.
@@ -74,7 +74,7 @@ def cut(pixels: Float[Tensor, "3 h w"], *, side: int, merge: int) -> Float[Tenso
     return blocks[..., None, :, :].expand(*blocks.shape[:5], FRAMES_PER_PATCH, side, side).reshape(-1, 6 * side * side)
 
 
-def spread(
+def mrope_positions(
     attention: Int[Tensor, "b s"], places: Bool[Tensor, "b s"], rows: Int[Tensor, " v"], grids: Int[Tensor, "i 2"]
 ) -> Int[Tensor, "3 b s"]:
     """Positions along time, height and width. The tokens of an image share one time and lie in a grid from there.

@@ -8,8 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jaxtyping import Float, Int
+from torch import Tensor
 from transformers import Qwen2_5_VLTextConfig, Qwen2_5_VLTextModel, Qwen2_5_VLVisionConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLPatchMerger,
+    get_vision_window_index,
+)
 
 from segue.models.native_resolution.notation import parse_absolute
 from segue.models.native_resolution.official import layouts
@@ -40,6 +46,19 @@ class Qwen25MLLMConfig(NativeResolutionConfig):
         super().__init__(**kwargs)
 
 
+class Merger(Qwen2_5_VLPatchMerger):  # type: ignore[misc]
+    """The library's merger, which its tower calls, put off until features are asked for."""
+
+    def forward(self, states: Float[Tensor, "p c"]) -> Float[Tensor, "p c"]:
+        """The states as they are."""
+        return states
+
+    def merge(self, states: Float[Tensor, "p c"]) -> Float[Tensor, "f d"]:
+        """Blocks of neighbouring patches as one feature each."""
+        features: Float[Tensor, "f d"] = super().forward(states)
+        return features
+
+
 class Qwen25MLLM(NativeResolutionMLLM):
     """Qwen2.5-VL; a segmentation token is read after the final norm."""
 
@@ -47,8 +66,23 @@ class Qwen25MLLM(NativeResolutionMLLM):
     _no_split_modules = ["Qwen2_5_VLVisionBlock", "Qwen2_5_VLDecoderLayer"]
 
     def __init__(self, config: Qwen25MLLMConfig):
-        tower = Qwen2_5_VisionTransformerPretrainedModel(config.vision_config)
+        vision = config.vision_config
+        tower = Qwen2_5_VisionTransformerPretrainedModel(vision)
+        tower.merger = Merger(vision.out_hidden_size, vision.hidden_size, vision.spatial_merge_size)
         super().__init__(config, tower, Qwen2_5_VLTextModel(config.text_config))
+
+    def _states(self, seen: Any, grids: Int[Tensor, "i 3"]) -> Float[Tensor, "p c"]:
+        # the tower leaves blocks of patches in the order of its windows
+        vision = self.config.vision_config
+        order, _ = get_vision_window_index(
+            grids,
+            spatial_merge_size=vision.spatial_merge_size,
+            window_size=vision.window_size,
+            patch_size=vision.patch_size,
+        )
+        blocks = seen.last_hidden_state.unflatten(0, (-1, vision.spatial_merge_size**2))
+        states: Float[Tensor, "p c"] = blocks[order.argsort()].flatten(0, 1)
+        return states
 
 
 def claims(config: Mapping[str, Any]) -> bool:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionConfig, Qwen3VLVisionModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionPatchMerger
 
 from segue.models.native_resolution.notation import parse_relative
 from segue.models.native_resolution.official import layouts
@@ -41,6 +42,19 @@ class Qwen3MLLMConfig(NativeResolutionConfig):
         super().__init__(**kwargs)
 
 
+class Merger(Qwen3VLVisionPatchMerger):  # type: ignore[misc]
+    """The library's merger, which its tower calls, put off until features are asked for."""
+
+    def forward(self, states: Float[Tensor, "p c"]) -> Float[Tensor, "p c"]:
+        """The states as they are."""
+        return states
+
+    def merge(self, states: Float[Tensor, "p c"]) -> Float[Tensor, "f d"]:
+        """Blocks of neighbouring patches as one feature each."""
+        features: Float[Tensor, "f d"] = super().forward(states)
+        return features
+
+
 class Qwen3MLLM(NativeResolutionMLLM):
     """Qwen3-VL. A feature is as wide as an embedding for each layer of the text model that it feeds, and one more.
 
@@ -52,14 +66,25 @@ class Qwen3MLLM(NativeResolutionMLLM):
 
     def __init__(self, config: Qwen3MLLMConfig):
         text = Qwen3VLTextModel(config.text_config)
-        super().__init__(config, Qwen3VLVisionModel(config.vision_config), text)
+        tower = Qwen3VLVisionModel(config.vision_config)
+        tower.merger = Merger(config.vision_config)
+        tower.deepstack_merger_list = nn.ModuleList(
+            Merger(config.vision_config, use_postshuffle_norm=True) for _ in tower.deepstack_merger_list
+        )
+        super().__init__(config, tower, text)
         # PARITY(seg_state_before_norm): the original's library gave out states before the final norm for this model
         self.language_model.norm, text.norm = text.norm, self.language_model.norm
 
-    def _features(self, seen: Any) -> Float[Tensor, "v f"]:
-        return torch.cat([seen.pooler_output, *seen.deepstack_features], dim=1)
+    def _states(self, seen: Any, grids: Int[Tensor, "i 3"]) -> Float[Tensor, "p e"]:
+        return torch.cat([seen.last_hidden_state, *seen.deepstack_features], dim=1)
 
-    def _extra(self, batch: Batch, features: Float[Tensor, "v f"] | None) -> Mapping[str, Any]:
+    def project(self, states: Float[Tensor, "p e"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "f d"]:
+        """Visual features of patch states: of the last layer and of each middle layer, merged, side by side."""
+        mergers = [self.vision_tower.merger, *self.vision_tower.deepstack_merger_list]
+        parts = states.split(self.config.vision_config.hidden_size, dim=1)
+        return torch.cat([merger.merge(part.contiguous()) for merger, part in zip(mergers, parts, strict=True)], dim=1)
+
+    def _extra(self, batch: Batch, features: Float[Tensor, "f d"] | None) -> Mapping[str, Any]:
         if features is None or batch.visual_rows is None:
             return {}
         deeper = features[batch.visual_rows, self.width :].split(self.width, dim=1)

@@ -22,23 +22,24 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from segue.errors import DataError
 from segue.models.native_resolution.official import SA2VA, TEXT_FIELDS, VISION_FIELDS
-from segue.models.native_resolution.patches import cut, resized, spread
+from segue.models.native_resolution.patches import double_resize, mrope_positions, patchify
 from segue.models.pieces import Piece
 from segue.models.protocol import (
     PUBLISHED_TILES,
     Batch,
-    Decoding,
+    Point,
     Prompt,
-    Steps,
-    Visual,
-    decode,
+    VisionInput,
+    forward_loss,
+    merge_visual_embeddings,
     positions,
-    read,
-    written,
+    shown_as,
+    visual_features,
+    weights_of,
 )
 from segue.models.templates import Template, TextTokenizer, opening, template
 from segue.models.tokenizers import check_length, known_id, load_tokenizer, save_tokenizer, single_id
-from segue.types import Region
+from segue.types import MediaKind, Region
 from segue.weights import KeyTable, Rule
 
 LEAST_PIXELS, MOST_PIXELS = 512 * 28 * 28, 2048 * 28 * 28
@@ -138,24 +139,33 @@ class NativeResolutionMLLM(PreTrainedModel):
         scores: Float[Tensor, "... v"] = self.language_model.lm_head(self.language_model.norm(hidden))
         return scores
 
-    def encode(self, pixels: Float[Tensor, "p c"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "v f"]:
-        """Visual features of images in patches, by `grids` of rows and columns of patches.
+    def tower(self, pixels: Float[Tensor, "p c"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "p e"]:
+        """States of all patches of images, which have `grids` of rows and columns of patches, in the order of patches.
 
         Raises: DataError, without grids.
         """
         if grids is None:
             raise DataError(f"{len(pixels)} patches came without the grids of their images; pass those of the batch")
         alone = torch.cat([torch.ones_like(grids[:, :1]), grids], dim=1).to(pixels.device)
-        return self._features(self.vision_tower(pixels.to(self.dtype), grid_thw=alone))
+        return self._states(self.vision_tower(pixels.to(self.dtype), grid_thw=alone), alone)
 
-    def _features(self, seen: Any) -> Float[Tensor, "v f"]:
-        features: Float[Tensor, "v f"] = seen.pooler_output
+    def _states(self, seen: Any, grids: Int[Tensor, "i 3"]) -> Float[Tensor, "p e"]:
+        raise NotImplementedError
+
+    def project(self, states: Float[Tensor, "p e"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "f d"]:
+        """Visual features of patch states: blocks of neighbouring patches are merged."""
+        features: Float[Tensor, "f d"] = self.vision_tower.merger.merge(states)
         return features
 
-    def embed(self, batch: Batch, features: Float[Tensor, "v f"] | None) -> Float[Tensor, "b s d"]:
-        """Input embeddings with the features written over the visual tokens; see `segue.models.protocol.written`."""
-        shown = None if features is None else features[:, : self.width]
-        return written(self.get_input_embeddings()(batch.input_ids), batch, shown)
+    def below(self, point: Point) -> dict[str, Tensor]:
+        """The weights that states or features depend on."""
+        found = weights_of(self, ("vision_tower.",))
+        mergers = ("vision_tower.merger.", "vision_tower.deepstack_merger_list.")
+        return (
+            found
+            if point == "projected"
+            else {name: one for name, one in found.items() if not name.startswith(mergers)}
+        )
 
     def positions(self, batch: Batch) -> Int[Tensor, "3 b s"]:
         """Where each token stands along time, height and width."""
@@ -163,27 +173,23 @@ class NativeResolutionMLLM(PreTrainedModel):
             flat = positions(batch.attention)
             return flat.expand(3, *flat.shape)
         merged = batch.grids // self.config.vision_config.spatial_merge_size
-        return spread(batch.attention, batch.visual_places, batch.visual_rows, merged)
+        return mrope_positions(batch.attention, batch.visual_places, batch.visual_rows, merged)
 
-    def _extra(self, batch: Batch, features: Float[Tensor, "v f"] | None) -> Mapping[str, Any]:
+    def _extra(self, batch: Batch, features: Float[Tensor, "f e"] | None) -> Mapping[str, Any]:
         """What else the text model is given with a prompt."""
         return {}
 
-    def _prompt(self, batch: Batch, features: Float[Tensor, "v f"] | None) -> Prompt:
-        embeddings = self.embed(batch, features)
+    def prompt(self, batch: Batch) -> Prompt:
+        """Embeddings with the features written over the visual tokens, and positions along three axes."""
+        features = visual_features(self, batch)
+        embeddings = merge_visual_embeddings(self.get_input_embeddings()(batch.input_ids), batch, features)
         return Prompt(embeddings, batch.attention, self.positions(batch), self._extra(batch, features))
 
-    def forward(
-        self, batch: Batch, features: Float[Tensor, "v f"] | None
-    ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
         """Mean cross-entropy over the labelled tokens of the batch (`None` without labels), and the states that a
         segmentation token is read from.
         """
-        return read(self.language_model, self._prompt(batch, features), batch.labels, self.head)
-
-    def generate(self, batch: Batch, features: Float[Tensor, "v f"] | None, decoding: Decoding) -> Steps:
-        """Token ids step by step; see `segue.models.protocol.decode`."""
-        return decode(self.language_model, self._prompt(batch, features), decoding, self.head)
+        return forward_loss(self, batch)
 
 
 @dataclass(slots=True)
@@ -226,30 +232,35 @@ class NativeResolutionProcessor:
             eos_ids=() if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,),
         )
 
-    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
+    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> VisionInput:
         """One image near its own resolution; `max_tiles` other than 12 scales the most pixels it may have."""
-        return self._visual([pixels], self.config.most_pixels * max_tiles // PUBLISHED_TILES)
+        return self._vision("image", [pixels], self.config.most_pixels * max_tiles // PUBLISHED_TILES)
 
-    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
+    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> VisionInput:
         """Frames of a video."""
         # PARITY(frames_as_images): each is an image of its own, with the limits of one and nothing between them
-        return self._visual(pixels, self.config.most_pixels)
+        return self._vision("video", pixels, self.config.most_pixels)
 
-    def _visual(self, images: Sequence[UInt8[np.ndarray, "h w 3"]] | np.ndarray, most: int) -> Visual:
+    def placeholder(self, kind: MediaKind, num_features: int, grids: Int[Tensor, "i 2"] | None = None) -> str:
+        """A block for each image."""
+        assert grids is not None
+        counts = grids.prod(1) // self.config.vision_config.spatial_merge_size**2
+        return "".join(BLOCK.format(tokens=self.visual_token * int(count)) for count in counts)
+
+    def _vision(
+        self, kind: MediaKind, images: Sequence[UInt8[np.ndarray, "h w 3"]] | np.ndarray, most: int
+    ) -> VisionInput:
         side, merge = self.config.vision_config.patch_size, self.config.vision_config.spatial_merge_size
         least = min(self.config.least_pixels, most)
-        scaled = [resized(image, unit=side * merge, least=least, most=most) for image in images]
+        scaled = [double_resize(image, unit=side * merge, least=least, most=most) for image in images]
         mean, deviation = (
             torch.tensor(values).view(3, 1, 1) * 255 for values in (self.config.mean, self.config.deviation)
         )
-        patches = torch.cat([cut((image - mean) / deviation, side=side, merge=merge) for image in scaled])
+        patches = torch.cat([patchify((image - mean) / deviation, side=side, merge=merge) for image in scaled])
         grids = torch.tensor([[image.shape[1] // side, image.shape[2] // side] for image in scaled])
-        counts = (grids // merge).prod(1)
-        text = "".join(BLOCK.format(tokens=self.visual_token * int(count)) for count in counts)
-        features = int(counts.sum())
-        return Visual(patches, text, torch.arange(features), features, grids)
+        return shown_as(self, kind, len(patches) // merge**2, pixels=patches, grids=grids)
 
-    def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
+    def regions(self, vision: VisionInput, masks: Bool[np.ndarray, "n h w"]) -> VisionInput:
         """Never a visual: these models know no region prompts.
 
         Raises: DataError.

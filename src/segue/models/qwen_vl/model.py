@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config
 
 from segue.models import gptq
-from segue.models.protocol import PUBLISHED_TILES, Batch, Decoding, Prompt, Steps, decode, positions, read, written
+from segue.models.protocol import (
+    PUBLISHED_TILES,
+    Batch,
+    Point,
+    Prompt,
+    forward_loss,
+    merge_visual_embeddings,
+    positions,
+    visual_features,
+    weights_of,
+)
 from segue.models.qwen_vl.language import QwenForCausalLM, stretched
 from segue.models.qwen_vl.vision import Connector, QwenVLVisionConfig, VisionTower
 from segue.weights import KeyTable, Rule
@@ -95,38 +105,42 @@ class QwenVLMLLM(PreTrainedModel):
         """The table of token embeddings."""
         return self.language_model.get_input_embeddings()
 
-    def encode(self, pixels: Float[Tensor, "p 3 h w"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "v d"]:
-        """Visual features of square images, `num_queries` rows each. There are no `grids`: images are all alike."""
-        return self.connector(self.vision_tower(pixels)).flatten(0, 1)
+    def tower(
+        self, pixels: Float[Tensor, "p 3 h w"], grids: Int[Tensor, "i 2"] | None = None
+    ) -> Float[Tensor, "p n c"]:
+        """Patch states of square images. There are no `grids`: images are all alike."""
+        states: Float[Tensor, "p n c"] = self.vision_tower(pixels)
+        return states
 
-    def embed(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Float[Tensor, "b s d"]:
-        """Input embeddings with the features written over the visual tokens; see `segue.models.protocol.written`."""
-        return written(self.get_input_embeddings()(batch.input_ids), batch, features)
+    def project(self, states: Float[Tensor, "p n c"], grids: Int[Tensor, "i 2"] | None = None) -> Float[Tensor, "f d"]:
+        """Visual features, `num_queries` rows for each image."""
+        features: Float[Tensor, "f d"] = self.connector(states).flatten(0, 1)
+        return features
 
-    def _prompt(self, batch: Batch, features: Float[Tensor, "v d"] | None) -> Prompt:
+    def below(self, point: Point) -> dict[str, Tensor]:
+        """The weights that states or features depend on."""
+        return weights_of(self, ("vision_tower.",) if point == "tower" else ("vision_tower.", "connector."))
+
+    def prompt(self, batch: Batch) -> Prompt:
+        """Embeddings with the features written over the visual tokens."""
         where = positions(batch.attention)
         text = self.config.text_config
         # PARITY(ntk_at_prefill): the prompt's length decides, and what is generated after it changes nothing
         if text.use_dynamic_ntk and not self.training:
             where = stretched(where, text.max_position_embeddings)
-        return Prompt(self.embed(batch, features), batch.attention, where)
+        embeddings = self.get_input_embeddings()(batch.input_ids)
+        return Prompt(merge_visual_embeddings(embeddings, batch, visual_features(self, batch)), batch.attention, where)
 
-    def forward(
-        self, batch: Batch, features: Float[Tensor, "v d"] | None
-    ) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
+    def forward(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
         """Mean cross-entropy over the labelled tokens of the batch (`None` without labels), and the states after the
         final norm.
         """
-        return read(self.language_model, self._prompt(batch, features), batch.labels, self.head)
+        return forward_loss(self, batch)
 
     def head(self, hidden: Float[Tensor, "... d"]) -> Float[Tensor, "... v"]:
         """Scores of all tokens to come after states of `forward`."""
         scores: Float[Tensor, "... v"] = self.language_model.lm_head(hidden)
         return scores
-
-    def generate(self, batch: Batch, features: Float[Tensor, "v d"] | None, decoding: Decoding) -> Steps:
-        """Token ids step by step; see `segue.models.protocol.decode`."""
-        return decode(self.language_model, self._prompt(batch, features), decoding, self.head)
 
 
 def claims(config: Mapping[str, Any]) -> bool:

@@ -19,13 +19,13 @@ from transformers import PreTrainedTokenizerFast
 from segue.errors import CheckpointError, DataError
 from segue.geometry.qwen_notation import place_text
 from segue.models.pieces import Piece
-from segue.models.protocol import Visual
+from segue.models.protocol import VisionInput, shown_as
 from segue.models.qwen_vl.model import QwenVLConfig
 from segue.models.qwen_vl.tokenizer import END_OF_TEXT, IMAGE_END, IMAGE_PAD, IMAGE_START, VOCABULARY, from_tiktoken
 from segue.models.templates import Template, template
-from segue.models.tiling import squeeze
+from segue.models.tiling import resize
 from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer, single_id
-from segue.types import Region
+from segue.types import MediaKind, Region
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -34,7 +34,7 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 def normalised(pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]], side: int) -> Float[Tensor, "p 3 s s"]:
     """Pictures as squares of `side` pixels, whatever their shape was, normalised as CLIP's."""
     # PARITY(square_pictures): with Pillow's bicubic filter on bytes; the aspect ratio is not kept
-    squares = np.stack([np.asarray(squeeze(Image.fromarray(picture), side, side)) for picture in pictures])
+    squares = np.stack([np.asarray(resize(Image.fromarray(picture), side, side)) for picture in pictures])
     pixels = torch.from_numpy(squares).permute(0, 3, 1, 2)
     return (pixels / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(DEVIATION).view(3, 1, 1)
 
@@ -102,18 +102,19 @@ class QwenVLProcessor:
             eos_ids=(single_id(tokenizer, END_OF_TEXT, rows),),
         )
 
-    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> Visual:
-        """One image, squeezed into a square. `max_tiles` has no effect: there is one."""
+    def image(self, pixels: UInt8[np.ndarray, "h w 3"], *, max_tiles: int) -> VisionInput:
+        """One image, stretched to a square. `max_tiles` has no effect: there is one."""
         return self.frames(pixels[None])
 
-    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> Visual:
+    def frames(self, pixels: UInt8[np.ndarray, "t h w 3"]) -> VisionInput:
         """Frames of a video, each an image of its own, joined by line breaks."""
-        block = IMAGE_START + IMAGE_PAD * self.slots + IMAGE_END
-        count = len(pixels) * self.slots
-        text = "\n".join([block] * len(pixels))
-        return Visual(normalised(list(pixels), self.side), text, torch.arange(count), count)
+        return shown_as(self, "video", len(pixels) * self.slots, pixels=normalised(list(pixels), self.side))
 
-    def regions(self, visual: Visual, masks: Bool[np.ndarray, "n h w"]) -> Visual:
+    def placeholder(self, kind: MediaKind, num_features: int, grids: Int[Tensor, "i 2"] | None = None) -> str:
+        """An `<img>` pair for each picture."""
+        return "\n".join([IMAGE_START + IMAGE_PAD * self.slots + IMAGE_END] * (num_features // self.slots))
+
+    def regions(self, vision: VisionInput, masks: Bool[np.ndarray, "n h w"]) -> VisionInput:
         """Refuses: a Qwen-VL reads places as text.
 
         Raises: DataError.

@@ -123,7 +123,7 @@ def _terms(
         others = heard.masked_fill(said, -1e9).logsumexp(-1, keepdim=True)
         terms["words"] = ((torch.logaddexp(heard, others) - heard) * said * share[:, None]).sum()
     if len(known.places):
-        cells = _PLACE * grounder.place()[0]
+        cells = _PLACE * grounder.image_position_encoding()[0]
         chances = (prompts @ cells.flatten(1).to(prompts) * scale).log_softmax(-1)
         rows, columns = cells.shape[-2:]
         last = torch.tensor([columns - 1, rows - 1], device=prompts.device)

@@ -1,0 +1,207 @@
+"""What is asked, and how far the answering of it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Literal
+
+from segue.errors import ConfigError
+from segue.geometry.masks import logit
+from segue.grounding.following import Policy, TrackBuilder
+from segue.models.decoding import DecodeState, Generation, IncrementalText
+from segue.models.protocol import Parse
+from segue.prepare import MediaInput, TokenizedExample
+from segue.types import MediaKind, Message, Region, StopReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to answer. Every field has a default; the fields that decided a result are written with it.
+
+    `frames` is the plan of video frames that the language model sees: `first:k`, `uniform:k`, numbers, or `auto`, which
+    is what the policy was published with. `policy` is how objects are followed through a video (see
+    `segue.grounding.following.follow`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
+    the probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
+    the masks; `keep_masks` False leaves masks out of the answer, for a reader of the stream who has taken them as they
+    came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
+    the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
+    tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
+    `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
+    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
+    """
+
+    frames: str = "auto"
+    policy: Literal["auto", "upstream", "consistent"] = "auto"
+    threshold: float = 0.5
+    keep_logits: bool = False
+    keep_masks: bool = True
+    prefill: str | None = None
+    max_new_tokens: int = 2048
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    max_tiles: int = 12
+    reprompt: float = 0.0
+
+    def __post_init__(self) -> None:
+        logit(self.threshold)
+        if self.policy not in ("auto", "upstream", "consistent"):
+            raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
+        if self.keep_logits and not self.keep_masks:
+            raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
+        if not 0 <= self.reprompt <= 1:
+            raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
+        if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
+            raise ConfigError(
+                f"max_new_tokens {self.max_new_tokens} or max_tiles {self.max_tiles} is out of range; "
+                "expected at least 1 token and 1 to 64 tiles"
+            )
+
+
+DEFAULTS = Options()
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Dialogues about one image or video, or about none, to be answered together: its objects are followed once.
+
+    Each dialogue has an answer of its own; with `phrases`, one for each dialogue, there is one answer to all. Set
+    `is_cancelled` at any time to have it end with what was said so far.
+    """
+
+    dialogues: Sequence[Sequence[Message]]
+    options: Options = DEFAULTS
+    phrases: Sequence[str] = ()
+    is_cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Options with `auto` resolved for one model."""
+
+    policy: Policy
+    frames: str
+    options: Options
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One dialogue of a request and what the language model makes of it; `phrase` is what `segment` asked for."""
+
+    example: TokenizedExample
+    text: IncrementalText
+    phrase: str = ""
+    state: DecodeState | None = None
+    generation: Generation | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request that is being answered. `told` counts the rows whose text was told to its end."""
+
+    request: Request
+    plan: Plan
+    timer: Timer
+    media: MediaInput | None
+    rows: list[Row]
+    told: int = 0
+
+    @property
+    def is_said(self) -> bool:
+        """Whether all rows have come to their end."""
+        return all(row.generation is not None for row in self.rows)
+
+    @property
+    def num_objects(self) -> int:
+        """How many objects the replies point at."""
+        return sum(len(reply.generation.seg_hidden) for reply in self.replies)
+
+    def points_into(self, kind: MediaKind) -> bool:
+        """Whether there are objects to be found in a medium of this kind."""
+        is_kind = self.media is not None and self.media.media.kind == kind
+        return is_kind and not self.request.is_cancelled and self.num_objects > 0
+
+    def pieces(self) -> Iterator[str]:
+        """What came to the text of the rows, in their order: a row speaks when those before it are done."""
+        while self.told < len(self.rows):
+            row = self.rows[self.told]
+            if row.state is not None:
+                text = row.text.piece(row.state.ids, is_last=row.generation is not None)
+            else:
+                text = self.plan.options.prefill or "" if row.generation is not None else ""
+            if text:
+                yield text
+            if row.generation is None:
+                return
+            self.told += 1
+
+    @property
+    def replies(self) -> list[Reply]:
+        """What all rows came to, once they have."""
+        return [Reply(row.example, row.generation, row.phrase) for row in self.rows if row.generation is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One question and what the language model made of it; `phrase` is what `segment` asked for."""
+
+    example: TokenizedExample
+    generation: Generation
+    phrase: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracks:
+    """The track of every object spoken of, and how many frames they were followed through."""
+
+    tracks: tuple[TrackBuilder, ...] = ()
+    frames: int = 0
+
+
+@dataclass(slots=True)
+class Timer:
+    """Wall seconds per stage, between one `lap` and the next."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    mark: float = field(default_factory=perf_counter)
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap to a stage."""
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.mark
+        self.mark = now
+
+
+def parse_replies(
+    replies: Sequence[Reply], raw: Sequence[str], parse: Parse, shown: MediaInput | None
+) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
+    """The clean text of all replies, a line each; one region per segmentation token; and those given as boxes.
+
+    Spans of regions lie in that text. `shown` is the medium that the replies are about.
+    """
+    texts: list[str] = []
+    regions: list[Region] = []
+    boxes: list[Region] = []
+    size, vision = (None, None) if shown is None else (shown.media.size, shown.vision)
+    offset = 0
+    for reply, spoken in zip(replies, raw, strict=True):
+        text, found = parse(spoken, size, vision)
+        marked = [region for region in found if region.box is None]
+        if len(marked) != len(reply.generation.seg_hidden):
+            # the letters "[SEG]" spelled out of ordinary tokens ask for nothing
+            marked = [Region() for _ in reply.generation.seg_hidden]
+        for region in (*marked, *(region for region in found if region.box is not None)):
+            span = None if region.span is None else (region.span[0] + offset, region.span[1] + offset)
+            placed = replace(region, phrase=region.phrase or reply.phrase, span=span)
+            (regions if region.box is None else boxes).append(placed)
+        texts.append(text)
+        offset += len(text) + 1
+    return "\n".join(texts), tuple(regions), tuple(boxes)
+
+
+def stop_reason(replies: Sequence[Reply]) -> StopReason:
+    """Why an answer ended: of several replies, the reason that says most."""
+    reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
+    return next((one for one in ("cancelled", "length") if one in reasons), reasons[0])
