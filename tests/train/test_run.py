@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from segue import loading
 from segue.checkpoints import adapters
+from segue.checkpoints.random_weights import random_checkpoint
 from segue.errors import CheckpointError, ConfigError, DataError, LimitError
 from segue.media import open_media
 from segue.train import checkpoints, loop, run_logger
@@ -214,11 +216,27 @@ def test_a_group_that_the_loss_does_not_reach_is_named(make_recipe, watcher):
         train(recipe, watcher, device="cpu")
 
 
-def _chat(root):
+def test_a_model_without_a_grounder_learns_words_and_refuses_masks(make_recipe, watcher, tmp_path):
+    plain = random_checkpoint(tmp_path / "tiny", "tiny", grounder=False)
+    recipe = make_recipe(model=str(plain), stage={"groups": {"language": ParameterGroup(how="lora")}})
+    with pytest.raises(DataError, match="has masks, and the model has no grounder"):
+        train(recipe, watcher, device="cpu")
+    source = DatasetSpec(dataset="image_chat", root=_chat(tmp_path, image="red.png"), split="train")
+    recipe = replace(recipe, data=(source,), output=tmp_path / "words")
+    out = train(recipe, watcher, device="cpu")
+    steps = [line for line in run_logger.lines(recipe.output / "log.jsonl") if line["kind"] == "step"]
+    assert [line["loss"] == line["text"] and "mask" not in line for line in steps] == [True, True]
+    assert loading.load(out.best).model.grounder is None
+
+
+def _chat(root, **fields):
     (root / "llava_data" / "llava_images").mkdir(parents=True)
+    Image.new("RGB", (60, 40), (200, 30, 30)).save(root / "llava_data" / "llava_images" / "red.png")
     (root / "llava_data" / "LLaVA-Instruct-150K").mkdir()
     (root / "llava_data" / "LLaVA-Instruct-150K" / "llava_v1_5_mix665k.json").write_text(
-        json.dumps([{"id": "a", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}])
+        json.dumps(
+            [{"id": "a", **fields, "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}]
+        )
     )
     return root
 

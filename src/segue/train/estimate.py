@@ -59,7 +59,7 @@ def memory(state: StageState, recipe: TrainRecipe) -> MemoryEstimate:
     kept = tokens * text.hidden_size * size * layers + layer if recipe.gradient_checkpointing else layer * layers
     scores = batch.tokens * text.vocab_size * (size + 8)
     frames = sum(len(truth.frames) for truth in batch.truths if truth is not None)
-    cells = (sam.image_size // 16) ** 2 * sam.mask_decoder_config.hidden_size
+    cells = 0 if sam is None else (sam.image_size // 16) ** 2 * sam.mask_decoder_config.hidden_size
     return MemoryEstimate(weights, 4 * learned, 8 * learned, kept + scores + frames * 5 * cells * DECODER_MAPS * 4)
 
 

@@ -80,14 +80,14 @@ class TrainBatch:
 class RowMaker:
     """Makes rows of samples; can be sent to worker processes.
 
-    `side` is that of SAM 2's square. Of a video sample's frames the language model is shown those that the plan
-    `frames` takes of them (see `segue.media.sampling.choose`); on the others objects are followed by memory, as at
-    inference. Without a plan all are shown. Whole turns are dropped from the end of a dialogue until it has at most
-    `max_tokens`.
+    `side` is that of SAM 2's square; None, for a model without a grounder. Of a video sample's frames the language model
+    is shown those that the plan `frames` takes of them (see `segue.media.sampling.choose`); on the others objects are
+    followed by memory, as at inference. Without a plan all are shown. Whole turns are dropped from the end of a dialogue
+    until it has at most `max_tokens`.
     """
 
     processor: Processor
-    side: int
+    side: int | None
     max_tokens: int = 8192
     max_tiles: int = 12
     frames: str | None = None
@@ -95,9 +95,14 @@ class RowMaker:
     def __call__(self, sample: Sample) -> TrainRow:
         """The row of a sample.
 
-        Raises: DataError, if the first turn alone is too long or what is left points at nothing that the sample
-            pointed at; MediaError and LimitError, as decoding does.
+        Raises: DataError, if the sample has masks and the model no grounder, the first turn alone is too long, or what
+            is left points at nothing that the sample pointed at; MediaError and LimitError, as decoding does.
         """
+        if sample.regions and self.side is None:
+            raise DataError(
+                f"{sample.id} has masks, and the model has no grounder that could learn them; give data that is "
+                "answered in words, or a model with a grounder"
+            )
         media = sample.target_media
         if media is None:
             return TrainRow(sample.id, self._fitting(sample, None)[0], None)
@@ -123,7 +128,7 @@ class RowMaker:
             example = prepare.prepare(
                 messages, self.processor, media=[] if view is None else [view], max_tiles=self.max_tiles
             )
-            count = int((example.labels == self.processor.seg_id).sum())
+            count = 0 if self.processor.seg_id is None else int((example.labels == self.processor.seg_id).sum())
             if len(example.ids) <= self.max_tokens:
                 if sample.regions and not count:
                     break
@@ -135,9 +140,10 @@ class RowMaker:
         )
 
     def _truth(self, sample: Sample, decoded: Frames, count: int, prompted: tuple[int, ...]) -> Truth:
+        assert self.side is not None
         tracks = [region.masks for region in sample.regions[:count] if region.masks is not None]
         # one thing may be asked for in many turns
-        known = {track.rles: self._sampled(track, len(sample.frames)) for track in tracks}
+        known = {track.rles: _masks_of(track, len(sample.frames), self.side) for track in tracks}
         return Truth(
             torch.stack([frame_square(frame, self.side) for frame in decoded.pixels]),
             torch.stack([known[track.rles][0] for track in tracks]),
@@ -147,11 +153,12 @@ class RowMaker:
             torch.stack([known[track.rles][1] for track in tracks]),
         )
 
-    def _sampled(self, track: MaskTrack, frames: int) -> tuple[UInt8[Tensor, "t q q"], Float[Tensor, "t 2"]]:
-        """An object's masks on SAM 2's square, and their centres."""
-        masks = [track.dense(place) for place in range(frames)]
-        centres = np.stack([_centre(mask) for mask in masks])
-        return torch.stack([_covered(mask, self.side) for mask in masks]), torch.from_numpy(centres).float()
+
+def _masks_of(track: MaskTrack, frames: int, side: int) -> tuple[UInt8[Tensor, "t q q"], Float[Tensor, "t 2"]]:
+    """An object's masks on SAM 2's square, and their centres."""
+    masks = [track.dense(place) for place in range(frames)]
+    centres = np.stack([_centre(mask) for mask in masks])
+    return torch.stack([_covered(mask, side) for mask in masks]), torch.from_numpy(centres).float()
 
 
 _Shell = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[str, ...]]

@@ -81,7 +81,7 @@ class LossModule(nn.Module):
         model: VisionLanguageModel,
         *,
         weights: LossWeights,
-        seg_id: int,
+        seg_id: int | None,
         objective: Objective,
         num_masks: int = 5,
         num_points: int = NUM_POINTS,
@@ -139,6 +139,8 @@ class LossModule(nn.Module):
             raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
         features = self.visual_features(batch)
         text, hidden = mllm(batch.batch.with_features(features))
+        if self.model.grounder is None:
+            return LanguageOutput(text, hidden, [hidden[0, :0]] * len(labels), features)
         # by the labels, not the ids: a [SEG] in a question asks for nothing
         prompts = self.model.prompts(seg_states(hidden, labels, self.seg_id))
         return LanguageOutput(text, hidden, list(prompts.split((labels == self.seg_id).sum(1).tolist())), features)
@@ -155,7 +157,11 @@ class LossModule(nn.Module):
         generator: torch.Generator | None = None,
         decode: Decode = decode_masks,
     ) -> Terms:
-        """The terms of `num_masks` objects of each row; `generator`, by default of the seed, draws the points."""
+        """The terms of `num_masks` objects of each row, none without a grounder; `generator`, by default of the seed,
+        draws the points.
+        """
+        if self.model.grounder is None:
+            return {}
         if not rows:
             # all processes must reach the same parameters
             zero = self.zero(self.model.seg_projector, self.model.grounder)

@@ -246,7 +246,7 @@ def _evaluate(run: _Run, loop: StageLoop, held_out: list[evaluation.ValidationRo
     return is_best, validation.patience is not None and progress.waited >= validation.patience
 
 
-def _write_cases(run: Path, results: list[evaluation.SampleResult], side: int) -> None:
+def _write_cases(run: Path, results: list[evaluation.SampleResult], side: int | None) -> None:
     rows = [
         {
             "part": result.part,

@@ -190,7 +190,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     shard = ShardSpec(accelerator.process_index, accelerator.num_processes, recipe.batch, recipe.accumulation)
     make = RowMaker(
         processor=processor,
-        side=model.grounder.side,
+        side=None if model.grounder is None else model.grounder.side,
         max_tokens=recipe.max_tokens,
         max_tiles=recipe.max_tiles,
         frames=recipe.frames,
