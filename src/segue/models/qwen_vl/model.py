@@ -37,8 +37,7 @@ class QwenVLConfig(PreTrainedConfig):
 
     `text_config.max_position_embeddings` is the length that the language model was trained on; beyond it
     `use_dynamic_ntk` and `use_logn_attn` act. `image_start_id` is the id of `<img>`; `</img>` and the visual token
-    follow it. `chat_format` is how a dialogue is written: `chatml`, or `raw` for a model that only continues text.
-    `gptq_group` says that the language model's linear layers are packed in 4 bits, with a scale for so many inputs.
+    follow it. `gptq_group` says that the language model's linear layers are packed in 4 bits, with a scale for so many inputs.
     """
 
     model_type = "segue_qwen_vl"
@@ -49,7 +48,6 @@ class QwenVLConfig(PreTrainedConfig):
         vision_config: dict[str, Any] | PreTrainedConfig | None = None,
         text_config: dict[str, Any] | PreTrainedConfig | None = None,
         image_start_id: int = 151857,
-        chat_format: str = "chatml",
         gptq_group: int | None = None,
         **kwargs: Any,
     ):
@@ -61,7 +59,6 @@ class QwenVLConfig(PreTrainedConfig):
             sizes = {name: value for name, value in (text_config or {}).items() if name != "model_type"}
             self.text_config = Qwen2Config(**sizes)
         self.image_start_id = image_start_id
-        self.chat_format = chat_format
         self.gptq_group = gptq_group
         kwargs["tie_word_embeddings"] = False
         super().__init__(**kwargs)
