@@ -70,8 +70,8 @@ class Architecture:
 
     `repository` is its id on the hub, `template` the chat template it was trained with. With `two_decoders` the mask
     decoder that learned language stands beside the original one. `sam2` are the fields of its sam2_config.json; a
-    model without any has SAM 2 Hiera-L, unless `has_grounder` is False. `packed` is how many inputs share a scale in the
-    language layers of a model whose weights lie in 4 bits.
+    model without any has SAM 2 Hiera-L, unless `has_grounder` is False. `packed` is how many inputs share a scale where
+    the language layers lie in 4 bits.
     """
 
     repository: str

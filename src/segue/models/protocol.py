@@ -237,8 +237,9 @@ class Family:
     say how models without and with a grounder are written officially, if they are. `special_tokens` are those that its
     vocabulary has beyond ordinary text, in the order of their ids, without `GROUNDING_TOKENS`. `parse` reads its
     answers. `template` names the chat template of an official folder that does not say it itself. `video_frames` is the
-    plan of frames that it was published with. `prompts` are the questions per task, with `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names. `tokenizer` reads the one of
-    a folder, of which any of `tokenizer_files` must be there.
+    plan of frames that it was published with. `prompts` are the questions per task, with `{phrase}` to be filled in.
+    `groups` maps what a recipe may train to prefixes of names. `tokenizer` reads the one of a folder, of which any of
+    `tokenizer_files` must be there.
     """
 
     name: str
