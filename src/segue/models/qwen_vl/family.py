@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from segue.geometry import qwen_notation
-from segue.models.protocol import Family, Official, Visual
+from segue.models.protocol import Family, Official, VisionInput
 from segue.models.qwen_vl.model import ARCHITECTURE, QwenVLConfig, QwenVLMLLM, architecture, claims, key_table
 from segue.models.qwen_vl.processor import QwenVLProcessor
 from segue.models.qwen_vl.tokenizer import SPECIAL_TOKENS, VOCABULARY, load, write_tiktoken
@@ -19,7 +19,7 @@ from segue.weights import read_json
 CHAT_FORMATS = {"chatml": "qwen_vl_chat", "raw": "qwen_vl_raw"}
 
 
-def parse(raw: str, size: tuple[int, int] | None, _: Visual | None) -> tuple[str, tuple[Region, ...]]:
+def parse(raw: str, size: tuple[int, int] | None, _: VisionInput | None) -> tuple[str, tuple[Region, ...]]:
     """An answer in Qwen-VL's notation; without the (height, width) of a medium there are no places."""
     text, regions = qwen_notation.parse(raw, size or (1, 1))
     return text, regions if size else ()
