@@ -15,13 +15,16 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from segue.errors import DataError
+from segue.errors import DataError, LimitError
 from segue.features import Features
 from segue.media import read_frames
 from segue.media.sampling import choose
 from segue.models.pieces import IGNORED, Marks, Piece, encode_row, framed
 from segue.models.protocol import Batch, Processor, VisionInput, shown_as
 from segue.types import Frames, MarkedText, Media, Message, Region
+
+MOST_LETTERS = 1_000_000
+"""Of all turns of a dialogue; more cannot have been meant to be read."""
 
 
 @dataclass(slots=True, eq=False)
@@ -180,6 +183,9 @@ def _check_turns(messages: Sequence[Message]) -> None:
             f"the turns are {[message.role for message in messages]}; expected user and assistant in turn, "
             "beginning with the user, after at most one system message"
         )
+    letters = sum(len(message.text) for message in messages)
+    if letters > MOST_LETTERS:
+        raise LimitError(f"the dialogue has {letters:,} letters; expected at most {MOST_LETTERS:,}: shorten it")
     parts = [part for message in messages if message.role != "user" for part in message.parts]
     if any(isinstance(part, Media) for part in parts):
         raise DataError("an image or video stands in a turn that is not the user's; only users show things")

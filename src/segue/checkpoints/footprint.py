@@ -20,7 +20,7 @@ SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
 TEXT_TOKENS = 1024
 # NF4: half a byte for a weight, and a float32 for every 64 of them
 _BYTES = {"int8": 1.0, "int4": 0.5 + 4 / 64}
-_EXACT = re.compile(r"\b(mask_decoder|language_decoder)\.")
+_EXACT = re.compile(r"\b(mask_decoder|language_decoder)\.|\.(qweight|qzeros|g_idx)$")
 _LAYER = re.compile(r"mllm\.language_model\.model\.layers\.(\d+)\.")
 
 
@@ -56,7 +56,7 @@ def quantised_layers(places: Shapes, family: str, bits: str) -> tuple[str, ...]:
 
 
 def weight_memory(places: Shapes, itemsize: int) -> int:
-    """Bytes that weights need at so many bytes per number; mask decoders stay in float32."""
+    """Bytes that weights need at so many bytes per number; mask decoders stay in float32, packed ones packed."""
     return sum(math.prod(shape) * (4 if _EXACT.search(name) else itemsize) for name, shape in places.items())
 
 

@@ -58,7 +58,7 @@ def read_layout(folder: Path, chat: str | None = None) -> Layout:
         family=family.name,
         mllm_config=family.architecture(raw),
         sam2_config=sam2_architecture(folder) if is_grounded else None,
-        template=chat or raw.get("template") or "qwen_chat",
+        template=chat or raw.get("template") or family.template(folder),
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
         video_frames=raw.get("video_frames"),
     )

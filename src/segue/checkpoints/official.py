@@ -90,6 +90,8 @@ def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) ->
     def small_files(folder: Path) -> None:
         save_tokenizer(tokenizer, folder)
         _make_old(folder, layout.tokenizer)
+        if layout.save_tokenizer is not None:
+            layout.save_tokenizer(tokenizer, folder)
         sizes = None if opened.config.sam2_config is None else sam2.sizes(opened.config.sam2_config)
         if sizes and sizes != dict(sam2.HIERA_L):
             write_json(folder / "sam2_config.json", sizes)

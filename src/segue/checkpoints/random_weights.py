@@ -41,7 +41,7 @@ def config_of(name: str, *, grounder: bool = True) -> VisionLanguageConfig:
     Raises: ConfigError, for an unknown name.
     """
     known, official = zoo.find(name), zoo.official_config(name)
-    family = claiming(official)
+    family, grounder = claiming(official), grounder and known.has_grounder
     return VisionLanguageConfig(
         family=family.name,
         mllm_config=family.architecture(official),
@@ -68,6 +68,7 @@ def random_checkpoint(folder: Path, name: str = "tiny", *, seed: int = 0, ground
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(name, grounder=grounder)
+    grounder = config.sam2_config is not None
     with torch.random.fork_rng(devices=[]):
         state = build(config, dtype=torch.float32, device="cpu").state_dict()
     tokenizer = write_tokenizer(folder, config.special_tokens)

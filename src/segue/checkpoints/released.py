@@ -79,5 +79,8 @@ RELEASES: Mapping[str, Release] = {
     "Sa2VA-Qwen3-VL-4B": Release(
         base="Qwen3-VL-4B-Instruct", scores=_scores(81.7, 77.4, 80.0, 57.1, 75.9, 1660, 655, 86.3)
     ),
+    "Qwen-VL": Release(base="OpenCLIP ViT-bigG, Qwen-7B"),
+    "Qwen-VL-Chat": Release(base="Qwen-VL", scores={"mme_perception": 1488, "mme_cognition": 361}),
+    "Qwen-VL-Chat-Int4": Release(base="Qwen-VL-Chat"),
 }
 """By the names of `segue.checkpoints.zoo.ZOO`."""

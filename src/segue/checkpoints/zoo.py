@@ -1,6 +1,6 @@
-"""The released Sa2VA checkpoints as data, and which of them a configuration or weights are.
+"""The released checkpoints as data, and which of them a configuration or weights are.
 
-Source: Sa2VA's training configurations and exports (bytedance/Sa2VA, kumuji/Sa2VA-i).
+Source: Sa2VA's training configurations and exports (bytedance/Sa2VA, kumuji/Sa2VA-i); the indexes of Qwen-VL's files.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Architecture:
 
     `repository` is its id on the hub, `template` the chat template it was trained with. With `two_decoders` the mask
     decoder that learned language stands beside the original one. `sam2` are the fields of its sam2_config.json; a
-    model without any has SAM 2 Hiera-L.
+    model without any has SAM 2 Hiera-L, unless `has_grounder` is False. `packed` is how many inputs share a scale where
+    the language layers lie in 4 bits.
     """
 
     repository: str
@@ -81,6 +82,8 @@ class Architecture:
     two_decoders: bool = False
     sam2: Mapping[str, Any] = field(default_factory=dict)
     tile: int = 448
+    has_grounder: bool = True
+    packed: int | None = None
 
 
 _300M, _6B = Tower(1024, 24, 16, 4096), Tower(3200, 45, 25, 12800, is_6b_style=True)
@@ -97,6 +100,10 @@ _LM_20B = Language("InternLM2", 6144, 48, 48, 8, 16384, _INTERNLM_ROWS)
 _VL_3B, _VL_7B = replace(_3B, rows=_QWEN25_VL_ROWS), replace(_7B, rows=_QWEN25_VL_ROWS)
 _VL_2B = Language("Qwen3", 2048, 28, 16, 8, 6144, _QWEN3_VL_ROWS, head=128)
 _VL_4B = Language("Qwen3", 2560, 36, 32, 8, 9728, _QWEN3_VL_ROWS, head=128)
+_BIG_G, _QWEN_7B = (
+    Tower(1664, 48, 16, 8192, kind="ViT-bigG"),
+    Language("Qwen", 4096, 32, 32, 32, 11008, 151936, head=128),
+)
 _TINY = Language("Qwen2", 128, 2, 8, 2, 192, 273)
 
 ZOO: Mapping[str, Architecture] = {
@@ -116,6 +123,11 @@ ZOO: Mapping[str, Architecture] = {
     "Sa2VA-Qwen2_5-VL-7B": Architecture("ByteDance/Sa2VA-Qwen2_5-VL-7B", _WINDOWED, _VL_7B, "qwen_chat", 8.528),
     "Sa2VA-Qwen3-VL-2B": Architecture("ByteDance/Sa2VA-Qwen3-VL-2B", _STACKED, _VL_2B, "qwen_chat", 2.667),
     "Sa2VA-Qwen3-VL-4B": Architecture("ByteDance/Sa2VA-Qwen3-VL-4B", _STACKED, _VL_4B, "qwen_chat", 5.057),
+    "Qwen-VL": Architecture("Qwen/Qwen-VL", _BIG_G, _QWEN_7B, "qwen_vl_raw", 9.657, has_grounder=False),
+    "Qwen-VL-Chat": Architecture("Qwen/Qwen-VL-Chat", _BIG_G, _QWEN_7B, "qwen_vl_chat", 9.657, has_grounder=False),
+    "Qwen-VL-Chat-Int4": Architecture(
+        "Qwen/Qwen-VL-Chat-Int4", _BIG_G, _QWEN_7B, "qwen_vl_chat", 9.657, has_grounder=False, packed=128
+    ),
     "tiny": Architecture("", Tower(64, 3, 4, 128), _TINY, "qwen_chat", 0.001, sam2=TINY_SAM2, tile=112),
     "tiny-qwen25-vl": Architecture(
         "",
@@ -124,6 +136,15 @@ ZOO: Mapping[str, Architecture] = {
         "qwen_chat",
         0.001,
         sam2=TINY_SAM2,
+    ),
+    "tiny-qwen-vl": Architecture(
+        "",
+        Tower(64, 3, 4, 96, kind="ViT-bigG"),
+        Language("Qwen", 128, 2, 4, 4, 192, 480, head=32),
+        "qwen_vl_chat",
+        0.001,
+        tile=112,
+        has_grounder=False,
     ),
     "tiny-qwen3-vl": Architecture(
         "",
@@ -253,7 +274,38 @@ def _qwen3_vl(model: Architecture) -> dict[str, Any]:
     return _qwen_vl(model, vision | {"deepstack_visual_indexes": list(model.tower.marks)}, text, spatial=5 / 16)
 
 
-_OFFICIAL = {"InternViT": _internvl, "Qwen2.5-VL": _qwen25_vl, "Qwen3-VL": _qwen3_vl}
+def _first_qwen_vl(model: Architecture) -> dict[str, Any]:
+    tower, language = model.tower, model.language
+    packed = {"quant_method": "gptq", "bits": 4, "group_size": model.packed, "desc_act": False, "sym": True}
+    # the last marks of the vocabulary are those of an image; some rows behind them are unused
+    start = language.rows - (79 if language.rows == _QWEN_7B.rows else 10)
+    return {
+        "architectures": ["QWenLMHeadModel"],
+        "model_type": "qwen",
+        "template": model.template,
+        "hidden_size": language.width,
+        "intermediate_size": 2 * language.mlp,
+        "kv_channels": language.head,
+        "num_hidden_layers": language.layers,
+        "num_attention_heads": language.heads,
+        "vocab_size": language.rows,
+        "seq_length": 2048,
+        "visual": {
+            "heads": tower.heads,
+            "image_size": model.tile,
+            "image_start_id": start,
+            "layers": tower.layers,
+            "mlp_ratio": (tower.mlp + 0.5) / tower.width,
+            "n_queries": 256 if model.tile == 448 else 16,
+            "output_dim": language.width,
+            "patch_size": 14,
+            "width": tower.width,
+        },
+        **({} if model.packed is None else {"quantization_config": packed}),
+    }
+
+
+_OFFICIAL = {"InternViT": _internvl, "ViT-bigG": _first_qwen_vl, "Qwen2.5-VL": _qwen25_vl, "Qwen3-VL": _qwen3_vl}
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +332,8 @@ class Sizes:
         """The sizes of a known architecture."""
         tower, language = model.tower, model.language
         widths = (language.kind, language.width, language.layers, language.mlp, language.rows)
+        if not model.has_grounder:
+            return cls(tower.width, tower.layers, *widths, vision=tower.kind)
         sam2 = model.sam2.get("embed_dim", HIERA_L_WIDTH)
         return cls(tower.width, tower.layers, *widths, sam2, model.two_decoders, tower.kind)
 
@@ -287,6 +341,8 @@ class Sizes:
     def of_config(cls, config: Mapping[str, Any]) -> Sizes:
         """The sizes that a config.json states, in the official or our own layout; what makes no sense is left out."""
         inner = _part(config, "mllm_config") or config
+        if inner.get("model_type") in ("qwen", "segue_qwen_vl"):
+            return cls(language="Qwen", vision="ViT-bigG", **_first_qwen_config(inner))
         vision, language = _part(inner, "vision_config"), _part(inner, "llm_config") or _part(inner, "text_config")
         seen = next((kind for word, kind in _MARKS.items() if word in vision), None)
         if seen is None and ("llm_config" in inner or inner.get("model_type") == "segue_internvl"):
@@ -307,6 +363,8 @@ class Sizes:
     @classmethod
     def of_headers(cls, headers: Mapping[str, Stored]) -> Sizes:
         """The sizes that tensor names and shapes betray, in the official or our own layout."""
+        if patches := _first(headers, r"transformer\.visual\.conv1\.weight|mllm\.vision_tower\.patches\.weight"):
+            return cls(language="Qwen", vision="ViT-bigG", **_first_qwen_headers(headers, patches[0]))
         embeddings = _first(headers, _TEXT + r"(?:tok_embeddings|embed_tokens)\.weight")
         down = _TEXT + r"layers\.0\.(?:feed_forward\.w2|mlp\.down_proj)\.weight"
         trunk = r".+\.trunk\.patch_embed\.proj\.weight|.+\.backbone\.patch_embed\.projection\.weight"
@@ -335,12 +393,51 @@ class Sizes:
             parts.append(f"{self.language or 'language model'} {self.width} wide, {self.layers} deep")
         if self.sam2 is not None:
             parts.append("SAM 2 Hiera-L" if self.sam2 == HIERA_L_WIDTH else f"SAM 2 {self.sam2} wide")
-        return "; ".join(parts) or "no part of a Sa2VA"
+        return "; ".join(parts) or "no part of a known model"
+
+
+def _first_qwen_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of a first Qwen-VL from its config.json in either layout."""
+    vision, text = _part(config, "vision_config"), _part(config, "text_config")
+    if not text:
+        vision, text = _part(config, "visual"), config
+    mlp = text.get("intermediate_size")
+    sizes = {
+        "tower": vision.get("hidden_size", vision.get("width")),
+        "tower_layers": vision.get("num_hidden_layers", vision.get("layers")),
+        "width": text.get("hidden_size"),
+        "layers": text.get("num_hidden_layers"),
+        # the original counts both branches of the gated layer
+        "mlp": mlp // 2 if text is config and type(mlp) is int else mlp,
+        "rows": text.get("vocab_size"),
+    }
+    return {name: value for name, value in sizes.items() if type(value) is int}
+
+
+def _first_qwen_headers(headers: Mapping[str, Stored], tower: int) -> dict[str, Any]:
+    """The sizes of a first Qwen-VL, packed or not, from names and shapes in either layout."""
+    embeddings = _first(headers, _TEXT + r"embed_tokens\.weight|transformer\.wte\.weight")
+    down = r"(?:mllm\.language_model\.model\.layers\.0\.mlp\.down_proj|transformer\.h\.0\.mlp\.c_proj)\."
+    blocks = r"(?:transformer\.visual\.transformer\.resblocks|mllm\.vision_tower\.layers)"
+    packed = _first(headers, down + "qweight")
+    return {
+        "tower": tower,
+        "tower_layers": _count(headers, blocks + r"\.(\d{1,6})\."),
+        "width": _last(embeddings),
+        "layers": _count(headers, r"(?:mllm\.language_model\.model\.layers|transformer\.h)\.(\d{1,6})\."),
+        "mlp": 8 * packed[0] if packed else _last(_first(headers, down + "weight")),
+        "rows": embeddings[0] if embeddings else None,
+    }
 
 
 _KINDS = {"qwen2": "Qwen2", "qwen3": "Qwen3", "internlm2": "InternLM2", "llama": "InternLM2"}
 _MARKS = {"deepstack_visual_indexes": "Qwen3-VL", "fullatt_block_indexes": "Qwen2.5-VL"}
-_TITLES = {"InternViT": "InternViT", "Qwen2.5-VL": "Qwen2.5-VL tower", "Qwen3-VL": "Qwen3-VL tower"}
+_TITLES = {
+    "InternViT": "InternViT",
+    "ViT-bigG": "ViT-bigG",
+    "Qwen2.5-VL": "Qwen2.5-VL tower",
+    "Qwen3-VL": "Qwen3-VL tower",
+}
 _TEXT = r"(?:(?:mllm\.)?language_model\.model|model\.model(?:\.language_model)?)\."
 _PATCHES = r"(?:model\.(?:model\.)?visual|mllm\.vision_tower)\."
 _TILES = r"(?:mllm\.)?vision_(?:model|tower)\.encoder\.layers?"

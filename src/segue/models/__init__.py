@@ -7,6 +7,7 @@ FAMILIES = Table(
     {
         "internvl": "segue.models.internvl.family:FAMILY",
         "qwen25_vl": "segue.models.native_resolution.qwen25_vl:FAMILY",
+        "qwen_vl": "segue.models.qwen_vl.family:FAMILY",
         "qwen3_vl": "segue.models.native_resolution.qwen3_vl:FAMILY",
     },
 )

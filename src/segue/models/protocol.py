@@ -202,7 +202,8 @@ class Official:
     `architecture` is the class that config.json names. `prefix` is a pattern of what stands before each name of the
     family's key table. `config` makes the other fields of config.json from the family's own configuration; `tokens` are
     fields beside them that hold a token's id; `files` are further small JSON files by name. `tokenizer` is the class by
-    which the original's library, transformers 4, reads `tokenizer.json`.
+    which the original's library, transformers 4, reads `tokenizer.json`; `save_tokenizer` writes another form of it
+    that the original reads.
     """
 
     architecture: str
@@ -211,6 +212,7 @@ class Official:
     tokens: Mapping[str, str] = field(default_factory=dict)
     files: Callable[[Any], Mapping[str, Mapping[str, Any]]] = lambda _: {}
     tokenizer: str = "PreTrainedTokenizerFast"
+    save_tokenizer: Callable[[PreTrainedTokenizerFast, Path], None] | None = None
 
 
 GROUNDING_TOKENS = ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")
@@ -234,9 +236,10 @@ class Family:
     configuration out of an official one; `key_table` leads from official names to ours, and `official` and `grounded`
     say how models without and with a grounder are written officially, if they are. `special_tokens` are those that its
     vocabulary has beyond ordinary text, in the order of their ids, without `GROUNDING_TOKENS`. `parse` reads its
-    answers. `video_frames` is the plan of frames that it was published with. `prompts` are the questions per task, with
-    `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names. `tokenizer` reads the one of
-    a folder, of which any of `tokenizer_files` must be there.
+    answers. `template` names the chat template of an official folder that does not say it itself. `video_frames` is the
+    plan of frames that it was published with. `prompts` are the questions per task, with `{phrase}` to be filled in.
+    `groups` maps what a recipe may train to prefixes of names. `tokenizer` reads the one of a folder, of which any of
+    `tokenizer_files` must be there.
     """
 
     name: str
@@ -251,6 +254,7 @@ class Family:
     video_frames: str
     prompts: Mapping[str, str]
     groups: Mapping[str, tuple[str, ...]]
+    template: Callable[[Path], str] = lambda _: "qwen_chat"
     official: Official | None = None
     grounded: Official | None = None
     tokenizer: Callable[[Path], PreTrainedTokenizerFast] = load_tokenizer

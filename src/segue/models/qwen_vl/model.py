@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config
 
+from segue.errors import LimitError
 from segue.models import gptq
 from segue.models.protocol import (
     PUBLISHED_TILES,
@@ -25,7 +26,7 @@ from segue.models.protocol import (
     visual_features,
     weights_of,
 )
-from segue.models.qwen_vl.language import QwenForCausalLM, stretched
+from segue.models.qwen_vl.language import MOST_POSITIONS, QwenForCausalLM, stretched
 from segue.models.qwen_vl.vision import Connector, QwenVLVisionConfig, VisionTower
 from segue.weights import KeyTable, Rule
 
@@ -37,8 +38,8 @@ class QwenVLConfig(PreTrainedConfig):
 
     `text_config.max_position_embeddings` is the length that the language model was trained on; beyond it
     `use_dynamic_ntk` and `use_logn_attn` act. `image_start_id` is the id of `<img>`; `</img>` and the visual token
-    follow it. `chat_format` is how a dialogue is written: `chatml`, or `raw` for a model that only continues text.
-    `gptq_group` says that the language model's linear layers are packed in 4 bits, with a scale for so many inputs.
+    follow it. `gptq_group` says that the language model's linear layers are packed in 4 bits, with a scale for so many
+    inputs.
     """
 
     model_type = "segue_qwen_vl"
@@ -49,7 +50,6 @@ class QwenVLConfig(PreTrainedConfig):
         vision_config: dict[str, Any] | PreTrainedConfig | None = None,
         text_config: dict[str, Any] | PreTrainedConfig | None = None,
         image_start_id: int = 151857,
-        chat_format: str = "chatml",
         gptq_group: int | None = None,
         **kwargs: Any,
     ):
@@ -61,7 +61,6 @@ class QwenVLConfig(PreTrainedConfig):
             sizes = {name: value for name, value in (text_config or {}).items() if name != "model_type"}
             self.text_config = Qwen2Config(**sizes)
         self.image_start_id = image_start_id
-        self.chat_format = chat_format
         self.gptq_group = gptq_group
         kwargs["tie_word_embeddings"] = False
         super().__init__(**kwargs)
@@ -123,13 +122,25 @@ class QwenVLMLLM(PreTrainedModel):
 
     def prompt(self, batch: Batch) -> Prompt:
         """Embeddings with the features written over the visual tokens."""
-        where = positions(batch.attention)
-        text = self.config.text_config
+        embeddings = self.get_input_embeddings()(batch.input_ids)
+        merged = merge_visual_embeddings(embeddings, batch, visual_features(self, batch))
+        return Prompt(merged, batch.attention, self.place(batch.attention))
+
+    def place(self, attention: Int[Tensor, "b s"]) -> Int[Tensor, "b s"]:
+        """Where the tokens of left-padded rows stand, and how far each row's rotary base is stretched.
+
+        Raises: LimitError, for a row longer than the original can count.
+        """
+        longest = int(attention.sum(-1).max())
+        if longest > MOST_POSITIONS:
+            raise LimitError(
+                f"a row has {longest:,} tokens; Qwen-VL counts to {MOST_POSITIONS:,}: shorten the dialogue"
+            )
+        where, text = positions(attention), self.config.text_config
         # PARITY(ntk_at_prefill): the prompt's length decides, and what is generated after it changes nothing
         if text.use_dynamic_ntk and not self.training:
             where = stretched(where, text.max_position_embeddings)
-        embeddings = self.get_input_embeddings()(batch.input_ids)
-        return Prompt(merge_visual_embeddings(embeddings, batch, visual_features(self, batch)), batch.attention, where)
+        return where
 
     def forward(self, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
         """Mean cross-entropy over the labelled tokens of the batch (`None` without labels), and the states after the

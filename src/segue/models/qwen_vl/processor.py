@@ -21,10 +21,10 @@ from segue.geometry.qwen_notation import place_text
 from segue.models.pieces import Piece
 from segue.models.protocol import VisionInput, shown_as
 from segue.models.qwen_vl.model import QwenVLConfig
-from segue.models.qwen_vl.tokenizer import END_OF_TEXT, IMAGE_END, IMAGE_PAD, IMAGE_START, VOCABULARY, from_tiktoken
+from segue.models.qwen_vl.tokenizer import END_OF_TEXT, IMAGE_END, IMAGE_PAD, IMAGE_START, load
 from segue.models.templates import Template, template
 from segue.models.tiling import resize
-from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer, single_id
+from segue.models.tokenizers import check_length, save_tokenizer, single_id
 from segue.types import MediaKind, Region
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -82,8 +82,7 @@ class QwenVLProcessor:
 
         Raises: CheckpointError, if a token is missing, or stands elsewhere than config.json says.
         """
-        vocabulary = folder / VOCABULARY
-        tokenizer = from_tiktoken(vocabulary) if vocabulary.is_file() else load_tokenizer(folder)
+        tokenizer = load(folder)
         rows = config.text_config.vocab_size
         marks = [single_id(tokenizer, mark, rows) for mark in (IMAGE_START, IMAGE_END, IMAGE_PAD)]
         check_length(tokenizer, rows, folder)

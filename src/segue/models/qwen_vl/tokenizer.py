@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from segue.errors import CheckpointError
+from segue.models.tokenizers import load_tokenizer
 
 VOCABULARY = "qwen.tiktoken"
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -96,3 +97,24 @@ def _halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
             raise CheckpointError(f"token {limit} of the vocabulary cannot be made of two others; fetch it again")
         parts[best : best + 2] = [parts[best] + parts[best + 1]]
     return parts[0], parts[1]
+
+
+def load(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model folder: its vocabulary, or the fast tokenizer that was made of one and saved.
+
+    Raises: CheckpointError, if neither is there or one cannot be read.
+    """
+    vocabulary = folder / VOCABULARY
+    return from_tiktoken(vocabulary) if vocabulary.is_file() else load_tokenizer(folder)
+
+
+def write_tiktoken(tokenizer: PreTrainedTokenizerFast, file: Path) -> None:
+    """Write the vocabulary of a tokenizer as the original has it: the inverse of `from_tiktoken`."""
+    letters = {letter: byte for byte, letter in bytes_to_unicode().items()}
+    special = tokenizer.get_added_vocab()
+    ranks = {rank: name for name, rank in tokenizer.get_vocab().items() if name not in special}
+    lines = (
+        base64.b64encode(bytes(letters[letter] for letter in name)) + b" %d\n" % rank
+        for rank, name in sorted(ranks.items())
+    )
+    file.write_bytes(b"".join(lines))

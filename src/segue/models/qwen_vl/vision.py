@@ -149,7 +149,8 @@ class Resampler(nn.Module):
         width = config.output_width
         if width % HEAD_WIDTH:
             raise ConfigError(f"the resampler's width {width} is not a multiple of its heads' width {HEAD_WIDTH}")
-        self.query = nn.Parameter(nn.init.trunc_normal_(torch.empty(config.num_queries, width), std=0.02))
+        self.query = nn.Parameter(torch.empty(config.num_queries, width))
+        nn.init.trunc_normal_(self.query, std=0.02)
         # a buffer, so that no choice of what to train reaches it
         self.register_buffer("positions", grid_positions(math.isqrt(config.num_queries), width))
         # where the widths agree the original has no projection
