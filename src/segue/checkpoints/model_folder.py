@@ -48,6 +48,8 @@ def read_layout(folder: Path, chat: str | None = None) -> Layout:
     raw = read_json(folder / "config.json")
     if raw.get("model_type") == MODEL_TYPE:
         return Layout(VisionLanguageConfig.from_dict(raw), None, {})
+    if "vision_config" not in raw and (folder / "vision_config.json").is_file():
+        raw["vision_config"] = read_json(folder / "vision_config.json")
     family = claiming(raw)
     names = weights.read_headers(folder)
     named = raw.get("architectures") or ()
@@ -58,7 +60,7 @@ def read_layout(folder: Path, chat: str | None = None) -> Layout:
         family=family.name,
         mllm_config=family.architecture(raw),
         sam2_config=sam2_architecture(folder) if is_grounded else None,
-        template=chat or raw.get("template") or "qwen_chat",
+        template=chat or raw.get("template") or family.template,
         two_decoders=any(name.startswith(SAM2_UPSTREAM + "sam_mask_decoder_modified.") for name in names),
         video_frames=raw.get("video_frames"),
     )

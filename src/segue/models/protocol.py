@@ -236,7 +236,7 @@ class Family:
     vocabulary has beyond ordinary text, in the order of their ids, without `GROUNDING_TOKENS`. `parse` reads its
     answers. `video_frames` is the plan of frames that it was published with. `prompts` are the questions per task, with
     `{phrase}` to be filled in. `groups` maps what a recipe may train to prefixes of names. `tokenizer` reads the one of
-    a folder, of which any of `tokenizer_files` must be there.
+    a folder, of which any of `tokenizer_files` must be there. `template` is the chat template of folders without one.
     """
 
     name: str
@@ -253,6 +253,7 @@ class Family:
     groups: Mapping[str, tuple[str, ...]]
     official: Official | None = None
     grounded: Official | None = None
+    template: str = "qwen_chat"
     tokenizer: Callable[[Path], PreTrainedTokenizerFast] = load_tokenizer
     tokenizer_files: tuple[str, ...] = TOKENIZER_FILES
 
