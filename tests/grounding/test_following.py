@@ -39,7 +39,7 @@ def run(clip):
         frames = clip(length)
         shots = (VideoFrame(number, 0.1 * number, frame) for number, frame in enumerate(frames))
         images = {number: frames[number] for number in shown}
-        return {shot.frame: decoded for shot, decoded in follow(grounder, prompts, images, shots, policy=policy)}
+        return {shot.number: decoded for shot, decoded in follow(grounder, prompts, images, shots, policy=policy)}
 
     return go
 

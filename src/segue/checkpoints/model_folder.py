@@ -48,6 +48,8 @@ def read_layout(folder: Path, chat: str | None = None) -> Layout:
     raw = read_json(folder / "config.json")
     if raw.get("model_type") == MODEL_TYPE:
         return Layout(VisionLanguageConfig.from_dict(raw), None, {})
+    if "vision_config" not in raw and (folder / "vision_config.json").is_file():
+        raw["vision_config"] = read_json(folder / "vision_config.json")
     family = claiming(raw)
     names = weights.read_headers(folder)
     named = raw.get("architectures") or ()

@@ -27,6 +27,7 @@ _ROWS = (
     ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
     ("models", "segue.cli.models:command", "List the released checkpoints: sizes, memory, licences, published scores."),
     ("evaluate", "segue.cli.evaluate:app", "Score a model on benchmarks or on your own masks; compare two runs."),
+    ("cache", "segue.cli.cache:app", "Features of frozen encoders on disk: build, check, look at, make room."),
     ("inspect", "segue.cli.inspect:command", "Tell what a model folder is, from its headers alone."),
     ("doctor", "segue.cli.doctor:command", "Check this machine, a model folder, or your data."),
     ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),

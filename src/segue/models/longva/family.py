@@ -10,7 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from segue.errors import ConfigError
-from segue.models.longva.model import CLIP_L_336, LongVAConfig
+from segue.geometry.notation import parse_grounded
+from segue.models.longva.model import CLIP_L_336, LongVAConfig, LongVAMLLM
+from segue.models.longva.processor import TEMPLATE, LongVAProcessor
+from segue.models.protocol import Family, Official
+from segue.types import Region
 from segue.weights import KeyTable, Rule
 
 TOKENS = 151_646
@@ -99,3 +103,60 @@ def key_table(_: LongVAConfig) -> KeyTable:
         Rule(r"model\.((?:embed_tokens|layers|norm)\..+)", (r"language_model.model.\1",)),
         Rule(r"lm_head\.(.+)", (r"language_model.lm_head.\1",)),
     ]
+
+
+def parse(raw: str, size: tuple[int, int] | None, visual: object) -> tuple[str, tuple[Region, ...]]:
+    """An answer's text. LongVA points at nothing; see `segue.models.protocol.Parse`."""
+    return parse_grounded(raw)[0], ()
+
+
+def official(config: LongVAConfig) -> dict[str, Any]:
+    """The fields of an official config.json; `architecture` of them is the same again."""
+    text = config.text_config
+    vision = {name: getattr(config.vision_config, name) for name in VISION_FIELDS}
+    return {
+        "model_type": "llava_qwen",
+        **{name: getattr(text, name) for name in TEXT_FIELDS if getattr(text, name, None) is not None},
+        "rope_theta": text.rope_parameters["rope_theta"],
+        "rope_scaling": None,
+        "tie_word_embeddings": False,
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "mm_vision_select_layer": config.select_layer,
+        "mm_vision_select_feature": "patch",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_hidden_size": config.vision_config.hidden_size,
+        "mm_patch_merge_type": "unires",
+        "mm_spatial_pool_stride": config.pool,
+        "mm_spatial_pool_mode": config.pool_mode,
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "image_aspect_ratio": "anyres" if config.resolutions else "square",
+        **({"image_grid_pinpoints": config.resolutions} if config.resolutions else {}),
+        "tokenizer_model_max_length": text.max_position_embeddings,
+        "tokenizer_padding_side": "right",
+        # said only of a tower that the original's loader would not assume
+        **({} if vision == vision | CLIP_L_336 else {"vision_config": vision}),
+    }
+
+
+FAMILY = Family(
+    name="longva",
+    claims=claims,
+    architecture=architecture,
+    config=LongVAConfig,
+    build=LongVAMLLM,
+    processor=LongVAProcessor.load,
+    key_table=key_table,
+    special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    parse=parse,
+    template=lambda _: TEMPLATE,
+    video_frames="uniform:128",
+    prompts={},
+    groups={
+        "vision": ("mllm.vision_tower.",),
+        "connector": ("mllm.projector.",),
+        "language": ("mllm.language_model.model.layers.", "mllm.language_model.model.norm."),
+        "embeddings": ("mllm.language_model.model.embed_tokens.", "mllm.language_model.lm_head."),
+    },
+    official=Official(architecture="LlavaQwenForCausalLM", config=official),
+)

@@ -20,6 +20,7 @@ from transformers import (
 
 from segue.errors import ConfigError, DataError
 from segue.models.protocol import (
+    PUBLISHED_TILES,
     Batch,
     Point,
     Prompt,
@@ -105,11 +106,23 @@ class LongVAConfig(PreTrainedConfig):
         count = int(self.vision_config.num_hidden_layers)
         return self.select_layer if self.select_layer >= 0 else count + 1 + self.select_layer
 
-    @property
-    def largest_image(self) -> tuple[int, int]:
-        """Patches and visual tokens of an image in its most tiles, class tokens included."""
-        tiles = max((width * height // self.side**2 for width, height in self.resolutions), default=1)
+    def offered(self, max_tiles: int = PUBLISHED_TILES) -> list[tuple[int, int]]:
+        """The resolutions that images may have, as (width, height): all at 12 tiles, without the largest below."""
+        counts = {(width, height): width * height // self.side**2 for width, height in self.resolutions}
+        most = max(counts.values(), default=0) * max_tiles // PUBLISHED_TILES
+        least = min(counts.values(), default=0)
+        return [resolution for resolution, count in counts.items() if count <= max(most, least)]
+
+    def largest_image(self, max_tiles: int = PUBLISHED_TILES) -> tuple[int, int]:
+        """Patches, class tokens included, and visual tokens of an image in its most tiles."""
+        if not self.resolutions:
+            return self.grid**2 + 1, self.grid**2
+        tiles = max(width * height // self.side**2 for width, height in self.offered(max_tiles))
         return tiles * (self.grid**2 + 1), tiles * self.frame_tokens
+
+    def largest_frame(self) -> tuple[int, int]:
+        """Patches, class tokens included, and visual tokens of a frame."""
+        return self.grid**2 + 1, self.frame_tokens
 
 
 class LongVAMLLM(PreTrainedModel):

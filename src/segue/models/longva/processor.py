@@ -24,8 +24,6 @@ from segue.types import MediaKind
 
 VISUAL_TOKEN = "<|visual|>"  # noqa: S105  a placeholder of ours: the original puts the id -200 there
 TEMPLATE = "qwen_1_5"
-PUBLISHED_TILES = 12
-"""The number of tiles at which `max_tiles` asks for all that a checkpoint lists."""
 
 
 @dataclass(slots=True)
@@ -64,12 +62,10 @@ class LongVAProcessor:
         Without resolutions it is one square whose tokens are not pooled.
         """
         image, side = Image.fromarray(pixels), self.config.side
-        offered = [(width, height) for width, height in self.config.resolutions]
+        offered = self.config.offered(max_tiles)
         if not offered:
             return self._vision("image", [preprocessing.cropped(image, side)], pool=1)
-        counts = {resolution: resolution[0] * resolution[1] // side**2 for resolution in offered}
-        most = max(min(counts.values()), max(counts.values()) * max_tiles // PUBLISHED_TILES)
-        resolution = preprocessing.best_resolution(image.size, [one for one in offered if counts[one] <= most])
+        resolution = preprocessing.best_resolution(image.size, offered)
         # PARITY(longva_overview_unused): the original encodes an overview too, whose features it throws away
         return self._vision("image", preprocessing.tiles(image, resolution, side), pool=self.config.pool)
 

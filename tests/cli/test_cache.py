@@ -1,0 +1,88 @@
+"""`segue cache` as its users see it."""
+
+import json
+
+import pytest
+import torch
+
+from segue.cli.cache import parse_size, size
+from segue.errors import ConfigError
+from segue.features import FeatureCache, Features, Identity, Store
+
+IDENTITY = Identity({"family": "clip_vision", "fingerprint": "0" * 64, "compute_dtype": "F32"}, "tower", {})
+
+
+@pytest.fixture
+def filled(tmp_path):
+    cache = FeatureCache(Store(tmp_path / "cache", reserve=0), IDENTITY)
+    for number in range(3):
+        cache.put(f"video{number}", "u", Features(torch.full((2, 4, 8), float(number))), seconds=1.0)
+    cache.store.write_ref("videos", cache.namespace, [IDENTITY.key("video0", "u").hash])
+    cache.get("video0", "u")
+    cache.write_usage()
+    return tmp_path / "cache"
+
+
+def test_stats_for_people_and_for_programs(run_segue, filled):
+    shown = run_segue("cache", "stats", filled)
+    assert shown.exit_code == 0
+    assert all(word in shown.stdout for word in ("clip_vision 000000000000", "tower", "lossless", "videos", "100.0 %"))
+    found = json.loads(run_segue("cache", "stats", filled, "--json").stdout)
+    assert found["namespaces"][0]["entries"] == 3
+    assert found["totals"]["hits"] == 1
+
+
+def test_verify_says_by_its_exit_code_that_something_is_wrong(run_segue, filled):
+    assert run_segue("cache", "verify", filled).exit_code == 0
+    path = next(filled.glob("ns/*/*/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    result = run_segue("cache", "verify", filled, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["sound"] == 2
+    assert run_segue("cache", "verify", filled).exit_code == 0, "it was set aside"
+
+
+def test_prune_tells_first_and_then_does(run_segue, filled):
+    told = json.loads(run_segue("cache", "prune", filled, "--dataset", "videos", "--dry-run", "--json").stdout)
+    assert told["entries"] == 1
+    assert len(list(filled.glob("ns/*/*/*.safetensors"))) == 3
+    assert "1 entries" in run_segue("cache", "prune", filled, "--dataset", "videos").stdout
+    assert len(list(filled.glob("ns/*/*/*.safetensors"))) == 2
+
+
+def test_inspect_tells_what_an_entry_is_made_of(run_segue, filled):
+    key = IDENTITY.key("video1", "u").hash
+    (row,) = json.loads(run_segue("cache", "inspect", filled, key[:12], "--json").stdout)
+    assert row["key_object"]["source"] == "video1"
+    assert row["loss"] == {"error": 0.0, "peak": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("stats", "nowhere"), "no feature cache"),
+        (("stats", "s3://bucket/cache"), "is an address"),
+        (("prune", "CACHE"), "say what is to go"),
+        (("prune", "CACHE", "--dataset", "x"), "knows no dataset 'x'"),
+        (("prune", "CACHE", "--namespace", "x"), "no namespace 'x'"),
+        (("prune", "CACHE", "--budget", "much"), "'much' is no size"),
+        (("inspect", "CACHE", "ffff"), "no entry of ffff"),
+    ],
+)
+def test_a_mistake_is_one_line(run_segue, filled, words, message):
+    result = run_segue("cache", *(filled if word == "CACHE" else word for word in words))
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"), [("200GB", 200 * 10**9), ("1.5 TiB", 3 * 2**39), ("1000", 1000), ("2k", 2000), ("7b", 7)]
+)
+def test_sizes_in_words(text, nbytes):
+    assert parse_size(text) == nbytes
+
+
+def test_sizes_that_are_none():
+    assert [size(0), size(999), size(1.5e6), size(2e12)] == ["0 B", "999 B", "1.5 MB", "2.0 TB"]
+    with pytest.raises(ConfigError):
+        parse_size("-1GB")

@@ -1,0 +1,108 @@
+"""Prompts in pieces, and prompts that begin like the last one. Numbers in names: conformance list of docs/cache.md."""
+
+import pytest
+import torch
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+
+from segue.models import prefill
+from segue.models.prefill import LastPrompt, read_prompt, row_of
+from segue.models.protocol import Prompt, positions
+
+
+@pytest.fixture(scope="module")
+def language():
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=50,
+    )
+    return Qwen2ForCausalLM(config).eval().requires_grad_(False)
+
+
+def prompt_of(language, ids, attention=None):
+    ids = torch.tensor(ids) if torch.is_tensor(ids) is False else ids
+    attention = torch.ones_like(ids) if attention is None else attention
+    return Prompt(language.get_input_embeddings()(ids), attention, positions(attention))
+
+
+def ids(length, seed=0):
+    return torch.randint(0, 50, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def whole(language, prompt):
+    return read_prompt(language, prompt, DynamicCache())
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_a_prompt_in_pieces_is_the_same(language, monkeypatch, piece):
+    prompt = prompt_of(language, ids(150))
+    expected, cache = whole(language, prompt), DynamicCache()
+    monkeypatch.setattr(prefill, "PIECE", piece)
+    assert torch.allclose(read_prompt(language, prompt, cache), expected, atol=1e-5)
+    assert cache.get_seq_length() == 150
+
+
+def test_padded_rows_in_pieces_are_the_same(language, monkeypatch):
+    attention = torch.ones(2, 40, dtype=torch.long)
+    attention[1, :15] = 0
+    prompt = prompt_of(language, torch.cat([ids(40), ids(40, 1)]), attention)
+    expected = whole(language, prompt)
+    monkeypatch.setattr(prefill, "PIECE", 16)
+    assert torch.allclose(whole(language, prompt), expected, atol=1e-5)
+    assert torch.allclose(whole(language, row_of(prompt, 1)), expected[1:], atol=1e-5)
+
+
+def test_45_a_prompt_goes_on_from_the_one_that_began_alike(language):
+    video, last, read = ids(100), LastPrompt(), []
+    hook = language.model.layers[0].register_forward_hook(lambda *call: read.append(call[2].shape[1]))
+    try:
+        for number, question in enumerate((ids(9, 1), ids(5, 2), ids(30, 3), ids(1, 4))):
+            content = torch.cat([video, question], dim=1)
+            cache, state = last.read(language, prompt_of(language, content), content[0])
+            assert read.pop() == (content.shape[1] if number == 0 else question.shape[1])
+            assert cache.get_seq_length() == content.shape[1]
+            assert torch.allclose(state, whole(language, prompt_of(language, content)), atol=1e-5)
+            read.clear()
+    finally:
+        hook.remove()
+    assert last.reused == 300
+
+
+def test_45_the_cache_that_was_given_out_is_not_touched_by_the_next_prompt(language):
+    last, content = LastPrompt(), ids(100)
+    cache, _ = last.read(language, prompt_of(language, content), content[0])
+    before = [layer.keys.clone() for layer in cache.layers]
+    other = torch.cat([content[:, :80], ids(20, 5)], dim=1)
+    last.read(language, prompt_of(language, other), other[0])
+    assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("content", "shared"),
+    [
+        (ids(100)[0], 99),
+        (torch.cat([ids(100)[0], torch.tensor([1])]), 100),
+        (torch.cat([ids(100)[0][:70], torch.tensor([49, 49])]), 70),
+        (ids(100)[0][:80], 79),
+        (ids(100)[0][:40], 0),
+        (ids(100, 9)[0], 0),
+    ],
+)
+def test_what_two_prompts_share(language, content, shared):
+    last = LastPrompt()
+    last.read(language, prompt_of(language, ids(100)), ids(100)[0])
+    assert last.shared(content) == shared
+
+
+def test_another_medium_under_the_same_ids_shares_nothing(language):
+    last, content = LastPrompt(), ids(100)[0]
+    last.read(language, prompt_of(language, content[None]), content)
+    other = content.clone()
+    other[10] = -123  # another video's first token
+    assert last.shared(other) == 0
+    last.forget()
+    assert last.shared(content) == 0
