@@ -25,6 +25,16 @@ else:
     # The manifest brings renderers and codecs along, which `--help` can do without.
     Manifest, Record = Any, dict[str, Any]
 
+Prefill = Annotated[
+    str | None, typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it.")
+]
+FolderKind = Annotated[
+    inputs.FolderKind,
+    typer.Option("--as", help="Take folders as one video each, or as images; of animations then the first picture."),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Inputs that cannot be read are listed, and the exit code is still 0.")
+]
 WEAK = 0.5
 """Score below which an object is said to be weak."""
 Segment = Callable[[Media], Iterator[Event]]
@@ -36,15 +46,13 @@ class Job:
     """What to do with every input: where results go, what is written, and the settings that decide the result.
 
     `settings` is JSON; a result is used again only where they are the same. `overwrite` does finished inputs again.
-    `first` and `window` say how media are opened, as `segue.media.open_media` takes them.
+    Its `first` and `window` say how media are opened, as `segue.media.open_media` takes them.
     """
 
     out: Path
     formats: tuple[str, ...]
     settings: dict[str, Any]
     overwrite: bool = False
-    first: bool = False
-    window: tuple[float, float] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -83,26 +91,16 @@ def command(
     policy: options.Policy = "auto",
     threshold: options.Threshold = 0.5,
     reprompt: options.Reprompt = 0.0,
-    prefill: Annotated[
-        str | None,
-        typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it."),
-    ] = None,
+    prefill: Prefill = None,
     max_new_tokens: options.MaxNewTokens = 2048,
     max_tiles: options.MaxTiles = 12,
     formats: Annotated[
         str, typer.Option("--formats", help="What to write, of png, coco, overlay and logits.")
     ] = "png,coco,overlay",
-    folder_kind: Annotated[
-        inputs.FolderKind,
-        typer.Option(
-            "--as", help="Take folders as one video each, or as images; of animations then the first picture."
-        ),
-    ] = "auto",
+    folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Inputs that cannot be read are listed, and the exit code is still 0.")
-    ] = False,
+    skip_bad: SkipBad = False,
     window: options.Window = None,
     as_json: options.Json = False,
 ) -> None:
@@ -118,7 +116,7 @@ def command(
     _check_phrases(phrases)
     wanted = options.parse_formats(formats)
     options.check_frames(frames)
-    shown = options.parse_window(window)
+    opening = {"window": options.parse_window(window), "first": folder_kind == "images"}
     answering: dict[str, Any] = {
         "frames": frames,
         "policy": policy,
@@ -144,16 +142,7 @@ def command(
         out=output,
         formats=wanted,
         overwrite=overwrite,
-        first=folder_kind == "images",
-        window=shown,
-        settings={
-            "window": shown,
-            "first": folder_kind == "images",
-            "phrases": phrases,
-            "formats": wanted,
-            **_weights(model, choice),
-            **answering,
-        },
+        settings={"phrases": phrases, "formats": wanted, **opening, **_weights(model, choice), **answering},
     )
     failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
     raise typer.Exit(2 if failed and not skip_bad else 0)
@@ -254,7 +243,7 @@ def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], 
     asked = job.settings["phrases"]
     failure = partial(manifests.failure, source, asked=asked, folder=folder, settings=job.fingerprint)
     try:
-        media = open_media(source, first=job.first, window=job.window)
+        media = open_media(source, first=job.settings["first"], window=job.settings["window"])
     except SegueError as problem:
         return failure(problem, seconds=_since(started))
     segment = load()
