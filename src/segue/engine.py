@@ -22,7 +22,7 @@ from segue.grounding import model as grounded
 from segue.grounding.following import Policy, Shot, Track, encode, find, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import iter_frames, open_media, read_ahead
-from segue.models.protocol import Batch, Decoding, Generation, Processor, finished, seg_states
+from segue.models.protocol import Batch, Decoding, Generation, Processor, check_computed, finished, seg_states
 from segue.models.templates import stop_check
 from segue.output import results
 from segue.prepare import Example, View, collate, look, prepare
@@ -344,7 +344,7 @@ class Engine:
     def _prepare(self, messages: Sequence[Message], plan: _Plan, view: View | None) -> Example:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
-        return prepare(
+        example = prepare(
             messages,
             self.processor,
             frames=plan.frames,
@@ -352,6 +352,12 @@ class Engine:
             prefill=plan.options.prefill,
             view=view,
         )
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions and len(example.ids) > positions:
+            raise DataError(
+                f"the prompt has {len(example.ids):,} tokens and the model {positions:,} positions; shorten it"
+            )
+        return example
 
     def _speak(self, example: Example, seen: _Seen | None, options: Options) -> Generator[TextDelta, None, Generation]:
         """Text as it comes; returns what was generated."""
@@ -428,8 +434,10 @@ class Engine:
         yield ObjectsFound(seen.view.media, regions)
         tracks = tuple(Track(plan.options.keep_masks) for _ in regions)
         prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in replies]))
+        check_computed(prompts, "for what the masks are asked by")
         frames = 0
         for masks, decoded in self._masks(prompts, seen, plan):
+            check_computed(decoded.logits, f"in the masks of frame {masks.index}")
             for number, track in enumerate(tracks):
                 track.add(masks, number, decoded.logits if plan.options.keep_logits else None)
             frames += 1

@@ -22,6 +22,9 @@ from segue.models.pieces import IGNORED, Marks, Piece, encode_row, framed
 from segue.models.protocol import Batch, Processor, Visual
 from segue.types import Frames, MarkedText, Media, Message, Region
 
+MAX_CHARACTERS = 400_000
+"""Of one turn: more than fits into the positions of any model."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -121,7 +124,12 @@ class _Row:
         self.labels: list[int] = [IGNORED] * len(self.ids)
 
     def add(self, pieces: Sequence[Piece]) -> None:
-        """Encode what stands together."""
+        """Encode what stands together.
+
+        Raises: DataError, for text that no model reads.
+        """
+        for piece in pieces:
+            _check_text(piece.text)
         ids, labels = encode_row(pieces, self.tokenizer, self.marks, apart=self.apart)
         self.ids += ids
         self.labels += labels
@@ -144,6 +152,21 @@ def _together(views: Sequence[View]) -> View | None:
         torch.cat(grids) if grids else None,
     )
     return replace(views[-1], visual=visual)
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no model reads, before a tokenizer takes a thousand times its memory.
+
+    Raises: DataError, for too much text, or bytes that are none.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise DataError(f"a turn has {len(text):,} characters; at most {MAX_CHARACTERS:,} are read: shorten it")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text holds bytes that are no text, at character {error.start} ({text[:40]!r}); write it in UTF-8"
+        ) from error
 
 
 def _check_turns(messages: Sequence[Message]) -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from segue.errors import ConfigError, DataError
+from segue.errors import CheckpointError, ConfigError, DataError
 from segue.models.pieces import Piece
 from segue.models.static_decoding import Fixed, suits
 from segue.models.templates import Template, TextTokenizer
@@ -439,6 +439,24 @@ def finished(steps: Steps) -> list[Generation]:
             return generations
 
 
+def check_computed(found: Tensor, what: str) -> None:
+    """Refuse to answer from numbers that are none; infinite ones may be meant.
+
+    Raises: CheckpointError.
+    """
+    if bool(found.isnan().any()):
+        raise CheckpointError(
+            f"the model computes NaN {what}, so it gives no answer: its weights are damaged (`segue doctor MODEL` looks at "
+            "each), or too coarse a precision was chosen (--dtype fp32)"
+        )
+
+
+def _likeliest(logits: Float[Tensor, "b v"]) -> Int[Tensor, " b"]:
+    best = logits.max(-1)  # NaN is the largest of all, so that this pass shows it
+    check_computed(best.values, "for the next word")
+    return best.indices
+
+
 def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor, " b"]]:
     if not 0 <= decoding.temperature < math.inf or not 0 < decoding.top_p <= 1:
         raise ConfigError(
@@ -446,7 +464,7 @@ def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor,
             "expected temperature >= 0 and 0 < top_p <= 1"
         )
     if decoding.temperature == 0:
-        return lambda logits: logits.argmax(-1)
+        return _likeliest
     warpers = LogitsProcessorList(
         [TemperatureLogitsWarper(float(decoding.temperature)), TopPLogitsWarper(decoding.top_p)]
     )
@@ -456,6 +474,7 @@ def _chooser(decoding: Decoding) -> Callable[[Float[Tensor, "b v"]], Int[Tensor,
         nonlocal generator
         if generator is None:
             generator = torch.Generator(logits.device).manual_seed(decoding.seed)
+        check_computed(logits, "for the next word")
         scores = warpers(torch.empty(len(logits), 0, dtype=torch.long, device=logits.device), logits.float())
         return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
 
