@@ -446,8 +446,8 @@ def check_computed(found: Tensor, what: str) -> None:
     """
     if bool(found.isnan().any()):
         raise CheckpointError(
-            f"the model computes NaN {what}, so it gives no answer: its weights are damaged (`segue doctor MODEL` looks at "
-            "each), or too coarse a precision was chosen (--dtype fp32)"
+            f"the model computes NaN {what}, so it gives no answer: its weights are damaged (`segue doctor MODEL` "
+            "looks at each), or too coarse a precision was chosen (--dtype fp32)"
         )
 
 

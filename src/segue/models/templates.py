@@ -186,8 +186,8 @@ def opening(renderer: Renderer, chat: Template, block: str) -> str:
     ending = chat.user.replace("{text}", block + words)
     if not text.endswith(ending):
         raise CheckpointError(
-            f"the chat template of the checkpoint writes a question as {text[:200]!r}; expected it to end in {ending!r}. "
-            "Take the template that belongs to the weights"
+            f"the chat template of the checkpoint writes a question as {text[:200]!r}; expected it to end in "
+            f"{ending!r}. Take the template that belongs to the weights"
         )
     return text.removesuffix(ending)
 
