@@ -78,7 +78,7 @@ def test_a_file_that_is_not_sound_is_refused_with_its_name_and_the_reason(tmp_pa
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_of_the_house(tmp_path):
-    with pytest.raises(CheckpointError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(CheckpointError, match=r"cannot be read \(it is a folder\)"):
         weights.read_header(tmp_path)
 
 

@@ -22,10 +22,16 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 import yaml
 
 from segue.errors import ConfigError
+from segue.reading import read_text
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+MAX_BYTES = 10_000_000
+MAX_DEPTH = 30
+"""What a recipe may be at most."""
+
+_SHOWN = 60  # characters of a value that an error shows
 _SCALARS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
@@ -95,24 +101,50 @@ for _side in (_Loader, _Dumper):
 
 def _parse(text: str, origin: str) -> Any:
     try:
+        _check_nesting(text)
         return yaml.load(text, Loader=_Loader)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ConfigError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+    # ValueError: a date that does not exist; TypeError: a key that is a list
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{origin} is not valid YAML: {_problem(error)}") from error
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong and where, without the lines of the file."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem:
+        mark = error.problem_mark
+        return f"{error.problem}{f' at line {mark.line + 1}, column {mark.column + 1}' if mark else ''}"
+    return " ".join(str(error).split())[:200]
+
+
+def _check_nesting(text: str) -> None:
+    """Refuse what nests deeply, or repeats parts by aliases, before anything is built of it; no recipe does either.
+
+    Raises: ConfigError; yaml.YAMLError.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConfigError(
+                f"line {event.start_mark.line + 1} has the alias *{event.anchor[:40]}; write out what it means"
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"it is nested more than {MAX_DEPTH} deep at line {event.start_mark.line + 1}")
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        text = read_text(path, MAX_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot read {path}: {reason}; give a YAML file") from error
     tree = _parse(text, str(path))
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {tree!r}, expected a mapping of keys to values")
+        raise ConfigError(f"{path} holds {_short(tree)}, expected a mapping of keys to values")
     return tree
 
 
@@ -147,7 +179,9 @@ def _replace(tree: Any, keys: list[str], value: Any, override: str) -> Any:
         item = _replace(tree[place], keys[1:], value, override) if keys[1:] else value
         return [*tree[:place], item, *tree[place + 1 :]]
     if not isinstance(tree, dict | None):
-        raise ConfigError(f"--set {override}: there is no key {keys[0]!r} in {tree!r}; set the whole value instead")
+        raise ConfigError(
+            f"--set {override}: there is no key {keys[0]!r} in {_short(tree)}; set the whole value instead"
+        )
     tree = tree or {}
     return {**tree, keys[0]: _replace(tree.get(keys[0]), keys[1:], value, override) if keys[1:] else value}
 
@@ -155,7 +189,7 @@ def _replace(tree: Any, keys: list[str], value: Any, override: str) -> Any:
 def _build(cls: type, tree: Any, where: str) -> Any:
     """An instance of a dataclass from a mapping; `where` is the dotted key of the mapping, empty at the top."""
     if not isinstance(tree, dict):
-        raise ConfigError(f"{where} is {tree!r}, expected a mapping with the keys {', '.join(_known(cls))}")
+        raise ConfigError(f"{where} is {_short(tree)}, expected a mapping with the keys {', '.join(_known(cls))}")
     known = _known(cls)
     tree = _renamed(getattr(cls, "RENAMED", {}), tree, where)
     for key in tree:
@@ -225,7 +259,7 @@ def _union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
     if not all(kind in _SCALARS for kind in kinds):
         raise TypeError(f"{where} may be one of {kinds}, which a configuration file cannot tell apart")
     if type(value) not in kinds:
-        raise ConfigError(f"{where} is {value!r}, expected {' or '.join(_SCALARS[kind] for kind in kinds)}")
+        raise ConfigError(f"{where} is {_short(value)}, expected {' or '.join(_SCALARS[kind] for kind in kinds)}")
     return value
 
 
@@ -233,21 +267,21 @@ def _literal(options: tuple[Any, ...], value: Any, where: str) -> Any:
     # 1 == True in Python, but not in a recipe
     if any(value == option and type(value) is type(option) for option in options):
         return value
-    raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(map(repr, options))}")
+    raise ConfigError(f"{where} is {_short(value)}, expected one of {', '.join(map(repr, options))}")
 
 
 def _tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     open_ended = arguments[-1] is Ellipsis
     if not isinstance(value, list) or not (open_ended or len(value) == len(arguments)):
         expected = "a list" if open_ended else f"a list of {len(arguments)} values"
-        raise ConfigError(f"{where} is {value!r}, expected {expected}")
+        raise ConfigError(f"{where} is {_short(value)}, expected {expected}")
     kinds = [arguments[0]] * len(value) if open_ended else arguments
     return tuple(_convert(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
 
 
 def _dict(kind: Any, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{where} is {value!r}, expected a mapping with text keys")
+        raise ConfigError(f"{where} is {_short(value)}, expected a mapping with text keys")
     return {key: _convert(kind, item, _join(where, key)) for key, item in value.items()}
 
 
@@ -255,8 +289,14 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
     fits = {float: (float, int), Path: (str,)}.get(kind, (kind,))
     # bool is a subclass of int, yet `steps: yes` is a mistake
     if not isinstance(value, fits) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(f"{where} is {value!r}, expected {_SCALARS[kind]}")
+        raise ConfigError(f"{where} is {_short(value)}, expected {_SCALARS[kind]}")
     return kind(value)
+
+
+def _short(value: object) -> str:
+    """What a value is, without spreading a file that is no recipe over the terminal."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _plain(value: Any) -> Any:

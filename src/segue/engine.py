@@ -14,14 +14,14 @@ import torch
 
 from segue import types, weights
 from segue.checkpoints import model_folder
-from segue.errors import ConfigError, DataError, SegueError
+from segue.errors import ConfigError, DataError, LimitError, SegueError
 from segue.features import Features, FeatureStore, MemoryStore, Sources, fingerprint
 from segue.geometry.masks import at_threshold, box_of
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import VideoFrame, iter_frames, open_media, read_ahead
-from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText
+from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
@@ -306,7 +306,14 @@ class Engine:
     def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
-        return prepare(messages, self.processor, prefill=plan.options.prefill, media=media)
+        example = prepare(messages, self.processor, prefill=plan.options.prefill, media=media)
+        text = self.model.config.get_text_config()
+        # other kinds of rotary angles are made to go beyond the length that was trained
+        is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
+        most = text.max_position_embeddings if is_bounded and not getattr(text, "use_dynamic_ntk", False) else None
+        if most is not None and len(example.ids) > most:
+            raise LimitError(f"the prompt has {len(example.ids):,} tokens and the model {most:,} positions; shorten it")
+        return example
 
     def _cohort(self, waiting: deque[tuple[Job, Row]], decoder: Decoder, rows: int) -> list[tuple[Job, Row]]:
         """The rows that join now: as many as there is room for, in rows and in tokens, but at least one."""
@@ -431,6 +438,7 @@ class Engine:
         tracks = tuple(TrackBuilder(options.keep_masks) for _ in range(job.num_objects))
         frames = 0
         for masks, decoded in self._masks(job, images):
+            check_computed(decoded.logits, f"in the masks of frame {masks.index}")
             for number, track in enumerate(tracks):
                 track.add(masks, number, decoded.logits if options.keep_logits else None)
             frames += 1
@@ -445,6 +453,7 @@ class Engine:
         assert job.media is not None
         grounder, shown = self.model.grounder, job.media.shown
         prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in job.replies]))
+        check_computed(prompts, "for what the masks are asked by")
         if job.media.media.kind == "image":
             frame = VideoFrame(0, 0.0, shown.pixels[0])
             found = iter([(frame, decode_prompts(grounder, images[job.media.key], prompts))])

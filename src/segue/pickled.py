@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import DataError
+from segue.reading import read_bytes
 
-DAMAGED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError)
+DAMAGED = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError)
 """What the disassembler and the stack raise on bytes that are no pickle."""
 
+MAX_BYTES = 1 << 30
+MAX_INSTRUCTIONS = 40_000_000
+"""What is read of a pickle at most; RefCOCO's files have about a third of these instructions."""
 _NOTHING = frozenset({"PROTO", "FRAME"})
 _FIXED: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = frozenset(
@@ -37,7 +41,9 @@ def read_pickled(path: Path) -> Any:
     Raises: DataError, if the file holds anything else or is damaged.
     """
     try:
-        return Reader().read(io.BytesIO(path.read_bytes()))
+        return Reader().read(io.BytesIO(read_bytes(path, MAX_BYTES)))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except DAMAGED as error:
         raise DataError(f"{path} is no readable pickle file: {error}; copy it again") from error
     except DataError as error:
@@ -60,7 +66,9 @@ class Reader:
 
         Raises: DataError, at an instruction that is not followed; one of `DAMAGED`, where the bytes are no pickle.
         """
-        for opcode, argument, _ in pickletools.genops(file):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if count > MAX_INSTRUCTIONS:
+                raise DataError(f"has more than {MAX_INSTRUCTIONS:,} instructions, the most that are followed")
             if opcode.name == "STOP":
                 break
             self._follow(opcode.name, argument)
@@ -118,4 +126,7 @@ class Reader:
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
+    # hashing or showing a key that is nested deeply would overflow the stack
+    if strange := next((key for key in items[::2] if not isinstance(key, str | bytes | int | float | None)), None):
+        raise DataError(f"has a key that is a {type(strange).__name__}; expected text or numbers")
     return dict(zip(items[::2], items[1::2], strict=True))

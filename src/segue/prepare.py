@@ -23,7 +23,7 @@ from segue.models.pieces import IGNORED, Marks, Piece, encode_row, framed
 from segue.models.protocol import Batch, Processor, VisionInput, shown_as
 from segue.types import Frames, MarkedText, Media, Message, Region
 
-MOST_LETTERS = 1_000_000
+MOST_LETTERS = 400_000
 """Of all turns of a dialogue; more cannot have been meant to be read."""
 
 
@@ -175,6 +175,19 @@ class _Row:
         self.labels += labels
 
 
+def _check_unicode(text: str) -> None:
+    """Refuse text that holds bytes that are none.
+
+    Raises: DataError.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the text holds bytes that are no text, at character {error.start} ({text[:40]!r}); write it in UTF-8"
+        ) from error
+
+
 def _check_turns(messages: Sequence[Message]) -> None:
     roles = [message.role for message in messages if message.role != "system"]
     wanted = ["user", "assistant"] * len(roles)
@@ -186,6 +199,8 @@ def _check_turns(messages: Sequence[Message]) -> None:
     letters = sum(len(message.text) for message in messages)
     if letters > MOST_LETTERS:
         raise LimitError(f"the dialogue has {letters:,} letters; expected at most {MOST_LETTERS:,}: shorten it")
+    for message in messages:
+        _check_unicode(message.text)
     parts = [part for message in messages if message.role != "user" for part in message.parts]
     if any(isinstance(part, Media) for part in parts):
         raise DataError("an image or video stands in a turn that is not the user's; only users show things")

@@ -78,29 +78,22 @@ def decoded(data: bytes) -> tuple[str, str]:
     Raises: ValueError, if it is none of these.
     """
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-    if marked is not None:
-        return data.decode(marked), marked
-    if (pair := _pairs(data[:4096])) is not None:
-        return data.decode(pair), pair
-    try:
-        return data.decode("utf-8"), "utf-8"
-    except UnicodeDecodeError as error:
-        for name in _LEGACY:
-            try:
-                text = data.decode(name)
-            except UnicodeDecodeError:
-                continue
-            if name != "gb18030" or _is_chinese(text):
-                return text, name
-        raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252)") from error
+    for name in [marked] if marked else [*_pairs(data[:4096]), "utf-8", *_LEGACY]:
+        try:
+            text = data.decode(name)
+        except UnicodeDecodeError:
+            continue
+        if name != "gb18030" or _is_chinese(text):
+            return text, name
+    raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252)")
 
 
-def _pairs(head: bytes) -> str | None:
+def _pairs(head: bytes) -> list[str]:
     """Which UTF-16 bytes without a mark are, if their zeros say so."""
     even, odd = head[0::2].count(0), head[1::2].count(0)
     if len(head) < 4 or max(even, odd) < len(head) / 4:
-        return None
-    return "utf-16-le" if odd > even else "utf-16-be"
+        return []
+    return ["utf-16-le" if odd > even else "utf-16-be"]
 
 
 def _is_chinese(text: str) -> bool:

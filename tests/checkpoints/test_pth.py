@@ -141,7 +141,7 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(tmp_path):
         # the shape (5,) as it stands in the pickle
         entries[name] = entries[name].replace(b"K\x05\x85", b"K\x09\x85")
 
-    with pytest.raises(CheckpointError, match="a reaches beyond its 5 numbers"):
+    with pytest.raises(CheckpointError, match="beyond its 5 numbers|more numbers than its storage"):
         open_pth(rewritten(saved(tmp_path, {"a": torch.zeros(5)}), stretch))
 
 

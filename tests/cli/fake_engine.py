@@ -4,7 +4,7 @@ It keeps the contract of segue.engine and segue.loading and can stand in its pla
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,12 @@ class Engine:
     def segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
         if "impossible" in phrases:
             raise DataError("the phrase 'impossible' cannot be asked; ask for something else")
-        yield from self._answer(media, [phrase for phrase in phrases if phrase in BRIGHTNESS], options, "")
+        known = [phrase for phrase in phrases if phrase in BRIGHTNESS]
+        for event in self._answer(media, known, options, ""):
+            if isinstance(event, Finished) and len(known) < len(phrases):
+                told = {**event.answer.lineage, "not_found": [phrase for phrase in phrases if phrase not in known]}
+                event = Finished(replace(event.answer, lineage=told))
+            yield event
 
     def _answer(self, media: Media | None, phrases: list[str], options: Options, opening: str) -> Iterator[Event]:
         text = opening

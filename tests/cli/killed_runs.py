@@ -2,8 +2,9 @@
 
 python killed_runs.py INPUT ROOT FIRST STEP: kills at the FIRST touch of the output folder, then at FIRST + STEP and
 so on, each time into a fresh folder under ROOT, until a run ends before it is killed; then kills runs into one folder
-over and over, which holds results of other settings. Prints how often it killed; exits with a message if anything was
-lost, done twice or left lying about. Children are forked, because starting Python takes longer than the runs do.
+over and over, which holds results of what an input was before. Prints how often it killed; exits with a message if
+anything was lost, done twice or left lying about. Children are forked, because starting Python takes longer than the
+runs do.
 """
 
 import os
@@ -14,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import fake_engine
+from PIL import Image
 
 import segue
 from segue.cli.main import main
@@ -34,14 +36,15 @@ def kill_at(touch: int, out: Path) -> None:
     sys.addaudithook(hook)
 
 
-def run(source: str, out: Path, *phrases: str) -> int:
+def run(source: str, out: Path) -> int:
     """The exit code of a run in this process."""
     try:
         main(
             [
                 "segment",
                 source,
-                *(phrases or ("bright", "dark")),
+                "bright",
+                "dark",
                 "-o",
                 str(out),
                 "--formats",
@@ -99,7 +102,13 @@ if __name__ == "__main__":
             break
         check(source, out, expected, touch)
         kills += 1
-    run(source, root / "often", "white")  # so that there are results to replace
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(source).glob("*.png")}
+    for path in before:
+        Image.new("RGB", (9, 9)).save(path)
+    run(source, root / "often")  # so that there are results to replace
+    for path, (data, time) in before.items():
+        path.write_bytes(data)
+        os.utime(path, ns=(time, time))
     for touch in count(first, step):
         if run_child(source, root / "often", touch) is not None:
             break

@@ -72,7 +72,7 @@ def test_result_json_says_what_was_found_where_and_how(run_segue, photo, out):
     assert region["box"] == [5.0, 4.0, 5.0 + BLOCK_WIDTH, 4.0 + BLOCK_HEIGHT]
     assert region["scores"] == [BLOCK_AREA / HEIGHT / WIDTH] and region["presence"] == [1.0]
     assert found["frames"] == [0]
-    assert found["lineage"] == {"model": "fake", "dtype": "float32"}
+    assert found["lineage"] == {"model": "fake", "dtype": "float32", "not_found": ["purple"]}
     assert found["settings"]["threshold"] == 0.4 and found["settings"]["phrases"] == ["bright", "purple"]
 
 
@@ -204,21 +204,65 @@ def test_finished_inputs_are_left_alone_and_cost_no_model(run_segue, fake, mixed
         (("bright",), False),
         (("bright", "--limit", 5), False),
         (("bright", "--device", "cpu"), False),
-        (("dark",), True),
-        (("bright", "--max-tiles", 3), True),
-        (("bright", "--formats", "png"), True),
-        (("bright", "--dtype", "fp32"), True),
-        (("bright", "--quantize", "int8"), True),
-        (("bright", "--reprompt", 0.2), True),
+        (("bright", "--max-tiles", 3, "--overwrite"), True),
+        (("bright", "--dtype", "fp32", "--overwrite"), True),
         (("bright", "--offload"), False),
         (("bright", "--overwrite"), True),
     ],
 )
-def test_an_input_is_done_again_where_the_settings_are_others(run_segue, photo, out, arguments, done_again):
+def test_an_input_is_done_again_where_that_is_asked_for(run_segue, photo, out, arguments, done_again):
     run_segue("segment", photo, "bright", "-o", out)
     run = run_segue("segment", photo, *arguments, "-o", out, "--json")
     assert run.exit_code == 0 and json.loads(run.stdout)["skipped"] is not done_again
     assert [region["phrase"] for region in read_result(out / "street")["regions"]] == [arguments[0]]
+
+
+@pytest.mark.parametrize("change", [("--max-tiles", 3), ("--formats", "png"), ("--dtype", "fp32"), ("--reprompt", 0.2)])
+def test_the_same_question_under_other_settings_asks_for_overwrite(run_segue, photo, out, change):
+    run_segue("segment", photo, "bright", "-o", out)
+    before = (out / "street" / "result.json").read_bytes()
+    run = run_segue("segment", photo, "bright", *change, "-o", out)
+    assert run.exit_code == 2 and "--overwrite" in run.stderr and change[0][2:].replace("-", "_") in run.stderr
+    assert (out / "street" / "result.json").read_bytes() == before
+
+
+def test_results_of_other_phrases_are_kept_beside_each_other(run_segue, photo, out, json_lines):
+    for phrase in ("bright", "dark", "bright", "the dark!"):
+        assert run_segue("segment", photo, phrase, "-o", out).exit_code == 0
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "street", "street-dark", "street-the-dark"}
+    records = json_lines((out / "manifest.jsonl").read_text())
+    assert [record["phrases"] for record in records] == [["bright"], ["dark"], ["the dark!"]]
+    assert json.loads(run_segue("segment", photo, "dark", "-o", out, "--json").stdout)["skipped"]
+
+
+def test_objects_that_overlap_lose_no_pixel(run_segue, photo, out):
+    run = run_segue("segment", photo, "bright", "white", "-o", out)
+    assert run.exit_code == 0
+    found = read_result(out / "street")
+    assert (found["mask_files"], found["overlapping_frames"]) == ("masks/object_{id}/{frame:05d}.png", [0])
+    for region in found["regions"]:
+        mask = np.asarray(Image.open(out / "street" / found["mask_files"].format(id=region["id"], frame=0)))
+        assert np.count_nonzero(mask) == region["area"] > 0
+    assert not list((out / "street" / "masks").glob("*.png"))
+
+
+def test_every_thing_asked_for_has_a_line(run_segue, photo, out):
+    run = run_segue("segment", photo, "bright", "purple", "-o", out)
+    assert (
+        f"  bright: score {BLOCK_AREA / HEIGHT / WIDTH:.2f}, {BLOCK_AREA / HEIGHT / WIDTH:.1%} of the picture"
+        in run.stderr
+    )
+    assert "  purple: not found" in run.stderr
+    assert read_result(out / "street")["not_found"] == ["purple"]
+
+
+def test_an_object_without_pixels_is_not_found(run_segue, tmp_path, out):
+    path = tmp_path / "black.png"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+    run = run_segue("segment", path, "bright", "-o", out)
+    assert "0 objects" in run.stderr and "bright: not found" in run.stderr
+    (region,) = read_result(out / "black")["regions"]
+    assert (region["is_found"], region["area"]) == (False, 0)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +289,8 @@ def test_a_model_folder_whose_files_changed_is_another_model(run_segue, photo, o
     arguments = ("segment", photo, "bright", "-o", out, "--model", model, "--json")
     skipped = [json.loads(run_segue(*arguments).stdout)["skipped"] for _ in range(2)]
     (model / "config.json").write_text('{"changed": true}')
-    assert [*skipped, json.loads(run_segue(*arguments).stdout)["skipped"]] == [False, True, False]
+    assert skipped == [False, True]
+    assert "--overwrite" in json.loads(run_segue(*arguments).stdout)["error"]
 
 
 def test_a_failed_input_is_tried_again(run_segue, mixed, out, json_lines):
@@ -259,9 +304,12 @@ def test_a_failed_input_is_tried_again(run_segue, mixed, out, json_lines):
 
 def test_a_failure_keeps_the_older_result_and_it_can_be_used_again(run_segue, photo, out, json_lines):
     run_segue("segment", photo, "bright", "-o", out)
-    run_segue("segment", photo, "impossible", "-o", out)
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:80])
+    run_segue("segment", photo, "bright", "-o", out)
     (record,) = json_lines((out / "manifest.jsonl").read_text())
     assert (record["status"], record["folder"]) == ("failed", "street")
+    photo.write_bytes(whole)
     assert "0 done, 1 done before" in run_segue("segment", photo, "bright", "-o", out).stderr
 
 
@@ -286,7 +334,9 @@ def test_json_is_one_object_per_input_on_stdout(run_segue, mixed, out, json_line
     run = run_segue("segment", mixed, "bright", "-o", out, "--json", "--limit", 2)
     done, failed = json_lines(run.stdout)
     assert (done["status"], done["folder"], done["skipped"]) == ("ok", "a", False)
-    assert done["regions"] == [{"phrase": "bright", "score": BLOCK_AREA / HEIGHT / WIDTH, "box": [0, 4, 12, 12]}]
+    (region,) = done["regions"]
+    assert region["phrase"] == "bright" and region["box"] == [0, 4, 12, 12]
+    assert region["score"] == region["share"] == BLOCK_AREA / HEIGHT / WIDTH and region["area"] == BLOCK_AREA
     assert failed["status"] == "failed" and "b.jpg" in failed["error"]
 
 
@@ -368,3 +418,39 @@ def test_how_a_model_is_loaded_is_said_to_the_loader_and_what_changes_numbers_is
     (result,) = out.glob("*/result.json")
     settings = json.loads(result.read_text())["settings"]
     assert (settings["quantize"], settings["reprompt"]) == ("int8", 0.3) and settings["sam2"]["name"] == str(sam2)
+
+
+def test_what_a_folder_holds_beside_images_is_listed_with_its_reason(run_segue, tmp_path, out):
+    folder = tmp_path / "mine"
+    make_image(folder / "a.png")
+    make_image(folder / "b.png").rename(folder / "b")  # a name without an ending
+    (folder / "c.jp2").write_bytes(b"\0\0\0\x0cjP  ")
+    (folder / "notes.txt").write_text("of this folder")
+    os.mkfifo(folder / "d.png")
+    run = run_segue("segment", folder, "bright", "-o", out)
+    assert run.exit_code == 2
+    assert "c.jp2 is left out: its ending .jp2" in run.stderr and "left out: notes.txt" in run.stderr
+    assert "d.png" in run.stderr and "pipe" in run.stderr
+    assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "a", "b"}
+    assert run_segue("segment", folder, "bright", "-o", out, "--skip-bad").exit_code == 0
+
+
+def test_a_deep_picture_says_its_window_and_takes_another(run_segue, tmp_path, out):
+    values = np.linspace(0, 3810, WIDTH * HEIGHT).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    run = run_segue("segment", tmp_path / "deep.png", "bright", "-o", out)
+    assert "note: windowed 0 to 3,810" in run.stderr
+    source = read_result(out / "deep")["source"]
+    assert (source["window"], source["notes"]) == ([0, 3810], ["windowed 0 to 3,810"])
+    run = run_segue("segment", tmp_path / "deep.png", "bright", "-o", out, "--window", "0,4095", "--overwrite")
+    assert "windowed 0 to 4,095" in run.stderr
+    assert run_segue("segment", tmp_path / "deep.png", "bright", "-o", out, "--window", "9").exit_code == 2
+
+
+def test_an_animation_is_a_clip_or_its_first_picture(run_segue, tmp_path, out):
+    first, second = (Image.new("RGB", (WIDTH, HEIGHT), (grey,) * 3) for grey in (200, 250))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert run_segue("segment", tmp_path / "a.gif", "bright", "-o", out).exit_code == 0
+    assert read_result(out / "a")["frames"] == [0, 1]
+    run = run_segue("segment", tmp_path / "a.gif", "bright", "-o", out / "b", "--as", "images")
+    assert "the first of 2 frames" in run.stderr and read_result(out / "b" / "a")["frames"] == [0]

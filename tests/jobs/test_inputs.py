@@ -94,14 +94,14 @@ def test_the_user_decides_what_a_folder_is_where_names_do_not(tmp_path):
         ("*.jpg", MediaError, "holds no image"),
         ("empty", MediaError, "holds no image"),
         ("empty.txt", MediaError, "holds no image"),
-        ("latin.txt", DataError, "not UTF-8"),
+        ("latin.txt", DataError, "no encoding that is known"),
         ("x" * 300, MediaError, "cannot read"),
     ],
 )
 def test_nothing_found_says_what_was_looked_for(tmp_path, monkeypatch, given, error, text):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    (tmp_path / "latin.txt").write_bytes("é.jpg".encode("latin-1"))
+    (tmp_path / "latin.txt").write_bytes(b"\x81\x8d\x90\xff.jpg")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=text):
         inputs.find(given)

@@ -16,7 +16,7 @@ def record(source: str, folder: str | None = "a", status: str = "ok", settings: 
 def finish(folder: Path, source: str, settings: str = "s") -> None:
     """A finished result as far as the manifest cares."""
     folder.mkdir(parents=True)
-    result = {"format": 1, "source": {"path": source, "sha256": "h", "stamp": "t"}, "fingerprint": settings}
+    result = {"format": 2, "source": {"path": source, "sha256": "h", "stamp": "t"}, "fingerprint": settings}
     (folder / "result.json").write_text(json.dumps({**result, "seconds": 1.0, "regions": []}))
 
 
@@ -40,7 +40,7 @@ def test_a_later_record_of_a_source_takes_the_place_of_the_earlier(tmp_path):
         assert sources(tmp_path) == ["/a", "/b", "/a"]
     assert sources(tmp_path) == ["/a", "/b"]
     with manifest.opened(tmp_path) as again:
-        assert again.records["/a"]["status"] == "ok"
+        assert again.records["/a", ()]["status"] == "ok"
 
 
 def test_a_last_line_torn_anywhere_is_mended(tmp_path):
@@ -50,7 +50,7 @@ def test_a_last_line_torn_anywhere_is_mended(tmp_path):
     for length in range(len(torn) + 1):
         path.write_bytes(whole + torn[:length])
         with manifest.opened(tmp_path) as opened:
-            assert list(opened.records) == ["/a"]
+            assert list(opened.records) == [("/a", ())]
         assert path.read_bytes() == whole
 
 
@@ -81,7 +81,7 @@ def test_a_source_that_had_failed_and_was_then_finished_unlisted_is_listed(tmp_p
     finish(tmp_path / "a", "/a")
     (tmp_path / manifest.NAME).write_text(json.dumps(record("/a", None, "failed")) + "\n")
     with manifest.opened(tmp_path) as opened:
-        assert opened.records["/a"]["status"] == "ok"
+        assert opened.records["/a", ()]["status"] == "ok"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "fingerprint": "s"}'])
@@ -156,7 +156,7 @@ def test_half_a_line_that_the_disk_refused_is_taken_back(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             opened.add(record("/b"))
         assert (tmp_path / manifest.NAME).read_bytes() == before
-        assert list(opened.records) == ["/a"]
+        assert list(opened.records) == [("/a", ())]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import Sam2VideoConfig
 
 from segue import weights
@@ -25,6 +26,21 @@ from segue.weights import KeyTable, LoadReport, Rule, read_json
 log = logging.getLogger(__name__)
 
 
+_LARGEST = {
+    "layers": 1000,
+    "depth": 1000,
+    "vocab_size": 10_000_000,
+    "hidden_size": 1_000_000,
+    "intermediate_size": 1_000_000,
+    "num_attention_heads": 10_000,
+    "num_key_value_heads": 10_000,
+    "image_size": 100_000,
+    "patch_size": 10_000,
+    "_dim": 1_000_000,
+    "_embeddings": 100_000_000,
+}
+"""By the ending of its name, the largest value that a number in config.json may have: far beyond any model."""
+_DEEPEST, _MOST_ITEMS = 20, 1_000_000
 Filling = Callable[["VisionLanguageModel"], Callable[[str], bool]]
 
 
@@ -81,13 +97,59 @@ def plan(folder: Path, chat: str | None = None) -> tuple[Layout, dict[str, tuple
 
     Raises: ConfigError, if config.json lacks a field or makes no sense, or as `read_layout` does; CheckpointError too.
     """
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} {weights.ADAPTER}")
     try:
+        _check_numbers(read_json(folder / "config.json"))
         layout = read_layout(folder, chat)
         template(layout.config.template)
+        _check_layer(layout.config)
         return layout, expected(layout.config)
-    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {error})"
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        MemoryError,
+        StrictDataclassError,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        text = f"config.json lacks a field or has one that makes no sense ({type(error).__name__}: {reason})"
         raise ConfigError(f"{folder}: {text}; take the one that belongs to the weights") from error
+
+
+def _check_numbers(value: Any, name: str = "", depth: int = 0) -> None:
+    """Refuse sizes that no model has, before anything is built of them.
+
+    Raises: ValueError.
+    """
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_numbers(inner, str(key), depth + 1)
+    elif isinstance(value, list):
+        if len(value) > _MOST_ITEMS:
+            raise ValueError(f"{name} lists {len(value):,} values")
+        for inner in value:
+            _check_numbers(inner, name, depth + 1)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        most = next((most for ending, most in _LARGEST.items() if name.endswith(ending)), None)
+        if most is not None and value > most:
+            raise ValueError(f"{name} is {value:,}; no model has more than {most:,}")
+
+
+def _check_layer(config: VisionLanguageConfig) -> None:
+    """Refuse a layer of the vision tower to be taken that it has not.
+
+    Raises: ValueError.
+    """
+    chosen = getattr(config.mllm_config, "select_layer", None)
+    layers = getattr(getattr(config.mllm_config, "vision_config", None), "num_hidden_layers", None)
+    if isinstance(chosen, int) and isinstance(layers, int) and not -layers - 1 <= chosen <= layers:
+        raise ValueError(f"select_layer is {chosen} and the vision tower has {layers} layers")
 
 
 def claiming(raw: Mapping[str, Any]) -> Family:

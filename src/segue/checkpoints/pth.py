@@ -9,6 +9,8 @@ one of these stands among the tensors is the file refused.
 from __future__ import annotations
 
 import io
+import math
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,12 @@ from torch import Tensor
 
 from segue.errors import CheckpointError, DataError
 from segue.pickled import DAMAGED, Reader
+from segue.reading import open_regular
 from segue.weights.lazy import Spec, Tensors
 
-MAX_PICKLE_BYTES = 500_000_000
+MAX_PICKLE_BYTES = 200_000_000
+_WORD = 16  # bytes
+_MOST_AXES = 8
 WRAPPERS = ("state_dict", "model")
 _STORAGES = {
     "torch.DoubleStorage": torch.float64,
@@ -124,13 +129,14 @@ def open_pth(path: Path) -> Pickled:
     Raises: CheckpointError, if the file is no such archive, is damaged, or has anything but tensors among them.
     """
     try:
+        open_regular(path).close()
         archive = ZipFile(path)
         root = next((name[: -len("data.pkl")] for name in archive.namelist() if name.endswith("data.pkl")), None)
         if root is None:
             raise CheckpointError(f"{path} is a zip file without a data.pkl; expected one that torch has saved")
         if archive.getinfo(f"{root}data.pkl").file_size > MAX_PICKLE_BYTES:
             raise CheckpointError(f"{path} has more than {MAX_PICKLE_BYTES} bytes beside its tensors; it is damaged")
-        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        if f"{root}byteorder" in archive.namelist() and _small(archive, f"{root}byteorder") != b"little":
             raise CheckpointError(f"{path} was written on a machine of the other byte order; save it on another")
         content = _TorchReader().read(io.BytesIO(archive.read(f"{root}data.pkl")))
         views, beside = _views(path, content)
@@ -139,13 +145,24 @@ def open_pth(path: Path) -> Pickled:
         raise CheckpointError(f"{path} {text}; fetch it again, or save it anew with a newer torch") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error})") from error
-    except DAMAGED as error:
+    except (*DAMAGED, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
         raise CheckpointError(f"{path} is no readable checkpoint ({error}); fetch it again") from error
     except DataError as error:
-        raise CheckpointError(f"{path} is a pickle that asks for more than tensors and plain values") from error
+        text = "is a pickle that asks for more than tensors and plain values"
+        raise CheckpointError(f"{path} {text}: it {error}") from error
     _check_entries(path, archive, root, views)
     specs = {name: Spec(view.shape, view.storage.dtype) for name, view in views.items()}
     return Pickled(path, Tensors(specs, lambda name: _read(path, archive, root, views[name])), beside)
+
+
+def _small(archive: ZipFile, name: str) -> bytes:
+    """A member that holds a word.
+
+    Raises: ValueError, if it is larger.
+    """
+    if archive.getinfo(name).file_size > _WORD:
+        raise ValueError(f"its member {name} has {archive.getinfo(name).file_size:,} bytes; expected a word")
+    return archive.read(name)
 
 
 def _storage(described: Any) -> _Storage | Foreign:
@@ -171,6 +188,8 @@ def _made(maker: Any, arguments: Any) -> Any:
             return Foreign(f"{name} of {_name(storage)}")
         if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
             raise ValueError(f"a tensor has shape {shape} and strides {stride}")
+        if len(shape) != len(stride) or len(shape) > _MOST_AXES or math.prod(shape) > max(storage.numel, 1):
+            raise ValueError(f"a tensor of {len(shape)} axes has more numbers than its storage")
         return _View(storage, offset, tuple(shape), tuple(stride))
     return Foreign(name)
 
@@ -184,10 +203,12 @@ def _views(path: Path, content: Any) -> tuple[dict[str, _View], tuple[str, ...]]
         raise CheckpointError(f"{path} holds an object of {_name(content)}; expected tensors by name")
     wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict | Foreign)), None)
     state = content if wrapper is None else content[wrapper]
+    if isinstance(state, dict) and not state:
+        raise CheckpointError(f"{path} holds no tensor; expected the state_dict of a training run")
     if isinstance(state, Foreign):
         raise CheckpointError(f"{path} keeps its tensors in an object of {state.name}; expected tensors by name")
     strange = [
-        f"{name!r}: {_name(value)}"
+        f"{str(name)[:80]!r}: {_name(value)}"
         for name, value in state.items()
         if not isinstance(value, _View) or not isinstance(name, str) or not name.isprintable()
     ]
@@ -217,8 +238,10 @@ def _entry_problems(archive: ZipFile, root: str, views: Mapping[str, _View]) -> 
 def _read(path: Path, archive: ZipFile, root: str, view: _View) -> Tensor:
     try:
         data = bytearray(archive.read(f"{root}data/{view.storage.key}"))
-    except (BadZipFile, OSError) as error:
+    except (BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); fetch it again") from error
+    if len(data) != view.storage.numel * view.storage.dtype.itemsize:
+        raise CheckpointError(f"{path} is damaged: numbers are missing in it; fetch it again")
     if not data:
         return torch.empty(view.shape, dtype=view.storage.dtype)
     numbers = torch.frombuffer(data, dtype=view.storage.dtype)

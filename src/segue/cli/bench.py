@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from segue.cli import options
-from segue.cli.console import say
+from segue.cli.console import VisibleConsole, say
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,9 +63,9 @@ def command(
         loaded = loading.load(model, device=device, dtype=dtype)
     report = stages.measure(loaded, plan, say)
     if as_json:
-        print(json.dumps(report.as_json(), ensure_ascii=False))
+        print(json.dumps(report.as_json()))
     else:
-        print_report(report, Console(width=110, highlight=False, markup=False))
+        print_report(report, VisibleConsole(width=110, highlight=False, markup=False))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -80,7 +79,7 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--objects {text!r} is not a list of numbers; expected one such as 1,4,16") from error
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Report, console: VisibleConsole) -> None:
     """The report for people."""
     machine, model = report.machine, report.model
     weights = "random weights" if model.get("random") else "its own weights"

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segue.cli import options
-from segue.cli.console import STDERR, Bar, error, say
+from segue.cli.console import STDERR, Bar, error, say, visible
 from segue.errors import ConfigError, SegueError
 from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, TextDelta
 
@@ -97,7 +97,7 @@ def command(
     elif session.ask(ask, quiet=as_json) is None:
         raise KeyboardInterrupt
     elif as_json:
-        print(json.dumps(session.result(), ensure_ascii=False))
+        print(json.dumps(session.result()))
 
 
 class Session:
@@ -295,7 +295,7 @@ def _act(session: Session, line: str) -> None:
 
 def _show(event: Event, bar: Bar, *, quiet: bool) -> None:
     if isinstance(event, TextDelta) and not quiet:
-        print(_SPECIAL.sub("", event.text), end="", flush=True)
+        print(visible(_SPECIAL.sub("", event.text)), end="", flush=True)
     has_said_all = isinstance(event, ObjectsFound) or (isinstance(event, Finished) and not event.answer.regions)
     if has_said_all and not quiet:
         print(flush=True)

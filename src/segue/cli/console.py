@@ -6,13 +6,36 @@ On a terminal there is a bar with the time left; elsewhere only plain lines, so 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.text import Text
 
-STDERR = Console(stderr=True)
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Text with what would steer the terminal, turn its direction, or is no character at all, made visible.
+
+    Names of files and tensors, phrases, categories and answers are written by others.
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class VisibleConsole(Console):
+    """A console on which nothing that others wrote steers the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is printed, with its text made visible."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+STDERR = VisibleConsole(stderr=True)
 
 
 def say(text: str, *, style: str | None = None) -> None:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from segue.cli import options
-from segue.cli.console import STDERR, say
+from segue.cli.console import STDERR, VisibleConsole, say
 
 if TYPE_CHECKING:
     from segue.checkpoints.coverage import Coverage
@@ -218,7 +217,7 @@ def _account(rows: Sequence[Coverage], title: str) -> None:
     for row in rows:
         counts = (f"{number:,}" for number in (row.loaded, row.mismatched, row.absent, row.unused, row.loaded_numbers))
         table.add_row(Text(row.component), *counts, f"{row.fraction:.1%}")
-    Console().print(table)
+    VisibleConsole().print(table)
 
 
 def _plain(rows: Sequence[Coverage]) -> list[dict[str, Any]]:
@@ -229,6 +228,6 @@ def _plain(rows: Sequence[Coverage]) -> list[dict[str, Any]]:
 
 def _done(out: Path, as_json: bool, result: Mapping[str, Any]) -> None:
     if as_json:
-        print(json.dumps({"folder": str(out), **result}, ensure_ascii=False))
+        print(json.dumps({"folder": str(out), **result}))
     else:
         say(f"{out} is written, and what was read back is what was meant", style="bold green")

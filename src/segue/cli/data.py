@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from segue.cli import options
-from segue.cli.console import Bar, say
+from segue.cli.console import Bar, say, visible
 from segue.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -76,10 +76,10 @@ def synth(
     given = "".join(f", {name}={value!r}" for name, value in reader.options)
     if as_json:
         told = {"output": str(out), "format": form, "kind": kind, "count": count, "files": files}
-        print(json.dumps({**told, "dataset": reader.dataset, "options": dict(reader.options)}, ensure_ascii=False))
+        print(json.dumps({**told, "dataset": reader.dataset, "options": dict(reader.options)}))
         return
     word = "clip" if reader.holds == "clips" else "image"
-    print(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files")
+    print(visible(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files"))
     say(f"Read it with segue.datasets.DATASETS[{reader.dataset!r}](root, split{given}).")
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from segue.cli.console import Bar, say
+from segue.cli.console import Bar, VisibleConsole, say, visible
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def report(data: Path, settings: Settings) -> int:
             repaired = repair.write(examined, target, overwrite=settings.overwrite, copied=lambda: done(True))
     is_good = examined.report.is_clean or repaired is not None
     if settings.as_json:
-        print(json.dumps(_plain(data, examined.report, out, settings.fix, repaired), ensure_ascii=False))
+        print(json.dumps(_plain(data, examined.report, out, settings.fix, repaired)))
     else:
         _print(data, examined.report, settings)
         _tell(out, len(written) - 1, settings.fix, repaired)
@@ -120,7 +119,7 @@ def _progress(name: str) -> Iterator[tuple[Callable[[int], None], Callable[[bool
 def _print(data: Path, found: Report, settings: Settings) -> None:
     from segue.own_data.doctor import KINDS
 
-    console = Console()
+    console = VisibleConsole()
     parts = [f"{count} {split or 'in no split'}" for split, count in found.splits.items()]
     about = f"{_many(found.rows, 'row')} ({', '.join(parts) or 'none'}), {_many(found.objects, 'object')}"
     console.print(Text(f"{data}: {about}", "bold"), soft_wrap=True)
@@ -157,11 +156,15 @@ def _table(found: Report) -> Table:
 
 
 def _tell(out: Path, pictures: int, fix: Path | None, repaired: Repaired | None) -> None:
-    print(f"findings: {out / 'findings.jsonl'}   {_many(pictures, 'picture')}: {out / 'pictures'}")
+    print(visible(f"findings: {out / 'findings.jsonl'}   {_many(pictures, 'picture')}: {out / 'pictures'}"))
     if repaired is None:
         return
-    print(f"corrected copy: {fix}, {_many(repaired.report.rows, 'row')}, {repaired.dropped} left out; it has no error")
-    print(f"what was done: {(fix or out) / 'repairs.jsonl'}, {_many(len(repaired.notes), 'line')}")
+    print(
+        visible(
+            f"corrected copy: {fix}, {_many(repaired.report.rows, 'row')}, {repaired.dropped} left out; it has no error"
+        )
+    )
+    print(visible(f"what was done: {(fix or out) / 'repairs.jsonl'}, {_many(len(repaired.notes), 'line')}"))
     for note in repaired.notes:
         if note.done.startswith("left as it is"):
             say(f"Look at the pictures of the copy: {note.done}.")

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from segue.cli import options, segment
-from segue.cli.console import say
+from segue.cli.console import VisibleConsole, say, visible
 from segue.errors import ConfigError
 from segue.types import Event, FrameMasks, Media, ObjectsFound
 
@@ -74,14 +73,14 @@ def command(
     mean = float(np.mean([line.iou for line in lines]))
     if as_json:
         result = {"seed": seed, "model": model, "output": str(output), "mean_iou": mean}
-        print(json.dumps({**result, "answers": [asdict(line) for line in lines]}, ensure_ascii=False))
+        print(json.dumps({**result, "answers": [asdict(line) for line in lines]}))
         return
-    Console().print(_table(lines, mean))
+    VisibleConsole().print(_table(lines, mean))
     for title, folder, names in (
         ("found", output, ("scene/overlay.png", "clip/overlay.mp4")),
         ("truth", output / _TRUTH, ("scene.png", "clip.mp4")),
     ):
-        print(f"{title}: {'  '.join(str(folder / name) for name in names)}")
+        print(visible(f"{title}: {'  '.join(str(folder / name) for name in names)}"))
 
 
 def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> list[Line]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from segue.cli import options
+from segue.cli.console import VisibleConsole
 from segue.cli.environment import Finding, examine
 from segue.errors import ConfigError
 
@@ -78,7 +78,7 @@ def command(
     usable = all(finding.status != "problem" for finding in findings)
     if as_json:
         checks = [{"name": found.name, "status": found.status, "value": found.value} for found in findings]
-        print(json.dumps({"usable": usable, "checks": checks}, ensure_ascii=False))
+        print(json.dumps({"usable": usable, "checks": checks}))
     else:
         _print(findings, usable)
     raise typer.Exit(0 if usable else 2)
@@ -116,6 +116,6 @@ def _print(findings: Sequence[Finding], usable: bool) -> None:
     table = Table.grid(padding=(0, 2))
     for found in findings:
         table.add_row(Text(found.status, style=_STYLES[found.status]), Text(found.name), Text(found.value))
-    console = Console()
+    console = VisibleConsole()
     console.print(table)
     console.print("Segue can run here." if usable else "Segue cannot run here until the problems above are solved.")

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from segue.cli import options
-from segue.cli.console import STDERR, error, say
+from segue.cli.console import STDERR, VisibleConsole, error, say
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def run(
     for report in reports:
         _tell(report)
     if as_json:
-        print(json.dumps(reports, ensure_ascii=False))
+        print(json.dumps(reports))
     failed = sum(report["failed"] for report in reports)
     raise typer.Exit(2 if failed > max_failures else 0)
 
@@ -164,7 +163,7 @@ def compare(
 
     found = comparing.compare(first, second, of_run(read_run(first)))
     if as_json:
-        print(json.dumps(comparing.as_json(found), ensure_ascii=False))
+        print(json.dumps(comparing.as_json(found)))
         return
     table = Table("figure", "A", "B", "B - A", "95% interval", "p", "", box=SIMPLE_HEAD)
     for one in found:
@@ -172,7 +171,7 @@ def compare(
         interval = f"{report.number(one.low)} to {report.number(one.high)}"
         verdict = ("higher" if one.difference > 0 else "lower") if one.is_significant else "may be luck"
         table.add_row(one.figure, *values, interval, f"{one.p:.3f}", verdict)
-    Console().print(table)
+    VisibleConsole().print(table)
 
 
 @app.command("list")
@@ -195,12 +194,12 @@ def list_(as_json: options.Json = False) -> None:
         for one in BENCHMARKS.values()
     ]
     if as_json:
-        print(json.dumps(records, ensure_ascii=False))
+        print(json.dumps(records))
         return
     table = Table("name", "headline", "protocol", "needs below --data", box=SIMPLE_HEAD)
     for one in records:
         table.add_row(one["name"], one["headline"], one["protocol"], Text("\n".join(one["files"]) or "nothing"))
-    Console().print(table)
+    VisibleConsole().print(table)
 
 
 def _orders(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[Order]:

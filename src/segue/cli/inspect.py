@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from segue.cli import options
-from segue.cli.console import STDERR
+from segue.cli.console import STDERR, VisibleConsole
 
 if TYPE_CHECKING:
     from segue.checkpoints.inspection import Check, Report, Scanned
@@ -36,9 +35,9 @@ def command(
     folder, learned = _base(_folder(model))
     found = inspection.report(folder)
     if as_json:
-        print(json.dumps({**_plain(found), "trained": learned}, ensure_ascii=False))
+        print(json.dumps({**_plain(found), "trained": learned}))
     else:
-        console = Console()
+        console = VisibleConsole()
         if learned is not None:
             told = ", ".join(f"{name} {value}" for name, value in learned.items() if value)
             console.print(Text(f"A training checkpoint ({told}). Its base:"), soft_wrap=True)
@@ -60,9 +59,9 @@ def report(target: str, *, as_json: bool) -> int:
     is_sound = all(check.status != "problem" for check in checks)
     if as_json:
         listed = [{"name": check.name, "status": check.status, "value": check.value} for check in checks]
-        print(json.dumps({"usable": is_sound, "checks": listed, "model": _plain(found)}, ensure_ascii=False))
+        print(json.dumps({"usable": is_sound, "checks": listed, "model": _plain(found)}))
         return USABLE if is_sound else UNUSABLE
-    console = Console()
+    console = VisibleConsole()
     console.print(_facts(found), Text())
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for check in checks:
@@ -174,7 +173,7 @@ def _parts(found: Report) -> Table:
     return table
 
 
-def _verdict(console: Console, found: Report) -> None:
+def _verdict(console: VisibleConsole, found: Report) -> None:
     if found.is_usable:
         console.print(Text("Complete: every tensor has its place, and every place its tensor.", "bold green"))
         return

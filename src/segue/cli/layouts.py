@@ -7,10 +7,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.text import Text
 
-from segue.cli.console import say
+from segue.cli.console import VisibleConsole, say
 from segue.errors import ConfigError, SegueError
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def report(data: Path, found: Survey, rows: Rows | None = None, *, as_json: bool
     is_good = all(standing.is_ready for standing in found.standings)
     is_good = is_good and not any(isinstance(value, str) for value in rows.values())
     if as_json:
-        print(json.dumps(_plain(data, found, rows, is_good), ensure_ascii=False))
+        print(json.dumps(_plain(data, found, rows, is_good)))
     else:
         _print(found, rows)
         if found.absent:
@@ -71,7 +70,7 @@ def report(data: Path, found: Survey, rows: Rows | None = None, *, as_json: bool
 
 
 def _print(found: Survey, rows: Rows) -> None:
-    console = Console()
+    console = VisibleConsole()
     ready = 0
     for standing in found.standings:
         unread = [rows[name] for name in standing.names if isinstance(rows.get(name), str)]

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from segue.cli import options
+from segue.cli.console import VisibleConsole
 
 if TYPE_CHECKING:
     from segue.checkpoints.catalogue import Listed
@@ -39,9 +39,9 @@ def command(as_json: options.Json = False) -> None:
 
     models = catalogue()
     if as_json:
-        print(json.dumps([asdict(model) for model in models], ensure_ascii=False))
+        print(json.dumps([asdict(model) for model in models]))
         return
-    console = Console(width=100, highlight=False)
+    console = VisibleConsole(width=100, highlight=False)
     for table, note in ((_needs, _NEEDS), (_origins, _ORIGINS), (_published, _PUBLISHED)):
         console.print(table(models), note)
 

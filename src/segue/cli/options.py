@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,6 +55,13 @@ Threshold = Annotated[
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 MaxTiles = Annotated[int, typer.Option("--max-tiles", min=1, help="Most tiles that an image is cut into.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write results into.")]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        "--window",
+        help="Values that become black and white in pictures of more than 8 bits, such as 0,4095; else their range.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 
 
@@ -77,6 +85,25 @@ def parse_formats(text: str) -> tuple[str, ...]:
     if unknown := wanted - set(FORMATS):
         raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
     return tuple(name for name in FORMATS if name in wanted)
+
+
+def parse_window(text: str | None) -> tuple[float, float] | None:
+    """The two values of a window, the lower one first.
+
+    Raises: ConfigError.
+    """
+    from segue.errors import ConfigError
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"(-?[0-9.]+)[,:](-?[0-9.]+)", text.replace(" ", ""))
+    try:
+        low, high = (float(one) for one in match.groups()) if match else (0.0, 0.0)
+    except ValueError:
+        low = high = 0.0
+    if not low < high:
+        raise ConfigError(f"the window is {text!r}; expected two numbers, the lower one first, such as 0,4095")
+    return low, high
 
 
 def check_frames(plan: str) -> None:

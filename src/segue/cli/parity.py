@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from segue.cli import options
-from segue.cli.console import say
+from segue.cli.console import VisibleConsole, say
 
 if TYPE_CHECKING:
     from segue.parity import Check, Report, Seam
@@ -54,12 +53,12 @@ def command(
             _print(reports[-1])
     passed = all(report.passed for report in reports)
     if as_json:
-        print(json.dumps({"passed": passed, "recordings": [_plain(report) for report in reports]}, ensure_ascii=False))
+        print(json.dumps({"passed": passed, "recordings": [_plain(report) for report in reports]}))
     raise typer.Exit(0 if passed else 1)
 
 
 def _print(report: Report) -> None:
-    console = Console()
+    console = VisibleConsole()
     table = Table(title=report.recording, title_justify="left", title_style="bold")
     table.add_column("seam")
     for name in ("compared", "max difference", "relative", "cosine", "mask IoU"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -25,6 +25,18 @@ else:
     # The manifest brings renderers and codecs along, which `--help` can do without.
     Manifest, Record = Any, dict[str, Any]
 
+Prefill = Annotated[
+    str | None, typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it.")
+]
+FolderKind = Annotated[
+    inputs.FolderKind,
+    typer.Option("--as", help="Take folders as one video each, or as images; of animations then the first picture."),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Inputs that cannot be read are listed, and the exit code is still 0.")
+]
+WEAK = 0.5
+"""Score below which an object is said to be weak."""
 Segment = Callable[[Media], Iterator[Event]]
 """Finds the objects asked for in a medium: pieces of text, the objects, their masks frame by frame, the answer."""
 
@@ -34,6 +46,7 @@ class Job:
     """What to do with every input: where results go, what is written, and the settings that decide the result.
 
     `settings` is JSON; a result is used again only where they are the same. `overwrite` does finished inputs again.
+    Its `first` and `window` say how media are opened, as `segue.media.open_media` takes them.
     """
 
     out: Path
@@ -78,20 +91,17 @@ def command(
     policy: options.Policy = "auto",
     threshold: options.Threshold = 0.5,
     reprompt: options.Reprompt = 0.0,
-    prefill: Annotated[
-        str | None,
-        typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it."),
-    ] = None,
+    prefill: Prefill = None,
     max_new_tokens: options.MaxNewTokens = 2048,
     max_tiles: options.MaxTiles = 12,
     formats: Annotated[
         str, typer.Option("--formats", help="What to write, of png, coco, overlay and logits.")
     ] = "png,coco,overlay",
-    folder_kind: Annotated[
-        inputs.FolderKind, typer.Option("--as", help="Take folders as one video each, or as images.")
-    ] = "auto",
+    folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
+    skip_bad: SkipBad = False,
+    window: options.Window = None,
     as_json: options.Json = False,
 ) -> None:
     """Find what is named in words; write masks, overlays and scores.
@@ -100,10 +110,13 @@ def command(
     same command again goes on where a run stopped and leaves finished inputs
     alone. The exit code is 2 if any input failed.
     """
-    sources = inputs.find(source, folder_kind=folder_kind)[:limit]
+    skipped: list[inputs.Skipped] = []
+    sources = inputs.find(source, folder_kind=folder_kind, skipped=skipped)[:limit]
+    _tell_skipped(skipped)
     _check_phrases(phrases)
     wanted = options.parse_formats(formats)
     options.check_frames(frames)
+    opening = {"window": options.parse_window(window), "first": folder_kind == "images"}
     answering: dict[str, Any] = {
         "frames": frames,
         "policy": policy,
@@ -129,9 +142,21 @@ def command(
         out=output,
         formats=wanted,
         overwrite=overwrite,
-        settings={"phrases": phrases, "formats": wanted, **_weights(model, choice), **answering},
+        settings={"phrases": phrases, "formats": wanted, **opening, **_weights(model, choice), **answering},
     )
-    raise typer.Exit(2 if _told(sources, job, load, as_json=as_json).failed else 0)
+    failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
+    raise typer.Exit(2 if failed and not skip_bad else 0)
+
+
+def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
+    """Say what of a folder is left out: images and videos that cannot be read one by one, everything else in a line."""
+    for one in skipped:
+        if one.is_bad:
+            error(f"{one.path} is left out: {one.reason}")
+    others = [one.path.name for one in skipped if not one.is_bad]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        say(f"no images or videos, left out: {', '.join(others[:5])}{more}", style="dim")
 
 
 def _told(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_json: bool) -> Tally:
@@ -158,8 +183,12 @@ def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_js
     tally = Tally()
     load = cache(load)
     bar = Bar(len(sources), hidden=as_json and sys.stdout.isatty())
-    with manifests.disk_errors(job.out), manifests.opened(job.out) as manifest, bar:
-        for source, folder in manifest.assign(sources).items():
+    asked = job.settings["phrases"]
+    with manifests.disk_errors(job.out), manifests.opened(job.out, asked) as manifest, bar:
+        places = manifest.assign(sources)
+        if not job.overwrite:
+            _check_repeated(places, manifest, job)
+        for source, folder in places.items():
             old = None if job.overwrite else _finished(source, manifest, job)
             record = old or _attempt(source, folder, job, load, bar)
             if not old:
@@ -167,6 +196,28 @@ def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_js
             _report(record, tally, job.out, is_old=old is not None, as_json=as_json)
             bar.done(failed=record["status"] == "failed")
     return tally
+
+
+def _check_repeated(places: Mapping[Path, Path], manifest: Manifest, job: Job) -> None:
+    """Refuse to replace results of the same question under other settings.
+
+    Raises: ConfigError, saying which settings differ.
+    """
+    from segue.jobs.manifest import read_result
+
+    for source, folder in places.items():
+        record = manifest.records.get((str(source), manifest.asked))
+        if record is None or (record["status"] == "ok" and record["settings"] == job.fingerprint):
+            continue
+        old = read_result(folder)
+        if old is None or old["fingerprint"] == job.fingerprint:
+            continue
+        settings = json.loads(json.dumps(job.settings))
+        differing = [name for name, value in settings.items() if old["settings"].get(name) != value]
+        raise ConfigError(
+            f"{folder} holds the answer to the same phrases under other settings ({', '.join(differing)}); "
+            "say --overwrite to replace it, or give another -o"
+        )
 
 
 def _finished(source: Path, manifest: Manifest, job: Job) -> Record | None:
@@ -189,9 +240,10 @@ def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], 
     from segue.media import open_media
 
     started = perf_counter()
-    failure = partial(manifests.failure, source, folder=folder, settings=job.fingerprint)
+    asked = job.settings["phrases"]
+    failure = partial(manifests.failure, source, asked=asked, folder=folder, settings=job.fingerprint)
     try:
-        media = open_media(source)
+        media = open_media(source, first=job.settings["first"], window=job.settings["window"])
     except SegueError as problem:
         return failure(problem, seconds=_since(started))
     segment = load()
@@ -236,10 +288,34 @@ def _report(record: Record, tally: Tally, out: Path, *, is_old: bool, as_json: b
         tally.skipped += 1
     else:
         tally.done += 1
-        count = len(record["regions"])
+        count = sum(region["is_found"] is not False for region in record["regions"])
         say(f"{name}: {count} object{'' if count == 1 else 's'} in {record['seconds']:.1f} s, {out / record['folder']}")
+        for note in record.get("notes", ()):
+            say(f"  note: {note}", style="yellow")
+        for line in _account(record):
+            say(f"  {line}")
     if as_json:
         print(json.dumps({**record, "skipped": is_old}), flush=True)
+
+
+def _account(record: Record) -> Iterator[str]:
+    """What was made of each thing asked for, a line each."""
+    for number, region in enumerate(record["regions"], start=1):
+        phrase = region["phrase"] or f"object {number}"
+        if region["is_found"] is False:
+            yield f"{phrase}: not found ({_many(region['area'], 'pixel')} at most)"
+            continue
+        score = "no score" if region["score"] is None else f"score {region['score']:.2f}"
+        weak = ", weak: look at it" if region["score"] is not None and region["score"] < WEAK else ""
+        where = f" of the picture on {region['frames']} of {_many(record['frames'], 'frame')}"
+        share = f"{region['share']:.1%}{where if record['frames'] > 1 else ' of the picture'}"
+        yield f"{phrase}: {score}, {share}{weak}"
+    named = [region["phrase"] for region in record["regions"]]
+    yield from (f"{phrase}: not found" for phrase in record["not_found"] if phrase not in named)
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _describe_source(media: Media) -> dict[str, Any]:
@@ -256,6 +332,7 @@ def _describe_source(media: Media) -> dict[str, Any]:
         raise MediaError(f"cannot read {path}: {problem.strerror}; check that it is still there") from problem
     height, width = media.size
     shape = {"kind": media.kind, "height": height, "width": width, "frames": media.count, "fps": media.fps}
+    shape |= {"window": media.window, "notes": list(media.notes)}
     return {"path": str(path), **key, **shape}
 
 

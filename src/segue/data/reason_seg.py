@@ -7,7 +7,8 @@ NAME.json:
      "shapes": [{"label": "target" or "ignore", "points": [[x, y], ...], "shape_type": "polygon"}]}
 
 Shapes lie one on the other, large ones below: a pixel is what the topmost shape says, and belongs to the target, to
-nothing, or is ignored. A phrase is no sentence and is asked for like one of RefCOCO.
+nothing, or is ignored. A label in which `ignore` stands means that, `flag` nothing, and any other the target, as their
+reader has it. A phrase is no sentence and is asked for like one of RefCOCO.
 
 Source: Lai et al. 2024 (LISA), whose reader draws shapes by falling area.
 """
@@ -34,7 +35,9 @@ from segue.geometry import masks
 from segue.types import Sample
 
 HOME = "reason_seg/ReasonSeg"
-_LABELS = {"target": 1, "ignore": 255}
+_TARGET, _IGNORED = 1, 255
+_FLAG = "flag"
+"""The one label of shapes that mean nothing."""
 _ENCODINGS = ("utf-8", "cp1252")
 
 
@@ -72,7 +75,8 @@ def _read_question(path: Path) -> ReasonQuestion:
     with checked_format(path.name):
         text = field(record, "text", list | str, path.name)
         first = text if isinstance(text, str) else text[0]
-        drawn = tuple(one for one in field(record, "shapes", list, path.name) if one["label"] in _LABELS)
+        shown = field(record, "shapes", list, path.name)
+        drawn = tuple(one for one in shown if str(one["label"]).strip().lower() != _FLAG)
     return ReasonQuestion(path.with_suffix(".jpg"), first.strip(), bool(record.get("is_sentence")), drawn)
 
 
@@ -92,7 +96,7 @@ def _sample(row: ReasonQuestion, rng: np.random.Generator, *, source: str, promp
     media = open_sized(row.image)
     with error_context(row.image.name), checked_format("a shape"):
         values = _drawn(row.drawn, media.size)
-    mask = masks.encode(values == _LABELS["target"])
+    mask = masks.encode(values == _TARGET)
     track = None if shapes.is_empty(mask, media.size) else shapes.track([mask], (0,), media.size)
     if prompts is None:
         wording = (
@@ -103,9 +107,13 @@ def _sample(row: ReasonQuestion, rng: np.random.Generator, *, source: str, promp
         messages, regions = segmentation(media, [(row.text, wording, track)], rng)
     else:
         messages, regions = query(media, row.text, prompts[row.is_sentence], track)
-    ignored = masks.encode(values == _LABELS["ignore"])
+    ignored = masks.encode(values == _IGNORED)
     target = {"is_sentence": row.is_sentence, "ignored": ignored}
     return Sample(row.image.stem, "segment", messages, regions, (0,), source, row.image.stem, target)
+
+
+def _value(shape: Mapping[str, Any]) -> int:
+    return _IGNORED if "ignore" in str(shape["label"]).lower() else _TARGET
 
 
 def _drawn(drawn: tuple[Mapping[str, Any], ...], size: tuple[int, int]) -> np.ndarray:
@@ -116,7 +124,7 @@ def _drawn(drawn: tuple[Mapping[str, Any], ...], size: tuple[int, int]) -> np.nd
         outline = [(float(x), float(y)) for x, y in field(shape, "points", list, "a shape")]
         layer = Image.new("1", canvas.size)
         ImageDraw.Draw(layer).polygon(outline, fill=1, outline=1)
-        layers.append((int(np.asarray(layer).sum()), layer, _LABELS[shape["label"]]))
+        layers.append((int(np.asarray(layer).sum()), layer, _value(shape)))
     for _, layer, value in sorted(layers, key=lambda one: -one[0]):
         canvas.paste(value, mask=layer)
     return np.asarray(canvas)

@@ -71,8 +71,8 @@ def polygons_mask(polygons: Sequence[Any], size: Size, *, drawn_on: Size | None 
     across, down = _scale(drawn_on or size, size)
     if len(polygons) > _MOST_POLYGONS or sum(len(one) for one in polygons if isinstance(one, list)) > 2 * _MOST_POINTS:
         raise DataError(
-            f"an object has {len(polygons):,} polygons or more than {_MOST_POINTS:,} points in them; give a mask image "
-            "or run lengths instead"
+            f"an object has {len(polygons):,} polygons or more than {_MOST_POINTS:,} points in them; "
+            "give a mask picture or run lengths instead"
         )
     outlines = [_outline(polygon, size, across=across, down=down) for polygon in polygons]
     if not outlines:
@@ -142,8 +142,8 @@ def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
     if own != size:
         raise _other_size(
             own,
-            f"the mask {path.name} is {own[1]}x{own[0]} pixels, its image {size[1]}x{size[0]}; export it at the image "
-            "size",
+            f"the mask {path.name} is {own[1]}x{own[0]} pixels, its image {size[1]}x{size[0]}; "
+            "export it at the image's size",
         )
     values, is_lossy = stored(path)
     grey = _grey(values)

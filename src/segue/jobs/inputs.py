@@ -7,37 +7,56 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from segue.errors import DataError, MediaError
+from segue.media import formats
+from segue.media.folder import is_hidden
+from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from segue.reading import open_regular, read_text
 
 FolderKind = Literal["auto", "images", "video"]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-SUFFIXES = IMAGE_SUFFIXES | {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
+SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 """Endings by which a folder's images and videos are known; a file that is named outright may have any."""
 
 _LONGEST = 60  # characters of a stem: with four bytes each they still fit a file name
 _FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
+_NOTES = frozenset(
+    {".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".log", ".py", ".pdf", ".zip"}
+)
+_MOST_LIST = 100_000_000  # bytes of a list of paths
 
 
-def find(given: str, *, folder_kind: FolderKind = "auto") -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something in a folder that is not taken as an input, and why; `is_bad`, if it looks like an image or video."""
+
+    path: Path
+    reason: str
+    is_bad: bool
+
+
+def find(given: str, *, folder_kind: FolderKind = "auto", skipped: list[Skipped] | None = None) -> list[Path]:
     """The sources that INPUT stands for, as absolute paths without repeats, each an image, a video or a frame folder.
 
     A file is taken as it is, whatever its name says; a `.txt` file lists one path per line, from the list's own
     folder, blank lines and lines that begin with # aside. A folder gives the images, videos and frame folders directly
     in it, unless it is a frame folder itself; a pattern gives its matches. Both go by name with numbers counted (2
     before 10). `folder_kind` overrules `is_frame_folder`: with "video" every folder is a frame folder, with "images"
-    none is. Listed files need not exist: whoever opens them reports each.
+    none is. Listed files need not exist: whoever opens them reports each. A file without a known ending is an input if
+    it is an image by its content. What of a folder or pattern is left out is added to `skipped`.
 
     Raises: MediaError, if there is nothing of that name or nothing in it; DataError, if a list cannot be read.
     """
     try:
-        found = _find(given, folder_kind)
-    except OSError as error:
-        raise MediaError(f"cannot read {given}: {error.strerror}") from error
+        found = _find(given, folder_kind, [] if skipped is None else skipped)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MediaError(f"cannot read {given[:200]!r}: {reason}") from error
     if not found:
         known = " ".join(sorted(SUFFIXES))
         raise MediaError(f"{given} holds no image, video or frame folder; files are known by their endings: {known}")
@@ -68,7 +87,7 @@ def stamp(source: Path) -> str:
 def content_hash(source: Path) -> str:
     """SHA-256 of a file's bytes; of a frame folder, of the names and hashes of its images in the order of names."""
     if not source.is_dir():
-        with source.open("rb") as file:
+        with open_regular(source) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return digest(*(f"{frame.name} {content_hash(frame)}" for frame in _frames(source)))
 
@@ -78,8 +97,11 @@ def digest(*lines: str) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: Iterable[str] = ()) -> dict[Path, str]:
-    """A result folder's name for each source: its stem, with a short hash of its path where others share it.
+def folder_names(
+    sources: Sequence[Path], *, known: Mapping[str, str], taken: Iterable[str] = (), asked: Sequence[str] = ()
+) -> dict[Path, str]:
+    """A result folder's name for each source: its stem; where that is taken with what is asked for behind it, and where
+    sources share it with a short hash of path and question.
 
     `known` maps sources that have a folder already (as text) to its name, which they keep; `taken` names can be
     nobody's. Names that differ only in case count as one, since some file systems think so.
@@ -87,38 +109,58 @@ def folder_names(sources: Sequence[Path], *, known: Mapping[str, str], taken: It
     claims = Counter(_stem(source).casefold() for source in sources)
     refused = {name.casefold() for name in (*known.values(), *taken)}
     names = {}
+    words = re.sub(r"[^\w]+", "-", " ".join(asked).lower()).strip("-")[:_LONGEST]
     for source in sources:
         stem = _stem(source)
-        is_fit = claims[stem.casefold()] == 1 and stem.casefold() not in refused and len(stem) <= _LONGEST
-        own = stem if is_fit else f"{stem[:_LONGEST]}-{digest(str(source))[:8]}"
+        is_alone = claims[stem.casefold()] == 1 and len(stem) <= _LONGEST
+        unique = f"{stem[:_LONGEST]}-{digest(str(source), *asked)[:8]}"
+        wanted = (stem, *([f"{stem}-{words}"] if words else ())) if is_alone else ()
+        own = next((name for name in wanted if name.casefold() not in refused), unique)
         names[source] = known.get(str(source), own)
     return names
 
 
-def _find(given: str, folder_kind: FolderKind) -> list[Path]:
+def _find(given: str, folder_kind: FolderKind, skipped: list[Skipped]) -> list[Path]:
     path = Path(given).expanduser()
     if path.suffix.lower() == ".txt" and path.is_file():
-        return [source for listed in _read_list(path) for source in _expand(listed, folder_kind)]
+        return [source for listed in _read_list(path) for source in _expand(listed, folder_kind, skipped)]
     if path.exists():
-        return _expand(path, folder_kind)
+        return _expand(path, folder_kind, skipped)
     if glob.has_magic(given):
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - pathlib knows no absolute patterns
-        return [match for match in _in_order(map(Path, matches)) if _is_source(match, folder_kind)]
+        return _sources(map(Path, matches), folder_kind, skipped)
     raise MediaError(f"{given} does not exist; give an image, a video, a folder, a quoted pattern or a .txt list")
 
 
-def _expand(path: Path, folder_kind: FolderKind) -> list[Path]:
+def _expand(path: Path, folder_kind: FolderKind, skipped: list[Skipped]) -> list[Path]:
     if not path.is_dir() or _is_video_folder(path, folder_kind):
         return [path]
-    return [child for child in _in_order(path.iterdir()) if _is_source(child, folder_kind)]
+    return _sources(path.iterdir(), folder_kind, skipped)
 
 
-def _is_source(path: Path, folder_kind: FolderKind) -> bool:
-    if path.name.startswith("."):
-        return False
+def _sources(paths: Iterable[Path], folder_kind: FolderKind, skipped: list[Skipped]) -> list[Path]:
+    """Those that are inputs, in order; the others go to `skipped`, hidden ones aside."""
+    found = []
+    for path in _in_order(path for path in paths if not is_hidden(path.name)):
+        left_out = _left_out(path, folder_kind)
+        if left_out is None:
+            found.append(path)
+        else:
+            skipped.append(left_out)
+    return found
+
+
+def _left_out(path: Path, folder_kind: FolderKind) -> Skipped | None:
     if path.is_dir():
-        return _is_video_folder(path, folder_kind)
-    return path.suffix.lower() in SUFFIXES
+        is_video = _is_video_folder(path, folder_kind)
+        return None if is_video else Skipped(path, "a folder is not looked into; give it by its name", is_bad=False)
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES or formats.is_picture(path):
+        return None
+    if not path.is_file():
+        return Skipped(path, "it is no regular file but a pipe, a device or a socket", is_bad=True)
+    reason = f"its ending {path.suffix or '(none)'} is none that is known, and its content is no image that can be read"
+    return Skipped(path, reason, is_bad=suffix not in _NOTES and bool(suffix))
 
 
 def _is_video_folder(path: Path, folder_kind: FolderKind) -> bool:
@@ -127,16 +169,18 @@ def _is_video_folder(path: Path, folder_kind: FolderKind) -> bool:
 
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a list: it is not UTF-8 text; write one path per line") from error
+        lines = read_text(path, _MOST_LIST).splitlines()
+    except ValueError as error:
+        raise DataError(f"{path} is not a list: {error}; write one path per line") from error
     entries = [line.strip() for line in lines]
+    if strange := next((number for number, entry in enumerate(entries, start=1) if "\0" in entry), None):
+        raise DataError(f"{path} is not a list: line {strange} holds a zero byte; write one path per line")
     return [path.parent / Path(entry).expanduser() for entry in entries if entry and not entry.startswith("#")]
 
 
 def _frames(folder: Path) -> list[Path]:
     frames = (path for path in folder.iterdir() if path.suffix.lower() in _FRAME_SUFFIXES)
-    return sorted(frame for frame in frames if not frame.name.startswith("."))
+    return sorted(frame for frame in frames if not is_hidden(frame.name) and frame.is_file())
 
 
 def _in_order(paths: Iterable[Path]) -> list[Path]:

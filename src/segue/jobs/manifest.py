@@ -22,7 +22,11 @@ from segue.output.results import FORMAT, OLD, PART, RESULT, encode_json
 NAME = "manifest.jsonl"
 
 Record = dict[str, Any]
+Key = tuple[str, tuple[str, ...]]
+"""A source and what was asked of it: results of other questions about the same source stand beside each other."""
 
+REGION = ("phrase", "score", "box", "is_found", "area", "share", "frames")
+"""What a record keeps of each region of a `result.json`."""
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -74,6 +78,7 @@ def record_of(result: dict[str, Any], folder: str) -> Record:
     """The manifest's line for a finished input, from its `result.json` and the name of its folder."""
     return {
         "source": result["source"]["path"],
+        "phrases": list(_asked(result)),
         "status": "ok",
         "folder": folder,
         "error": None,
@@ -81,14 +86,20 @@ def record_of(result: dict[str, Any], folder: str) -> Record:
         "stamp": result["source"]["stamp"],
         "settings": result["fingerprint"],
         "seconds": result["seconds"],
-        "regions": [{key: region[key] for key in ("phrase", "score", "box")} for region in result["regions"]],
+        "regions": [{key: region.get(key) for key in REGION} for region in result["regions"]],
+        "not_found": result.get("not_found", []),
+        "frames": len(result.get("frames", [])),
+        "notes": result["source"].get("notes", []),
     }
 
 
-def failure(source: Path, error: SegueError, *, folder: Path, settings: str, seconds: float) -> Record:
+def failure(
+    source: Path, error: SegueError, *, asked: Sequence[str], folder: Path, settings: str, seconds: float
+) -> Record:
     """The manifest's line for an input that gave no result, and why; names the folder if an older result is there."""
     return {
         "source": str(source),
+        "phrases": list(asked),
         "status": "failed",
         "folder": folder.name if folder.exists() else None,
         "error": str(error),
@@ -101,20 +112,24 @@ def failure(source: Path, error: SegueError, *, folder: Path, settings: str, sec
 
 
 class Manifest:
-    """The records of an output folder, by source; the latest one of a source counts. Made by `opened`."""
+    """The records of an output folder, by source and question; the latest one counts. Made by `opened`.
 
-    def __init__(self, out: Path):
+    `asked` are the phrases of the run at hand: what was asked otherwise is kept and left alone.
+    """
+
+    def __init__(self, out: Path, asked: Sequence[str] = ()):
         self.out = out
+        self.asked = tuple(asked)
         self._path = out / NAME
         self.records = _read(self._path)
 
     def add(self, record: Record) -> None:
         """Append a record, so that it is on the disk when this returns; half a line is taken back if it cannot be."""
         append(self._path, _line(record))
-        self.records[record["source"]] = record
+        self.records[key_of(record)] = record
 
     def tidy(self) -> None:
-        """Rewrite the file with one line per source, in the order in which they first came."""
+        """Rewrite the file with one line per source and question, in the order in which they first came."""
         lines = b"".join(map(_line, self.records.values()))
         if (self._path.read_bytes() if self._path.exists() else b"") == lines:
             return
@@ -127,7 +142,7 @@ class Manifest:
 
         The folder's own `result.json` is asked too: a run may have been killed between writing and listing it.
         """
-        record = self.records.get(str(source))
+        record = self.records.get((str(source), self.asked))
         if record is None or record["folder"] is None:
             return None
         folder = self.out / record["folder"]
@@ -141,9 +156,13 @@ class Manifest:
 
     def assign(self, sources: Sequence[Path]) -> dict[Path, Path]:
         """A result folder for each source, in order: the one it has, else a new one that is nobody's."""
-        known = {name: record["folder"] for name, record in self.records.items() if record["folder"]}
+        known = {
+            name: record["folder"]
+            for (name, asked), record in self.records.items()
+            if asked == self.asked and record["folder"]
+        }
         foreign = {path.name for path in self.out.iterdir()} - set(known.values())
-        names = folder_names(sources, known=known, taken={*foreign, NAME})
+        names = folder_names(sources, known=known, taken={*foreign, NAME}, asked=self.asked)
         return {source: self.out / name for source, name in names.items()}
 
     def adopt(self) -> None:
@@ -151,14 +170,15 @@ class Manifest:
         listed = {record["folder"] for record in self.records.values()}
         for folder in sorted(self.out.iterdir()):
             result = None if folder.name in listed else read_result(folder)
-            known = self.records.get(result["source"]["path"]) if result else None
+            known = self.records.get((result["source"]["path"], _asked(result))) if result else None
             if result and not (known and known["folder"]):
                 self.add(record_of(result, folder.name))
 
 
 @contextmanager
-def opened(out: Path) -> Iterator[Manifest]:
-    """The manifest of an output folder, made if missing, mended if torn, for this process alone while it is open.
+def opened(out: Path, asked: Sequence[str] = ()) -> Iterator[Manifest]:
+    """The manifest of an output folder for a run that asks for these phrases, made if missing, mended if
+    torn, for this process alone while it is open.
 
     What an earlier run left half-written is removed.
 
@@ -171,7 +191,7 @@ def opened(out: Path) -> Iterator[Manifest]:
         raise ConfigError(f"{out} is a file; -o takes a folder to write results into") from error
     with alone(out):
         _clean(out)
-        manifest = Manifest(out)
+        manifest = Manifest(out, asked)
         manifest.adopt()
         manifest.tidy()
         yield manifest
@@ -195,15 +215,24 @@ def _line(record: Record) -> bytes:
     return encode_json(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _read(path: Path) -> dict[str, Record]:
-    """The whole lines of a manifest, by source; a last line without its end was torn by a kill and is left out."""
+def key_of(record: Record) -> Key:
+    """What a record is about."""
+    return record["source"], tuple(record.get("phrases", ()))
+
+
+def _asked(result: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(result.get("settings", {}).get("phrases", ()))
+
+
+def _read(path: Path) -> dict[Key, Record]:
+    """The whole lines of a manifest, by source and question; a last line without its end was torn and is left out."""
     if not path.exists():
         return {}
-    records: dict[str, Record] = {}
+    records: dict[Key, Record] = {}
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
-            records[record["source"]] = record
+            records[key_of(record)] = record
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
                 f"line {number} of {path} is not a record of a finished input; "

@@ -55,10 +55,10 @@ def open_media(
     image or video; a Pillow image; or RGB pixels, `UInt8[h w 3]` for an image and `UInt8[t h w 3]` for a video. What
     a file is decides its content, not its name. A Pillow image is decoded here; arrays are kept, not copied.
 
-    An animated GIF, WebP, PNG or AVIF, and a TIFF with pages of one size, is a video; with `first` it is an image of its
-    first picture, which the medium's `notes` say. Pictures of more than 8 bits are brought to 8 by a `window`, which
-    becomes black and white: the one given, or the range of values that is used, for which they are decoded here. One that
-    uses half of its 16 bits or more is shown as it is.
+    An animated GIF, WebP, PNG or AVIF, and a TIFF with pages of one size, is a video; with `first` it is an image of
+    its first picture, which the medium's `notes` say. Pictures of more than 8 bits are brought to 8 by a `window`,
+    which becomes black and white: the one given, or the range of values that is used, for which they are decoded here.
+    One that uses half of its 16 bits or more is shown as it is.
 
     Raises: MediaError, if there is nothing there, or nothing that can be read; LimitError, if it is too large.
     """

@@ -14,7 +14,7 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is one that systems and tools leave behind, such as `._x.json` or `.ipynb_checkpoints`."""
+    """Whether a file or folder is one that systems and tools leave behind, as `._x.json` or `.ipynb_checkpoints`."""
     return name.startswith(".") or name.lower() in _HIDDEN
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from segue.errors import ConfigError
+from segue.errors import CheckpointError, ConfigError
 from segue.models.protocol import MLLM, Batch, Prompt
 from segue.models.static_decoding import StaticDecoder, decodes_alone, supports_static_decoding
 from segue.models.templates import TextTokenizer
@@ -71,13 +71,31 @@ class Sampler:
         self._generator: torch.Generator | None = None
 
     def __call__(self, logits: Float[Tensor, " v"]) -> Int[Tensor, ""]:
-        """The next token."""
+        """The next token.
+
+        Raises: CheckpointError, if the scores are no numbers.
+        """
         if self.is_greedy:
-            return logits.argmax(-1)
+            best = logits.max(-1)  # NaN is the largest of all, so that this pass shows it
+            check_computed(best.values, "for the next word")
+            return best.indices
+        check_computed(logits, "for the next word")
         if self._generator is None:
             self._generator = torch.Generator(logits.device).manual_seed(self._seed)
         scores = self._warpers(torch.empty(1, 0, dtype=torch.long, device=logits.device), logits[None].float())
         return torch.multinomial(scores[0].softmax(-1), 1, generator=self._generator)[0]
+
+
+def check_computed(found: Tensor, what: str) -> None:
+    """Refuse to answer from numbers that are none; infinite ones may be meant.
+
+    Raises: CheckpointError.
+    """
+    if bool(found.isnan().any()):
+        raise CheckpointError(
+            f"the model computes NaN {what}, so it gives no answer: its weights are damaged (`segue doctor MODEL` "
+            "looks at each), or too coarse a precision was chosen (--dtype fp32)"
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -272,7 +290,9 @@ class Decoder:
         if not self.rows:
             return
         logits = self.mllm.head(self._hidden)
-        chosen = logits.argmax(-1)
+        best = logits.max(-1)  # NaN is the largest of all, so that this pass shows it
+        check_computed(best.values, "for the next word")
+        chosen = best.indices
         for row, state in enumerate(self.rows):
             if not state.sampler.is_greedy:
                 chosen[row] = state.sampler(logits[row])

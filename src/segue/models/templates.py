@@ -6,9 +6,12 @@ released checkpoints were trained with are here; no checkpoint was trained with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from segue.errors import CheckpointError, ConfigError
 
@@ -124,6 +127,12 @@ def template(name: str) -> Template:
     return TEMPLATES[key]
 
 
+MAX_TEMPLATE = 200_000
+MAX_RENDERED = 1_000_000
+MAX_SECONDS = 5
+"""Bounds of a checkpoint's own chat template: its characters, those that it writes for a question, and its time."""
+
+
 @runtime_checkable
 class Renderer(Protocol):
     """A tokenizer with a checkpoint's chat template, which the library renders in a sandbox."""
@@ -133,6 +142,28 @@ class Renderer(Protocol):
     ) -> str:
         """The dialogue as one text."""
         ...
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    """Ends what runs too long, in the main thread, where a signal can; a template is a program with loops.
+
+    Raises: TimeoutError.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError(f"it took more than {MAX_SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, MAX_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def opening(renderer: Renderer, chat: Template, block: str) -> str:
@@ -145,14 +176,18 @@ def opening(renderer: Renderer, chat: Template, block: str) -> str:
     words = "a question"
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": words}]}
     try:
-        text = renderer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        with _in_time():
+            text = renderer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     except Exception as error:  # noqa: BLE001  a template may raise whatever it likes
         raise CheckpointError(f"the chat template of the checkpoint cannot be rendered ({error})") from error
+    if not isinstance(text, str) or len(text) > MAX_RENDERED:
+        most = f"{MAX_RENDERED:,} characters"
+        raise CheckpointError(f"the chat template of the checkpoint writes more than {most} for a question")
     ending = chat.user.replace("{text}", block + words)
     if not text.endswith(ending):
         raise CheckpointError(
-            f"the chat template of the checkpoint writes a question as {text!r}; expected it to end in {ending!r}. "
-            "Take the template that belongs to the weights"
+            f"the chat template of the checkpoint writes a question as {text[:200]!r}; expected it to end in "
+            f"{ending!r}. Take the template that belongs to the weights"
         )
     return text.removesuffix(ending)
 

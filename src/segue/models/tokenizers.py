@@ -6,6 +6,7 @@ needed.
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,17 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from segue.errors import CheckpointError
+from segue.models.templates import MAX_TEMPLATE
+from segue.reading import read_bytes
 from segue.weights import read_json
 
+MAX_FILE = 200_000_000  # bytes; the largest that is known has 35 million
+_MULTIPLIES = re.compile(
+    r"\*\s*\d{4,}|\*\*|\d{5,}\s*\*|range\(\s*\d{5,}"
+    r"|(center|ljust|rjust|zfill)\(\s*\d{4,}|%\s*\d{5,}"
+)
+MAX_REPLACEMENT = 16  # characters
+_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json", "tokenizer_config.json")
 CONTROL, USER_DEFINED = 3, 4
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 """Any of these makes a tokenizer."""
@@ -35,8 +45,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    for name in _FILES:
+        try:
+            if (folder / name).exists() and len(read_bytes(folder / name, MAX_FILE)) == 0:
+                raise CheckpointError(f"{folder / name} is empty; fetch it again")
+        except OSError as error:
+            raise CheckpointError(f"{folder / name} cannot be read ({error.strerror}); fetch it again") from error
     try:
         if (folder / "tokenizer.json").is_file():
+            _check_replacing(folder / "tokenizer.json")
             backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
             return PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(folder))
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -51,6 +68,24 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     raise CheckpointError(
         f"{folder} has no tokenizer; expected tokenizer.json, vocab.json with merges.txt, or tokenizer.model"
     )
+
+
+def _check_replacing(path: Path) -> None:
+    """Refuse a tokenizer that rewrites text to far more text before it reads it.
+
+    Raises: CheckpointError.
+    """
+    parts = [read_json(path).get(name) for name in ("normalizer", "pre_tokenizer", "decoder")]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        if not isinstance(part, dict):
+            continue
+        written = part.get("content")
+        if isinstance(written, str) and len(written) > MAX_REPLACEMENT:
+            raise CheckpointError(f"{path} replaces text by {len(written):,} characters; no model's tokenizer does")
+        parts += [value for value in part.values() if isinstance(value, dict | list)]
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -100,15 +135,28 @@ def load_chat_template(folder: Path) -> str | None:
     """
     plain = folder / "chat_template.jinja"
     try:
-        if plain.is_file():
-            return plain.read_text(encoding="utf-8")
+        if plain.exists():
+            return _bounded(read_bytes(plain, MAX_TEMPLATE).decode("utf-8"), plain)
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{plain} cannot be read ({error}); fetch it again") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{plain} cannot be read ({reason}); fetch it again") from error
     for name in ("chat_template.json", "tokenizer_config.json"):
         found = read_json(folder / name).get("chat_template") if (folder / name).is_file() else None
         if isinstance(found, str):
-            return found
+            return _bounded(found, folder / name)
     return None
+
+
+def _bounded(chat_template: str, path: Path) -> str:
+    """A template, unless it could make itself longer than memory: ranges of huge numbers and repeated text.
+
+    Raises: CheckpointError.
+    """
+    if len(chat_template) > MAX_TEMPLATE:
+        raise CheckpointError(f"the chat template in {path} has more than {MAX_TEMPLATE:,} characters")
+    if strange := _MULTIPLIES.search(chat_template):
+        raise CheckpointError(f"the chat template in {path} multiplies ({strange[0].strip()!r}), which no model's does")
+    return chat_template
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +18,11 @@ from PIL import Image
 
 from segue.errors import ConfigError, LimitError, MediaError
 from segue.files import atomic_path
+from segue.media.image import stored
 
-_MOST_OBJECTS = 255
+MOST_OBJECTS = 255
+_TICK = Fraction(1, 90_000)
+"""The unit of time in a clip: fine enough for every usual rate."""
 _SLOWEST, _FASTEST = 0.001, 1000.0
 
 
@@ -38,9 +42,9 @@ def write_mask_png(path: Path, masks: Bool[np.ndarray, "n h w"]) -> None:
 
     Raises: LimitError for more than 255 objects; MediaError, if the file cannot be written; then there is none.
     """
-    if len(masks) > _MOST_OBJECTS:
+    if len(masks) > MOST_OBJECTS:
         raise LimitError(
-            f"{len(masks)} objects do not fit a palette PNG of {_MOST_OBJECTS}; write fewer, or write COCO RLE"
+            f"{len(masks)} objects do not fit a palette PNG of {MOST_OBJECTS}; write fewer, or write COCO RLE"
         )
     numbers = np.zeros(masks.shape[1:], dtype=np.uint8)
     for number in range(len(masks), 0, -1):
@@ -49,6 +53,24 @@ def write_mask_png(path: Path, masks: Bool[np.ndarray, "n h w"]) -> None:
     picture.putpalette(davis_palette().tobytes())
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")
+
+
+def read_mask_png(path: Path) -> UInt8[np.ndarray, "h w"]:
+    """The numbers of objects in a picture that `write_mask_png` has written."""
+    numbers: UInt8[np.ndarray, "h w"] = stored(path)[0]
+    return numbers
+
+
+def write_object_pngs(folder: Path, name: str, masks: Bool[np.ndarray, "n h w"]) -> None:
+    """Write each mask whole, white on black, as `object_1/name`, `object_2/name` ... below a folder.
+
+    Raises: MediaError, if a file cannot be written.
+    """
+    for number, mask in enumerate(masks, start=1):
+        path = folder / f"object_{number}" / name
+        path.parent.mkdir(exist_ok=True)
+        with atomic_path(path) as temporary:
+            Image.fromarray(mask.astype(np.uint8) * 255).save(temporary, format="PNG")
 
 
 def davis_palette() -> UInt8[np.ndarray, "256 3"]:
@@ -68,7 +90,8 @@ class OverlayWriter:
 
     H.264 in yuv420p with the index in front (mpeg4 where PyAV comes without x264). That format needs even sides, so
     an odd one grows by one pixel, a copy of its neighbour. `size` is (height, width); `fps` may be a fraction such as
-    29.97. The file appears when the block ends well and at no other time. Memory does not grow with the clip.
+    29.97, and says when a frame is shown that is written without its time. The file appears when the block ends well
+    and at no other time. Memory does not grow with the clip.
 
     Raises: ConfigError for an impossible frame rate; MediaError, if no frame was written or writing fails.
     """
@@ -80,6 +103,7 @@ class OverlayWriter:
         self._rate = Fraction(fps).limit_denominator(1001 if fps >= 1 else 10_000)
         self._size = size
         self._written = 0
+        self._last = -1
         self._reformatter = VideoReformatter()
         self._stack = ExitStack()
 
@@ -93,8 +117,8 @@ class OverlayWriter:
             self._stack = stack.pop_all()
         return self
 
-    def write(self, frame: UInt8[np.ndarray, "h w 3"]) -> None:
-        """Add one RGB frame.
+    def write(self, frame: UInt8[np.ndarray, "h w 3"], seconds: float = float("nan")) -> None:
+        """Add one RGB frame, shown that many seconds after the first; without a time, one step after the frame before.
 
         Raises: MediaError, if it has another size than the clip, or the file cannot be written.
         """
@@ -109,10 +133,16 @@ class OverlayWriter:
             dst_color_range=ColorRange.MPEG,
             threads=1,
         )
-        picture.pts = self._written
-        picture.time_base = 1 / self._rate
+        picture.pts, picture.time_base = self._tick(seconds), _TICK
         self._container.mux(self._stream.encode(picture))
         self._written += 1
+
+    def _tick(self, seconds: float) -> int:
+        """When the frame is shown, after the one before it whatever a clock says."""
+        step = 1 / self._rate / _TICK
+        ticks = round(seconds / _TICK) if math.isfinite(seconds) else round(self._written * step)
+        self._last = max(ticks, self._last + 1)
+        return self._last
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -131,6 +161,7 @@ class OverlayWriter:
         stream = cast(VideoStream, self._container.add_stream(codec, rate=self._rate, options=options))
         stream.height, stream.width = (side + side % 2 for side in self._size)
         stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = _TICK
         # Said in the file, so that players need not guess the colours from the size.
         stream.codec_context.colorspace = Colorspace.ITU709
         stream.codec_context.color_range = ColorRange.MPEG

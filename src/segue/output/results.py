@@ -7,25 +7,33 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
+from jaxtyping import Bool
 from pycocotools import mask as coco
 
 from segue.errors import ConfigError
 from segue.geometry.masks import encode
 from segue.media import iter_frames
-from segue.output.export import OverlayWriter, write_mask_png, write_png
+from segue.output.export import (
+    MOST_OBJECTS,
+    OverlayWriter,
+    read_mask_png,
+    write_mask_png,
+    write_object_pngs,
+    write_png,
+)
 from segue.output.render import overlay
 from segue.types import Answer, Event, FrameMasks, Media, ObjectsFound, Region
 
 RESULT = "result.json"
 ANNOTATIONS = ".annotations"
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of `result.json`; it grows when a reader of the old one could be misled."""
 
 PART = ".part-"
@@ -38,13 +46,47 @@ FORMATS = ("png", "coco", "overlay", "logits")
 FRAME_RATE = 10.0  # of an overlay whose source has none, such as a frame folder
 
 
+FEW_PIXELS = 10
+"""An object of fewer pixels on every frame is not found: masks of nothing often have some."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What of an object is to be seen: on how many frames it has pixels, its largest area in pixels and as a share of
+    the frame, and its highest presence (None where that is not told).
+    """
+
+    frames: int = 0
+    area: int = 0
+    share: float = 0.0
+    presence: float | None = None
+
+    def add(self, mask: Bool[np.ndarray, "h w"], presence: float) -> None:
+        """Take in a frame."""
+        area = int(np.count_nonzero(mask))
+        self.frames += area > 0
+        self.area, self.share = max(self.area, area), max(self.share, area / mask.size)
+        if isfinite(presence):
+            self.presence = max(presence, self.presence or 0.0)
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it is there: a mask of more than a few pixels, and no presence that denies it."""
+        return self.area >= FEW_PIXELS and (self.presence is None or self.presence >= 0.5)
+
+    def plain(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {"is_found": self.is_found, "area": self.area, "share": round(self.share, 6), "frames": self.frames}
+
+
 class ResultWriter:
     """Writes one medium's result while its events come, a frame at a time; a context manager.
 
     Everything goes to a hidden folder beside `folder`, which takes its place in `finish` and is removed if the block
-    ends without. By format: "png" `masks/00012.png` per frame number, palette indices counting objects from 1;
-    "coco" `masks.json`; "overlay" `overlay.png` or `overlay.mp4`; "logits" `logits.npz` with `index_1`, `logits_1` for
-    object 1 and so on, in the mask decoder's own resolution. `result.json` is always there.
+    ends without. By format: "png" `masks/00012.png` per frame number, palette indices counting objects from 1, or,
+    where objects overlap on any frame, `masks/object_1/00012.png` for each object, white on black, so that no pixel is
+    lost; "coco" `masks.json`; "overlay" `overlay.png` or `overlay.mp4`; "logits" `logits.npz` with `index_1`,
+    `logits_1` for object 1 and so on, in the mask decoder's own resolution. `result.json` is always there.
     """
 
     def __init__(self, folder: Path, media: Media, formats: Iterable[str]):
@@ -55,6 +97,9 @@ class ResultWriter:
         self._labels: list[str] = []
         self._annotations: BinaryIO | None = None
         self._written = 0
+        self._found: list[Found] = []
+        self._is_apart = False
+        self._overlapping: list[int] = []
         self._seconds: dict[int, float | None] = {}
         self._open = ExitStack()
         self._overlay: OverlayWriter | None = None
@@ -79,7 +124,10 @@ class ResultWriter:
         """Take in one event; text and the final answer are not this method's concern."""
         if isinstance(event, ObjectsFound):
             self._labels = [region.phrase for region in event.regions]
+            self._found = [Found() for _ in event.regions]
         if isinstance(event, FrameMasks):
+            for found, mask, presence in zip(self._found, event.masks, event.presence, strict=True):
+                found.add(mask, float(presence))
             self._seconds[event.index] = _number(event.seconds)
             if "png" in self._formats:
                 self._write_masks(event)
@@ -99,15 +147,30 @@ class ResultWriter:
         (self._part / ANNOTATIONS).unlink(missing_ok=True)
         if "logits" in self._formats:
             _write_logits(self._part / "logits.npz", answer.regions)
-        result = {"format": FORMAT, **more, **describe(answer), "frames": list(self._seconds)}
+        result = {"format": FORMAT, **more, **describe(answer, self._found), "frames": list(self._seconds)}
+        if "png" in self._formats and self._seconds:
+            form = "masks/object_{id}/{frame:05d}.png" if self._is_apart else "masks/{frame:05d}.png"
+            result |= {"mask_files": form, "overlapping_frames": self._overlapping}
         (self._part / RESULT).write_bytes(encode_json(_readable(result)))
         publish(self._part, self.folder)
         return result
 
     def _write_masks(self, frame: FrameMasks) -> None:
-        path = self._part / "masks" / f"{frame.index:05d}.png"
-        path.parent.mkdir(exist_ok=True)
-        write_mask_png(path, frame.masks)
+        """All objects in one picture as long as none overlap; from the first overlap on, a picture for each."""
+        folder, name = self._part / "masks", f"{frame.index:05d}.png"
+        folder.mkdir(exist_ok=True)
+        if len(frame.masks) > 1 and bool((frame.masks.sum(axis=0) > 1).any()):
+            self._overlapping.append(frame.index)
+        if not self._is_apart and (self._overlapping or len(frame.masks) > MOST_OBJECTS):
+            self._is_apart = True
+            for path in sorted(folder.glob("*.png")):
+                numbers = read_mask_png(path)
+                write_object_pngs(folder, path.name, numbers == np.arange(1, len(frame.masks) + 1)[:, None, None])
+                path.unlink()
+        if self._is_apart:
+            write_object_pngs(folder, name, frame.masks)
+        else:
+            write_mask_png(folder / name, frame.masks)
 
     def _write_annotations(self, frame: FrameMasks) -> None:
         """One annotation per object that has any pixel, at once, so that nothing of a frame need be kept."""
@@ -141,7 +204,7 @@ class ResultWriter:
         if self._overlay is None:
             writer = OverlayWriter(self._part / "overlay.mp4", self._media.fps or FRAME_RATE, self._media.size)
             self._overlay = self._open.enter_context(writer)
-        self._overlay.write(drawn)
+        self._overlay.write(drawn, frame.seconds)
 
 
 def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
@@ -179,16 +242,23 @@ def replay(answer: Answer) -> Iterator[Event]:
             yield FrameMasks(index, seconds, pixels, masks, np.array(scores), np.array(presence))
 
 
-def describe(answer: Answer) -> dict[str, Any]:
+def describe(answer: Answer, found: Sequence[Found] = ()) -> dict[str, Any]:
     """An answer as JSON can hold it, without its masks.
 
     Boxes are x0 y0 x1 y1 in pixels, right and bottom exclusive; `scores` and `presence` of a region say per frame.
+    `found` tells of the masks of the first regions. `not_found` are phrases for which there is no object, or none that
+    is to be seen.
     """
+    rows = [_describe_region(number, region) for number, region in enumerate(answer.regions, start=1)]
+    for row, one in zip(rows, found, strict=False):
+        row |= one.plain()
+    unseen = [row["phrase"] for row in rows if row.get("is_found") is False]
     return {
         "text": answer.text,
         "raw_text": answer.raw_text,
         "stop_reason": answer.stop_reason,
-        "regions": [_describe_region(number, region) for number, region in enumerate(answer.regions, start=1)],
+        "regions": rows,
+        "not_found": [*answer.lineage.get("not_found", ()), *unseen],
         "lineage": answer.lineage,
         "usage": asdict(answer.usage),
     }

@@ -53,14 +53,14 @@ LOOKED_FOR = (
 _FORMS = (finetune, coco, label_studio)
 _NO_ANNOTATIONS = ("labels.json", "splits.json")
 _NO_GROUPS = ("images", "videos", "data", "..", "/")
-_UPLOADS = ("data/upload/", "upload/", "/data/upload/")
+_UPLOADS = re.compile(r"(^|/)upload/\d+/")
 _BESIDE = ("captions", "person", "stuff", "panoptic", "image")
 """How files begin that COCO publishes beside its `instances_*`."""
 
 
 MORE_GROUPS = (
-    "lay out train/, val/ and test/, or say what belongs together by a pattern for names: --group '([^/]+)$' takes each "
-    "file by itself, --group '^([^_]+)' all that begin alike up to a _"
+    "lay out train/, val/ and test/, or say what belongs together by a pattern for names: --group '([^/]+)$' takes "
+    "each file by itself, --group '^([^_]+)' all that begin alike up to a _"
 )
 
 
@@ -109,8 +109,8 @@ def load(
     medium lies in, or the medium itself.
 
     `phrase` names what mask pictures show, where they do not say it. `frames` is how many annotated frames of a video
-    are drawn, one at least with something to be seen; None takes all. An all-black mask picture tells that the thing is not
-    there; other empty masks are an error, unless `empty_is_absent` says that they tell it too.
+    are drawn, one at least with something to be seen; None takes all. An all-black mask picture tells that the thing is
+    not there; other empty masks are an error, unless `empty_is_absent` says that they tell it too.
 
     Raises: ConfigError, DataError.
     """
@@ -326,7 +326,7 @@ def _grouped(entry: Entry, pattern: str | None) -> Entry:
     name = PurePosixPath(entry.names[0].replace("\\", "/"))
     if pattern is None:
         parents = [part for part in name.parts[:-1] if part not in _NO_GROUPS and not split_of_folder(part)]
-        is_upload = entry.names[0].startswith(_UPLOADS)  # a folder a project, which is nobody's patient
+        is_upload = _UPLOADS.search(name.as_posix())  # a folder a project, which is nobody's patient
         return replace(entry, group=_id(entry) if is_upload else "/".join(parents) or _id(entry))
     try:
         match = re.search(pattern, name.as_posix())
@@ -389,8 +389,9 @@ def _sample(
 def opened(row: Row) -> Media:
     """The medium of a row.
 
-    Raises: MediaError, LimitError; DataError, if it is of another size than its annotation states. Only width and height
-        that are swapped, as of a photograph that EXIF turns, are taken where everything that is drawn lies in the image.
+    Raises: MediaError, LimitError; DataError, if it is of another size than its annotation states. Only width and
+        height that are swapped, as of a photograph that EXIF turns, are taken where everything that is drawn lies in
+        the image.
     """
     path = locate(row.folders, *row.entry.names)
     media = open_media(path)
@@ -405,7 +406,7 @@ def opened(row: Row) -> Media:
 
 
 def is_turned(row: Row, media: Media) -> bool:
-    """Whether a row states the image's width and height the other way round, though it was drawn on it as it is shown."""
+    """Whether a row states its image's width and height the other way round, though it was drawn as it is shown."""
     height, width = media.size
     if row.entry.size != (width, height) or height == width or media.kind != "image":
         return False

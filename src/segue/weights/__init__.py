@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from segue.errors import CheckpointError
 from segue.weights.headers import (
+    ADAPTER,
     DTYPES,
+    FLOATING,
     Stored,
     checkpoint_files,
     pickled,
@@ -35,6 +37,7 @@ from segue.weights.headers import (
 from segue.weights.keys import KeyTable, Rule, Write, compiled, match, sources, to_upstream, upstream_shapes
 
 __all__ = [
+    "ADAPTER",
     "DTYPES",
     "MAX_LINES",
     "KeyTable",
@@ -43,6 +46,7 @@ __all__ = [
     "Rule",
     "Stored",
     "check",
+    "check_finite",
     "checkpoint_files",
     "file_hash",
     "joint_hash",
@@ -64,6 +68,7 @@ log = logging.getLogger(__name__)
 
 LINEAGE = "lineage.json"
 MAX_LINES = 50
+_PART = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ def load(
         by_file[headers[write.upstream].file].append(write)
     for file, file_writes in by_file.items():
         for write, tensor in zip(file_writes, read_tensors(file, [w.upstream for w in file_writes]), strict=True):
+            check_finite(tensor, write.upstream, file)
             _fill(places, write, tensor)
             for place in write.places:
                 if filled(place):
@@ -142,6 +148,8 @@ def check(
             problems.append(f"unexpected: {name} {list(stored.shape)}")
             continue
         problems += _shape_problems(write, stored, expected)
+        if stored.dtype not in FLOATING:
+            problems.append(f"mistyped: {name} is {stored.dtype}; weights are of {', '.join(sorted(FLOATING))}")
         for place in write.places:
             if (place, write.row) in filled:
                 problems.append(f"twice: {name} and {filled[place, write.row]} both fill {place}")
@@ -188,6 +196,9 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     kinds = Counter(problem.split(":")[0] for problem in problems)
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     what = contrast or "the weights do not fit the architecture that config.json describes"
+    if all(name.startswith("module.") for name in headers):
+        cure = "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead"
+        return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems[:MAX_LINES])}"
     is_cut = set(kinds) == {"missing"} and not contrast
     cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"
     return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems)}"
@@ -224,6 +235,22 @@ def _runs(numbers: Sequence[int]) -> str:
             runs.append([number])
     text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
     return text if len(numbers) == 1 else f"{{{text}}}"
+
+
+def check_finite(tensor: Tensor, name: str, file: Path) -> None:
+    """Refuse a tensor with numbers that are NaN or infinite; it costs one pass over it.
+
+    Raises: CheckpointError.
+    """
+    # a sum shows in one pass, without room for another tensor, that something may be wrong
+    if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
+        return
+    bad = sum(int((~part.float().isfinite()).sum()) for part in tensor.flatten().split(_PART))
+    if bad:
+        raise CheckpointError(
+            f"{file}: tensor {name} has {bad:,} of {tensor.numel():,} numbers that are NaN or infinite, so nothing it "
+            "answers would hold; fetch the checkpoint again"
+        )
 
 
 def _fill(places: Mapping[str, Tensor], write: Write, tensor: Tensor) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from segue.errors import CheckpointError
+from segue.reading import open_regular, read_bytes
 
+ADAPTER = (
+    "is a LoRA adapter of the peft library without the model that it belongs to; merge it into that model first (peft: "
+    "model.merge_and_unload(), then save_pretrained), and give the merged folder"
+)
 INDEX = "model.safetensors.index.json"
 SINGLE_FILES = ("model.safetensors", "weights.safetensors")
 MAX_HEADER_BYTES = 100_000_000
+MAX_JSON_BYTES = 200_000_000
+MAX_TENSORS = 200_000
+MAX_AXES = 8
+"""What no model that is known comes near: more is no header of one."""
+FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+"""The types that weights of a model can have."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 DTYPES = {
     "F64": torch.float64,
@@ -65,6 +77,8 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; expected a model folder with config.json and *.safetensors")
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} {ADAPTER}")
     single = next((folder / name for name in SINGLE_FILES if (folder / name).is_file()), None)
     if (folder / INDEX).is_file():
         files = _indexed_files(folder)
@@ -82,6 +96,8 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
                 f"{text}; take the checkpoint as *.safetensors, or rewrite it, which runs nothing: "
                 "segue convert safetensors FOLDER OUT"
             )
+        if (folder / "adapter_config.json").is_file():
+            raise CheckpointError(f"{folder} {ADAPTER}")
         raise CheckpointError(f"{folder} holds no weights; expected *.safetensors files")
     return files
 
@@ -132,8 +148,8 @@ def read_header(file: Path) -> dict[str, Stored]:
     itself.
     """
     try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
             start = stream.read(8)
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > min(size - 8, MAX_HEADER_BYTES):
@@ -144,6 +160,8 @@ def read_header(file: Path) -> dict[str, Stored]:
     try:
         rows = json.loads(text, object_pairs_hook=_no_repeats)
         rows.pop("__metadata__", None)
+        if len(rows) > MAX_TENSORS:
+            raise ValueError(f"it names {len(rows):,} tensors; at most {MAX_TENSORS:,} are read")
         tensors = {name: _stored(file, name, row) for name, row in rows.items()}
         end = _end_of_data(rows)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -176,8 +194,12 @@ def _stored(file: Path, name: str, row: Mapping[str, Any]) -> Stored:
     dtype, shape, (begin, end) = row["dtype"], row["shape"], row["data_offsets"]
     if dtype not in DTYPES:
         raise ValueError(f"tensor {name} is of type {dtype!r}; known are {', '.join(DTYPES)}")
-    if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end)):
-        raise ValueError(f"tensor {name} has shape {shape} at {begin} to {end}")
+    if not isinstance(shape, list) or not all(
+        type(number) is int and 0 <= number < 2**63 for number in (*shape, begin, end)
+    ):
+        raise ValueError(f"tensor {name} has shape {str(shape)[:80]} at {begin} to {end}")
+    if len(shape) > MAX_AXES:
+        raise ValueError(f"tensor {name} has {len(shape):,} axes; at most {MAX_AXES} are read")
     stored = Stored(file, dtype, tuple(shape))
     if end - begin != stored.nbytes:
         raise ValueError(f"tensor {name} has {end - begin} bytes, its type and shape need {stored.nbytes}")
@@ -210,6 +232,7 @@ def open_tensors(file: Path) -> Any:
     Raises: CheckpointError, if the file cannot be read.
     """
     try:
+        open_regular(file).close()
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); fetch it again") from error
@@ -233,8 +256,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises: CheckpointError, if the file is missing, is not JSON or is not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = json.loads(read_bytes(path, MAX_JSON_BYTES).decode("utf-8-sig"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")

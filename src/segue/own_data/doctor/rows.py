@@ -123,7 +123,7 @@ def decoded(media: Media, frames: Sequence[int]) -> Iterator[Any]:
 
 
 def on_annotated(row: Row, media: Media) -> Media:
-    """The medium at the size that the row was annotated at, if that is another; a size that none has is not believed."""
+    """The medium at the size that the row was annotated at, if that is another; a size beyond all is not."""
     stated = row.entry.size
     if folder.is_turned(row, media):
         return media

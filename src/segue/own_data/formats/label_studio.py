@@ -1,9 +1,10 @@
 """Label Studio's JSON export: polygons and brush strokes on images.
 
-A task's first annotation that was not cancelled and marks something counts; where others differ, that is said. What a shape is called is the text written for it, if there
-is one (a `textarea` of the same id), else its label. Shapes of one name are one thing. Other kinds of shapes are no
-masks: they are counted and left out, and so are images without a mask. An image is looked for by the path that the
-task names, by that path's last part, and by that without the eight characters that uploading puts before it.
+A task's first annotation that was not cancelled and marks something counts; where others differ, that is said. What a
+shape is called is the text written for it, if there is one (a `textarea` of the same id), else its label. Shapes of one
+name are one thing. Other kinds of shapes are no masks: they are counted and left out, and so are images without a mask.
+An image is looked for by the path that the task names, by that path's last part, and by that without the eight
+characters that uploading puts before it.
 
 Source: Label Studio's documentation of its export format; the layout of brush strokes as its converter reads it.
 """
@@ -59,7 +60,8 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         results = next((one for one in several if any(result.get("type") in KINDS for result in one)), None)
         results = several[0] if results is None and several else results or []
         if len({_marked(one) for one in several}) > 1:
-            text = f"{len(several)} annotations of {str(task.get('data'))[:80]} differ; the first that marks something is taken"
+            about = str(task.get("data"))[:80]
+            text = f"{len(several)} annotations of {about} differ; the first that marks something is taken"
             remarks.append(Remark("disagreement", where, text))
         drawn = [result for result in results if result.get("type") in KINDS]
         others += sum("original_width" in result for result in results) - len(drawn)

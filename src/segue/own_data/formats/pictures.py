@@ -6,9 +6,9 @@
     videos/x.mp4            masks/x/00012.png          frames of a file, by their number
     labels.json             {"1": "cat", "2": "dog", "255": null}
 
-Upper case and lower case are the same in names, a mask may have another ending than its image, `_mask`, `_seg`, `_gt` or
-`_label` behind its name, and alpha. A mask saved as JPEG is taken for one thing, and that is said. An all-black mask says
-that its phrase is not there.
+Upper case and lower case are the same in names, a mask may have another ending than its image, `_mask`, `_seg`, `_gt`
+or `_label` behind its name, and alpha. A mask saved as JPEG is taken for one thing, and that is said. An all-black mask
+says that its phrase is not there.
 
 With `labels.json` a picture's values say what is where: grey levels or places in the palette; 0 is nothing, and a value
 that it gives as null is passed over. Without it, a picture shows one thing, which the option `phrase` must name.
@@ -70,7 +70,8 @@ def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry
     lost = [path for path in masks if path not in used]
     smeared = [path for path in masks if path.suffix.lower() in _LOSSY]
     if smeared:
-        text = f"{len(smeared)} masks are JPEG, such as {smeared[0].relative_to(base)}: above half its brightest is one thing"
+        first = smeared[0].relative_to(base)
+        text = f"{len(smeared)} masks are JPEG, such as {first}: what is above half its brightest is one thing"
         remarks.append(Remark("unsure_mask", "masks", text))
     remarks += [_unread(path, base) for path in _others(base / "images", IMAGE_SUFFIXES)]
     remarks += [_unread(path, base) for path in _others(base / "masks", MASKS)]
