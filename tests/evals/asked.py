@@ -53,6 +53,8 @@ class Bright:
             raise DataError(f"cannot ask {wrong[0]!r}")
         return [self._answer(messages) for messages in dialogues]
 
+    answer_all = answer_each
+
     def _answer(self, messages: Sequence[Message]) -> Answer:
         media = next(part for part in messages[0].parts if isinstance(part, Media))
         assert isinstance(media.source, np.ndarray), "pixels are decoded ahead"
@@ -79,16 +81,18 @@ class Oracle:
             assert [message.text for message in sample.messages[:-1]] == [message.text for message in dialogue]
         return [self.speak(sample) for sample in mine]
 
+    answer_all = answer_each
+
 
 @dataclass
-class Watcher:
+class Recorded:
     """Remembers what it was told."""
 
     started: list[tuple[int, int]] = field(default_factory=list)
     steps: list[str | None] = field(default_factory=list)
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int = 0) -> None:
         self.started.append((total, done))
 
-    def step(self, failure: str | None) -> None:
+    def step(self, failure: str | None = None) -> None:
         self.steps.append(failure)
