@@ -46,14 +46,12 @@ class Bright:
     def lineage(self) -> dict[str, Any]:
         return {"model": self.name, "model_hash": f"{self.name}-{self.level}", "dtype": "float32", "device": "cpu"}
 
-    def answer_each(self, dialogues: Sequence[Sequence[Message]], options: object) -> list[Answer]:
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: object, *, rows: int) -> list[Answer]:
         texts = [messages[-1].text for messages in dialogues]
         self.asked.append(texts)
         if wrong := [text for text in texts if any(word in text for word in self.broken)]:
             raise DataError(f"cannot ask {wrong[0]!r}")
         return [self._answer(messages) for messages in dialogues]
-
-    answer_all = answer_each
 
     def _answer(self, messages: Sequence[Message]) -> Answer:
         media = next(part for part in messages[0].parts if isinstance(part, Media))
@@ -75,13 +73,11 @@ class Oracle:
     speak: Callable[[Sample], Answer]
     lineage: dict[str, Any] = field(default_factory=lambda: {"model": "oracle", "model_hash": "0", "dtype": "none"})
 
-    def answer_each(self, dialogues: Sequence[Sequence[Message]], options: object) -> list[Answer]:
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: object, *, rows: int) -> list[Answer]:
         mine, self.samples = self.samples[: len(dialogues)], self.samples[len(dialogues) :]
         for sample, dialogue in zip(mine, dialogues, strict=True):
             assert [message.text for message in sample.messages[:-1]] == [message.text for message in dialogue]
         return [self.speak(sample) for sample in mine]
-
-    answer_all = answer_each
 
 
 @dataclass

@@ -67,7 +67,8 @@ class Answering:
         str,
         typer.Option(
             "--frames",
-            help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers as 0,4,9.",
+            help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers as "
+            "0,4,9.",
         ),
     ] = "auto"
     policy: Annotated[

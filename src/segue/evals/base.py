@@ -38,15 +38,8 @@ class EvaluatedModel(Protocol):
 
     lineage: dict[str, Any]
 
-    def answer_each(self, dialogues: Sequence[Sequence[Message]], options: Options) -> Sequence[Answer]:
-        """An answer to each of some dialogues about one medium.
-
-        Raises: SegueError, if one of them cannot be asked.
-        """
-        ...
-
-    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options) -> Sequence[Answer]:
-        """An answer to each of some dialogues about images or about nothing, computed as one batch.
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options, *, rows: int) -> Sequence[Answer]:
+        """An answer to each of some dialogues about whatever media, up to `rows` of them computed together.
 
         Raises: SegueError, if one of them cannot be asked.
         """

@@ -167,9 +167,9 @@ def _batches(dataset: Dataset, todo: Sequence[list[int]], most: int) -> Iterator
 
 def _fit(questions: Sequence[_Question], most: int) -> bool:
     """Whether questions can be a batch."""
-    media = {id(one.medium): one.medium for one in questions if one.medium is not None}.values()
-    pixels = sum(one.source.nbytes for one in media if isinstance(one.source, np.ndarray))
-    return len(questions) <= most and pixels <= _DECODED and all(one.kind == "image" for one in media)
+    sources = {id(one.medium): one.medium.source for one in questions if one.medium is not None}.values()
+    pixels = sum(source.nbytes for source in sources if isinstance(source, np.ndarray))
+    return len(questions) <= most and pixels <= _DECODED
 
 
 def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]]) -> _Question:
@@ -225,9 +225,11 @@ class _Asking:
 
     def _together(self, questions: Sequence[_Question]) -> Iterator[rows.Line]:
         """Questions that cannot be asked together are asked in halves, down to each on its own."""
+        # all but the last message, which is the reference
+        dialogues = [question.sample.messages[:-1] for question in questions if question.sample is not None]
         began = perf_counter()
         try:
-            answers = self._answers(questions)
+            answers = self.model.answer_all(dialogues, self.options, rows=self.most)
         except (SegueError, torch.OutOfMemoryError) as error:
             half = len(questions) // 2
             if not half:
@@ -244,13 +246,6 @@ class _Asking:
         seconds = (perf_counter() - began) / len(questions)
         for question, answer in zip(questions, answers, strict=True):
             yield self._answered(question, answer, seconds)
-
-    def _answers(self, questions: Sequence[_Question]) -> Sequence[Answer]:
-        """An answer to each; all but the last message are asked, which is the reference."""
-        dialogues = [question.sample.messages[:-1] for question in questions if question.sample is not None]
-        is_one_medium = all(question.medium is questions[0].medium for question in questions)
-        ask = self.model.answer_each if is_one_medium else self.model.answer_all
-        return ask(dialogues, self.options)
 
     def _answered(self, question: _Question, answer: Answer, seconds: float) -> rows.Line:
         assert question.sample is not None
