@@ -146,7 +146,7 @@ def test_want_of_memory_is_a_failure_and_no_score(job):
 
 def questions(number_of_media, each, name="tests"):
     """Rows about images, questions about one of them apart from each other."""
-    media = [Media(np.full((4, 4, 3), 40 * number, np.uint8), "image", (4, 4)) for number in range(number_of_media)]
+    media = [Media(np.full((4, 4, 3), 15 * number, np.uint8), "image", (4, 4)) for number in range(number_of_media)]
     listed = [(number, turn) for turn in range(each) for number in range(number_of_media)]
 
     def make(row, _):
