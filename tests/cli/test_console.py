@@ -15,10 +15,11 @@ def terminal(monkeypatch):
 
 
 def drive(**options: bool) -> None:
-    with console.Bar(3, **options) as bar:
-        bar.start("walk [1]", 4)
-        bar.step()
-        bar.done(failed=True)
+    with console.Bar("inputs", failures_told=0, **options) as bar:
+        bar.start(3)
+        bar.start_frames("walk [1]", 4)
+        bar.step_frame()
+        bar.step("no such file")
         console.say("walk [1] failed")
 
 
@@ -39,7 +40,7 @@ def test_without_a_terminal_there_are_only_lines(capsys):
 
 
 def test_a_bar_that_never_starts_draws_nothing(terminal):
-    with console.Bar(3) as bar:
+    with console.Bar("inputs") as bar:
         console.say("streaming")
     assert bar and terminal.getvalue() == "streaming\n"
 

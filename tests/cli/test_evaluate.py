@@ -39,7 +39,7 @@ def test_a_folder_of_ones_own_is_scored_and_reported(evaluate, mine, tmp_path):
 def test_the_same_command_goes_on_and_overwriting_begins_anew(evaluate, mine, tmp_path):
     words = ("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
     assert evaluate(*words, "--limit", 2).exit_code == 0
-    assert "2 of 6 rows are answered already" in " ".join(evaluate(*words).stderr.split())
+    assert "2 of 6 are done already" in " ".join(evaluate(*words).stderr.split())
     other = evaluate("200", *words[1:])
     assert other.exit_code == 2 and "holds rows of another run" in other.stderr
     assert evaluate("200", *words[1:], "--overwrite").exit_code == 0

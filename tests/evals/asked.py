@@ -46,7 +46,7 @@ class Bright:
     def lineage(self) -> dict[str, Any]:
         return {"model": self.name, "model_hash": f"{self.name}-{self.level}", "dtype": "float32", "device": "cpu"}
 
-    def answer_each(self, dialogues: Sequence[Sequence[Message]], options: object) -> list[Answer]:
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: object, *, rows: int) -> list[Answer]:
         texts = [messages[-1].text for messages in dialogues]
         self.asked.append(texts)
         if wrong := [text for text in texts if any(word in text for word in self.broken)]:
@@ -73,7 +73,7 @@ class Oracle:
     speak: Callable[[Sample], Answer]
     lineage: dict[str, Any] = field(default_factory=lambda: {"model": "oracle", "model_hash": "0", "dtype": "none"})
 
-    def answer_each(self, dialogues: Sequence[Sequence[Message]], options: object) -> list[Answer]:
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: object, *, rows: int) -> list[Answer]:
         mine, self.samples = self.samples[: len(dialogues)], self.samples[len(dialogues) :]
         for sample, dialogue in zip(mine, dialogues, strict=True):
             assert [message.text for message in sample.messages[:-1]] == [message.text for message in dialogue]
@@ -81,14 +81,14 @@ class Oracle:
 
 
 @dataclass
-class Watcher:
+class Recorded:
     """Remembers what it was told."""
 
     started: list[tuple[int, int]] = field(default_factory=list)
     steps: list[str | None] = field(default_factory=list)
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int = 0) -> None:
         self.started.append((total, done))
 
-    def step(self, failure: str | None) -> None:
+    def step(self, failure: str | None = None) -> None:
         self.steps.append(failure)

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -34,33 +35,22 @@ _SPECIAL = re.compile(r"<\|[^<>|]+\|>|</s>")
 _TERMINATOR = re.compile(rf"(\s*({_SPECIAL.pattern}))+\s*$")
 
 
+@options.expanded
 def command(
     media: Annotated[str | None, typer.Argument(metavar="[MEDIA]", help="An image, a video or a frame folder.")] = None,
-    model: options.Model = "demo",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    sam2: options.Sam2 = None,
-    quantize: options.Quantize = None,
-    offload: options.Offload = False,
-    ignore_memory: options.IgnoreMemory = False,
+    *,
+    loading: options.Loading,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder that gets every answer that points at something.")
     ] = None,
     ask: Annotated[str | None, typer.Option("--ask", help="Ask this one question and leave.")] = None,
-    frames: options.Frames = "auto",
-    policy: options.Policy = "auto",
-    threshold: options.Threshold = 0.5,
-    reprompt: options.Reprompt = 0.0,
-    max_new_tokens: options.MaxNewTokens = 2048,
-    max_tiles: options.MaxTiles = 12,
+    answering: options.Answering,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest word.")
     ] = 0.0,
     top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Share of likely words to draw.")] = 1.0,
     seed: Annotated[int, typer.Option("--seed", help="Of the draws, where the temperature is above 0.")] = 0,
-    formats: Annotated[str, typer.Option("--formats", help="What to keep, of png, coco, overlay and logits.")] = (
-        "png,coco,overlay"
-    ),
+    formats: options.Formats = options.FORMATS,
     as_json: options.Json = False,
 ) -> None:
     """Talk about an image or a video; answers may carry regions.
@@ -73,24 +63,13 @@ def command(
     if as_json and ask is None:
         raise ConfigError("--json needs --ask: a dialogue has no single result")
     wanted = options.parse_formats(formats)
-    options.check_frames(frames)
     opened = None if media is None else open_media(Path(media).expanduser())
 
-    from segue import engine, loading
+    from segue import engine
 
-    settings = engine.Options(
-        frames=frames,
-        policy=policy,
-        threshold=threshold,
-        reprompt=reprompt,
-        keep_logits="logits" in wanted,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        max_tiles=max_tiles,
-    )
-    loaded = loading.load(model, **options.loading(device, dtype, sam2, quantize, offload, ignore_memory))
+    drawing = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    settings = engine.Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
+    loaded = loading.load()
     session = Session(lambda messages: loaded.stream(messages, settings), opened, out=output, formats=wanted)
     if ask is None:
         talk(session)
@@ -189,7 +168,7 @@ class Session:
         answer: Answer | None = None
         writer: ResultWriter | None = None
         with ExitStack() as stack:
-            bar = stack.enter_context(Bar(1, hidden=quiet))
+            bar = stack.enter_context(Bar("answer", hidden=quiet))
             for event in events:
                 _show(event, bar, quiet=quiet)
                 if isinstance(event, ObjectsFound) and self._out is not None:
@@ -300,9 +279,9 @@ def _show(event: Event, bar: Bar, *, quiet: bool) -> None:
     if has_said_all and not quiet:
         print(flush=True)
     if isinstance(event, ObjectsFound):
-        bar.start(event.media.name, event.media.count)
+        bar.start_frames(event.media.name, event.media.count)
     if isinstance(event, FrameMasks):
-        bar.step()
+        bar.step_frame()
 
 
 def _next_folder(out: Path) -> Path:

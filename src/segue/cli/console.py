@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from time import perf_counter
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,6 +17,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_EVERY = 15.0  # seconds between two lines of progress where there is no terminal
 
 
 def visible(text: str) -> str:
@@ -57,25 +59,29 @@ class LogHandler(logging.Handler):
 
 
 class Bar:
-    """Progress over inputs, and over the frames of the one at work, each with the time left; a context manager.
+    """How far a command is, with the time left: `segue.progress.Progress` for people; a context manager.
 
-    Shows from the first `start` on, only where stderr is a terminal, and not where `hidden`. Failures are counted
-    beside the inputs.
+    A bar on a terminal, with a second one for the frames of the input at work; elsewhere a line every now and then.
+    Shows from the first `start` on, and not where `hidden`. Failures are counted, and the first few of them told.
     """
 
-    def __init__(self, inputs: int, *, hidden: bool = False):
+    def __init__(self, title: str, *, hidden: bool = False, failures_told: int = 5):
+        self._is_plain = not STDERR.is_terminal
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=STDERR,
-            disable=hidden or not STDERR.is_terminal,
+            disable=hidden or self._is_plain,
             redirect_stdout=False,
             transient=True,
         )
-        self._failures = 0
-        self._inputs = self._progress.add_task("inputs", total=inputs, visible=inputs > 1)
+        self._is_hidden = hidden
+        self._title, self._failures_told = title, failures_told
+        self._total = self._before = self._done = self._failed = 0
+        self._began = self._told = 0.0
+        self._steps = self._progress.add_task(title, total=None, visible=False)
         self._frames = self._progress.add_task("frames", total=None, visible=False)
 
     def __enter__(self) -> Bar:
@@ -86,18 +92,37 @@ class Bar:
     ) -> None:
         self._progress.stop()
 
-    def start(self, name: str, frames: int) -> None:
-        """An input of that many frames is at work."""
+    def start(self, total: int, done: int = 0) -> None:
+        """So many steps are to be done, so many of which are done already."""
+        self._progress.start()
+        self._total, self._before = total, done
+        if not self._done:
+            self._began = self._told = perf_counter()
+        if done:
+            say(f"{self._title}: {done:,} of {total:,} are done already")
+        self._progress.update(self._steps, total=total, completed=done + self._done, visible=total > 1)
+
+    def step(self, failure: str | None = None) -> None:
+        """One more step is done, or has failed for this reason."""
+        self._done += 1
+        if failure is not None:
+            self._failed += 1
+            if self._failed <= self._failures_told:
+                error(failure)
+        title = f"{self._title}, {self._failed} failed" if self._failed else self._title
+        self._progress.update(self._frames, visible=False)
+        self._progress.update(self._steps, completed=self._before + self._done, description=title)
+        now = perf_counter()
+        if self._is_plain and not self._is_hidden and now - self._told >= _EVERY:
+            self._told, done = now, self._before + self._done
+            left = (now - self._began) / self._done * (self._total - done)
+            say(f"{title}: {done:,} of {self._total:,}, {left:.0f} s left", style="dim")
+
+    def start_frames(self, name: str, frames: int) -> None:
+        """The step at work is an input of so many frames."""
         self._progress.start()
         self._progress.reset(self._frames, total=frames, description=name, visible=True)
 
-    def step(self) -> None:
+    def step_frame(self) -> None:
         """One more frame of it is done."""
         self._progress.advance(self._frames)
-
-    def done(self, *, failed: bool = False) -> None:
-        """The input is done with."""
-        self._failures += failed
-        description = f"inputs, {self._failures} failed" if self._failures else "inputs"
-        self._progress.update(self._frames, visible=False)
-        self._progress.update(self._inputs, advance=1, description=description)

@@ -68,9 +68,9 @@ def synth(
         frames=frames,
         languages=("en", "zh") if language == "both" else (language,),
     )
-    with Bar(count) as bar:
-        bar.start(f"drawing for {form}", 0)
-        write(out.expanduser().absolute(), request, overwrite=overwrite, drawn=bar.done)
+    with Bar(f"drawing for {form}") as bar:
+        bar.start(count)
+        write(out.expanduser().absolute(), request, overwrite=overwrite, drawn=bar.step)
     files = sum(path.is_file() for path in out.expanduser().rglob("*"))
     reader = FORMATS[form]
     given = "".join(f", {name}={value!r}" for name, value in reader.options)

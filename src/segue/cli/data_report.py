@@ -107,11 +107,11 @@ def _progress(name: str) -> Iterator[tuple[Callable[[int], None], Callable[[bool
         bars: list[Bar] = []
 
         def begun(count: int) -> None:
-            bars.append(stack.enter_context(Bar(count)))
-            bars[0].start(name, 0)
+            bars.append(stack.enter_context(Bar(name, failures_told=0)))
+            bars[0].start(count)
 
         def done(is_sound: bool) -> None:
-            bars[0].done(failed=not is_sound)
+            bars[0].step(None if is_sound else name)
 
         yield begun, done
 

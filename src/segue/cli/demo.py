@@ -43,19 +43,15 @@ class Line:
     iou: float
 
 
+@options.expanded
 def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")] = Path("segue-out"),
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, help="Of the scene and the clip; without one they are new every time."),
     ] = None,
-    model: options.Model = "demo",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    sam2: options.Sam2 = None,
-    quantize: options.Quantize = None,
-    offload: options.Offload = False,
-    ignore_memory: options.IgnoreMemory = False,
+    *,
+    loading: options.Loading,
     as_json: options.Json = False,
 ) -> None:
     """Run the main job on a scene and a clip made on the spot.
@@ -68,11 +64,10 @@ def command(
     seed = secrets.randbelow(2**31) if seed is None else seed
     say(f"Drawing a scene and a clip from seed {seed}.")
     asked = demo.challenges(seed)
-    wanted = options.loading(device, dtype, sam2, quantize, offload, ignore_memory)
-    lines = _run(asked, output, {"model": model, **wanted})
+    lines = _run(asked, output, loading)
     mean = float(np.mean([line.iou for line in lines]))
     if as_json:
-        result = {"seed": seed, "model": model, "output": str(output), "mean_iou": mean}
+        result = {"seed": seed, "model": loading.model, "output": str(output), "mean_iou": mean}
         print(json.dumps({**result, "answers": [asdict(line) for line in lines]}))
         return
     VisibleConsole().print(_table(lines, mean))
@@ -83,7 +78,7 @@ def command(
         print(visible(f"{title}: {'  '.join(str(folder / name) for name in names)}"))
 
 
-def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> list[Line]:
+def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> list[Line]:
     """Do the job as `segue segment` does it, and keep what was found for comparison.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
@@ -95,9 +90,9 @@ def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> li
     found: dict[str, _Found] = {}
 
     def load() -> segment.Segment:
-        from segue import engine, loading
+        from segue import engine
 
-        loaded = loading.load(**wanted)
+        loaded = loading.load()
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]
@@ -108,7 +103,9 @@ def _run(asked: Sequence[Challenge], output: Path, wanted: dict[str, Any]) -> li
         return ask
 
     settings = {"demo": {source.name: challenge.scene.group for source, challenge in zip(sources, asked, strict=True)}}
-    job = segment.Job(out=output, formats=("png", "coco", "overlay"), settings={**settings, **wanted}, overwrite=True)
+    job = segment.Job(
+        out=output, formats=("png", "coco", "overlay"), settings={**settings, **asdict(loading)}, overwrite=True
+    )
     tally = segment.run(sources, job, load)
     if tally.failed:
         raise typer.Exit(2)

@@ -6,35 +6,29 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from segue.cli import options
-from segue.cli.console import STDERR, VisibleConsole, error, say
+from segue.cli.console import STDERR, Bar, VisibleConsole, error, say
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
     from segue.data.base import Dataset
-    from segue.evals.run.report import Report
-    from segue.evals.run.runner import Job
-    from segue.evals.run.workers import Order
-else:
-    # What evaluates brings torch along, which `--help` can do without.
-    Report, Job, Order, Dataset = dict[str, Any], Any, Any, Any
+    from segue.evals.run.evaluation import Evaluation
+    from segue.evals.run.report import RunReport
+    from segue.evals.run.workers import EvaluationSpec
 
 RUN = "run"
-_EVERY = 15.0  # seconds between two lines of progress where there is no terminal
 _FAILURES_TOLD = 5
 
 
-class _Group(TyperGroup):
+class _RunByDefault(TyperGroup):
     """What is no sub-command is a model: `segue evaluate demo` is `segue evaluate run demo`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -43,11 +37,11 @@ class _Group(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_Group, no_args_is_help=True, add_completion=False)
+app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
 
 Phrase = Annotated[str | None, typer.Option("--phrase", help="Of a folder of your own: what its mask pictures show.")]
-Group = Annotated[
+GroupPattern = Annotated[
     str | None, typer.Option("--group", help="Of a folder of your own: a pattern that finds the group in a name.")
 ]
 Split = Annotated[str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")]
@@ -74,6 +68,7 @@ def entry() -> None:
 
 
 @app.command(RUN)
+@options.expanded
 def run(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="A folder, a training run, a hub id, or demo.")
@@ -86,7 +81,7 @@ def run(
     rescore: Rescore = None,
     split: Split = None,
     phrase: Phrase = None,
-    group: Group = None,
+    group: GroupPattern = None,
     judge: Judge = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     resume: Annotated[
@@ -96,17 +91,12 @@ def run(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
     shard: Shard = None,
     max_failures: MaxFailures = 0,
-    frames: Annotated[str | None, typer.Option("--frames", help="Another plan of video frames.")] = None,
-    policy: Annotated[
-        Literal["auto", "upstream", "consistent"] | None, typer.Option("--policy", help="How objects are followed.")
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", min=1, help="Questions asked together: 16, or fewer once they do not fit into memory."),
     ] = None,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", min=0.0, max=1.0, help="Probability above which a pixel counts.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")
-    ] = None,
-    max_tiles: Annotated[int | None, typer.Option("--max-tiles", min=1, help="Most tiles of an image.")] = None,
+    *,
+    settings: Annotated[dict[str, Any], options.Answering],
     show_names: ShowNames = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
@@ -119,9 +109,7 @@ def run(
     change what the benchmark fixes make it another protocol, which is not
     compared with the first.
     """
-    asked = {"frames": frames, "policy": policy, "threshold": threshold}
-    asked |= {"max_new_tokens": max_new_tokens, "max_tiles": max_tiles}
-    settings = {name: value for name, value in asked.items() if value is not None}
+    options.check_frames(settings.get("frames", "auto"))
     if rescore is not None:
         if model is not None or on is not None:
             raise ConfigError("--rescore takes the answers of a run; leave MODEL and --on away")
@@ -132,11 +120,15 @@ def run(
                 "say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT; --judge needs --rescore"
             )
         own = {"split": split, "phrase": phrase, "group": group}
-        asking: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
-        orders = _orders(model, on, data, output, **asking, device=device, dtype=dtype)
+        how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
+        if batch is not None:
+            how["batch"] = batch
+        specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
-        going = {"is_resumed": resume, "is_hidden": is_hidden, "show_names": show_names}
-        made = [_one(order, shard, workers, **going) for order in orders]
+        made = [
+            _evaluate(spec, shard, workers, is_resumed=resume, is_hidden=is_hidden, show_names=show_names)
+            for spec in specs
+        ]
         reports = [report for report in made if report is not None]
     for report in reports:
         _tell(report)
@@ -159,7 +151,7 @@ def compare(
     from segue.evals.benchmarks import of_run
     from segue.evals.run import compare as comparing
     from segue.evals.run import report
-    from segue.evals.run.runner import read_run
+    from segue.evals.run.evaluation import read_run
 
     found = comparing.compare(first, second, of_run(read_run(first)))
     if as_json:
@@ -202,68 +194,69 @@ def list_(as_json: options.Json = False) -> None:
     VisibleConsole().print(table)
 
 
-def _orders(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[Order]:
+def _specs(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[EvaluationSpec]:
     from segue.evals.benchmarks import find
-    from segue.evals.run.workers import Order as Made
+    from segue.evals.run.workers import EvaluationSpec
 
-    orders = []
+    specs = []
     for name in [word.strip() for word in on.split(",") if word.strip()]:
         benchmark = find(name, protocol=rest["protocol"], **rest["own"])
         is_folder = benchmark.is_private
         out = output / (f"{Path(name).resolve().name}_{benchmark.split}" if is_folder else benchmark.name)
         place = Path(name) if is_folder else data
-        orders.append(Made(model=model, on=name, data=place, out=out, **rest))
-    return orders
+        specs.append(EvaluationSpec(model=model, on=name, data=place, out=out, **rest))
+    return specs
 
 
-def _one(
-    order: Order, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool, show_names: bool
-) -> Report | None:
+def _evaluate(
+    spec: EvaluationSpec, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool, show_names: bool
+) -> RunReport | None:
     """Run one benchmark and report it; None while other shards are at work."""
     from segue.evals.run import runner
     from segue.evals.run import workers as processes
 
     if not is_resumed:
-        _throw_away(order.out)
-    job = order.job(_shard(shard))
-    dataset = runner.open_data(job)
-    with _Watching(order.out.name, is_hidden=is_hidden) as watcher:
+        _throw_away(spec.out)
+    evaluation = spec.evaluation(_shard(shard))
+    dataset = evaluation.open_data()
+    with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
             if shard is not None:
                 raise ConfigError("--shard and --workers both deal out rows; give one of them")
-            processes.run_workers(order, workers, watcher)
+            processes.run_workers(spec, workers, bar)
         else:
-            runner.run(job, dataset, order.load, watcher)
-    return _reported(job, dataset, show_names=show_names)
+            runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
+    return _reported(evaluation, dataset, show_names=show_names)
 
 
-def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> Report:
+def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> RunReport:
     from segue.evals.benchmarks import of_run
     from segue.evals.run import runner
+    from segue.evals.run.evaluation import Evaluation, read_run
 
-    record = runner.read_run(out)
-    job = runner.Job(benchmark=of_run(record), data=Path(record["data"]), out=out, limit=limit)
-    dataset = runner.open_data(job)
-    runner.rescore(job, dataset, judge=judge)
-    made = _reported(job, dataset, show_names=show_names)
+    record = read_run(out)
+    evaluation = Evaluation(benchmark=of_run(record), data=Path(record["data"]), out=out, limit=limit)
+    dataset = evaluation.open_data()
+    runner.rescore(evaluation, dataset, ratings=judge)
+    made = _reported(evaluation, dataset, show_names=show_names)
     if made is None:
         raise ConfigError(f"{out} has rows that were not asked yet; run the rest first, or give --limit")
     return made
 
 
-def _reported(job: Job, dataset: Dataset, *, show_names: bool) -> Report | None:
+def _reported(evaluation: Evaluation, dataset: Dataset, *, show_names: bool) -> RunReport | None:
     """The report of a folder, written there; None while rows of it are other shards' work."""
-    from segue.evals.run import page, report, runner
+    from segue.evals.run import page, report
 
-    total = runner.count(job, dataset)
-    run = report.Run(out=job.out, benchmark=job.benchmark, total=total, show_names=show_names)
+    total, out = evaluation.count(dataset), evaluation.out
+    run = report.RunFolder(out=out, benchmark=evaluation.benchmark, total=total, show_names=show_names)
     if missing := total - len(run.lines()):
-        say(f"{job.out.name}: {missing:,} rows are other shards' work; the last to end writes the report")
+        say(f"{out.name}: {missing:,} rows are other shards' work; the last to end writes the report")
         return None
     made = report.gather(run)
     report.write(run, made)
     page.write(run, made, dataset)
-    return {**made, "folder": str(job.out)}
+    return {**made, "folder": str(out)}
 
 
 def _throw_away(out: Path) -> None:
@@ -271,7 +264,7 @@ def _throw_away(out: Path) -> None:
 
     Raises: ConfigError, if it is no run.
     """
-    from segue.evals.run.runner import RUN as RECORD
+    from segue.evals.run.evaluation import RUN as RECORD
 
     if out.exists():
         if any(out.iterdir()) and not (out / RECORD).is_file():
@@ -288,7 +281,7 @@ def _shard(text: str | None) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def _tell(made: Report) -> None:
+def _tell(made: RunReport) -> None:
     from segue.evals.run.report import figure_lines
 
     table = Table("figure", "value", "95% interval", title=f"{made['benchmark']} ({made['protocol']})", box=SIMPLE_HEAD)
@@ -301,48 +294,3 @@ def _tell(made: Report) -> None:
         for one in made["failures"][:_FAILURES_TOLD]:
             say(f"  {one['id']}: {one['error']}")
     say(f"{counted}, model {made['model'].get('model_hash', '?')}, report: {Path(made['folder']) / 'report.html'}")
-
-
-class _Watching:
-    """A bar with the time left on a terminal; elsewhere a line with the time left, every now and then."""
-
-    def __init__(self, title: str, *, is_hidden: bool):
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._is_plain = not STDERR.is_terminal
-        self._bar = Progress(*columns, console=STDERR, disable=is_hidden or self._is_plain, transient=True)
-        self._task: TaskID = self._bar.add_task(title, total=None)
-        self._title = title
-        self._total = self._before = self._stepped = self._failed = 0
-        self._began = self._said = perf_counter()
-
-    def __enter__(self) -> _Watching:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def start(self, total: int, done: int) -> None:
-        """So many questions, so many of them answered by an earlier run."""
-        self._total, self._before = total, done
-        if not self._stepped:
-            self._began = self._said = perf_counter()
-        if done:
-            say(f"{self._title}: {done:,} of {total:,} rows are answered already")
-        self._bar.update(self._task, total=total, completed=done + self._stepped)
-
-    def step(self, failure: str | None) -> None:
-        """One more is answered or failed."""
-        self._stepped += 1
-        if failure is not None:
-            self._failed += 1
-            if self._failed <= _FAILURES_TOLD:
-                error(failure)
-        title = f"{self._title}, {self._failed} failed" if self._failed else self._title
-        self._bar.update(self._task, completed=self._before + self._stepped, description=title)
-        now = perf_counter()
-        if self._is_plain and now - self._said >= _EVERY:
-            self._said = now
-            done = self._before + self._stepped
-            left = (now - self._began) / self._stepped * (self._total - done)
-            say(f"{title}: {done:,} of {self._total:,}, {left:.0f} s left", style="dim")

@@ -1,59 +1,25 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options that several commands share: each is declared once, here, and those that go together are a dataclass."""
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
-Model = Annotated[
-    str, typer.Option("--model", "-m", help="Model: a folder, a hub id such as ByteDance/Sa2VA-4B, or demo.")
-]
+if TYPE_CHECKING:
+    from segue.engine import Engine
+
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--dtype", help="Precision to compute in.")]
-Sam2 = Annotated[
-    str | None,
-    typer.Option(
-        "--sam2",
-        help="SAM 2's own file (sam2_hiera_large.pt), for a model with one mask decoder: videos are then followed "
-        "consistently.",
-    ),
-]
-Quantize = Annotated[
-    Literal["int8", "int4"] | None,
-    typer.Option("--quantize", help="Keep the layers of vision tower and language model in 8 or 4 bits."),
-]
-Offload = Annotated[bool, typer.Option("--offload", help="Keep language layers in main memory, for a small GPU.")]
-IgnoreMemory = Annotated[
-    bool, typer.Option("--ignore-memory", help="Load the model even where it will hardly fit into memory.")
-]
-Reprompt = Annotated[
-    float,
-    typer.Option(
-        "--reprompt",
-        min=0.0,
-        max=1.0,
-        help="Ask for an object again on frames of a video where its confidence falls below this; 0 never.",
-    ),
-]
-Frames = Annotated[
-    str,
-    typer.Option(
-        "--frames",
-        help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers as 0,4,9.",
-    ),
-]
-Policy = Annotated[
-    Literal["auto", "upstream", "consistent"],
-    typer.Option("--policy", help="How objects are followed: as the original code does, or as its weights do best."),
-]
-Threshold = Annotated[
-    float, typer.Option("--threshold", min=0.0, max=1.0, help="Probability above which a pixel belongs to an object.")
-]
-MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
-MaxTiles = Annotated[int, typer.Option("--max-tiles", min=1, help="Most tiles that an image is cut into.")]
+Formats = Annotated[str, typer.Option("--formats", help="What to write, of png, coco, overlay and logits.")]
+FORMATS = "png,coco,overlay"
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write results into.")]
 Window = Annotated[
     str | None,
@@ -65,12 +31,126 @@ Window = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 
 
-def loading(
-    device: str, dtype: str, sam2: str | None, quantize: str | None, offload: bool, ignore_memory: bool
-) -> dict[str, Any]:
-    """The options of loading a model as `segue.loading.load` takes them."""
-    how = {"device": device, "dtype": dtype, "sam2": sam2, "quantize": quantize, "offload": offload}
-    return {**how, "check_memory": not ignore_memory}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """Which model answers and how it is loaded; see `expanded`."""
+
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Model: a folder, a hub id such as ByteDance/Sa2VA-4B, or demo.")
+    ] = "demo"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    sam2: Annotated[
+        str | None,
+        typer.Option(
+            "--sam2",
+            help="SAM 2's own file (sam2_hiera_large.pt), for a model with one mask decoder: videos are then followed "
+            "consistently.",
+        ),
+    ] = None
+    quantize: Annotated[
+        Literal["int8", "int4"] | None,
+        typer.Option("--quantize", help="Keep the layers of vision tower and language model in 8 or 4 bits."),
+    ] = None
+    offload: Annotated[
+        bool, typer.Option("--offload", help="Keep language layers in main memory, for a small GPU.")
+    ] = False
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Load the model even where it will hardly fit into memory.")
+    ] = False
+
+    def load(self) -> Engine:
+        """The model; what `segue.loading.load` raises."""
+        from segue import loading
+
+        how = asdict(self)
+        return loading.load(how.pop("model"), check_memory=not how.pop("ignore_memory"), **how)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answering:
+    """How a model answers: fields of `segue.Options`; see `expanded`."""
+
+    frames: Annotated[
+        str,
+        typer.Option(
+            "--frames",
+            help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers as "
+            "0,4,9.",
+        ),
+    ] = "auto"
+    policy: Annotated[
+        Literal["auto", "upstream", "consistent"],
+        typer.Option(
+            "--policy", help="How objects are followed: as the original code does, or as its weights do best."
+        ),
+    ] = "auto"
+    threshold: Annotated[
+        float,
+        typer.Option("--threshold", min=0.0, max=1.0, help="Probability above which a pixel belongs to an object."),
+    ] = 0.5
+    reprompt: Annotated[
+        float,
+        typer.Option(
+            "--reprompt",
+            min=0.0,
+            max=1.0,
+            help="Ask for an object again on frames of a video where its confidence falls below this; 0 never.",
+        ),
+    ] = 0.0
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 2048
+    max_tiles: Annotated[int, typer.Option("--max-tiles", min=1, help="Most tiles that an image is cut into.")] = 12
+
+    def __post_init__(self) -> None:
+        check_frames(self.frames)
+
+
+def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose parameters that are dataclasses of options become those options.
+
+    A parameter `Annotated[dict[str, Any], Answering]` becomes them without defaults, and gets those that were given.
+    """
+    signature = inspect.signature(function)
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: hints[name] for name in signature.parameters if _group_of(hints[name]) is not None}
+    parameters: list[Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if name in groups:
+            parameters += _options_of(groups[name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+
+    @wraps(function)
+    def command(**given: Any) -> Any:
+        made = {}
+        for name, hint in groups.items():
+            group = _group_of(hint)
+            assert group is not None
+            values = {field.name: given.pop(field.name) for field in fields(group)}
+            is_made = hint is group
+            made[name] = group(**values) if is_made else {key: one for key, one in values.items() if one is not None}
+        return function(**given, **made)
+
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del command.__wrapped__  # type: ignore[attr-defined]
+    return command
+
+
+def _group_of(hint: Any) -> Any:
+    """The dataclass of options that a parameter stands for; None for a parameter that is an option itself."""
+    return next((one for one in (hint, *get_args(hint)) if is_dataclass(one)), None)
+
+
+def _options_of(hint: Any) -> list[Parameter]:
+    group = _group_of(hint)
+    hints = get_type_hints(group, include_extras=True)
+    defaults = {field.name: field.default if hint is group else None for field in fields(group)}
+    assert MISSING not in defaults.values(), "an option has a default"
+    return [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+        for name, default in defaults.items()
+    ]
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

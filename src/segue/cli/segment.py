@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
@@ -69,6 +69,7 @@ class Tally:
     failed: int = 0
 
 
+@options.expanded
 def command(
     source: Annotated[
         str,
@@ -80,23 +81,11 @@ def command(
     ],
     phrases: Annotated[list[str], typer.Argument(metavar="PHRASE...", help="What to find, each in its own quotes.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")],
-    model: options.Model = "demo",
-    device: options.Device = "auto",
-    dtype: options.Dtype = "auto",
-    sam2: options.Sam2 = None,
-    quantize: options.Quantize = None,
-    offload: options.Offload = False,
-    ignore_memory: options.IgnoreMemory = False,
-    frames: options.Frames = "auto",
-    policy: options.Policy = "auto",
-    threshold: options.Threshold = 0.5,
-    reprompt: options.Reprompt = 0.0,
+    *,
+    loading: options.Loading,
+    answering: options.Answering,
     prefill: Prefill = None,
-    max_new_tokens: options.MaxNewTokens = 2048,
-    max_tiles: options.MaxTiles = 12,
-    formats: Annotated[
-        str, typer.Option("--formats", help="What to write, of png, coco, overlay and logits.")
-    ] = "png,coco,overlay",
+    formats: options.Formats = options.FORMATS,
     folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
@@ -115,34 +104,22 @@ def command(
     _tell_skipped(skipped)
     _check_phrases(phrases)
     wanted = options.parse_formats(formats)
-    options.check_frames(frames)
     opening = {"window": options.parse_window(window), "first": folder_kind == "images"}
-    answering: dict[str, Any] = {
-        "frames": frames,
-        "policy": policy,
-        "threshold": threshold,
-        "prefill": prefill,
-        "max_new_tokens": max_new_tokens,
-        "max_tiles": max_tiles,
-        "reprompt": reprompt,
-        "keep_logits": "logits" in wanted,
-        "keep_masks": "logits" in wanted,
-    }
-
-    choice = options.loading(device, dtype, sam2, quantize, offload, ignore_memory)
+    keeps_logits = "logits" in wanted
+    how = {**asdict(answering), "prefill": prefill, "keep_logits": keeps_logits, "keep_masks": keeps_logits}
 
     def load() -> Segment:
-        from segue import engine, loading
+        from segue import engine
 
-        settings = engine.Options(**answering)
-        loaded = loading.load(model, **choice)
+        settings = engine.Options(**how)
+        loaded = loading.load()
         return lambda media: loaded.segment(media, phrases, settings)
 
     job = Job(
         out=output,
         formats=wanted,
         overwrite=overwrite,
-        settings={"phrases": phrases, "formats": wanted, **opening, **_weights(model, choice), **answering},
+        settings={"phrases": phrases, "formats": wanted, **opening, **_weights(loading), **how},
     )
     failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
     raise typer.Exit(2 if failed and not skip_bad else 0)
@@ -182,9 +159,10 @@ def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_js
 
     tally = Tally()
     load = cache(load)
-    bar = Bar(len(sources), hidden=as_json and sys.stdout.isatty())
+    bar = Bar("inputs", hidden=as_json and sys.stdout.isatty(), failures_told=0)
     asked = job.settings["phrases"]
     with manifests.disk_errors(job.out), manifests.opened(job.out, asked) as manifest, bar:
+        bar.start(len(sources))
         places = manifest.assign(sources)
         if not job.overwrite:
             _check_repeated(places, manifest, job)
@@ -194,7 +172,7 @@ def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_js
             if not old:
                 manifest.add(record)
             _report(record, tally, job.out, is_old=old is not None, as_json=as_json)
-            bar.done(failed=record["status"] == "failed")
+            bar.step(record["error"])
     return tally
 
 
@@ -247,7 +225,7 @@ def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], 
     except SegueError as problem:
         return failure(problem, seconds=_since(started))
     segment = load()
-    bar.start(source.name, media.count)
+    bar.start_frames(source.name, media.count)
     try:
         return _write(segment(media), media, folder, job, bar)
     except SegueError as problem:
@@ -267,7 +245,7 @@ def _write(events: Iterator[Event], media: Media, folder: Path, job: Job, bar: B
         for event in events:
             writer.write(event)
             if isinstance(event, FrameMasks):
-                bar.step()
+                bar.step_frame()
             if isinstance(event, Finished):
                 answer = event.answer
         if answer is None:
@@ -350,10 +328,10 @@ def _check_phrases(phrases: Sequence[str]) -> None:
             )
 
 
-def _weights(model: str, choice: dict[str, Any]) -> dict[str, Any]:
+def _weights(loading: options.Loading) -> dict[str, Any]:
     """Which numbers answer, as far as the options say: where they lie is no part of it."""
-    sam2 = choice["sam2"] and _identity(choice["sam2"])
-    return {"model": _identity(model), "sam2": sam2, "dtype": choice["dtype"], "quantize": choice["quantize"]}
+    sam2 = loading.sam2 and _identity(loading.sam2)
+    return {"model": _identity(loading.model), "sam2": sam2, "dtype": loading.dtype, "quantize": loading.quantize}
 
 
 def _identity(model: str) -> dict[str, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from segue.types import Answer, Media, Sample, Task
+from segue.engine import Options
+from segue.types import Answer, Media, Message, Sample, Task
 
 Row = dict[str, Any]
 """What is kept of one answer: values that JSON can hold, enough to reduce again without a model.
@@ -29,6 +30,20 @@ Submit = Callable[[Sequence[Row], Path], Path]
 
 Judge = Callable[[Sequence[Row], Path], list[Row]]
 """Puts the ratings of a judge's file into the rows; the same `reduce` then gives figures instead of counts."""
+
+
+@runtime_checkable
+class EvaluatedModel(Protocol):
+    """What can be evaluated: a `segue.Engine`, or anything else that answers dialogues."""
+
+    lineage: dict[str, Any]
+
+    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options, *, rows: int) -> Sequence[Answer]:
+        """An answer to each of some dialogues about whatever media, up to `rows` of them computed together.
+
+        Raises: SegueError, if one of them cannot be asked.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import fixtures_segmentation
 import fixtures_vqa
 import pytest
-from asked import Oracle, Watcher
+from asked import Oracle, Recorded
 
 import segue
 from segue.data.base import rng_for
@@ -14,6 +14,7 @@ from segue.datasets import DATASETS
 from segue.errors import ConfigError
 from segue.evals.benchmarks import BENCHMARKS, SCENES, find, of_run
 from segue.evals.run import page, report, runner
+from segue.evals.run.evaluation import Evaluation, read_run, units
 from segue.geometry.notation import box_text
 from segue.types import Answer, Media
 
@@ -39,13 +40,13 @@ def perfect(name):
 
 def run(name, data, out, speak):
     """The report of a benchmark over its fixture folder; `speak` gives the answer to each sample."""
-    job = runner.Job(benchmark=BENCHMARKS[name], data=data, out=out)
-    dataset = runner.open_data(job)
-    total = runner.count(job, dataset)
-    order = [index for unit in runner.units(dataset, total) for index in unit]
+    job = Evaluation(benchmark=BENCHMARKS[name], data=data, out=out)
+    dataset = job.open_data()
+    total = job.count(dataset)
+    order = [index for unit in units(dataset, total) for index in unit]
     oracle = Oracle([dataset.get(index, rng_for(0, 0, index)) for index in order], speak)
-    runner.run(job, dataset, lambda: oracle, Watcher())
-    told = report.Run(out=out, benchmark=job.benchmark, total=total)
+    runner.run(job, dataset, lambda: oracle, Recorded())
+    told = report.RunFolder(out=out, benchmark=job.benchmark, total=total)
     made = report.gather(told)
     report.write(told, made)
     page.write(told, made, dataset)
@@ -60,7 +61,7 @@ def test_every_benchmark_with_files_has_a_folder_in_its_layout():
 def test_a_record_names_what_there_is_and_can_be_asked(name, tmp_path):
     record = BENCHMARKS[name]
     assert record.name == name and record.dataset in DATASETS
-    assert runner.Job(benchmark=record, data=tmp_path, out=tmp_path).options
+    assert Evaluation(benchmark=record, data=tmp_path, out=tmp_path).options
     assert find(name) is record and record.protocol
 
 
@@ -79,17 +80,17 @@ def test_right_answers_go_through_the_runner_to_a_better_report_than_none(name, 
         assert best["headline"] == record.headline
         assert best["figures"][record.headline] > worst["figures"][record.headline]
     assert json.loads((tmp_path / "best" / report.REPORT).read_text()) == best
-    assert of_run(runner.read_run(tmp_path / "best")) is record
+    assert of_run(read_run(tmp_path / "best")) is record
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILED)
 def test_the_demo_model_goes_through_every_benchmark(name, tmp_path):
-    job = runner.Job(benchmark=BENCHMARKS[name], data=FIXTURES[name](tmp_path / "data"), out=tmp_path / "out")
-    dataset, watcher = runner.open_data(job), Watcher()
+    job = Evaluation(benchmark=BENCHMARKS[name], data=FIXTURES[name](tmp_path / "data"), out=tmp_path / "out")
+    dataset, progress = job.open_data(), Recorded()
     model = segue.load("demo")
-    runner.run(job, dataset, lambda: model, watcher)
-    assert watcher.steps == [None] * len(dataset)
+    runner.run(job, dataset, lambda: model, progress)
+    assert progress.steps == [None] * len(dataset)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from PIL import Image
 from segue.engine import Options
 from segue.errors import DataError, MediaError
 from segue.evals.harnesses import harness_adapter
-from segue.evals.harnesses.harness_adapter import Asker, Question, medium, options_from
+from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, medium, options_from
 from segue.types import Media
 
 
@@ -20,19 +20,19 @@ class Parrot:
     def __init__(self):
         self.asked, self.batches = [], []
 
-    def answer(self, messages, options):
+    def answer_all(self, dialogues, options, *, rows):
+        self.batches.append(len(dialogues))
+        return [self._answer(messages, options) for messages in dialogues]
+
+    def _answer(self, messages, options):
         media = next((part for part in messages[-1].parts if isinstance(part, Media)), None)
         self.asked.append((media, options))
         return SimpleNamespace(text=messages[-1].text.strip())
 
-    def answer_all(self, dialogues, options):
-        self.batches.append(len(dialogues))
-        return [self.answer(messages, options) for messages in dialogues]
-
 
 @pytest.fixture
-def asker():
-    return Asker(Parrot())
+def adapter():
+    return HarnessAdapter(Parrot())
 
 
 @pytest.fixture
@@ -44,20 +44,20 @@ def still(tmp_path):
     return write
 
 
-def test_a_text_alone_is_asked_as_it_stands(asker):
-    assert asker.ask(Question("What is <image> in HTML?")) == "What is <image> in HTML?"
-    assert asker.engine.asked == [(None, Options())]
+def test_a_text_alone_is_asked_as_it_stands(adapter):
+    assert adapter.answer(HarnessRequest("What is <image> in HTML?")) == "What is <image> in HTML?"
+    assert adapter.model.asked == [(None, Options())]
 
 
-def test_a_placeholder_goes_for_the_medium_stands_first(asker, still):
-    assert asker.ask(Question("<image>\nWhat is this? <video>", (still(),))) == "What is this?"
-    assert asker.engine.asked[0][0].kind == "image"
+def test_a_placeholder_goes_for_the_medium_stands_first(adapter, still):
+    assert adapter.answer(HarnessRequest("<image>\nWhat is this? <video>", (still(),))) == "What is this?"
+    assert adapter.model.asked[0][0].kind == "image"
 
 
-def test_several_images_are_a_clip_of_the_first_ones_size_shown_whole(asker, still):
+def test_several_images_are_a_clip_of_the_first_ones_size_shown_whole(adapter, still):
     pictures = (still("a.png", (30, 20), 10), Image.new("RGB", (60, 60), (200, 0, 0)), still("c.png", (30, 20), 30))
-    asker.ask(Question("Which differs?", pictures, Options(frames="first:2")))
-    media, options = asker.engine.asked[0]
+    adapter.answer(HarnessRequest("Which differs?", pictures, Options(frames="first:2")))
+    media, options = adapter.model.asked[0]
     assert (media.kind, media.size, media.count, options.frames) == ("video", (20, 30), 3, "first:3")
     assert media.source[0].max() == 10 and media.source[1, ..., 0].min() == 200 and media.source[2].min() == 30
 
@@ -71,41 +71,41 @@ def test_what_is_neither_image_nor_video_is_refused(still):
         medium(["gone.png"])
 
 
-def test_questions_in_a_row_about_one_file_share_its_medium(asker, still):
+def test_questions_in_a_row_about_one_file_share_its_medium(adapter, still):
     path, other = still("a.png"), still("b.png")
     for source in (path, path, other, Image.open(path), path):
-        asker.ask(Question("?", (source,)))
-    first, second, third, fourth, fifth = (media for media, _ in asker.engine.asked)
+        adapter.answer(HarnessRequest("?", (source,)))
+    first, second, third, fourth, fifth = (media for media, _ in adapter.model.asked)
     assert first is second
     assert len({id(media) for media in (second, third, fourth, fifth)}) == 4
 
 
-def test_neighbours_about_images_are_computed_together_and_answers_keep_their_order(asker, still):
+def test_neighbours_are_computed_together_and_answers_keep_their_order(adapter, still):
     clip = np.zeros((2, 20, 30, 3), np.uint8)
     short = Options(max_new_tokens=5)
     questions = [
-        Question("a", (still("a.png"),)),
-        Question("b"),
-        Question("c", (still("b.png"),)),
-        Question("d", (clip,)),
-        Question("e", (still("b.png"),), short),
-        Question("f", (still("b.png"),)),
+        HarnessRequest("a", (still("a.png"),)),
+        HarnessRequest("b"),
+        HarnessRequest("c", (still("b.png"),)),
+        HarnessRequest("d", (clip,)),
+        HarnessRequest("e", (still("b.png"),), short),
+        HarnessRequest("f", (still("b.png"),)),
     ]
-    assert list(asker.ask_all(questions, batch=2)) == list("abcdef")
-    assert asker.engine.batches == [2, 1, 1, 1]
-    assert [options.max_new_tokens for _, options in asker.engine.asked] == [2048, 2048, 2048, 2048, 5, 2048]
+    assert list(adapter.answer_all(questions, batch=2)) == list("abcdef")
+    assert adapter.model.batches == [2, 2, 1, 1]
+    assert [options.max_new_tokens for _, options in adapter.model.asked] == [2048, 2048, 2048, 2048, 5, 2048]
 
 
-def test_one_at_a_time_needs_no_batch(asker, still):
-    assert list(asker.ask_all([Question("a", (still(),)), Question("b")])) == ["a", "b"]
-    assert asker.engine.batches == []
+def test_without_a_batch_each_is_computed_on_its_own(adapter, still):
+    assert list(adapter.answer_all([HarnessRequest("a", (still(),)), HarnessRequest("b")])) == ["a", "b"]
+    assert adapter.model.batches == [1, 1]
 
 
 @pytest.mark.parametrize(
     ("until", "expected"), [((), "yes. No more\nof it"), (("\n",), "yes. No more"), (("\n", ".", "?"), "yes")]
 )
-def test_an_answer_ends_before_the_first_stop(asker, until, expected):
-    assert asker.ask(Question("yes. No more\nof it", until=until)) == expected
+def test_an_answer_ends_before_the_first_stop(adapter, until, expected):
+    assert adapter.answer(HarnessRequest("yes. No more\nof it", until=until)) == expected
 
 
 @pytest.mark.parametrize(

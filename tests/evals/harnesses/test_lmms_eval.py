@@ -61,10 +61,11 @@ def adapter(monkeypatch):
 
     def load(model, **how):
         module.loaded.append((model, how))
-        return SimpleNamespace(
-            answer=lambda messages, options: SimpleNamespace(text=f"{messages[0].text.strip()}! {options.max_tiles}"),
-            answer_all=list,
-        )
+
+        def answer_all(dialogues, options, *, rows):
+            return [SimpleNamespace(text=f"{one[0].text.strip()}! {options.max_tiles}") for one in dialogues]
+
+        return SimpleNamespace(answer_all=answer_all)
 
     monkeypatch.setattr(harness_adapter, "load", load)
     monkeypatch.setattr(module, "PartialState", lambda: SimpleNamespace(process_index=0, num_processes=1, device="cpu"))
@@ -140,19 +141,20 @@ def test_each_of_several_processes_takes_its_own_device(adapter, monkeypatch):
 @pytest.mark.skipif(find_spec("lmms_eval") is None, reason="lmms-eval is not installed; docs/adapters.md says how")
 def test_lmms_eval_scores_the_demo_model_as_segue_answers(tmp_path):
     lmms_task.write(tmp_path, stills=2)
-    model = "--model segue --model_args pretrained=demo,dtype=fp32,device=cpu --batch_size 4"
+    words = "--model segue --model_args pretrained=demo,dtype=fp32,device=cpu --batch_size 4"
     task = f"--tasks segue_scenes --include_path {tmp_path} --log_samples --output_path {tmp_path / 'out'}"
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT / "src")}
-    line = [sys.executable, "-m", "lmms_eval", *model.split(), *task.split()]
+    line = [sys.executable, "-m", "lmms_eval", *words.split(), *task.split()]
     run = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **offline}, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
 
-    asker = harness_adapter.Asker.load("demo", device="cpu", dtype="fp32")
+    model = harness_adapter.HarnessAdapter.load("demo", device="cpu", dtype="fp32")
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     shown = [tuple(row["images"]) or (row["video"],) for row in rows]
     short = Options(max_new_tokens=16, keep_masks=False)
     expected = [
-        asker.ask(harness_adapter.Question(row["question"], seen, short)) for row, seen in zip(rows, shown, strict=True)
+        model.answer(harness_adapter.HarnessRequest(row["question"], seen, short))
+        for row, seen in zip(rows, shown, strict=True)
     ]
     samples = next((tmp_path / "out").rglob("*samples*.jsonl"))
     told = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda sample: sample["doc_id"])

@@ -49,16 +49,17 @@ def model(monkeypatch):
     sys.modules["vlmeval.vlm.base"].BaseModel = Base
     monkeypatch.delitem(sys.modules, "segue.evals.harnesses.vlmevalkit", raising=False)
     module = importlib.import_module("segue.evals.harnesses.vlmevalkit")
-    monkeypatch.setattr(harness_adapter, "load", lambda model, **how: SimpleNamespace(answer=told, answer_all=list))
+    monkeypatch.setattr(harness_adapter, "load", lambda model, **how: SimpleNamespace(answer_all=told))
     yield module.Segue("m", device="cpu", max_tiles=6)
     sys.modules.pop("segue.evals.harnesses.vlmevalkit", None)
 
 
-def told(messages, options):
+def told(dialogues, options, *, rows):
+    (messages,) = dialogues
     media = next((part for part in messages[0].parts if isinstance(part, Media)), None)
     shown = "nothing" if media is None else f"{media.kind} of {media.count}"
     assert isinstance(options, Options) and options.max_tiles == 6 and not options.keep_masks
-    return SimpleNamespace(text=f"{shown}: {messages[0].text.strip()}")
+    return [SimpleNamespace(text=f"{shown}: {messages[0].text.strip()}")]
 
 
 @pytest.fixture

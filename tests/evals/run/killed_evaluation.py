@@ -72,7 +72,7 @@ def run_child(data: Path, out: Path, touch: int | None = None, line: int | None 
 
 
 def content(out: Path) -> dict[str, bytes]:
-    """Every file below a folder but those of timings and of rows, whose order is that in which they were asked."""
+    """Every file below a folder but those of timings and of rows, whose spec is that in which they were asked."""
     found = (path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in APART)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in found if path.suffix != ".jsonl"}
 

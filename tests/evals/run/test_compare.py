@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
-from asked import Bright, Watcher, write_folder
+from asked import Bright, Recorded, write_folder
 
 from segue.errors import ConfigError, DataError
 from segue.evals.metrics import own_masks
 from segue.evals.metrics.confidence import draws, intervals
 from segue.evals.run import compare, report, runner
+from segue.evals.run.evaluation import Evaluation
 
 GROUPS = 300
 
@@ -121,10 +122,10 @@ def two_runs(tmp_path):
         outs = []
         for name, asked in (("a", first), ("b", second)):
             changed = {"benchmark": record, "data": folder, "out": tmp_path / name, **jobs.get(name, {})}
-            job = runner.Job(**changed)
-            dataset = runner.open_data(job)
-            runner.run(job, dataset, lambda asked=asked: asked, Watcher())
-            run = report.Run(out=job.out, benchmark=job.benchmark, total=runner.count(job, dataset))
+            job = Evaluation(**changed)
+            dataset = job.open_data()
+            runner.run(job, dataset, lambda asked=asked: asked, Recorded())
+            run = report.RunFolder(out=job.out, benchmark=job.benchmark, total=job.count(dataset))
             report.write(run, report.gather(run))
             outs.append(job.out)
         return *outs, record

@@ -6,11 +6,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from asked import Bright, Watcher, write_folder
+from asked import Bright, Recorded, write_folder
 
 from segue.errors import DataError
 from segue.evals.metrics import own_masks
 from segue.evals.run import page, report, runner
+from segue.evals.run.evaluation import Evaluation
 
 
 @pytest.fixture
@@ -22,10 +23,10 @@ def make(tmp_path):
         if damage:
             (folder / "test/images" / damage).write_bytes(b"damaged")
         benchmark = replace(own_masks.benchmark("test", phrase="square"), published={"Paper": 0.5})
-        job = runner.Job(benchmark=benchmark, data=folder, out=tmp_path / out)
-        dataset = runner.open_data(job)
-        runner.run(job, dataset, lambda: asked, Watcher())
-        run = report.Run(out=job.out, benchmark=benchmark, total=runner.count(job, dataset), **how)
+        job = Evaluation(benchmark=benchmark, data=folder, out=tmp_path / out)
+        dataset = job.open_data()
+        runner.run(job, dataset, lambda: asked, Recorded())
+        run = report.RunFolder(out=job.out, benchmark=benchmark, total=job.count(dataset), **how)
         made = report.gather(run)
         report.write(run, made)
         page.write(run, made, dataset)

@@ -1,4 +1,4 @@
-"""Runs with something that answers without a model: what is asked, in which order, and what is on the disk."""
+"""Runs with something that answers without a model: what is asked, in which spec, and what is on the disk."""
 
 import json
 from dataclasses import replace
@@ -6,32 +6,34 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from asked import Bright, Watcher, write_folder
+from asked import Bright, Recorded, write_folder
 
 from segue.data.base import Rows
 from segue.errors import ConfigError, DataError, SegueError
 from segue.evals.metrics import own_masks
 from segue.evals.run import report, rows, runner
+from segue.evals.run.evaluation import Evaluation, read_run, units
 from segue.files import alone
+from segue.media import read_image
 from segue.types import Media, Message, Sample
 
 
 @pytest.fixture
 def job(tmp_path):
     folder = write_folder(tmp_path / "mine")
-    return runner.Job(benchmark=own_masks.benchmark("test", phrase="square"), data=folder, out=tmp_path / "out")
+    return Evaluation(benchmark=own_masks.benchmark("test", phrase="square"), data=folder, out=tmp_path / "out")
 
 
-def go(job, asked, watcher=None):
-    dataset = runner.open_data(job)
-    runner.run(job, dataset, lambda: asked, watcher or Watcher())
-    return report.Run(out=job.out, benchmark=job.benchmark, total=runner.count(job, dataset))
+def go(job, asked, progress=None, *, batch=1):
+    dataset = job.open_data()
+    runner.run(job, dataset, lambda: asked, progress or Recorded(), batch=batch)
+    return report.RunFolder(out=job.out, benchmark=job.benchmark, total=job.count(dataset))
 
 
 def test_every_row_is_asked_once_and_its_score_is_on_the_disk(job):
-    bright, watcher = Bright(), Watcher()
-    scored = go(job, bright, watcher).scored()
-    assert len(bright.asked) == 6 and watcher.started == [(6, 0)] and watcher.steps == [None] * 6
+    bright, progress = Bright(), Recorded()
+    scored = go(job, bright, progress).scored()
+    assert len(bright.asked) == 6 and progress.started == [(6, 0)] and progress.steps == [None] * 6
     assert [row["dice"] for row in scored] == [1.0] * 6
     assert {row["group"] for row in scored} == {"patient0", "patient1", "patient2"}
     lines = list(rows.lines(job.out / "rows.jsonl"))
@@ -41,9 +43,9 @@ def test_every_row_is_asked_once_and_its_score_is_on_the_disk(job):
 
 def test_a_finished_run_asks_nothing_and_a_limit_that_grows_goes_on(job):
     go(replace(job, limit=2), Bright())
-    bright, watcher = Bright(), Watcher()
-    go(job, bright, watcher)
-    assert watcher.started == [(6, 2)] and len(bright.asked) == 4
+    bright, progress = Bright(), Recorded()
+    go(job, bright, progress)
+    assert progress.started == [(6, 2)] and len(bright.asked) == 4
     assert len(go(job, again := Bright()).scored()) == 6 and again.asked == []
 
 
@@ -111,11 +113,11 @@ def test_changing_what_a_benchmark_fixes_makes_another_protocol(job):
 
 def test_a_failure_is_listed_has_no_score_and_is_asked_again(job):
     (job.data / "test/images/patient0/1.png").write_bytes(b"damaged")
-    watcher = Watcher()
-    run = go(job, Bright(), watcher)
+    progress = Recorded()
+    run = go(job, Bright(), progress)
     made = report.gather(run)
     assert (made["n"], made["failed"], made["figures"]["dice"]) == (5, 1, 1.0)
-    assert [step for step in watcher.steps if step] != [] and len(watcher.steps) == 6
+    assert [step for step in progress.steps if step] != [] and len(progress.steps) == 6
     write_folder(job.data)
     bright = Bright()
     made = report.gather(go(job, bright))
@@ -124,19 +126,19 @@ def test_a_failure_is_listed_has_no_score_and_is_asked_again(job):
 
 def test_a_model_that_fails_at_everything_is_given_up(job, monkeypatch):
     monkeypatch.setattr(runner, "HOPELESS", 3)
-    watcher = Watcher()
+    progress = Recorded()
     with pytest.raises(SegueError, match="the first 3 questions all failed"):
-        go(job, Bright(broken=("square",)), watcher)
-    assert len(watcher.steps) == 3
+        go(job, Bright(broken=("square",)), progress)
+    assert len(progress.steps) == 3
 
 
 def test_want_of_memory_is_a_failure_and_no_score(job):
     class Small(Bright):
-        def answer_each(self, dialogues, options):
+        def answer_all(self, dialogues, options, *, rows):
             if len(self.asked) == 1:
                 self.asked.append([])
                 raise torch.OutOfMemoryError("no room")
-            return super().answer_each(dialogues, options)
+            return super().answer_all(dialogues, options, rows=rows)
 
     made = report.gather(go(job, Small()))
     assert made["failed"] == 1 and made["failures"][0]["kind"] == "OutOfMemoryError"
@@ -144,7 +146,7 @@ def test_want_of_memory_is_a_failure_and_no_score(job):
 
 def questions(number_of_media, each, name="tests"):
     """Rows about images, questions about one of them apart from each other."""
-    media = [Media(np.full((4, 4, 3), 40 * number, np.uint8), "image", (4, 4)) for number in range(number_of_media)]
+    media = [Media(np.full((4, 4, 3), 15 * number, np.uint8), "image", (4, 4)) for number in range(number_of_media)]
     listed = [(number, turn) for turn in range(each) for number in range(number_of_media)]
 
     def make(row, _):
@@ -167,18 +169,65 @@ def chat(job):
 
 def test_questions_about_one_medium_are_asked_together(chat):
     bright, dataset = Bright(), questions(3, 2)
-    runner.run(chat, dataset, lambda: bright, Watcher())
+    runner.run(chat, dataset, lambda: bright, Recorded(), batch=3)
     assert bright.asked == [["\nquestion 0", "\nquestion 1"]] * 3
-    assert runner.units(dataset, 4) == [[0, 3], [1], [2]]
+    assert units(dataset, 4) == [[0, 3], [1], [2]]
 
 
 def test_many_questions_about_one_medium_are_asked_a_few_at_a_time():
-    assert [len(unit) for unit in runner.units(questions(1, 70), 70)] == [32, 32, 6]
+    assert [len(unit) for unit in units(questions(1, 70), 70)] == [32, 32, 6]
+
+
+def test_questions_about_several_images_are_one_batch_in_which_each_image_is_one_medium(chat):
+    class Counting(Bright):
+        def answer_all(self, dialogues, options, *, rows):
+            self.media = [messages[0].parts[0] for messages in dialogues]
+            return super().answer_all(dialogues, options, rows=rows)
+
+    bright = Counting()
+    runner.run(chat, questions(3, 2), lambda: bright, Recorded(), batch=6)
+    assert [len(asked) for asked in bright.asked] == [6]
+    assert len({id(media) for media in bright.media}) == 3
+
+
+def test_a_batch_holds_no_more_pixels_than_are_allowed(chat, monkeypatch):
+    monkeypatch.setattr(runner, "_DECODED", 3 * 16 * 3)
+    bright = Bright()
+    runner.run(chat, questions(4, 1), lambda: bright, Recorded(), batch=4)
+    assert [len(asked) for asked in bright.asked] == [3, 1]
+
+
+def test_what_does_not_fit_into_memory_is_asked_in_halves_from_there_on(chat, caplog):
+    class Small(Bright):
+        def answer_all(self, dialogues, options, *, rows):
+            if len(dialogues) > 2:
+                raise torch.OutOfMemoryError("no room")
+            return super().answer_all(dialogues, options, rows=rows)
+
+    bright = Small()
+    runner.run(chat, questions(16, 1), lambda: bright, Recorded(), batch=8)
+    assert [len(asked) for asked in bright.asked] == [2] * 8
+    assert [record.getMessage() for record in caplog.records] == [
+        "8 questions at once do not fit into memory; from here on 4 are asked",
+        "4 questions at once do not fit into memory; from here on 2 are asked",
+    ]
+
+
+def test_an_image_is_decoded_once_for_all_questions_about_it(job, monkeypatch):
+    decoded = []
+
+    def counted(media):
+        decoded.append(media.name)
+        return read_image(media)
+
+    monkeypatch.setattr(runner, "read_image", counted)
+    go(job, Bright(), batch=4)
+    assert sorted(decoded) == [f"{number}.png" for number in range(6)]
 
 
 def test_what_cannot_be_asked_together_is_asked_one_by_one(chat):
     bright = Bright(broken=("question 1",))
-    runner.run(chat, questions(1, 3), lambda: bright, Watcher())
+    runner.run(chat, questions(1, 3), lambda: bright, Recorded())
     lines = list(rows.lines(chat.out / "rows.jsonl"))
     assert [(line["id"], line["status"]) for line in lines] == [("0-0", "ok"), ("0-1", "failed"), ("0-2", "ok")]
     assert lines[1]["error"] == "cannot ask '\\nquestion 1'"
@@ -186,23 +235,23 @@ def test_what_cannot_be_asked_together_is_asked_one_by_one(chat):
 
 def test_a_unit_that_was_stopped_in_its_middle_is_asked_whole_and_counted_once(chat):
     whole, dataset = Bright(), questions(1, 3)
-    runner.run(chat, dataset, lambda: whole, Watcher())
+    runner.run(chat, dataset, lambda: whole, Recorded())
     path = chat.out / "rows.jsonl"
     complete = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(complete[0] + complete[1][:-5])
-    again, watcher = Bright(), Watcher()
-    runner.run(chat, dataset, lambda: again, watcher)
-    assert again.asked == whole.asked and watcher.started == [(3, 1)] and len(watcher.steps) == 2
+    again, progress = Bright(), Recorded()
+    runner.run(chat, dataset, lambda: again, progress)
+    assert again.asked == whole.asked and progress.started == [(3, 1)] and len(progress.steps) == 2
     assert len(rows.gathered(chat.out)) == 3
 
 
 def test_scoring_anew_needs_no_model_and_changes_nothing_else(job):
     run = go(job, Bright())
     before = (job.out / "rows.jsonl").read_bytes()
-    runner.rescore(job, runner.open_data(job))
+    runner.rescore(job, job.open_data())
     assert (job.out / "rows.jsonl").read_bytes() == before
     other = replace(job.benchmark, score=lambda sample, answer: {"is_found": bool(answer.regions)})
-    runner.rescore(replace(job, benchmark=other), runner.open_data(job))
+    runner.rescore(replace(job, benchmark=other), job.open_data())
     assert run.scored()[0] == {"is_found": True, "id": run.lines()[0]["id"], "group": "patient0"}
 
 
@@ -210,11 +259,11 @@ def test_scoring_anew_with_other_data_is_refused(job, tmp_path):
     go(job, Bright())
     other = replace(job, data=write_folder(tmp_path / "other", images=4))
     with pytest.raises(DataError, match="was answered, but test has 4 rows|but other/test has 4 rows"):
-        runner.rescore(other, runner.open_data(other))
+        runner.rescore(other, other.open_data())
     (job.data / "test/images/patient0/0.png").rename(job.data / "test/images/patient0/7.png")
     (job.data / "test/masks/patient0/0.png").rename(job.data / "test/masks/patient0/7.png")
     with pytest.raises(DataError, match="the data are not those that were asked"):
-        runner.rescore(job, runner.open_data(job))
+        runner.rescore(job, job.open_data())
 
 
 def test_a_record_says_where_rows_come_from(job):
@@ -223,4 +272,4 @@ def test_a_record_says_where_rows_come_from(job):
     assert record["benchmark"] == "own_masks" and record["rows"] == 6 and record["protocol"] == "own-masks/1"
     assert record["model"]["model_hash"] == "bright-100" and record["settings"]["threshold"] == 0.5
     with pytest.raises(ConfigError, match="holds no evaluation"):
-        runner.read_run(job.data)
+        read_run(job.data)

@@ -10,28 +10,30 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from segue.engine import Options
 from segue.errors import DataError
+from segue.evals.base import EvaluatedModel
 from segue.loading import load
 from segue.media import open_media, read_image
-from segue.types import Answer, Media, Message
+from segue.types import Media, Message
 
 log = logging.getLogger(__name__)
 
-_Source = str | Path | bytes | Image.Image | np.ndarray
+Showable = str | Path | bytes | Image.Image | np.ndarray
 
 _PLACEHOLDERS = re.compile(r"<(?:image|video)>[ \t]*\n?")
 _KNOWN = {"max_new_tokens", "temperature", "top_p", "do_sample", "until", "num_beams", "seed"}
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class HarnessRequest:
     """One thing to be asked: a text, what it is about (nothing, one medium, or several images), and how to answer.
 
     The answer ends before the first of `until` in it.
@@ -43,65 +45,38 @@ class Question:
     until: tuple[str, ...] = ()
 
 
-@runtime_checkable
-class Answering(Protocol):
-    """What of an engine is needed; see `segue.Engine`."""
+class HarnessAdapter:
+    """A model that answers a harness's requests in words.
 
-    def answer(self, messages: Sequence[Message], options: Options) -> Answer:
-        """The answer to a dialogue."""
-        ...
-
-    def answer_all(self, dialogues: Sequence[Sequence[Message]], options: Options) -> Sequence[Answer]:
-        """Answers to several dialogues, none about a video."""
-        ...
-
-
-class Asker:
-    """An engine that answers a harness's questions in words.
-
-    The medium of the last question is kept, so that questions in a row about one video decode and encode it once.
+    The medium of the last request is kept, so that requests in a row about one video decode and encode it once.
     """
 
-    def __init__(self, engine: Answering):
-        self.engine = engine
+    def __init__(self, model: EvaluatedModel):
+        self.model = model
         self._last: tuple[tuple[str, ...], Media] | None = None
 
     @classmethod
-    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> Asker:
-        """An asker of a model, named as for `segue.load`."""
+    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> HarnessAdapter:
+        """An adapter of a model, named as for `segue.load`."""
         return cls(load(model, device=device, dtype=dtype))
 
-    def ask(self, question: Question) -> str:
+    def answer(self, request: HarnessRequest) -> str:
         """What the model answers, without special tokens.
 
         Raises: DataError, MediaError and LimitError, for what cannot be asked.
         """
-        media = self._medium(question.sources)
-        answer = self.engine.answer([_message(question, media)], _shown(question, media))
-        return _cut(answer.text, question.until)
+        return next(self.answer_all([request]))
 
-    def ask_all(self, questions: Sequence[Question], *, batch: int = 1) -> Iterator[str]:
-        """Answers in the order of the questions, neighbours about no or one image computed up to `batch` at a time."""
-        waiting: list[tuple[Question, Media | None]] = []
-        for question in questions:
-            if waiting and (len(waiting) == batch or waiting[0][0].options != question.options):
-                yield from self._batch(waiting)
-                waiting = []
-            media = self._medium(question.sources) if batch > 1 else None
-            if batch > 1 and (media is None or media.kind == "image"):
-                waiting.append((question, media))
-                continue
-            yield from self._batch(waiting)
-            waiting = []
-            yield self.ask(question)
-        yield from self._batch(waiting)
-
-    def _batch(self, waiting: Sequence[tuple[Question, Media | None]]) -> Iterator[str]:
-        if waiting:
-            dialogues = [[_message(question, media)] for question, media in waiting]
-            answers = self.engine.answer_all(dialogues, waiting[0][0].options)
-            for (question, _), answer in zip(waiting, answers, strict=True):
-                yield _cut(answer.text, question.until)
+    def answer_all(self, requests: Sequence[HarnessRequest], *, batch: int = 1) -> Iterator[str]:
+        """Answers in the order of the requests, up to `batch` neighbours with the same options computed together."""
+        for start in range(0, len(requests), batch):
+            opened = [(request, self._medium(request.sources)) for request in requests[start : start + batch]]
+            for options, alike in groupby(opened, lambda one: _shown(*one)):
+                group = list(alike)
+                dialogues = [[_message(request, media)] for request, media in group]
+                answers = self.model.answer_all(dialogues, options, rows=batch)
+                for (request, _), answer in zip(group, answers, strict=True):
+                    yield _cut(answer.text, request.until)
 
     def _medium(self, sources: Sequence[object]) -> Media | None:
         if not sources:
@@ -122,14 +97,14 @@ def medium(sources: Sequence[object]) -> Media:
     """
     opened = []
     for source in sources:
-        if not isinstance(source, _Source):
-            raise DataError(f"a question is about a {type(source).__name__}; expected images, or the path of a video")
+        if not isinstance(source, Showable):
+            raise DataError(f"a request is about a {type(source).__name__}; expected images, or the path of a video")
         opened.append(open_media(source))
     if len(opened) == 1:
         return opened[0]
     if videos := [one.name for one in opened if one.kind == "video"]:
         raise DataError(
-            f"a question is about {len(opened)} media, of which {', '.join(videos)} is a video; the models know one "
+            f"a request is about {len(opened)} media, of which {', '.join(videos)} is a video; the models know one "
             "video, or images alone"
         )
     height, width = opened[0].size
@@ -169,17 +144,17 @@ def _tell_once(names: tuple[str, ...]) -> None:
         log.warning("generation settings that mean nothing here are left out: %s", ", ".join(names))
 
 
-def _message(question: Question, media: Media | None) -> Message:
+def _message(request: HarnessRequest, media: Media | None) -> Message:
     if media is None:
-        return Message("user", (question.text,))
-    return Message.user(_PLACEHOLDERS.sub("", question.text), media)
+        return Message("user", (request.text,))
+    return Message.user(_PLACEHOLDERS.sub("", request.text), media)
 
 
-def _shown(question: Question, media: Media | None) -> Options:
+def _shown(request: HarnessRequest, media: Media | None) -> Options:
     """Its options; of several images all are shown."""
-    if media is None or len(question.sources) < 2:
-        return question.options
-    return replace(question.options, frames=f"first:{media.count}")
+    if media is None or len(request.sources) < 2:
+        return request.options
+    return replace(request.options, frames=f"first:{media.count}")
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from segue.engine import Options
 from segue.errors import ConfigError
-from segue.evals.harnesses.harness_adapter import Asker, Question, options_from
+from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, options_from
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Segue(lmms):
         self._batch = _batch_size(batch_size)
         if max_batch_size is not None:
             log.warning("max_batch_size %s means nothing here; the size of a batch is batch_size", max_batch_size)
-        self._asker = Asker.load(str(pretrained), device=device, dtype=dtype)
+        self._adapter = HarnessAdapter.load(str(pretrained), device=device, dtype=dtype)
         self.device = state.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
@@ -58,9 +58,9 @@ class Segue(lmms):
 
         Raises: DataError, MediaError and LimitError, for what cannot be asked; an answer is never left out.
         """
-        questions = [self._question(request) for request in requests]
-        answers = self._asker.ask_all(questions, batch=self._batch)
-        said = list(tqdm(answers, total=len(questions), desc="segue", disable=self._rank != 0))
+        asked = [self._request(request) for request in requests]
+        answers = self._adapter.answer_all(asked, batch=self._batch)
+        said = list(tqdm(answers, total=len(asked), desc="segue", disable=self._rank != 0))
         for request, text in zip(requests, said, strict=True):
             self.cache_hook.add_partial("generate_until", request.args[:2], text)
         return said
@@ -85,11 +85,11 @@ class Segue(lmms):
             "whose output_type is generate_until"
         )
 
-    def _question(self, request: Instance) -> Question:
+    def _request(self, request: Instance) -> HarnessRequest:
         text, given, visuals, number, task, split = request.args
         options, until = options_from(given, self._options)
         shown = visuals(self.task_dict[task][split][number])
-        return Question(text, tuple(_flat(shown)), options, until)
+        return HarnessRequest(text, tuple(_flat(shown)), options, until)
 
 
 def manifest() -> ModelManifest:

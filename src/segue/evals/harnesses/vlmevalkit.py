@@ -19,7 +19,7 @@ from vlmeval.vlm.base import BaseModel
 
 from segue.engine import Options
 from segue.errors import DataError
-from segue.evals.harnesses.harness_adapter import Asker, Question
+from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest
 
 Part = dict[str, str]
 """A piece of a message: `type` is text, image or video, `value` the text or a path."""
@@ -47,7 +47,7 @@ class Segue(BaseModel):
     def __init__(self, model: str = "demo", *, device: str = "auto", dtype: str = "auto", **options: Any):
         super().__init__()
         self._options = Options(keep_masks=False, **options)
-        self._asker = Asker.load(model, device=device, dtype=dtype)
+        self._adapter = HarnessAdapter.load(model, device=device, dtype=dtype)
 
     def generate_inner(self, message: Sequence[Part], dataset: str | None = None) -> str:
         """The answer to a message: its texts as lines, after what it shows.
@@ -58,7 +58,7 @@ class Segue(BaseModel):
             raise DataError(f"the message has parts of {', '.join(unknown)}; expected text, image and video")
         text = "\n".join(part["value"] for part in message if part["type"] == "text")
         shown = tuple(part["value"] for part in message if part["type"] != "text")
-        return self._asker.ask(Question(text, shown, self._options))
+        return self._adapter.answer(HarnessRequest(text, shown, self._options))
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """Whether `build_prompt` is used: for choices, yes or no and short answers about images, but MME-RealWorld."""

@@ -53,12 +53,12 @@ def compare(first: Path, second: Path, benchmark: Benchmark) -> list[Difference]
     reports = [report.read(folder) for folder in (first, second)]
     check_comparable(reports[0], reports[1])
     folders = zip((first, second), reports, strict=True)
-    rows = [report.Run(out=folder, benchmark=benchmark, total=one["total"]).scored() for folder, one in folders]
+    rows = [report.RunFolder(out=folder, benchmark=benchmark, total=one["total"]).scored() for folder, one in folders]
     found = differences(rows[0], rows[1], benchmark.reduce)
     return sorted(found, key=lambda one: one.figure != benchmark.headline)
 
 
-def check_comparable(first: report.Report, second: report.Report) -> None:
+def check_comparable(first: report.RunReport, second: report.RunReport) -> None:
     """Refuse to compare what was not measured alike.
 
     Raises: ConfigError, saying in what two reports differ, or that they are of one model asked in one way.

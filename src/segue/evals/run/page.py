@@ -28,7 +28,7 @@ _LONGEST = 300  # characters of an answer
 Ranked = list[tuple[float, rows.Line]]
 
 
-def write(run: report.Run, made: report.Report, dataset: Dataset) -> None:
+def write(run: report.RunFolder, made: report.RunReport, dataset: Dataset) -> None:
     """Write the page of a report beside it; rows whose medium cannot be read any more are shown in words.
 
     Raises: MediaError, if it cannot be written.
@@ -56,7 +56,7 @@ def write(run: report.Run, made: report.Report, dataset: Dataset) -> None:
         path.write_text(pages.page(title, title, parts), encoding="utf-8")
 
 
-def ranked(run: report.Run) -> Ranked:
+def ranked(run: report.RunFolder) -> Ranked:
     """Rows by the headline that each has on its own, worst first; those that have none alone are left out."""
     found: Ranked = []
     for line in run.lines().values():
@@ -79,7 +79,7 @@ def _of_each_group(order: Ranked) -> Ranked:
     return list(firsts.values())[:SHOWN]
 
 
-def _shown(made: report.Report) -> list[tuple[str, str, str]]:
+def _shown(made: report.RunReport) -> list[tuple[str, str, str]]:
     """Figures for the table; those that a curve shows are left out."""
     return [line for line in report.figure_lines(made) if not _AT.fullmatch(line[0])]
 
@@ -98,7 +98,7 @@ def _sorted(headline: str, values: Sequence[float]) -> str:
     return pages.chart(f"{headline} of single rows, worst first", {headline: points}, axis="% of rows:")
 
 
-def _cases(title: str, run: report.Run, chosen: Ranked, dataset: Dataset) -> str:
+def _cases(title: str, run: report.RunFolder, chosen: Ranked, dataset: Dataset) -> str:
     if not chosen:
         return ""
     answers = _answers(run, {line["index"] for _, line in chosen})
@@ -121,7 +121,7 @@ def _cases(title: str, run: report.Run, chosen: Ranked, dataset: Dataset) -> str
     )
 
 
-def _answers(run: report.Run, wanted: set[int]) -> dict[int, Answer]:
+def _answers(run: report.RunFolder, wanted: set[int]) -> dict[int, Answer]:
     """The stored answers of some rows."""
 
     def keep(line: rows.Line) -> rows.Line:

@@ -19,18 +19,18 @@ from segue.errors import DataError
 from segue.evals.base import Benchmark, Row
 from segue.evals.metrics.confidence import grouped, intervals
 from segue.evals.run import rows
-from segue.evals.run.runner import read_run
+from segue.evals.run.evaluation import read_run
 from segue.files import atomic_path
 
 REPORT, MARKDOWN, TABLE, TIMINGS = "report.json", "report.md", "rows.csv", "timings.json"
 SUBMISSION = "submission"
 _MACHINE = ("device", "python", "files")
 
-Report = dict[str, Any]
+RunReport = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class RunFolder:
     """A folder of rows and how it is to be reported.
 
     `total` is how many rows were asked for, failed and missing ones included. Rows of a private benchmark are told by
@@ -62,7 +62,7 @@ class Run:
         return str(line["id"]) if self.show_names or not self.benchmark.is_private else f"row {line['index']}"
 
 
-def gather(run: Run) -> Report:
+def gather(run: RunFolder) -> RunReport:
     """The report of all rows in a folder.
 
     Raises: DataError, if no row was answered, or rows are damaged; ConfigError, if the folder holds no run.
@@ -104,7 +104,7 @@ def row_set(scored: Sequence[Row]) -> str:
     return hashlib.sha256("\n".join(sorted(row["id"] for row in scored)).encode()).hexdigest()[:16]
 
 
-def write(run: Run, report: Report) -> None:
+def write(run: RunFolder, report: RunReport) -> None:
     """Write a report as JSON and Markdown, the rows as a table, timings, and what a server or a judge takes.
 
     Raises: MediaError, if it cannot be written.
@@ -125,14 +125,14 @@ def write(run: Run, report: Report) -> None:
         run.benchmark.submit(run.scored(), run.out / SUBMISSION)
 
 
-def read(out: Path) -> Report:
+def read(out: Path) -> RunReport:
     """The report in a folder.
 
     Raises: DataError, if there is none, or it cannot be read.
     """
     path = out / REPORT
     try:
-        report: Report = json.loads(path.read_text(encoding="utf-8"))
+        report: RunReport = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error.strerror}; `segue evaluate` writes it when a run ends"
@@ -142,7 +142,7 @@ def read(out: Path) -> Report:
     return report
 
 
-def told(report: Report) -> dict[str, str]:
+def told(report: RunReport) -> dict[str, str]:
     """How the figures came about, for people."""
     model, asked = report["model"], report["asked"]
     versions = model.get("versions", {})
@@ -165,7 +165,7 @@ def told(report: Report) -> dict[str, str]:
     return facts
 
 
-def figure_lines(report: Report) -> list[tuple[str, str, str]]:
+def figure_lines(report: RunReport) -> list[tuple[str, str, str]]:
     """Every figure with its interval as text, the headline first."""
     names = [report["headline"], *(name for name in report["figures"] if name != report["headline"])]
     found = []
@@ -183,7 +183,7 @@ def number(value: float | None) -> str:
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
-def markdown(report: Report) -> str:
+def markdown(report: RunReport) -> str:
     """The report as Markdown."""
     parts = [f"# {report['benchmark']}", "", "| figure | value | 95% interval |", "|---|---|---|"]
     parts += [f"| {_cell(name)} | {value} | {interval} |" for name, value, interval in figure_lines(report)]
@@ -198,7 +198,7 @@ def markdown(report: Report) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _write_table(run: Run, answered: Sequence[rows.Line]) -> None:
+def _write_table(run: RunFolder, answered: Sequence[rows.Line]) -> None:
     """A line for each row that was answered, with all of its score that is one value."""
     plain = [
         {name: value for name, value in line["row"].items() if not isinstance(value, list | dict)} for line in answered
@@ -213,7 +213,7 @@ def _write_table(run: Run, answered: Sequence[rows.Line]) -> None:
             writer.writerow([run.named(line), group, *(row.get(name) for name in names)])
 
 
-def _failure(run: Run, line: rows.Line) -> dict[str, str]:
+def _failure(run: RunFolder, line: rows.Line) -> dict[str, str]:
     is_told = run.show_names or not run.benchmark.is_private
     why = line["error"] if is_told else f"{line['kind']}; rows.jsonl says more"
     return {"id": run.named(line), "kind": line["kind"], "error": why}

@@ -18,15 +18,19 @@ import torch
 from segue import loading
 from segue.errors import SegueError
 from segue.evals import benchmarks
-from segue.evals.run.runner import Asked, Job, Watcher, open_data, run
+from segue.evals.base import EvaluatedModel
+from segue.evals.run.evaluation import Evaluation
+from segue.evals.run.runner import BATCH, run
+from segue.progress import Progress
 
 _TOLD: list[Queue[tuple[Any, ...]]] = []
 """Where a worker says how it gets on; set once when its process starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What to evaluate on what, in words that travel between processes; fields as of `find`, `Job` and `load`."""
+class EvaluationSpec:
+    """What to evaluate on what, in words that travel between processes; fields as of `find`, `Evaluation`, `run`
+    and `load`."""
 
     model: str
     on: str
@@ -36,15 +40,16 @@ class Order:
     protocol: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     limit: int | None = None
+    batch: int = BATCH
     device: str = "auto"
     dtype: str = "auto"
 
-    def job(self, shard: tuple[int, int] = (0, 1)) -> Job:
-        """The job of a shard.
+    def evaluation(self, shard: tuple[int, int] = (0, 1)) -> Evaluation:
+        """The part of it that is a shard's.
 
         Raises: ConfigError, if there is no such benchmark.
         """
-        return Job(
+        return Evaluation(
             benchmark=benchmarks.find(self.on, protocol=self.protocol, **self.own),
             data=self.data,
             out=self.out,
@@ -53,21 +58,21 @@ class Order:
             shard=shard,
         )
 
-    def load(self) -> Asked:
+    def load(self) -> EvaluatedModel:
         """The model; what `segue.loading.load` raises."""
         return loading.load(self.model, device=self.device, dtype=self.dtype)
 
 
-def run_workers(order: Order, workers: int, watcher: Watcher) -> None:
-    """Run an order in so many processes; where there are several GPUs, each has its own.
+def run_workers(spec: EvaluationSpec, workers: int, progress: Progress) -> None:
+    """Run an evaluation in so many processes; where there are several GPUs, each has its own.
 
     Raises: SegueError, as `run` does, and if a worker dies.
     """
     context = multiprocessing.get_context("spawn")
     told: Queue[tuple[Any, ...]] = context.Queue()
     with ProcessPoolExecutor(workers, context, _begin, (told, workers)) as pool:
-        shards = [pool.submit(_work, order, (number, workers)) for number in range(workers)]
-        _pass_on(told, shards, watcher)
+        shards = [pool.submit(_work, spec, (number, workers)) for number in range(workers)]
+        _pass_on(told, shards, progress)
         try:
             for shard in shards:
                 shard.result()
@@ -78,8 +83,8 @@ def run_workers(order: Order, workers: int, watcher: Watcher) -> None:
             ) from error
 
 
-def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[None]], watcher: Watcher) -> None:
-    """Tell the watcher what all workers say, until they are done."""
+def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[None]], progress: Progress) -> None:
+    """Tell what all workers say, until they are done."""
     begun: list[tuple[int, int]] = []
     is_over = False
     while not is_over:
@@ -88,10 +93,10 @@ def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[None]], watcher: 
             while True:
                 what, *words = told.get(timeout=0 if is_over else 0.2)
                 if what == "step":
-                    watcher.step(words[0])
+                    progress.step(words[0])
                 else:
                     begun.append((words[0], words[1]))
-                    watcher.start(sum(total for total, _ in begun), sum(done for _, done in begun))
+                    progress.start(sum(total for total, _ in begun), sum(done for _, done in begun))
         except Empty:
             continue
 
@@ -101,23 +106,23 @@ def _begin(told: Queue[tuple[Any, ...]], workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def _work(order: Order, shard: tuple[int, int]) -> None:
-    job = order.job(shard)
-    device, gpus = order.device, torch.cuda.device_count()
+def _work(spec: EvaluationSpec, shard: tuple[int, int]) -> None:
+    evaluation = spec.evaluation(shard)
+    device, gpus = spec.device, torch.cuda.device_count()
     if device == "auto" and gpus > 1:
         device = f"cuda:{shard[0] % gpus}"
 
-    def load() -> Asked:
-        return loading.load(order.model, device=device, dtype=order.dtype)
+    def load() -> EvaluatedModel:
+        return loading.load(spec.model, device=device, dtype=spec.dtype)
 
-    run(job, open_data(job), load, _Teller())
+    run(evaluation, evaluation.open_data(), load, _ToParent(), batch=spec.batch)
 
 
-class _Teller:
-    """A watcher that says everything to the parent."""
+class _ToParent:
+    """Progress that is told to the parent."""
 
-    def start(self, total: int, done: int) -> None:
+    def start(self, total: int, done: int = 0) -> None:
         _TOLD[0].put(("start", total, done))
 
-    def step(self, failure: str | None) -> None:
+    def step(self, failure: str | None = None) -> None:
         _TOLD[0].put(("step", failure))
