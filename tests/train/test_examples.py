@@ -108,14 +108,14 @@ def test_a_plan_says_which_frames_the_language_model_is_shown_and_the_rest_is_fo
 @pytest.fixture
 def decoded(monkeypatch):
     """The numbers of all frames that are decoded, in order."""
-    numbers, read = [], media._shots
+    numbers, read = [], media._decoded
 
     def counted(*given, **named):
         for number, seconds, pixels in read(*given, **named):
             numbers.append(number)
             yield number, seconds, pixels
 
-    monkeypatch.setattr(media, "_shots", counted)
+    monkeypatch.setattr(media, "_decoded", counted)
     return numbers
 
 

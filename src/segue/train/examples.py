@@ -80,10 +80,10 @@ class TrainBatch:
 class RowMaker:
     """Makes rows of samples; can be sent to worker processes.
 
-    `side` is that of SAM 2's square; None, for a model without a grounder. Of a video sample's frames the language model
-    is shown those that the plan `frames` takes of them (see `segue.media.sampling.choose`); on the others objects are
-    followed by memory, as at inference. Without a plan all are shown. Whole turns are dropped from the end of a dialogue
-    until it has at most `max_tokens`.
+    `side` is that of SAM 2's square; None, for a model without a grounder. Of a video sample's frames the language
+    model is shown those that the plan `frames` takes of them (see `segue.media.sampling.choose`); on the others objects
+    are followed by memory, as at inference. Without a plan all are shown. Whole turns are dropped from the end of a
+    dialogue until it has at most `max_tokens`.
     """
 
     processor: Processor

@@ -139,7 +139,7 @@ class LossModule(nn.Module):
             raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
         features = self.visual_features(batch)
         text, hidden = mllm(batch.batch.with_features(features))
-        if self.model.grounder is None:
+        if self.model.grounder is None or self.seg_id is None:
             return LanguageOutput(text, hidden, [hidden[0, :0]] * len(labels), features)
         # by the labels, not the ids: a [SEG] in a question asks for nothing
         prompts = self.model.prompts(seg_states(hidden, labels, self.seg_id))
