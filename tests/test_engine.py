@@ -674,6 +674,17 @@ class TestRun:
         assert len(found[requests[0]].text) in (1, 2) and found[requests[2]].text == ""
         assert same(found[requests[1]], engine.answer(asked[1]))
 
+    def test_dialogues_that_wait_when_their_request_is_cancelled_are_never_read(self, engine, teach, asked):
+        image = asked[0][0].parts[0]
+        dialogues = [[Message.user(text, image)] for text in ("x", "y", "z")]
+        teach(engine, [*dialogues, asked[1]], ["A long answer." + END] * 3 + ["No." + END])
+        requests = [Request(dialogues), Request([asked[1]])]
+        answers = []
+        for request, event in engine.run(requests, rows=1):
+            requests[0].is_cancelled = True
+            answers += [(request, event.answer.stop_reason)] if isinstance(event, Finished) else []
+        assert answers == [(requests[0], "cancelled")] * 3 + [(requests[1], "stop")]
+
     def test_a_video_that_is_cancelled_while_it_is_followed_keeps_the_frames_so_far(self, engine, clip):
         request = Request([[Message.user("Where?", open_media(clip(6)))]], ONE)
         for _, event in engine.run([request]):
