@@ -98,8 +98,8 @@ class TestImage:
         messages, reply = [Message.user("Please segment the cat.", image)], "Sure, [SEG] and [SEG]." + END
         teach(engine, [messages], [reply])
         decoded = engine.answer(messages, Options(keep_logits=True))
-        given = engine.answer(messages, replace(ONE, prefill=reply))
-        assert (given.text, given.raw_text, given.stop_reason) == (decoded.text, reply, "prefilled")
+        given = engine.answer(messages, replace(ONE, prefill=reply.removesuffix(END)))
+        assert (given.text, given.raw_text + END, given.stop_reason) == (decoded.text, reply, "prefilled")
         for one, other in zip(decoded.regions, given.regions, strict=True):
             assert np.allclose(one.masks.logits, other.masks.logits, atol=1e-3)
             assert (one.masks.dense() == other.masks.dense()).mean() > 0.999
@@ -453,7 +453,7 @@ class TestVideo:
         teach(engine, [messages], [reply])
         decoded, given = (
             engine.answer(messages, Options(keep_logits=True)),
-            engine.answer(messages, replace(ONE, prefill=reply)),
+            engine.answer(messages, replace(ONE, prefill=reply.removesuffix(END))),
         )
         assert decoded.raw_text == reply
         one, other = decoded.regions[0].masks.logits, given.regions[0].masks.logits
