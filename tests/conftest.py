@@ -138,6 +138,8 @@ def teach():
 
     The head is as before when the test is over.
     """
+    from dataclasses import replace
+
     import torch
 
     from segue.prepare import collate, prepare
@@ -147,7 +149,11 @@ def teach():
     def solve(engine, dialogues, replies, frames="first:5"):
         mllm, states, ids = engine.model.mllm, [], []
         for messages, reply in zip(dialogues, replies, strict=True):
-            example = prepare(messages, engine.processor, prefill=reply, frames=frames)
+            example = prepare(messages, engine.processor, frames=frames)
+            # not as a prefill, in which the end of a turn would be text
+            said = torch.tensor(engine.processor.tokenizer.encode(reply, add_special_tokens=False))
+            whole = torch.cat([example.ids, said])
+            example = replace(example, ids=whole, labels=torch.full_like(whole, -100))
             batch = collate([example], engine.processor)
             hidden = mllm.forward(batch)[1][0]
             states.append(hidden[example.answer_start - 1 : -1])

@@ -98,8 +98,8 @@ class TestImage:
         messages, reply = [Message.user("Please segment the cat.", image)], "Sure, [SEG] and [SEG]." + END
         teach(engine, [messages], [reply])
         decoded = engine.answer(messages, Options(keep_logits=True))
-        given = engine.answer(messages, replace(ONE, prefill=reply))
-        assert (given.text, given.raw_text, given.stop_reason) == (decoded.text, reply, "prefilled")
+        given = engine.answer(messages, replace(ONE, prefill=reply.removesuffix(END)))
+        assert (given.text, given.raw_text + END, given.stop_reason) == (decoded.text, reply, "prefilled")
         for one, other in zip(decoded.regions, given.regions, strict=True):
             assert np.allclose(one.masks.logits, other.masks.logits, atol=1e-3)
             assert (one.masks.dense() == other.masks.dense()).mean() > 0.999
@@ -453,7 +453,7 @@ class TestVideo:
         teach(engine, [messages], [reply])
         decoded, given = (
             engine.answer(messages, Options(keep_logits=True)),
-            engine.answer(messages, replace(ONE, prefill=reply)),
+            engine.answer(messages, replace(ONE, prefill=reply.removesuffix(END))),
         )
         assert decoded.raw_text == reply
         one, other = decoded.regions[0].masks.logits, given.regions[0].masks.logits
@@ -673,6 +673,17 @@ class TestRun:
         assert [found[request].stop_reason for request in requests] == ["cancelled", "stop", "cancelled"]
         assert len(found[requests[0]].text) in (1, 2) and found[requests[2]].text == ""
         assert same(found[requests[1]], engine.answer(asked[1]))
+
+    def test_dialogues_that_wait_when_their_request_is_cancelled_are_never_read(self, engine, teach, asked):
+        image = asked[0][0].parts[0]
+        dialogues = [[Message.user(text, image)] for text in ("x", "y", "z")]
+        teach(engine, [*dialogues, asked[1]], ["A long answer." + END] * 3 + ["No." + END])
+        requests = [Request(dialogues), Request([asked[1]])]
+        answers = []
+        for request, event in engine.run(requests, rows=1):
+            requests[0].is_cancelled = True
+            answers += [(request, event.answer.stop_reason)] if isinstance(event, Finished) else []
+        assert answers == [(requests[0], "cancelled")] * 3 + [(requests[1], "stop")]
 
     def test_a_video_that_is_cancelled_while_it_is_followed_keeps_the_frames_so_far(self, engine, clip):
         request = Request([[Message.user("Where?", open_media(clip(6)))]], ONE)

@@ -217,7 +217,7 @@ class Engine:
                 yield from self._ground(done)
         finally:
             decoder.close()
-            self._static = decoder.static
+            self._static = decoder.static or self._static
 
     def fingerprint(self, point: Point) -> str:
         """A hash of the weights that what is kept of media at this point depends on."""
@@ -319,16 +319,19 @@ class Engine:
         """The rows that join now: as many as there is room for, in rows and in tokens, but at least one."""
         cohort: list[tuple[Job, Row]] = []
         longest = decoder.longest
-        while waiting and not decoder.is_closed:
+        is_alone = False
+        while waiting and not is_alone:
             job, row = waiting[0]
+            if row.generation is not None:  # cancelled while it waited
+                waiting.popleft()
+                continue
             length = len(row.example.ids) + job.plan.options.max_new_tokens
             count, longest = len(decoder.rows) + len(cohort) + 1, max(longest, len(row.example.ids))
             is_alone = decodes_alone(self.model.mllm.language_model, length)
-            if count > 1 and (count > rows or count * longest > TOKENS or is_alone):
+            is_too_much = count > rows or count * longest > TOKENS or is_alone or not decoder.accepts(length)
+            if count > 1 and is_too_much:
                 break
             cohort.append(waiting.popleft())
-            if is_alone:
-                break
         return cohort
 
     def _prefill(self, cohort: Sequence[tuple[Job, Row]], decoder: Decoder) -> None:
@@ -402,7 +405,16 @@ class Engine:
 
     def _ground(self, jobs: Sequence[Job]) -> Iterator[tuple[Request, Event | Failed]]:
         """Masks for what was said, frame by frame, then the answers."""
-        images = {} if self.model.grounder is None else self._encode_images(jobs)
+        try:
+            images = {} if self.model.grounder is None else self._encode_images(jobs)
+        except SegueError as error:
+            # an image cannot be read any more, which is the matter of one request alone
+            if len(jobs) == 1:
+                yield jobs[0].request, Failed(error)
+                return
+            for job in jobs:
+                yield from self._ground([job])
+            return
         for job in jobs:
             try:
                 tracks = yield from self._follow(job, images)

@@ -221,7 +221,7 @@ def test_short_texts_are_plain_qwen2(mllm, randomise):
     library.load_state_dict(mllm.language_model.state_dict())
     ids = torch.randint(0, 290, (2, 24))
     ones = torch.ones_like(ids)
-    _, hidden = mllm(Batch(ids, ones), None)
+    _, hidden = mllm(Batch(ids, ones))
     assert torch.allclose(mllm.head(hidden), library(ids, attention_mask=ones).logits, atol=1e-5)
 
 

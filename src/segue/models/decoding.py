@@ -237,10 +237,14 @@ class Decoder:
         self._tokens: Int[Tensor, " b"] | None = None
         self._hidden: Float[Tensor, "b d"] = torch.empty(0)
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing may join, for what is decoded has to be alone (`decodes_alone`)."""
-        return bool(self.rows) and self._is_alone
+    def accepts(self, longest: int) -> bool:
+        """Whether a sequence that may come to be so many tokens can join those there are."""
+        if not self.rows:
+            return True
+        language_model = self.mllm.language_model
+        if self._is_alone or decodes_alone(language_model, longest):
+            return False
+        return self._cache is not self.static or supports_static_decoding(language_model, longest)
 
     @property
     def longest(self) -> int:
