@@ -5,6 +5,7 @@ import pytest
 
 import segue
 from segue import demo
+from segue.checkpoints.locate import DEMO_FOLDER
 from segue.media import open_media, read_frames, read_image
 from segue.synth import scene
 
@@ -20,10 +21,10 @@ def asked():
 
 
 def test_the_model_that_ships_is_small_and_says_how_it_was_made():
-    assert sum(path.stat().st_size for path in demo.FOLDER.iterdir()) <= 24e6
-    card = (demo.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in DEMO_FOLDER.iterdir()) <= 24e6
+    card = (DEMO_FOLDER / "README.md").read_text(encoding="utf-8")
     assert "drawn scenes only" in card and "segue evaluate demo --on scenes_test" in card
-    assert not json.loads((demo.FOLDER / "lineage.json").read_text(encoding="utf-8")).get("random")
+    assert not json.loads((DEMO_FOLDER / "lineage.json").read_text(encoding="utf-8")).get("random")
 
 
 def test_the_model_finds_more_than_chance_would(engine):

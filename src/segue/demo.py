@@ -1,4 +1,4 @@
-"""The demo: a model by the name of "demo", and scenes whose truth is known to show it at work on.
+"""Scenes whose truth is known, to show a model at work on.
 
 Letters in shapes: t frames, h w pixels.
 """
@@ -14,10 +14,6 @@ from jaxtyping import Bool
 
 from segue.geometry.masks import iou
 from segue.synth import Phrase, Scene, clip, scene
-
-MODEL = "demo"
-FOLDER = Path(__file__).parent / "demo_model"
-"""The model of that name, which comes with the package; the model card in it says what it can do."""
 
 SCENE_SIZE, CLIP_SIZE, CLIP_FRAMES = (300, 400), (240, 320), 10
 FRAME_RATE = 10.0

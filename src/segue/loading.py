@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-import platform
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from segue import demo, weights
-from segue.checkpoints import adapters, footprint, model_folder
-from segue.checkpoints.sam2_weights import put_beside
+from segue import weights
+from segue.checkpoints import footprint, loaded, model_folder
+from segue.checkpoints.locate import resolve, weights_folder
 from segue.engine import DTYPES, Engine
-from segue.errors import CheckpointError, ConfigError, LimitError
+from segue.errors import ConfigError, LimitError
 from segue.grounding import model as grounded
 from segue.models import offloading, quantised
 from segue.models.quantised import Bits
 
-WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 LARGE = 100_000_000
 log = logging.getLogger(__name__)
 
@@ -77,15 +74,17 @@ def load(  # noqa: PLR0913  every choice by its own name
     _check_choice(choice)
     folder = resolve(model)
     counts = dtype == "auto" and choice.device == "cpu"
-    precision = pick_dtype(dtype, choice.device, _parameters(_base_folder(folder)) if counts else 0)
-    checkpoint = adapters.find(folder)
+    precision = pick_dtype(dtype, choice.device, _parameters(weights_folder(folder)) if counts else 0)
     if check_memory:
-        check_fit(str(model), _base_folder(folder), choice, precision)
-    if checkpoint is None:
-        engine = _load_folder(model, folder, choice, precision)
-    else:
-        engine = _load_trained(checkpoint, choice, precision)
-    engine.lineage["model"] = str(model)
+        check_fit(str(model), weights_folder(folder), choice, precision)
+    is_moved_later = offload or quantize is not None
+    found = loaded.load(
+        folder,
+        dtype=precision,
+        device="cpu" if is_moved_later else choice.device,
+        filling=partial(_quantising, choice=choice) if quantize else None,
+    )
+    engine = Engine(found.model, found.processor, {**found.lineage, "model": str(model), "device": choice.device})
     _finish(engine, choice)
     return engine
 
@@ -97,37 +96,6 @@ def _check_choice(choice: Loading) -> None:
         offloading.check(choice.device)
     if choice.quantize and choice.offload:
         raise ConfigError("--quantize and --offload do not go together; --quantize int4 needs the least on a GPU")
-
-
-def _load_folder(model: str | Path, folder: Path, choice: Loading, precision: torch.dtype) -> Engine:
-    is_moved_later = choice.offload or choice.quantize is not None
-    loaded, report = model_folder.load(
-        folder,
-        dtype=precision,
-        device="cpu" if is_moved_later else choice.device,
-        filling=partial(_quantising, choice=choice) if choice.quantize else None,
-    )
-    processor = model_folder.load_processor(folder, loaded.config)
-    lineage = {
-        "model": str(model),
-        **weights.lineage(folder, report),
-        "family": loaded.config.family,
-        "dtype": str(precision).removeprefix("torch."),
-        "device": choice.device,
-        "versions": {name: version(name) for name in ("segue", "torch", "transformers")},
-        "python": platform.python_version(),
-    }
-    return Engine(loaded, processor, lineage)
-
-
-def _load_trained(checkpoint: Path, choice: Loading, precision: torch.dtype) -> Engine:
-    """The base of a checkpoint with what was learned put onto it, before anything is quantised or moved."""
-    place = "cpu" if choice.offload or choice.quantize is not None else choice.device
-    dtype = next(name for name, kind in DTYPES.items() if kind == precision)
-    base = load(base_of(checkpoint, adapters.read(checkpoint)), device=place, dtype=dtype, check_memory=False)
-    engine, _ = put_onto(base, checkpoint)
-    engine.lineage["device"] = choice.device
-    return engine
 
 
 def _quantising(model: grounded.VisionLanguageModel, choice: Loading) -> Callable[[str], bool]:
@@ -160,9 +128,11 @@ def _finish(engine: Engine, choice: Loading) -> None:
     """What is done to a loaded model, and what its lineage says of it."""
     model, lineage = engine.model, engine.lineage
     if choice.sam2 is not None:
-        beside = put_beside(model, Path(choice.sam2).expanduser())
-        hashes = {"model": lineage["model_hash"], "sam2": beside["model_hash"]}
-        lineage |= {"sam2": beside, "model_hash": weights.joint_hash(hashes)}
+        from segue.checkpoints.sam2_weights import attach_sam2
+
+        attached = attach_sam2(model, Path(choice.sam2).expanduser())
+        hashes = {"model": lineage["model_hash"], "sam2": attached["model_hash"]}
+        lineage |= {"sam2": attached, "model_hash": weights.joint_hash(hashes)}
     if choice.quantize is not None:
         quantised.quantise(model, _layers(model, choice.quantize), choice.quantize, choice.device)
         model.to(choice.device)
@@ -237,67 +207,6 @@ def available_memory(device: str) -> int | None:
         return free if limit.strip() == "max" else min(free, int(limit) - int(used))
     except OSError:
         return free
-
-
-def _base_folder(folder: Path) -> Path:
-    """The folder of the weights that a model stands on: itself, or the base of a training checkpoint."""
-    while (checkpoint := adapters.find(folder)) is not None:
-        folder = base_of(checkpoint, adapters.read(checkpoint))
-    return folder
-
-
-def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, adapters.Applied]:
-    """What a checkpoint has learned, put onto its base, whose weights change; and which tensors those were.
-
-    Raises: CheckpointError, if it is not its base, or a tensor does not fit.
-    """
-    record = adapters.read(checkpoint)
-    adapters.check_base(checkpoint, record, base.lineage["model_hash"])
-    applied = adapters.apply(base.model, checkpoint, record)
-    processor = model_folder.load_processor(checkpoint, base.model.config)
-    lineage = {
-        **base.lineage,
-        "model": str(checkpoint),
-        "model_hash": record.content_hash,
-        "files": {**base.lineage["files"], adapters.TENSORS: record.tensors_hash},
-        "trained": {"checkpoint": checkpoint.name, **record.summary()},
-    }
-    return Engine(base.model, processor, lineage), applied
-
-
-def base_of(checkpoint: Path, record: adapters.Record) -> Path:
-    """The folder of a checkpoint's base: where it lay, or else by the name that the recipe had for it.
-
-    Raises: CheckpointError, if it is in neither place.
-    """
-    try:
-        return adapters.base_folder(checkpoint, record) or resolve(record.base)
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint} needs its base {record.base}, which is gone: {error}") from error
-
-
-def resolve(model: str | Path) -> Path:
-    """The folder of a model: itself, a snapshot of the hub repository of that id, or that of the model named "demo".
-
-    Raises: CheckpointError, if it is neither.
-    """
-    if str(model) == demo.MODEL:
-        return demo.FOLDER
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
-    parts = str(model).split("/")
-    if len(parts) != 2 or not all(parts) or folder.is_absolute() or parts[0] in (".", ".."):
-        raise CheckpointError(
-            f"there is no folder {str(model)!r}; expected a model folder or a hub id such as ByteDance/Sa2VA-4B"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=WANTED_FILES))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(f"{model!r} is no folder here and could not be fetched from the hub ({error})") from error
 
 
 def pick_device(name: str) -> str:

@@ -4,17 +4,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from segue.checkpoints import zoo
 from segue.checkpoints.convert import Target
 from segue.checkpoints.random_weights import random_checkpoint
+from segue.models.internvl.known import KNOWN, Language, Tower, known
+from segue.models.known import TINY_SAM2
 
-LARGER = zoo.Architecture(
-    repository="",
-    tower=zoo.Tower(96, 4, 4, 160, is_6b_style=True),
-    language=zoo.Language("InternLM2", 160, 3, 8, 2, 256, 273),
-    template="internlm2_chat",
-    billions=0.001,
-    sam2=zoo.TINY_SAM2,
+LARGER = known(
+    "",
+    Tower(96, 4, 4, 160, is_6b_style=True),
+    Language("llama", 160, 3, 8, 2, 256, 273),
+    "internlm2_chat",
+    0.001,
+    sam2=TINY_SAM2,
     tile=112,
 )
 
@@ -23,7 +24,7 @@ LARGER = zoo.Architecture(
 def larger_folder(tmp_path_factory):
     """A model as the 26B is to the 8B: another tower, another language model, wider; the same SAM 2."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(zoo.ZOO, "larger", LARGER)
+        patch.setitem(KNOWN, "larger", LARGER)
         return random_checkpoint(tmp_path_factory.mktemp("larger") / "larger", "larger", seed=3)
 
 

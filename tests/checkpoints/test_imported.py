@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from segue import loading, weights
-from segue.checkpoints import convert, random_weights
+from segue.checkpoints import convert, zoo
 from segue.checkpoints.folders import open_folder
 from segue.checkpoints.model_folder import key_table
 from segue.checkpoints.upstream_training import find_place, spellings
@@ -425,7 +425,7 @@ def test_names_of_the_qwen_trainer_lose_their_wrappers_too():
 
 
 def test_the_names_of_a_trained_8b_all_have_a_place():
-    config = random_weights.config_of("Sa2VA-InternVL3-8B")
+    config = zoo.config_of("Sa2VA-InternVL3-8B")
     rules, places = compiled(key_table(config)), expected(config)
     layers = [f"{PEFT}model.layers.{n}.{part}.weight" for n in (0, 27) for part in ("self_attn.k_proj", "mlp.up_proj")]
     for name in (*layers, PEFT + "lm_head.weight", "mllm.model.mlp1.3.bias", SAM2 + "sam_mask_decoder.conv_s0.bias"):

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segue import loading
-from segue.checkpoints import inspection, random_weights, zoo
+from segue.checkpoints import inspection, random_weights
 from segue.errors import CheckpointError
+from segue.models.internvl.known import KNOWN
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_fewer_bits_and_more_objects_are_told_beforehand(sound):
 
 
 def test_two_decoders_are_followed_consistently(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "ZOO", {"tiny": replace(zoo.ZOO["tiny"], two_decoders=True)})
+    monkeypatch.setitem(KNOWN, "tiny", replace(KNOWN["tiny"], two_decoders=True))
     found = inspection.report(random_weights.random_checkpoint(tmp_path))
     assert found.policy == "consistent" and found.components[-1].name == "language mask decoder"
     assert found.is_usable and found.is_exact

@@ -172,9 +172,9 @@ def flat(value, prefix=""):
     return {name: found for key, part in value.items() for name, found in flat(part, f"{prefix}{key}.").items()}
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("name", zoo.known())
 def test_a_config_read_back_is_the_same_for_every_known_architecture(name):
-    config = random_weights.config_of(name)
+    config = zoo.config_of(name)
     family = FAMILIES[config.family]
     again = family.architecture(family.official.config(config.mllm_config))
     assert again.to_dict() == config.mllm_config.to_dict()
@@ -242,7 +242,7 @@ def test_a_tensor_too_many_is_refused_before_anything_is_written(ours, target, t
 
 
 def test_large_shapes_come_without_memory():
-    config: VisionLanguageConfig = random_weights.config_of("Sa2VA-26B")
+    config: VisionLanguageConfig = zoo.config_of("Sa2VA-26B")
     shapes = random_weights.official_shapes(config)
     specs = {name: lazy.Spec(shape, torch.bfloat16) for name, shape in shapes.items()}
     assert lazy.Tensors(specs, specs.__getitem__).nbytes > 50e9

@@ -10,7 +10,7 @@ import torch
 from segue import loading, weights
 from segue.checkpoints import random_weights, zoo
 from segue.checkpoints.model_folder import key_table, load, read_layout
-from segue.checkpoints.zoo import ZOO
+from segue.checkpoints.official import official_config
 from segue.errors import CheckpointError
 from segue.grounding.model import expected
 from segue.media import open_media
@@ -31,9 +31,9 @@ def tiny(tmp_path_factory):
     return random_weights.random_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", zoo.known())
 def test_official_names_and_places_of_every_known_architecture_belong_together(name):
-    config = random_weights.config_of(name)
+    config = zoo.config_of(name)
     places, table = expected(config), key_table(config)
     shapes = weights.upstream_shapes(places, table)
     headers = {key: Stored(Path("model.safetensors"), "F32", shape) for key, shape in shapes.items()}
@@ -41,11 +41,14 @@ def test_official_names_and_places_of_every_known_architecture_belong_together(n
     filled = [(place, write.row) for write in writes for place in write.places]
     assert len(filled) == len(set(filled)) and {place for place, _ in filled} == set(places)
     assert report.fresh == report.tied == ()
-    assert round((sum(map(math.prod, shapes.values())) - math.prod(shapes[GAUSSIAN])) / 1e9, 3) == ZOO[name].billions
+    assert (
+        round((sum(map(math.prod, shapes.values())) - math.prod(shapes[GAUSSIAN])) / 1e9, 3)
+        == zoo.find(name)[1].billions
+    )
 
 
 def test_the_8b_on_internvl3_is_the_exported_one_to_the_last_parameter():
-    shapes = random_weights.official_shapes(random_weights.config_of("Sa2VA-InternVL3-8B"))
+    shapes = random_weights.official_shapes(zoo.config_of("Sa2VA-InternVL3-8B"))
     # the export counts parameters; the random-Fourier matrix is a buffer
     assert sum(math.prod(shape) for name, shape in shapes.items() if name != GAUSSIAN) == 8_182_606_130
     assert len(shapes) == 1589
@@ -61,13 +64,14 @@ def test_the_8b_on_internvl3_is_the_exported_one_to_the_last_parameter():
     ],
 )
 def test_a_released_qwen_vl_has_as_many_tensors_as_its_export_and_a_tower_of_the_published_size(name, tensors, tower):
-    shapes = random_weights.official_shapes(random_weights.config_of(name))
+    shapes = random_weights.official_shapes(zoo.config_of(name))
     seen = [math.prod(shape) for key, shape in shapes.items() if key.startswith("model.model.visual.")]
     assert len(shapes) == tensors and round(sum(seen) / 1e6, 1) == tower
-    language, rows = ZOO[name].language, ZOO[name].language.rows
-    assert shapes["model.lm_head.weight"] == (rows, language.width)
-    assert shapes["model.model.language_model.embed_tokens.weight"] == (rows, language.width)
-    assert shapes["model.model.language_model.norm.weight"] == (language.width,)
+    language = zoo.config_of(name).get_text_config()
+    rows, width = language.vocab_size, language.hidden_size
+    assert shapes["model.lm_head.weight"] == (rows, width)
+    assert shapes["model.model.language_model.embed_tokens.weight"] == (rows, width)
+    assert shapes["model.model.language_model.norm.weight"] == (width,)
 
 
 @pytest.mark.parity
@@ -116,16 +120,16 @@ def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_e
 
 @pytest.mark.parametrize("name", TINY)
 def test_every_token_of_the_answer_has_one_successor(name, tmp_path):
-    tokenizer = random_weights.write_tokenizer(tmp_path, random_weights.config_of(name).special_tokens)
+    tokenizer = random_weights.write_tokenizer(tmp_path, zoo.config_of(name).special_tokens)
     ids = tokenizer.encode("\n" + random_weights.ANSWER).ids
     assert len(set(ids)) == len(ids)
-    assert max(ids) < ZOO[name].language.rows == tokenizer.get_vocab_size()
+    assert max(ids) < zoo.config_of(name).get_text_config().vocab_size == tokenizer.get_vocab_size()
 
 
 def test_weights_of_another_size_are_refused_before_anything_is_built(tiny, tmp_path, monkeypatch):
     for file in tiny.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "config.json").write_text(json.dumps(zoo.official_config("Sa2VA-InternVL3-8B")))
+    (tmp_path / "config.json").write_text(json.dumps(official_config(zoo.config_of("Sa2VA-InternVL3-8B"), {})))
     monkeypatch.setattr("segue.grounding.model.build", lambda *_, **__: pytest.fail("built a model"))
     with pytest.raises(CheckpointError) as error:
         load(tmp_path, dtype=torch.float32, device="cpu")

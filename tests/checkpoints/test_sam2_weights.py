@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segue import parity, weights
-from segue.checkpoints import zoo
 from segue.checkpoints.random_weights import random_checkpoint
 from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.loading import load
+from segue.models.internvl.known import KNOWN
 
 SAM2 = "grounding_encoder.sam2_model."
 MODIFIED, ORIGINAL = f"{SAM2}sam_mask_decoder_modified.", f"{SAM2}sam_mask_decoder."
@@ -45,10 +46,8 @@ def parted(folder, file, out):
 def both(tmp_path_factory):
     """A checkpoint with both decoders."""
     with pytest.MonkeyPatch.context() as patch:
-        twin = zoo.Architecture(
-            "", zoo.ZOO["tiny"].tower, zoo.ZOO["tiny"].language, "qwen_chat", 0.001, True, zoo.TINY_SAM2, 112
-        )
-        patch.setitem(zoo.ZOO, "twin", twin)
+        twin = replace(KNOWN["tiny"], two_decoders=True)
+        patch.setitem(KNOWN, "twin", twin)
         return random_checkpoint(tmp_path_factory.mktemp("both") / "twin", "twin")
 
 

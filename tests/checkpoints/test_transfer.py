@@ -14,7 +14,6 @@ from segue.errors import CheckpointError, ConfigError
 from segue.grounding.model import component_of, components, expected
 from segue.models import FAMILIES
 from segue.models.tokenizers import load_tokenizer
-from segue.weights import Stored
 from segue.weights.lazy import Spec, Tensors
 
 
@@ -41,10 +40,10 @@ def larger_file(larger_folder, tmp_path, tensors_of):
 
 def imagined(name, folder):
     """A released model of which only the sizes are there."""
-    config = random_weights.config_of(name)
+    config = zoo.config_of(name)
     shapes = expected(config)
     specs = {place: Spec(shape, torch.bfloat16) for place, shape in shapes.items()}
-    sizes = zoo.Sizes.of_headers({place: Stored(folder, "BF16", shape) for place, shape in shapes.items()})
+    sizes = zoo.Sizes.of_shapes(shapes)
     return Opened(folder, config, Tensors(specs, lambda place: pytest.fail(f"read {place}")), shapes, sizes)
 
 
@@ -208,7 +207,7 @@ def test_a_training_checkpoint_is_no_source_of_components(official_folder, targe
 
 @pytest.mark.parametrize("name", ["Sa2VA-InternVL3-8B", "Sa2VA-i-1B"])
 def test_every_tensor_belongs_to_a_component(name):
-    config = random_weights.config_of(name)
+    config = zoo.config_of(name)
     parts = components(FAMILIES[config.family])
     found = {component_of(place, parts) for place in expected(config)}
     assert None not in found and found == set(parts) - ({"language_decoder"} if not config.two_decoders else set())

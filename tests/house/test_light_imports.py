@@ -23,6 +23,15 @@ def test_importing_the_ground_floors_loads_nothing_heavy(module):
     assert modules & HEAVY == set()
 
 
+def test_loading_brings_no_scene_painter_no_converter_no_dataset_and_no_trainer():
+    _, modules = imported("-c", "import segue.loading")
+    rooms = ("synth", "data", "own_data", "datasets", "demo", "evals", "train")
+    converters = ("convert", "folders", "official", "imported", "transfer", "pth", "upstream_training", "merge")
+    heavy = {*(f"segue.{room}" for room in rooms), *(f"segue.checkpoints.{name}" for name in converters)}
+    assert "segue.loading" in modules
+    assert {name for name in modules if name in heavy or name.startswith(tuple(f"{room}." for room in heavy))} == set()
+
+
 def test_help_lists_the_commands_and_loads_nothing_heavy():
     text, modules = imported("-c", "from segue.cli.main import main; main(['--help'])")
     assert "segment" in text and "inspect" in text

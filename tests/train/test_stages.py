@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from segue import loading, weights
 from segue.checkpoints import adapters
+from segue.checkpoints.locate import base_of
+from segue.checkpoints.merge import merge
 from segue.errors import CheckpointError, ConfigError
 from segue.train import checkpoints, stages
-from segue.train.merge import merge
 from segue.train.recipe import Lora, ParameterGroup, Stage, Validation
 from segue.train.run import train
 
@@ -185,7 +186,7 @@ def test_tied_embeddings_after_merge_are_two_tables_as_they_were_learned(
 def test_another_base_is_refused(checkpoint, make_recipe):
     from segue.checkpoints.random_weights import random_checkpoint
 
-    folder = loading.base_of(checkpoint, adapters.read(checkpoint))
+    folder = base_of(checkpoint, adapters.read(checkpoint))
     elsewhere = random_checkpoint(checkpoint.parent / "other", seed=3)
     record = (checkpoint / adapters.RECORD).read_text().replace(str(folder), str(elsewhere))
     (checkpoint / adapters.RECORD).write_text(record)
@@ -205,7 +206,7 @@ def test_another_base_is_refused(checkpoint, make_recipe):
 def test_a_checkpoint_that_is_not_whole_is_refused(checkpoint, change, text):
     record, tensors = checkpoint / adapters.RECORD, checkpoint / adapters.TENSORS
     if change == "gone":
-        folder = str(loading.base_of(checkpoint, adapters.read(checkpoint)))
+        folder = str(base_of(checkpoint, adapters.read(checkpoint)))
         record.write_text(record.read_text().replace(folder, "/nowhere/at/all"))
     elif change == "damaged":
         tensors.write_bytes(tensors.read_bytes()[:-4] + b"abcd")

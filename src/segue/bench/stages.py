@@ -28,7 +28,8 @@ from segue.bench.clock import seconds_of
 from segue.bench.limits import flops_of, measured, read_per_token
 from segue.bench.report import Encodes, Plan, Report, Stage
 from segue.checkpoints.model_folder import load_processor
-from segue.checkpoints.random_weights import config_of, write_tokenizer
+from segue.checkpoints.random_weights import write_tokenizer
+from segue.checkpoints.zoo import config_of
 from segue.engine import Engine, Options
 from segue.grounding import model as grounded
 from segue.grounding.following import decode_prompts, encode

@@ -135,12 +135,6 @@ def read(folder: Path) -> Record:
         raise CheckpointError(f"{folder / RECORD} has other fields than expected ({', '.join(wrong)})") from error
 
 
-def base_folder(checkpoint: Path, record: Record) -> Path | None:
-    """Where the base of a checkpoint lies, if it is where it was."""
-    folder = (checkpoint / record.base_folder).resolve()
-    return folder if folder.is_dir() else None
-
-
 def check_base(checkpoint: Path, record: Record, found: str) -> None:
     """Refuse a base that is not the one the checkpoint was trained on; `found` is its content hash.
 

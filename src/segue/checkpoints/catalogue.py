@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from segue import weights
-from segue.checkpoints import footprint
+from segue.checkpoints import footprint, zoo
 from segue.checkpoints.model_folder import key_table
-from segue.checkpoints.random_weights import config_of
 from segue.checkpoints.released import RELEASES, Release
-from segue.checkpoints.zoo import RELEASED, ZOO
 from segue.grounding.model import expected
 from segue.models.quantised import BITS
 
@@ -42,7 +40,7 @@ def listed(name: str) -> Listed:
 
     Raises: ConfigError, for an unknown name.
     """
-    config = config_of(name)
+    config = zoo.config_of(name)
     places = expected(config)
     official = weights.upstream_shapes(places, key_table(config))
     half = footprint.SIZES["bf16"]
@@ -50,7 +48,7 @@ def listed(name: str) -> Listed:
     packed = {bits: footprint.placed_memory(places, half, config.family, quantize=bits) for bits in BITS}
     return Listed(
         name,
-        ZOO[name].repository,
+        zoo.find(name)[1].repository,
         RELEASES[name],
         parameters=sum(map(math.prod, official.values())),
         tensors=len(official),
@@ -63,4 +61,4 @@ def listed(name: str) -> Listed:
 
 def catalogue() -> list[Listed]:
     """All of them, in the order of the zoo."""
-    return [listed(name) for name in RELEASED]
+    return [listed(name) for name in zoo.released()]

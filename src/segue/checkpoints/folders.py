@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from segue import weights
 from segue.checkpoints import zoo
-from segue.checkpoints.model_folder import load_processor, plan
+from segue.checkpoints.model_folder import check, load_processor, plan
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding.model import VisionLanguageConfig, component_of, components
 from segue.models import FAMILIES
@@ -88,20 +88,20 @@ class Opened:
         return components(self.family)
 
 
-def open_folder(folder: Path, *, lacking: Sequence[str] = (), chat: str | None = None) -> Opened:
+def open_folder(folder: Path, *, chat: str | None = None) -> Opened:
     """A folder in the official or our own layout, judged from its headers as for loading.
 
-    `lacking` are whole-name patterns of places that it need not fill; `chat` as `segue.grounding.model.read_layout`.
+    `chat` as `read_layout`.
 
-    Raises: ConfigError and CheckpointError, as `segue.grounding.model.load` does.
+    Raises: ConfigError and CheckpointError, as `segue.checkpoints.model_folder.load` does.
     """
     layout, places = plan(folder, chat)
     headers = weights.read_headers(folder)
-    contrast = zoo.contrast(weights.read_json(folder / "config.json"), headers)
-    writes, report = weights.check(headers, places, layout.table, tied=layout.tied, fresh=lacking, contrast=contrast)
+    writes, report = check(layout, places, headers)
     tied = {place: layout.tied[place] for place in report.tied}
     tensors = lazy.native(lazy.stored(headers), writes, tied)
-    return Opened(folder, layout.config, tensors, places, zoo.Sizes.of_headers(headers))
+    sizes = zoo.Sizes.of_shapes({name: stored.shape for name, stored in headers.items()})
+    return Opened(folder, layout.config, tensors, places, sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

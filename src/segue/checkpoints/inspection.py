@@ -16,7 +16,7 @@ from torch import Tensor
 
 from segue import weights
 from segue.checkpoints import footprint, zoo
-from segue.checkpoints.model_folder import Layout, load_processor, plan, read_layout
+from segue.checkpoints.model_folder import Layout, check, load_processor, plan, read_layout
 from segue.errors import CheckpointError, SegueError
 from segue.grounding import model as grounded
 from segue.grounding.model import MODEL_TYPE, VisionLanguageConfig, component_of
@@ -124,12 +124,12 @@ def report(folder: Path) -> Report:
         headers |= _attempt(problems, weights.read_header, file) or {}
     planned = None if problems else _attempt(problems, plan, folder)
     layout, places = planned or (None, {})
-    fits = layout is not None and _attempt(problems, _judge, raw, headers, layout, places)
+    fits = layout is not None and _attempt(problems, check, layout, places, headers)
     family = layout.config.family if layout else _family_name(raw)
     wanted = FAMILIES[family].tokenizer_files if family in FAMILIES else TOKENIZER_FILES
     if not any((folder / name).is_file() for name in wanted):
         problems.append(f"{folder} has no tokenizer; expected one of {', '.join(wanted)}")
-    sizes = zoo.Sizes.of_headers(headers)
+    sizes = zoo.Sizes.of_shapes({name: stored.shape for name, stored in headers.items()})
     nearest = zoo.nearest(sizes)
     config = layout.config if layout else None
     has_both = config.two_decoders if config else bool(sizes.two_decoders)
@@ -138,8 +138,8 @@ def report(folder: Path) -> Report:
         family=family,
         layout=None if layout is None else "official" if layout.table is not None else "segue",
         architecture=nearest,
-        is_exact=nearest is not None and not zoo.differing(sizes, zoo.Sizes.of(zoo.ZOO[nearest])),
-        described=str(zoo.Sizes.of_config(raw)),
+        is_exact=nearest is not None and zoo.is_exactly(sizes, nearest),
+        described=str(zoo.Sizes.of_config(config) if config else zoo.Sizes()),
         found=str(sizes),
         template=config.template if config else None,
         rows=sizes.rows,
@@ -165,13 +165,6 @@ def _attempt(problems: list[str], function: Callable[..., _Found], *arguments: A
     except SegueError as error:
         problems.extend(str(error).splitlines())
         return None
-
-
-def _judge(
-    raw: Mapping[str, Any], headers: Mapping[str, Stored], layout: Layout, places: Mapping[str, tuple[int, ...]]
-) -> bool:
-    weights.check(headers, places, layout.table, tied=layout.tied, contrast=zoo.contrast(raw, headers))
-    return True
 
 
 def _family_name(raw: Mapping[str, Any]) -> str | None:

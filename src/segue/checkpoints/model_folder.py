@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +22,8 @@ from segue.grounding.model import MODEL_TYPE, VisionLanguageConfig, VisionLangua
 from segue.models import FAMILIES
 from segue.models.protocol import Family, Official, Processor
 from segue.models.templates import template
-from segue.weights import KeyTable, LoadReport, Rule, read_json
+from segue.weights import KeyTable, LoadReport, Rule, Stored, read_json
+from segue.weights.keys import Write
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +154,18 @@ def _check_layer(config: VisionLanguageConfig) -> None:
         raise ValueError(f"select_layer is {chosen} and the vision tower has {layers} layers")
 
 
+def check(
+    layout: Layout, places: Mapping[str, tuple[int, ...]], headers: Mapping[str, Stored]
+) -> tuple[list[Write], LoadReport]:
+    """`segue.weights.check` of a folder; where it is of another architecture, the error names both.
+
+    Raises: CheckpointError.
+    """
+    shapes = {name: stored.shape for name, stored in headers.items()}
+    contrast = partial(zoo.contrast, layout.config, shapes)
+    return weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast)
+
+
 def claiming(raw: Mapping[str, Any]) -> Family:
     """The family whose models this config.json describes.
 
@@ -218,8 +232,7 @@ def load(
     """
     layout, places = plan(folder)
     headers = weights.read_headers(folder)
-    contrast = zoo.contrast(read_json(folder / "config.json"), headers)
-    weights.check(headers, places, layout.table, tied=layout.tied, contrast=contrast)
+    check(layout, places, headers)
     model = build(layout.config, dtype=dtype, device=device)
     filled = filling(model) if filling else lambda place: False
     return model, weights.load(model, folder, layout.table, tied=layout.tied, filled=filled)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from segue import weights
 from segue.checkpoints import zoo
-from segue.checkpoints.model_folder import claiming, key_table
+from segue.checkpoints.model_folder import key_table
 from segue.checkpoints.official import official_config
 from segue.grounding import sam2
 from segue.grounding.model import VisionLanguageConfig, build, expected
@@ -33,22 +33,6 @@ _SPREAD = {
     r".*\.lm_head\.weight": 0.01,
 }
 _SINGLE = {r".*\.bias": 0.0, r".*\.(lambda_[12]|scale)": 0.1}
-
-
-def config_of(name: str, *, grounder: bool = True) -> VisionLanguageConfig:
-    """The configuration of a known architecture, or of the model that it was made from, without a grounder.
-
-    Raises: ConfigError, for an unknown name.
-    """
-    known, official = zoo.find(name), zoo.official_config(name)
-    family, grounder = claiming(official), grounder and known.has_grounder
-    return VisionLanguageConfig(
-        family=family.name,
-        mllm_config=family.architecture(official),
-        sam2_config=sam2.architecture(known.sam2) if grounder else None,
-        template=known.template,
-        two_decoders=grounder and known.two_decoders,
-    )
 
 
 def official_shapes(config: VisionLanguageConfig) -> dict[str, tuple[int, ...]]:
@@ -67,17 +51,18 @@ def random_checkpoint(folder: Path, name: str = "tiny", *, seed: int = 0, ground
     Raises: ConfigError, for an unknown name.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = config_of(name, grounder=grounder)
-    grounder = config.sam2_config is not None
+    config = zoo.config_of(name, grounder=grounder)
+    answer = ANSWER_IN_WORDS if config.sam2_config is None else ANSWER
     with torch.random.fork_rng(devices=[]):
         state = build(config, dtype=torch.float32, device="cpu").state_dict()
     tokenizer = write_tokenizer(folder, config.special_tokens)
     _randomise(state, seed)
-    _teach(state, tokenizer, ANSWER if grounder else ANSWER_IN_WORDS)
+    _teach(state, tokenizer, answer)
     save_torch_state_dict(weights.to_upstream(state, key_table(config), official_shapes(config)), folder)
     _write_json(folder / "config.json", official_config(config, tokenizer.get_vocab()))
-    if grounder and zoo.find(name).sam2:
-        _write_json(folder / "sam2_config.json", {**sam2.HIERA_L, **zoo.find(name).sam2})
+    sizes = None if config.sam2_config is None else sam2.sizes(config.sam2_config)
+    if sizes and sizes != dict(sam2.HIERA_L):
+        _write_json(folder / "sam2_config.json", sizes)
     weights.write_lineage(folder, {"random": True, "architecture": name, "seed": seed})
     return folder
 

@@ -83,4 +83,4 @@ RELEASES: Mapping[str, Release] = {
     "Qwen-VL-Chat": Release(base="Qwen-VL", scores={"mme_perception": 1488, "mme_cognition": 361}),
     "Qwen-VL-Chat-Int4": Release(base="Qwen-VL-Chat"),
 }
-"""By the names of `segue.checkpoints.zoo.ZOO`."""
+"""By the names of `segue.checkpoints.zoo.known`."""

@@ -51,7 +51,7 @@ def open_sam2(source: Path) -> Tensors:
 
 
 @torch.no_grad()
-def put_beside(model: VisionLanguageModel, source: Path) -> dict[str, Any]:
+def attach_sam2(model: VisionLanguageModel, source: Path) -> dict[str, Any]:
     """Let a model with one mask decoder follow objects with SAM 2's own; returns what its lineage says of it.
 
     `source` is SAM 2's file, or a folder of a model with both decoders. Decoder and memory are SAM 2's afterwards, and

@@ -23,7 +23,7 @@ from segue.checkpoints.pth import open_pth
 from segue.checkpoints.upstream_training import find_place, is_lora, spellings
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding.model import VisionLanguageModel, component_of
-from segue.weights import Stored, lazy
+from segue.weights import lazy
 from segue.weights.keys import Rules, Write, compiled, match
 from segue.weights.lazy import Spec, Tensors, cut_shapes
 
@@ -112,7 +112,9 @@ def init_from(
     state = model.state_dict()
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
     shapes = {name: spec.shape for name, spec in specs.items()}
-    target = Opened(Path("the model"), model.config, Tensors(specs, state.__getitem__), shapes, _sizes(shapes))
+    target = Opened(
+        Path("the model"), model.config, Tensors(specs, state.__getitem__), shapes, zoo.Sizes.of_shapes(shapes)
+    )
     poured = pour(target, tokenizer.get_vocab(), open_source(source, target), wish)
     with torch.no_grad():
         for name in poured.loaded:
@@ -143,7 +145,7 @@ def open_source(path: Path, model: Opened) -> Source:
         if write is None or write.upstream not in known
     }
     shapes = {spelling: spec.shape for name, spec in file.specs.items() for spelling in spellings(name)}
-    return Source(path, Tensors({**strange, **found.specs}, found.read), _sizes(shapes), None)
+    return Source(path, Tensors({**strange, **found.specs}, found.read), zoo.Sizes.of_shapes(shapes), None)
 
 
 def _renamed(file: Tensors, writes: Mapping[str, Write | None]) -> Tensors:
@@ -155,10 +157,6 @@ def _renamed(file: Tensors, writes: Mapping[str, Write | None]) -> Tensors:
 def _nearest_place(name: str, rules: Rules) -> str:
     """What a tensor would be called here in a model that had it, else its own name."""
     return next((found.places[0] for spelling in spellings(name) if (found := match(spelling, rules))), name)
-
-
-def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> zoo.Sizes:
-    return zoo.Sizes.of_headers({name: Stored(Path(), "F32", shape) for name, shape in shapes.items()})
 
 
 def pour(model: Opened, tokens: Tokens, source: Source, wish: Wish) -> Poured:

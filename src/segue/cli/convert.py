@@ -136,10 +136,10 @@ def merge(
     as_json: options.Json = False,
 ) -> None:
     """Write a training checkpoint and its base as one model folder, with what was learned folded into the weights."""
-    from segue.train import merge as train
+    from segue.checkpoints.merge import merge as merge_checkpoint
 
     with _watching(as_json) as watch:
-        merged = train.merge(checkpoint, out, dtype=dtype, overwrite=overwrite, watch=watch)
+        merged = merge_checkpoint(checkpoint, out, dtype=dtype, overwrite=overwrite, watch=watch)
     if not as_json:
         say(f"from {merged.checkpoint}: {merged.folded} layers with LoRA, {merged.placed} other tensors")
     counts = {"folded": merged.folded, "placed": merged.placed, "model_hash": merged.model_hash}
@@ -185,8 +185,8 @@ def init(
 
 def _folder(model: str) -> Path:
     from segue.checkpoints import adapters
+    from segue.checkpoints.locate import resolve
     from segue.errors import ConfigError
-    from segue.loading import resolve
 
     folder = resolve(model)
     if adapters.find(folder) is not None:

@@ -76,7 +76,7 @@ def _folder(target: str) -> Path:
     folder = Path(target).expanduser()
     if folder.is_dir():
         return folder
-    from segue.loading import resolve
+    from segue.checkpoints.locate import resolve
 
     return resolve(target)
 
@@ -84,7 +84,7 @@ def _folder(target: str) -> Path:
 def _base(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """The folder of the weights, and what a training checkpoint says of itself if they are the base of one."""
     from segue.checkpoints import adapters
-    from segue.loading import base_of
+    from segue.checkpoints.locate import base_of
 
     learned = None
     while (checkpoint := adapters.find(folder)) is not None:

@@ -108,13 +108,11 @@ def finetune(
 
 def _preset(wish: Any, device: str) -> TrainRecipe:
     from segue import loading
-    from segue.checkpoints import adapters
+    from segue.checkpoints.locate import resolve, weights_folder
     from segue.checkpoints.model_folder import read_layout
     from segue.train.presets import finetune as preset
 
-    folder = loading.resolve(wish.base)
-    while (checkpoint := adapters.find(folder)) is not None:
-        folder = loading.base_of(checkpoint, adapters.read(checkpoint))
+    folder = weights_folder(resolve(wish.base))
     return preset(wish, read_layout(folder).config, device=loading.pick_device(device))
 
 

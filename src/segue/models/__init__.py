@@ -6,9 +6,9 @@ FAMILIES = Table(
     "model family",
     {
         "internvl": "segue.models.internvl.family:FAMILY",
-        "longva": "segue.models.longva.family:FAMILY",
         "qwen25_vl": "segue.models.native_resolution.qwen25_vl:FAMILY",
-        "qwen_vl": "segue.models.qwen_vl.family:FAMILY",
         "qwen3_vl": "segue.models.native_resolution.qwen3_vl:FAMILY",
+        "qwen_vl": "segue.models.qwen_vl.family:FAMILY",
+        "longva": "segue.models.longva.family:FAMILY",
     },
 )

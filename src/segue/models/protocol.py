@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from segue.errors import DataError
+from segue.models.known import KnownModel, Signs
 from segue.models.pieces import Piece
 from segue.models.templates import Template, TextTokenizer
 from segue.models.tokenizers import TOKENIZER_FILES, load_tokenizer
@@ -238,8 +239,8 @@ class Family:
     vocabulary has beyond ordinary text, in the order of their ids, without `GROUNDING_TOKENS`. `parse` reads its
     answers. `template` names the chat template of an official folder that does not say it itself. `video_frames` is the
     plan of frames that it was published with. `prompts` are the questions per task, with `{phrase}` to be filled in.
-    `groups` maps what a recipe may train to prefixes of names. `tokenizer` reads the one of a folder, of which any of
-    `tokenizer_files` must be there.
+    `groups` maps what a recipe may train to prefixes of names. `signs` tell its tensors, and `known` are its published
+    models by name. `tokenizer` reads the one of a folder, of which any of `tokenizer_files` must be there.
     """
 
     name: str
@@ -250,6 +251,7 @@ class Family:
     processor: Callable[[Path, Any, str], Processor]
     key_table: Callable[[Any], KeyTable]
     special_tokens: tuple[str, ...]
+    signs: Signs
     parse: Parse
     video_frames: str
     prompts: Mapping[str, str]
@@ -257,6 +259,7 @@ class Family:
     template: Callable[[Path], str] = lambda _: "qwen_chat"
     official: Official | None = None
     grounded: Official | None = None
+    known: Mapping[str, KnownModel] = field(default_factory=dict)
     tokenizer: Callable[[Path], PreTrainedTokenizerFast] = load_tokenizer
     tokenizer_files: tuple[str, ...] = TOKENIZER_FILES
 

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from segue import loading
 from segue.checkpoints import adapters
+from segue.checkpoints.locate import resolve
 from segue.data.base import rng_for
 from segue.data.mixture import Mixture
 from segue.errors import ConfigError
@@ -250,7 +251,7 @@ def first_base(recipe: TrainRecipe) -> Base:
         if not folder.exists():
             model.write(recipe.scratch, folder, _texts(recipe), seed=recipe.seed)
         return Base(name=str(folder), folder=folder)
-    folder = loading.resolve(recipe.model)
+    folder = resolve(recipe.model)
     return Base(name=recipe.model, folder=adapters.find(folder) or folder)
 
 

@@ -130,11 +130,11 @@ def check(
     *,
     tied: Mapping[str, str] | None = None,
     fresh: Sequence[str] = (),
-    contrast: str = "",
+    contrast: Callable[[], str] = lambda: "",
 ) -> tuple[list[Write], LoadReport]:
     """Match a checkpoint's headers against the places of a module, touching no data.
 
-    `contrast` is what the error begins with: what the configuration describes and what the weights are, where that is
+    `contrast` says what the error begins with: what the configuration describes and what the weights are, where that is
     known to differ.
 
     Raises: CheckpointError, listing every problem at once; its first line counts them and says what to do.
@@ -163,7 +163,7 @@ def check(
         f"missing: {name} {list(shape)}" for name, shape in sources(lost, expected, filled, rules or ()).items()
     ]
     if problems:
-        raise CheckpointError(_problem_text(problems, headers, contrast))
+        raise CheckpointError(_problem_text(problems, headers, contrast()))
     renamed = sum(write.places != (write.upstream,) for write in writes)
     return writes, LoadReport(len(headers), renamed, from_tie, left_fresh)
 

@@ -7,6 +7,7 @@ import torch
 
 from segue import weights
 from segue.checkpoints import zoo
+from segue.checkpoints.official import official_config
 from segue.models.internvl import family
 from segue.weights import Stored
 from segue.weights.keys import compiled, match
@@ -20,7 +21,7 @@ def build(config):
 
 def small(kind="Qwen2", *, is_6b_style=False, groups=2):
     """An official config.json of a few numbers."""
-    config = zoo.official_config("Sa2VA-26B" if is_6b_style else "tiny")
+    config = official_config(zoo.config_of("Sa2VA-26B" if is_6b_style else "tiny"), {})
     config["vision_config"] |= {
         "hidden_size": 24,
         "num_hidden_layers": 2,
@@ -43,7 +44,7 @@ def small(kind="Qwen2", *, is_6b_style=False, groups=2):
     [("Sa2VA-InternVL3-8B", 340, 339, 304_012_288), ("Sa2VA-26B", 589, 339, 5_536_496_000)],
 )
 def test_the_official_files_hold_as_many_tensors_and_parameters_as_the_released_ones(name, tower, layers, numbers):
-    config = family.architecture(zoo.official_config(name))
+    config = zoo.config_of(name).mllm_config
     shapes = weights.upstream_shapes(build(config), family.key_table(config))
     parts = {"vision_model.": tower, "language_model.": layers, "mlp1.": 6}
     assert {part: sum(key.startswith(part) for key in shapes) for part in parts} == parts

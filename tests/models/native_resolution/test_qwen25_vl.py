@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from segue.checkpoints import zoo
+from segue.checkpoints.official import official_config
 from segue.models.native_resolution.qwen25_vl import FAMILY, Qwen25MLLM, architecture, claims
 from segue.weights.keys import compiled, match
 
@@ -10,11 +11,11 @@ from segue.weights.keys import compiled, match
 def tiny():
     """A tiny Qwen2.5-VL with the library's own initial weights."""
     torch.manual_seed(0)
-    return Qwen25MLLM(architecture(zoo.official_config("tiny-qwen25-vl"))).eval()
+    return Qwen25MLLM(zoo.config_of("tiny-qwen25-vl").mllm_config).eval()
 
 
 def test_the_released_sizes_are_read_from_an_official_config():
-    config = architecture(zoo.official_config("Sa2VA-Qwen2_5-VL-3B"))
+    config = architecture(official_config(zoo.config_of("Sa2VA-Qwen2_5-VL-3B"), {}))
     vision, text = config.vision_config, config.text_config
     assert (vision.depth, vision.hidden_size, vision.patch_size, vision.out_hidden_size) == (32, 1280, 14, 2048)
     assert list(vision.fullatt_block_indexes) == [7, 15, 23, 31]
@@ -24,11 +25,11 @@ def test_the_released_sizes_are_read_from_an_official_config():
 
 
 def test_pixels_are_normalised_as_clips():
-    assert architecture(zoo.official_config("tiny-qwen25-vl")).mean == (0.48145466, 0.4578275, 0.40821073)
+    assert zoo.config_of("tiny-qwen25-vl").mllm_config.mean == (0.48145466, 0.4578275, 0.40821073)
 
 
 def test_only_its_own_configs_are_claimed():
-    assert [name for name in zoo.ZOO if claims(zoo.official_config(name))] == [
+    assert [name for name in zoo.known() if claims(official_config(zoo.config_of(name), {}))] == [
         "Sa2VA-Qwen2_5-VL-3B",
         "Sa2VA-Qwen2_5-VL-7B",
         "tiny-qwen25-vl",

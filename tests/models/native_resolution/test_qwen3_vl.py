@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from segue.checkpoints import zoo
+from segue.checkpoints.official import official_config
 from segue.models.native_resolution.qwen3_vl import FAMILY, Qwen3MLLM, architecture, claims
 from segue.models.protocol import Batch
 from segue.weights.keys import compiled, match
@@ -11,11 +12,11 @@ from segue.weights.keys import compiled, match
 @pytest.fixture(scope="module")
 def tiny(randomise):
     """A tiny random Qwen3-VL whose first two tower layers feed the language model."""
-    return randomise(Qwen3MLLM(architecture(zoo.official_config("tiny-qwen3-vl")))).eval()
+    return randomise(Qwen3MLLM(zoo.config_of("tiny-qwen3-vl").mllm_config)).eval()
 
 
 def test_the_released_sizes_are_read_from_an_official_config():
-    config = architecture(zoo.official_config("Sa2VA-Qwen3-VL-4B"))
+    config = architecture(official_config(zoo.config_of("Sa2VA-Qwen3-VL-4B"), {}))
     vision, text = config.vision_config, config.text_config
     assert (vision.depth, vision.hidden_size, vision.patch_size, vision.out_hidden_size) == (24, 1024, 16, 2560)
     assert list(vision.deepstack_visual_indexes) == [5, 11, 17] and vision.num_position_embeddings == 2304
@@ -25,7 +26,7 @@ def test_the_released_sizes_are_read_from_an_official_config():
 
 
 def test_only_its_own_configs_are_claimed():
-    assert [name for name in zoo.ZOO if claims(zoo.official_config(name))] == [
+    assert [name for name in zoo.known() if claims(official_config(zoo.config_of(name), {}))] == [
         "Sa2VA-Qwen3-VL-2B",
         "Sa2VA-Qwen3-VL-4B",
         "tiny-qwen3-vl",

@@ -30,6 +30,7 @@ from transformers import (
 
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.geometry.notation import parse
+from segue.models.internvl.known import KNOWN, SIGNS
 from segue.models.internvl.official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, grounded, plain
 from segue.models.pieces import Piece
 from segue.models.protocol import (
@@ -438,6 +439,8 @@ FAMILY = Family(
         *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
         *("<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>"),
     ),
+    signs=SIGNS,
+    known=KNOWN,
     parse=parse,
     # PARITY(video_first_five): the frames that are shown are also the only ones that are asked for objects
     video_frames="first:5",

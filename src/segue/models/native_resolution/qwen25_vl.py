@@ -17,6 +17,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     get_vision_window_index,
 )
 
+from segue.models.native_resolution.known import QWEN25_SIGNS, QWEN25_VL
 from segue.models.native_resolution.notation import parse_absolute
 from segue.models.native_resolution.official import layouts
 from segue.models.native_resolution.shared import (
@@ -104,6 +105,8 @@ FAMILY = Family(
     processor=NativeResolutionProcessor.load,
     key_table=lambda _: key_table(),
     special_tokens=SPECIAL_TOKENS,
+    signs=QWEN25_SIGNS,
+    known=QWEN25_VL,
     parse=parse_absolute,
     video_frames="first:5",
     prompts=PROMPTS,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel, Qwen3VLVisionConfig, Qwen3VLVisionModel
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionPatchMerger
 
+from segue.models.native_resolution.known import QWEN3_SIGNS, QWEN3_VL
 from segue.models.native_resolution.notation import parse_relative
 from segue.models.native_resolution.official import layouts
 from segue.models.native_resolution.shared import (
@@ -115,6 +116,8 @@ FAMILY = Family(
     processor=NativeResolutionProcessor.load,
     key_table=lambda _: key_table(FINAL_NORM),
     special_tokens=SPECIAL_TOKENS,
+    signs=QWEN3_SIGNS,
+    known=QWEN3_VL,
     parse=parse_relative,
     video_frames="first:5",
     prompts=PROMPTS,

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from segue.geometry import qwen_notation
 from segue.models.protocol import Family, Official, VisionInput
+from segue.models.qwen_vl.known import KNOWN, SIGNS
 from segue.models.qwen_vl.model import ARCHITECTURE, QwenVLConfig, QwenVLMLLM, architecture, claims, key_table
 from segue.models.qwen_vl.processor import QwenVLProcessor
 from segue.models.qwen_vl.tokenizer import SPECIAL_TOKENS, VOCABULARY, load, write_tiktoken
@@ -81,6 +82,8 @@ FAMILY = Family(
     processor=QwenVLProcessor.load,
     key_table=key_table,
     special_tokens=SPECIAL_TOKENS,
+    signs=SIGNS,
+    known=KNOWN,
     parse=parse,
     template=template,
     video_frames="uniform:4",

@@ -20,7 +20,7 @@ from segue import weights
 from segue.checkpoints import model_folder
 from segue.grounding import sam2
 from segue.grounding.model import VisionLanguageConfig, VisionLanguageModel, build
-from segue.models.internvl.family import FAMILY
+from segue.models import FAMILIES
 from segue.models.protocol import GROUNDING_TOKENS
 from segue.models.tokenizers import load_tokenizer
 
@@ -275,5 +275,5 @@ def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=pieces, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens([*FAMILY.special_tokens, *GROUNDING_TOKENS])
+    tokenizer.add_special_tokens([*FAMILIES["internvl"].special_tokens, *GROUNDING_TOKENS])
     return tokenizer

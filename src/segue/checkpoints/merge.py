@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segue import loading, weights
-from segue.checkpoints import adapters
-from segue.checkpoints.convert import Target
-from segue.checkpoints.folders import Draft, Watch, check_target, precision, unwatched, write
-from segue.engine import Engine
+from segue import weights
+from segue.checkpoints import adapters, loaded
+from segue.checkpoints.folders import Draft, Target, Watch, check_target, precision, unwatched, write
+from segue.checkpoints.loaded import LoadedModel
+from segue.checkpoints.locate import base_of
 from segue.errors import CheckpointError
 from segue.grounding.model import component_of, components
 from segue.weights import lazy
@@ -37,19 +37,19 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = Fal
     layer whose LoRA is not zero must differ from the base in that precision. The folder appears when all of it is
     written, read back and compared; with `overwrite` it then replaces an older model folder.
 
-    Raises: CheckpointError, if a layer did not change; as loading a checkpoint and `convert.folders.write` do.
+    Raises: CheckpointError, if a layer did not change; as loading a checkpoint and `folders.write` do.
     """
     target = Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
     checkpoint = adapters.find(source)
     if checkpoint is None:
         raise CheckpointError(f"{source} is no training checkpoint and no run; give the folder that holds one")
-    below = loading.base_of(checkpoint, adapters.read(checkpoint))
+    below = base_of(checkpoint, adapters.read(checkpoint))
     check_target(target, source, checkpoint, below)
-    base = loading.load(below, device="cpu", dtype="fp32")
+    base = loaded.load(below, device="cpu", dtype=torch.float32)
     places, type_of = base.model.state_dict(), precision(dtype)
     learned = _learned(checkpoint)
     before = _digests(learned, places, type_of)
-    merged, applied = loading.put_onto(base, checkpoint)
+    merged, applied = loaded.apply(base, checkpoint)
     same = [name for name, digest in _digests(learned, places, type_of).items() if digest == before[name]]
     if same:
         raise CheckpointError(
@@ -74,7 +74,7 @@ def _digests(names: list[str], places: Mapping[str, Tensor], type_of: Callable[[
     return {name: lazy.digest(places[name].to(type_of(name))) for name in names if name in places}
 
 
-def _draft(merged: Engine, places: Mapping[str, Tensor], dtype: str) -> Draft:
+def _draft(merged: LoadedModel, places: Mapping[str, Tensor], dtype: str) -> Draft:
     specs = {name: lazy.Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in places.items()}
     parts = components(merged.model.family)
 
