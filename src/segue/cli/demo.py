@@ -22,6 +22,7 @@ from segue.types import Event, FrameMasks, Media, ObjectsFound
 
 if TYPE_CHECKING:
     from segue.demo import Challenge
+    from segue.jobs.run import Segment
 else:
     # Drawing scenes brings numpy's and Pillow's heavier parts along, which `--help` can do without.
     Challenge = Any
@@ -84,12 +85,13 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> 
     Raises: SegueError, if the model, the folder or an input cannot be used.
     """
     from segue.jobs.manifest import disk_errors
+    from segue.jobs.run import BatchJob
 
     with disk_errors(output):
         sources = _write(asked, output)
     found: dict[str, _Found] = {}
 
-    def load() -> segment.Segment:
+    def load() -> Segment:
         from segue import engine
 
         loaded = loading.load()
@@ -103,7 +105,7 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> 
         return ask
 
     settings = {"demo": {source.name: challenge.scene.group for source, challenge in zip(sources, asked, strict=True)}}
-    job = segment.Job(
+    job = BatchJob(
         out=output, formats=("png", "coco", "overlay"), settings={**settings, **asdict(loading)}, overwrite=True
     )
     tally = segment.run(sources, job, load)

@@ -219,9 +219,14 @@ class _Asking:
         for question in questions:
             if question.failure is not None:
                 yield _failed(question, question.failure)
-        asked = [question for question in questions if question.sample is not None]
-        for start in range(0, len(asked), self.most):
-            yield from self._together(asked[start : start + self.most])
+        yield from self._asked([question for question in questions if question.sample is not None])
+
+    def _asked(self, questions: Sequence[_Question]) -> Iterator[rows.Line]:
+        start = 0
+        while start < len(questions):
+            part = questions[start : start + self.most]
+            start += len(part)
+            yield from self._together(part)
 
     def _together(self, questions: Sequence[_Question]) -> Iterator[rows.Line]:
         """Questions that cannot be asked together are asked in halves, down to each on its own."""
@@ -240,8 +245,8 @@ class _Asking:
                 log.warning(
                     "%d questions at once do not fit into memory; from here on %d are asked", len(questions), half
                 )
-            yield from self._together(questions[:half])
-            yield from self._together(questions[half:])
+            yield from self._asked(questions[:half])
+            yield from self._asked(questions[half:])
             return
         seconds = (perf_counter() - began) / len(questions)
         for question, answer in zip(questions, answers, strict=True):
