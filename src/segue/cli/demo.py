@@ -46,13 +46,13 @@ class Line:
 
 @options.expanded
 def command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")] = Path("segue-out"),
+    output: options.Output = Path("segue-out"),
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, help="Of the scene and the clip; without one they are new every time."),
     ] = None,
     *,
-    loading: options.Loading,
+    loading: options.ModelOptions,
     as_json: options.Json = False,
 ) -> None:
     """Run the main job on a scene and a clip made on the spot.
@@ -79,7 +79,7 @@ def command(
         print(visible(f"{title}: {'  '.join(str(folder / name) for name in names)}"))
 
 
-def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> list[Line]:
+def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions) -> list[Line]:
     """Do the job as `segue segment` does it, and keep what was found for comparison.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
@@ -89,7 +89,7 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> 
 
     with disk_errors(output):
         sources = _write(asked, output)
-    found: dict[str, _Found] = {}
+    found: dict[str, _FoundMasks] = {}
 
     def load() -> Segment:
         from segue import engine
@@ -98,7 +98,7 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> 
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]
-            found[challenge.name] = _Found({}, {})
+            found[challenge.name] = _FoundMasks({}, {})
             phrases = [phrase.words["en"] for phrase in challenge.phrases]
             yield from _watched(loaded.segment(media, phrases, engine.Options()), media, found[challenge.name])
 
@@ -115,14 +115,14 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _FoundMasks:
     """What was found of each phrase: how many things, and all of them as one mask per frame."""
 
     counts: dict[str, int]
     masks: dict[str, np.ndarray]
 
 
-def _watched(events: Iterator[Event], media: Media, found: _Found) -> Iterator[Event]:
+def _watched(events: Iterator[Event], media: Media, found: _FoundMasks) -> Iterator[Event]:
     """The events as they come, noting what they bring."""
     phrases: list[str] = []
     for event in events:
@@ -137,7 +137,7 @@ def _watched(events: Iterator[Event], media: Media, found: _Found) -> Iterator[E
         yield event
 
 
-def _compared(challenge: Challenge, found: _Found) -> Iterator[Line]:
+def _compared(challenge: Challenge, found: _FoundMasks) -> Iterator[Line]:
     for phrase in challenge.phrases:
         words = phrase.words["en"]
         masks = found.masks.get(words)

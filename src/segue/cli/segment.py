@@ -57,10 +57,10 @@ def command(
         ),
     ],
     phrases: Annotated[list[str], typer.Argument(metavar="PHRASE...", help="What to find, each in its own quotes.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")],
+    output: options.Output,
     *,
-    loading: options.Loading,
-    answering: options.Answering,
+    loading: options.ModelOptions,
+    answering: options.AnswerOptions,
     prefill: Prefill = None,
     formats: options.Formats = options.FORMATS,
     folder_kind: FolderKind = "auto",
@@ -211,7 +211,7 @@ def _check_phrases(phrases: Sequence[str]) -> None:
             )
 
 
-def _weights(loading: options.Loading) -> dict[str, Any]:
+def _weights(loading: options.ModelOptions) -> dict[str, Any]:
     """Which numbers answer, as far as the options say: where they lie is no part of it."""
     sam2 = loading.sam2 and _identity(loading.sam2)
     return {"model": _identity(loading.model), "sam2": sam2, "dtype": loading.dtype, "quantize": loading.quantize}
