@@ -4,8 +4,8 @@
 
 The questions of `scenes_test` about its first stills and clips are asked twice of one model by the runner of `segue
 evaluate`, with `--batch 1` and with `--batch N`, and scored. Scenes are drawn before. The two are timed in turns, a few
-scenes at a time, by the clock and in processor time. Answers must be equal: the same words, and masks that agree but for
-one pixel in ten thousand.
+scenes at a time, by the clock and in processor time. Answers must be equal: the same words, and masks that agree but
+for one pixel in ten thousand.
 
 The exit code is 1 if batches are not twice as fast in processor time, or answers differ.
 """

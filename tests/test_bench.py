@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from segue.bench import limits
 from segue.bench import stages as bench
 from segue.bench.limits import flops_of, measured, read_per_token
-from segue.bench.report import Encodes, Limits, Plan, Ratio, Report, Stage
+from segue.bench.report import BenchPlan, BenchReport, Encodes, MachineLimits, Ratio, StageTiming
 from segue.bench.stages import counting, late_memory, measure, random_engine
 from segue.errors import ConfigError
 from segue.grounding.following import decode_prompts, encode
@@ -35,10 +35,10 @@ def no_gradients():
 def report():
     """Of stages of one and of five objects; everything else stands for something."""
 
-    def make(*stages: Stage, plan: Plan = Plan(objects=(1, 5))) -> Report:  # noqa: B008  frozen
+    def make(*stages: StageTiming, plan: BenchPlan = BenchPlan(objects=(1, 5))) -> BenchReport:  # noqa: B008  frozen
         kept = {"clock": "CPU seconds", "encodes": (), "weight_bytes": 8, "peak_bytes": None}
-        kept["limits"] = Limits(bandwidth=100.0, products=50.0)
-        return Report(model={"model": "x"}, machine={"threads": 1}, plan=plan, stages=stages, **kept)
+        kept["limits"] = MachineLimits(bandwidth=100.0, products=50.0)
+        return BenchReport(model={"model": "x"}, machine={"threads": 1}, plan=plan, stages=stages, **kept)
 
     return make
 
@@ -48,23 +48,23 @@ def report():
 )
 def test_a_plan_that_measures_nothing_is_refused(wrong):
     with pytest.raises(ConfigError, match="cannot be measured|at least one of each"):
-        Plan(**wrong)
+        BenchPlan(**wrong)
 
 
 def test_a_ratio_compares_the_quickest_times_and_tells_the_spread_of_neighbours(report):
-    one, five = Stage("x", 1, 1, "frame", (2.0, 4.0)), Stage("x", 5, 1, "frame", (6.0, 3.0))
-    other = Stage("encode", None, 1, "frame", (1.0, 1.0))
+    one, five = StageTiming("x", 1, 1, "frame", (2.0, 4.0)), StageTiming("x", 5, 1, "frame", (6.0, 3.0))
+    other = StageTiming("encode", None, 1, "frame", (1.0, 1.0))
     assert report(other, one, five).ratios == (Ratio("x", 5, 1, value=1.5, lowest=0.75, highest=3.0),)
 
 
 def test_ratios_are_against_the_first_number_of_objects(report):
-    stages = [Stage("x", objects, 1, "frame", (float(objects),)) for objects in (16, 4, 1)]
-    ratios = report(*stages, plan=Plan(objects=(16, 4, 1))).ratios
+    stages = [StageTiming("x", objects, 1, "frame", (float(objects),)) for objects in (16, 4, 1)]
+    ratios = report(*stages, plan=BenchPlan(objects=(16, 4, 1))).ratios
     assert [(ratio.objects, ratio.base, ratio.value) for ratio in ratios] == [(4, 16, 0.25), (1, 16, 0.0625)]
 
 
 def test_a_report_is_json(report):
-    found = report(Stage("x", 1, 2, "tile", (1.0,)), Stage("x", 5, 2, "tile", (2.0,)))
+    found = report(StageTiming("x", 1, 2, "tile", (1.0,)), StageTiming("x", 5, 2, "tile", (2.0,)))
     written = json.loads(json.dumps(found.as_json()))
     uncounted = {"flops": None, "bytes": None, "share": None}
     first = {"name": "x", "objects": 1, "count": 2, "unit": "tile", "seconds": [1.0]}
@@ -73,9 +73,9 @@ def test_a_report_is_json(report):
 
 
 def test_a_share_is_work_per_second_against_the_limit_that_bounds_it(report):
-    encoding = Stage("encode", None, 1, "frame", (4.0, 2.0), flops=20.0)
-    reading = Stage("decode", None, 1, "token", (2.0,), bytes=150.0)
-    found = report(encoding, reading, Stage("other", None, 1, "frame", (1.0,)))
+    encoding = StageTiming("encode", None, 1, "frame", (4.0, 2.0), flops=20.0)
+    reading = StageTiming("decode", None, 1, "token", (2.0,), bytes=150.0)
+    found = report(encoding, reading, StageTiming("other", None, 1, "frame", (1.0,)))
     assert [found.share(stage) for stage in found.stages] == [20 / 2 / 50, 150 / 2 / 100, None]
 
 
@@ -134,7 +134,7 @@ def test_counting_counts_rows_and_only_inside_the_block():
 def test_a_measured_model_gives_every_stage_and_encodes_each_frame_once(request, monkeypatch, name):
     monkeypatch.setattr(bench, "IMAGE_SIZE", (80, 80))
     told = []
-    found = measure(request.getfixturevalue(name), Plan(objects=(1, 2), frames=2, repeats=2), told.append)
+    found = measure(request.getfixturevalue(name), BenchPlan(objects=(1, 2), frames=2, repeats=2), told.append)
     assert [stage.name for stage in found.stages] == [*ONCE, *(name for name in FOR_EACH for _ in range(2))]
     assert len(told) == len(found.stages)
     assert {len(stage.seconds) for stage in found.stages if stage.name != "clip, start to end"} == {2}
@@ -150,7 +150,9 @@ def test_every_family_is_measured_by_what_its_tower_sees(monkeypatch, architectu
     monkeypatch.setattr(bench, "IMAGE_SIZE", (112, 224))
     monkeypatch.setattr(bench, "_mask_stages", lambda *_: ())
     monkeypatch.setattr(bench, "_ask", lambda *_: None)
-    found = measure(random_engine(architecture, device="cpu", dtype="fp32"), Plan(frames=1, repeats=1), lambda _: None)
+    found = measure(
+        random_engine(architecture, device="cpu", dtype="fp32"), BenchPlan(frames=1, repeats=1), lambda _: None
+    )
     assert (found.stages[0].name, found.stages[0].unit) == ("vision encode", unit)
     assert found.stages[0].count == count
 

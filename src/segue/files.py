@@ -11,6 +11,12 @@ from pathlib import Path
 
 from segue.errors import ConfigError, MediaError
 
+PART = ".segue-"
+"""Begins the name of a file or folder that is being written."""
+
+OLD = ".old-"
+"""Begins the name of a folder that is being replaced; the rest is its name."""
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -23,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises: MediaError, naming `path` and the reason, if it cannot be written.
     """
-    temporary = path.with_name(f".segue-{secrets.token_hex(6)}{path.suffix}")
+    temporary = path.with_name(f"{PART}{secrets.token_hex(6)}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
@@ -51,16 +57,66 @@ def atomic_folder(path: Path, *, replaces: Collection[str] | None = None) -> Ite
     """
     if path.exists():
         _check_replaceable(path, replaces)
-    temporary = path.with_name(f".segue-{secrets.token_hex(6)}")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _replace_folder(path, temporary)
+        with new_folder(path) as temporary:
+            yield temporary
     except OSError as error:
         reason = error.strerror or str(error)
         raise MediaError(f"cannot write {path}: {reason}; free space or choose another output folder") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside `path` to fill; it takes the name `path` in the place of an older one when the block ends
+    well, and is removed otherwise.
+
+    Raises: OSError, as filling it and giving it its name do.
+    """
+    temporary = path.with_name(f"{PART}{secrets.token_hex(6)}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        replace_folder(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(path: Path, new: Path) -> None:
+    """Give a folder its name; an older one of that name goes away, and only after.
+
+    A folder with contents cannot be renamed over, so the old one steps aside first. A process that is killed in between
+    leaves it there, and `recover` brings it back.
+    """
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f"{OLD}{path.name}")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Undo what a killed process had begun in a folder that nobody else writes to: what is half written goes, a folder
+    that was about to be replaced comes back.
+
+    Raises: OSError, if that cannot be done.
+    """
+    for part in folder.glob(f"{PART}*"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    for old in folder.glob(f"{OLD}*"):
+        whole = old.with_name(old.name.removeprefix(OLD))
+        if whole.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(whole)
 
 
 def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
@@ -73,21 +129,6 @@ def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
         raise MediaError(
             f"{path} holds {', '.join(others[:5])}, which is not ours, so it is not overwritten; choose another folder"
         )
-
-
-def _replace_folder(path: Path, new: Path) -> None:
-    """Give a folder its name; a folder with contents cannot be renamed over, so the old one steps aside first."""
-    if not path.exists():
-        new.rename(path)
-        return
-    old = path.with_name(f".segue-{secrets.token_hex(6)}")
-    path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

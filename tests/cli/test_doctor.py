@@ -27,7 +27,9 @@ def test_people_get_a_table_and_a_verdict(run_segue):
 
 
 def test_a_problem_is_named_and_is_exit_2(run_segue, monkeypatch):
-    monkeypatch.setattr(doctor, "examine", lambda: [environment.Finding("torch", "problem", "torch is missing")])
+    monkeypatch.setattr(
+        doctor, "examine", lambda: [environment.EnvironmentCheck("torch", "problem", "torch is missing")]
+    )
     run = run_segue("doctor")
     assert run.exit_code == 2
     assert "torch is missing" in run.stdout and "cannot run here" in run.stdout

@@ -93,11 +93,11 @@ def test_other_peoples_results_are_not_listed(tmp_path, text):
 
 
 def test_leftovers_of_a_killed_run_go_and_what_it_was_replacing_comes_back(tmp_path):
-    finish(tmp_path / ".part-a", "/a")
+    finish(tmp_path / ".segue-a", "/a")
     finish(tmp_path / ".old-b", "/b")
     finish(tmp_path / ".old-c", "/c", "old")
     finish(tmp_path / "c", "/c", "new")
-    (tmp_path / ".part-manifest.jsonl").write_text("half")
+    (tmp_path / ".segue-manifest.jsonl").write_text("half")
     with manifest.opened(tmp_path) as opened:
         found = {made["folder"]: made["settings"] for made in opened.records.values()}
     assert found == {"b": "s", "c": "new"}

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,9 +88,12 @@ def cut_short(pairs, tmp_path, monkeypatch):
 
 
 def test_a_run_cut_short_goes_on_where_it_was(pairs, cut_short, tmp_path):
-    seen = []
-    counts = cleaning.run(pairs, tmp_path, cut_short, Rules(), watcher=cleaning.Watcher(seen.append))
-    assert counts == COUNTS and seen == [len(list((cut_short / cleaning.PARTS).glob("*.json"))) - 2]
+    started = []
+    progress = SimpleNamespace(
+        start=lambda total, done=0: started.append((total, done)), step=lambda failure=None: None
+    )
+    counts = cleaning.run(pairs, tmp_path, cut_short, Rules(), progress=progress)
+    assert counts == COUNTS and started == [(len(list((cut_short / cleaning.PARTS).glob("*.json"))), 2)]
     kept = [json.loads(line) for line in (cut_short / cleaning.KEPT).read_text("utf-8").splitlines()]
     assert [row["image"] for row in kept] == [f"{number}.png" for number in range(0, 60, 3)]
     dropped = [json.loads(line) for line in (cut_short / cleaning.DROPPED).read_text("utf-8").splitlines()]

@@ -11,6 +11,7 @@ from segue.datasets import DATASETS
 from segue.errors import ConfigError, MediaError
 from segue.geometry.notation import parse_grounded
 from segue.media import read_frames, read_image
+from segue.progress import NoProgress
 from segue.synth import Caption, clip, scene
 from segue.synth.vessels import vessels
 from segue.synth.writers import FORMATS, region_caption
@@ -196,9 +197,10 @@ def test_a_folder_that_is_there_stays_unless_it_may_be_replaced(tmp_path):
 
 
 def test_a_run_that_is_cut_short_leaves_nothing(tmp_path):
-    def stop():
-        raise KeyboardInterrupt
+    class Stopping(NoProgress):
+        def step(self, failure: str | None = None) -> None:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path / "out", Request(format="finetune", count=3, size=SIZE), drawn=stop)
+        write(tmp_path / "out", Request(format="finetune", count=3, size=SIZE), progress=Stopping())
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from segue.bench.clock import seconds_of
-from segue.bench.report import Limits
+from segue.bench.report import MachineLimits
 
 COPIED = {"cuda": 2**32, "cpu": 2**28}  # bytes, far more than any cache holds
 SIDE = {"cuda": 8192, "cpu": 2048}
@@ -24,9 +24,9 @@ ATTENTIONS = (
 )
 
 
-def measured(device: torch.device, dtype: torch.dtype) -> Limits:
+def measured(device: torch.device, dtype: torch.dtype) -> MachineLimits:
     """The limits of a device in a precision; on a CPU, of as many threads as PyTorch uses. The best of a few times."""
-    return Limits(_bandwidth(device), _products(device, dtype))
+    return MachineLimits(_bandwidth(device), _products(device, dtype))
 
 
 def _bandwidth(device: torch.device) -> float:

@@ -10,7 +10,7 @@ from segue.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BenchPlan:
     """What to measure: for which numbers of objects, on a clip of how many frames, everything else how often.
 
     Ratios are against the first of `objects`. The clip is answered once for each of them.
@@ -30,7 +30,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageTiming:
     """`count` units of work and the seconds they took each time; `objects` is `None` where it plays no part.
 
     `flops` is the arithmetic of all units, and `bytes` what must be read from memory for them, where one of the two
@@ -77,7 +77,7 @@ class Encodes:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MachineLimits:
     """What this machine was measured to do in the model's precision: bytes per second, read and written together, of a
     large copy, and operations per second of a large matrix product.
     """
@@ -87,7 +87,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class BenchReport:
     """All that one run found. `clock` says what a second is.
 
     `peak_bytes` is the peak of the GPU's memory, else of this whole process; `None` where the system does not tell.
@@ -95,11 +95,11 @@ class Report:
 
     model: Mapping[str, Any]
     machine: Mapping[str, Any]
-    plan: Plan
+    plan: BenchPlan
     clock: str
-    stages: tuple[Stage, ...]
+    stages: tuple[StageTiming, ...]
     encodes: tuple[Encodes, ...]
-    limits: Limits
+    limits: MachineLimits
     weight_bytes: int
     peak_bytes: int | None
 
@@ -113,7 +113,7 @@ class Report:
             if base.name == other.name and base.objects == self.plan.objects[0] and other.objects != base.objects
         )
 
-    def share(self, stage: Stage) -> float | None:
+    def share(self, stage: StageTiming) -> float | None:
         """How much of the limit that bounds a stage it reaches, 1 being all; `None` where none was counted."""
         if stage.flops is not None:
             return stage.flops / stage.least / self.limits.products
@@ -126,7 +126,7 @@ class Report:
         return {**asdict(self), "stages": stages, "ratios": [asdict(ratio) for ratio in self.ratios]}
 
 
-def _ratio(base: Stage, other: Stage) -> Ratio:
+def _ratio(base: StageTiming, other: StageTiming) -> Ratio:
     if base.objects is None or other.objects is None:
         raise ValueError(f"the number of objects plays no part in {base.name}")
     pairs = [more / one for one, more in zip(base.seconds, other.seconds, strict=True)]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from segue.bench.clock import seconds_of
 from segue.bench.limits import flops_of, measured, read_per_token
-from segue.bench.report import Encodes, Plan, Report, Stage
+from segue.bench.report import BenchPlan, BenchReport, Encodes, StageTiming
 from segue.checkpoints.model_folder import load_processor
 from segue.checkpoints.random_weights import write_tokenizer
 from segue.checkpoints.zoo import config_of
@@ -70,7 +70,7 @@ def random_engine(architecture: str, *, device: str = "auto", dtype: str = "auto
 
 
 @torch.no_grad()
-def measure(engine: Engine, plan: Plan, tell: Callable[[str], None]) -> Report:
+def measure(engine: Engine, plan: BenchPlan, tell: Callable[[str], None]) -> BenchReport:
     """Measure a loaded model; `tell` gets a line per stage.
 
     What the model answers does not matter, so random weights will do.
@@ -80,11 +80,11 @@ def measure(engine: Engine, plan: Plan, tell: Callable[[str], None]) -> Report:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     encodes: list[Encodes] = []
-    stages: list[Stage] = []
+    stages: list[StageTiming] = []
     for stage in _stages(engine, plan, encodes):
         stages.append(stage)
         tell(f"{stage.name}{'' if stage.objects is None else f', objects: {stage.objects}'}: {stage.least:.3g} s")
-    return Report(
+    return BenchReport(
         model=engine.lineage,
         machine=_machine(device),
         plan=plan,
@@ -97,7 +97,7 @@ def measure(engine: Engine, plan: Plan, tell: Callable[[str], None]) -> Report:
     )
 
 
-def _stages(engine: Engine, plan: Plan, encodes: list[Encodes]) -> Iterator[Stage]:
+def _stages(engine: Engine, plan: BenchPlan, encodes: list[Encodes]) -> Iterator[StageTiming]:
     yield from _language_stages(engine, plan.repeats)
     yield from _mask_stages(engine, plan)
     for name, pixels, repeats in (
@@ -107,10 +107,10 @@ def _stages(engine: Engine, plan: Plan, encodes: list[Encodes]) -> Iterator[Stag
         jobs = {objects: partial(_ask, engine, pixels, objects, encodes) for objects in plan.objects}
         for objects, seconds in _in_turns(jobs, repeats, engine.model.device).items():
             count, unit = (1, "image") if pixels.ndim == 3 else (len(pixels), "frame")
-            yield Stage(name, objects, count, unit, seconds)
+            yield StageTiming(name, objects, count, unit, seconds)
 
 
-def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
+def _language_stages(engine: Engine, repeats: int) -> Iterator[StageTiming]:
     """Tiles to features, prompt to first token, and the tokens after it."""
     mllm, device = engine.model.mllm, engine.model.device
     batch = _question(engine)
@@ -118,7 +118,7 @@ def _language_stages(engine: Engine, repeats: int) -> Iterator[Stage]:
     job = partial(visual_features, mllm, batch)
     flops = flops_of(job)
     count, unit = (len(batch.pixels), "tile") if batch.grids is None else (len(batch.grids), "image")
-    yield Stage("vision encode", None, count, unit, _in_turns({0: job}, repeats, device)[0], flops)
+    yield StageTiming("vision encode", None, count, unit, _in_turns({0: job}, repeats, device)[0], flops)
     yield from _reading_stages(engine, batch.with_features(visual_features(mllm, batch)), repeats)
 
 
@@ -130,7 +130,7 @@ def _question(engine: Engine) -> Batch:
     return collate([example], engine.processor).to(engine.model.device)
 
 
-def _reading_stages(engine: Engine, batch: Batch, repeats: int) -> Iterator[Stage]:
+def _reading_stages(engine: Engine, batch: Batch, repeats: int) -> Iterator[StageTiming]:
     """A prompt up to its first token, and the tokens after it; on CUDA, also how long it takes to record a step."""
     mllm, device = engine.model.mllm, engine.model.device
     count = NEW_TOKENS.get(device.type, 64)
@@ -138,20 +138,20 @@ def _reading_stages(engine: Engine, batch: Batch, repeats: int) -> Iterator[Stag
     first = partial(_first_token, mllm, batch, settings, None)
     flops = flops_of(first)
     prefill = _in_turns({0: first}, repeats, device)[0]
-    yield Stage("prefill", None, batch.input_ids.shape[1], "token", prefill, flops)
+    yield StageTiming("prefill", None, batch.input_ids.shape[1], "token", prefill, flops)
     weights = float(count * read_per_token(mllm.language_model))
     kinds: dict[str, StaticDecoder | None] = {"decode": None}
     if device.type == "cuda":
         kinds = {"decode": StaticDecoder(mllm.language_model), "decode, not recorded": None}
         recorded = seconds_of(partial(_first_token, mllm, batch, settings, kinds["decode"]), device)
-        yield Stage("record a step", None, 1, "graph", (max(recorded - min(prefill), 0.0),))
+        yield StageTiming("record a step", None, 1, "graph", (max(recorded - min(prefill), 0.0),))
     for name, static in kinds.items():
         decode: tuple[float, ...] = ()
         for _ in range(repeats):
             decoder = _first_token(mllm, batch, settings, static)
             decode += (seconds_of(partial(_steps, decoder, count), device),)
             decoder.close()
-        yield Stage(name, None, count, "token", decode, bytes=weights)
+        yield StageTiming(name, None, count, "token", decode, bytes=weights)
 
 
 def _first_token(mllm: MLLM, batch: Batch, decoding: Decoding, static: StaticDecoder | None) -> Decoder:
@@ -166,19 +166,19 @@ def _steps(decoder: Decoder, count: int) -> None:
         decoder.step()
 
 
-def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
+def _mask_stages(engine: Engine, plan: BenchPlan) -> Iterator[StageTiming]:
     """SAM 2 on one frame: its encoder, masks by prompt, and masks by memory as late in a video."""
     grounder, device = engine.model.grounder, engine.model.device
     images = blocks(1, IMAGE_SIZE)
     flops = flops_of(partial(encode, grounder, images))
     encoding = _in_turns({0: partial(encode, grounder, images)}, plan.repeats, device)[0]
-    yield Stage("SAM 2 encode", None, 1, "frame", encoding, flops)
+    yield StageTiming("SAM 2 encode", None, 1, "frame", encoding, flops)
     encoded = encode(grounder, images)
     prompts = {objects: _prompts(engine, objects) for objects in plan.objects}
     finding = {objects: partial(decode_prompts, grounder, encoded, prompt) for objects, prompt in prompts.items()}
     counted = {objects: flops_of(job) for objects, job in finding.items()}
     for objects, seconds in _in_turns(finding, plan.repeats, device).items():
-        yield Stage("mask decode", objects, 1, "frame", seconds, counted[objects])
+        yield StageTiming("mask decode", objects, 1, "frame", seconds, counted[objects])
     shown, consistent = len(choose(engine.model.family.video_frames, LONG)), engine.model.config.two_decoders
     following: dict[int, Callable[[], object]] = {}
     for objects, prompt in prompts.items():
@@ -187,10 +187,10 @@ def _mask_stages(engine: Engine, plan: Plan) -> Iterator[Stage]:
     counted = {objects: flops_of(job) for objects, job in following.items()}
     followed = _in_turns(following, plan.repeats, device)
     for objects, seconds in followed.items():
-        yield Stage("follow, late in a video", objects, 1, "frame", seconds, counted[objects])
+        yield StageTiming("follow, late in a video", objects, 1, "frame", seconds, counted[objects])
     for objects, seconds in followed.items():
         both = tuple(first + second for first, second in zip(encoding, seconds, strict=True))
-        yield Stage("encode and follow", objects, 1, "frame", both, flops + counted[objects])
+        yield StageTiming("encode and follow", objects, 1, "frame", both, flops + counted[objects])
 
 
 def late_memory(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"], *, shown: int) -> VideoMemory:

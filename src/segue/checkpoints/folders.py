@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -18,6 +17,7 @@ from segue import weights
 from segue.checkpoints import zoo
 from segue.checkpoints.model_folder import check, load_processor, plan
 from segue.errors import CheckpointError, ConfigError
+from segue.files import new_folder
 from segue.grounding.model import VisionLanguageConfig, component_of, components
 from segue.models import FAMILIES
 from segue.models.protocol import Family
@@ -151,29 +151,14 @@ def write(target: Target, draft: Draft) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         check_space(out.parent, draft.tensors.nbytes)
-        with TemporaryDirectory(dir=out.parent, prefix=".segue-") as scratch:
-            part = Path(scratch) / "part"
-            part.mkdir()
+        with new_folder(out) as part:
             total = draft.tensors.nbytes
             digests = lazy.write_shards(part, draft.tensors, advance=lambda done: watch("write", done, total))
             _finish(part, draft, digests, watch)
-            _put_in_place(part, out, Path(scratch) / "old")
+        lazy.flush(out.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(f"cannot write {out}: {reason}; free space or choose another folder") from error
-
-
-def _put_in_place(part: Path, out: Path, old: Path) -> None:
-    """Give the new folder its name; the older one of that name is out of the way only in between."""
-    if out.exists():
-        out.replace(old)
-    try:
-        part.replace(out)
-    except OSError:
-        if old.exists():
-            old.replace(out)
-        raise
-    lazy.flush(out.parent)
 
 
 def _finish(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from transformers import Sam2VideoConfig
 from segue import weights
 from segue.checkpoints import zoo
 from segue.errors import CheckpointError, ConfigError
+from segue.files import new_folder
 from segue.grounding import sam2
 from segue.grounding.model import MODEL_TYPE, VisionLanguageConfig, VisionLanguageModel, build, expected
 from segue.models import FAMILIES
@@ -252,14 +252,10 @@ def save(
     ):
         raise ConfigError("a model that was loaded with --quantize or --offload cannot be saved; load it without")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:
-            part = Path(scratch) / folder.name
-            part.mkdir()
+        with new_folder(folder) as part:
             model.config.save_pretrained(part)
             weights.save(model, part, dtype=dtype)
             also(part)
-            part.replace(folder)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(f"cannot write {folder}: {reason}; free space or choose another folder") from error

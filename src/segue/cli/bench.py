@@ -14,7 +14,7 @@ from segue.cli.console import VisibleConsole, say
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
-    from segue.bench.report import Encodes, Ratio, Report, Stage
+    from segue.bench.report import BenchReport, Encodes, Ratio, StageTiming
 
 
 def command(
@@ -51,9 +51,9 @@ def command(
 
     from segue import loading
     from segue.bench import stages
-    from segue.bench.report import Plan
+    from segue.bench.report import BenchPlan
 
-    plan = Plan(objects=numbers, frames=frames, repeats=repeats)
+    plan = BenchPlan(objects=numbers, frames=frames, repeats=repeats)
     torch.set_num_threads(threads)
     if model is None:
         name = architecture or "tiny"
@@ -79,7 +79,7 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ConfigError(f"--objects {text!r} is not a list of numbers; expected one such as 1,4,16") from error
 
 
-def print_report(report: Report, console: VisibleConsole) -> None:
+def print_report(report: BenchReport, console: VisibleConsole) -> None:
     """The report for people."""
     machine, model = report.machine, report.model
     weights = "random weights" if model.get("random") else "its own weights"
@@ -100,7 +100,7 @@ def print_report(report: Report, console: VisibleConsole) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _cells(stage: Stage, share: float | None) -> tuple[str, ...]:
+def _cells(stage: StageTiming, share: float | None) -> tuple[str, ...]:
     work = f"{stage.count} {stage.unit}{'' if stage.count == 1 else 's'}"
     each = stage.least / stage.count
     slow = stage.unit != "token" and each >= 1
@@ -109,7 +109,7 @@ def _cells(stage: Stage, share: float | None) -> tuple[str, ...]:
     return (stage.name, "" if stage.objects is None else str(stage.objects), work, f"{stage.least:.3g}", rate, reached)
 
 
-def _lines(report: Report) -> Iterator[str]:
+def _lines(report: BenchReport) -> Iterator[str]:
     yield from map(_ratio_line, report.ratios)
     yield from map(_encodes_line, report.encodes)
     yield (

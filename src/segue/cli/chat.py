@@ -39,12 +39,12 @@ _TERMINATOR = re.compile(rf"(\s*({_SPECIAL.pattern}))+\s*$")
 def command(
     media: Annotated[str | None, typer.Argument(metavar="[MEDIA]", help="An image, a video or a frame folder.")] = None,
     *,
-    loading: options.Loading,
+    loading: options.ModelOptions,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder that gets every answer that points at something.")
     ] = None,
     ask: Annotated[str | None, typer.Option("--ask", help="Ask this one question and leave.")] = None,
-    answering: options.Answering,
+    answering: options.AnswerOptions,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest word.")
     ] = 0.0,

@@ -69,8 +69,7 @@ def synth(
         languages=("en", "zh") if language == "both" else (language,),
     )
     with Bar(f"drawing for {form}") as bar:
-        bar.start(count)
-        write(out.expanduser().absolute(), request, overwrite=overwrite, drawn=bar.step)
+        write(out.expanduser().absolute(), request, overwrite=overwrite, progress=bar)
     files = sum(path.is_file() for path in out.expanduser().rglob("*"))
     reader = FORMATS[form]
     given = "".join(f", {name}={value!r}" for name, value in reader.options)
@@ -105,14 +104,14 @@ def clean(
     from segue.own_data import cleaning
 
     asked = config.from_overrides(cleaning.Rules, rules or [])
-    with Bar(1) as bar:
+    with Bar(f"cleaning {file.name}") as bar:
         counts = cleaning.run(
             file.expanduser(),
             (root or file.parent).expanduser(),
             out.expanduser(),
             asked,
             workers=workers,
-            watcher=cleaning.Watcher(lambda parts: bar.start(f"cleaning {file.name}", parts), bar.step),
+            progress=bar,
         )
     if as_json:
         print(json.dumps({"output": str(out), "counts": counts}))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,15 +58,13 @@ def report(data: Path, settings: Settings) -> int:
     out = settings.output or OUTPUT / data.resolve().name
     _check_apart(data, settings.fix)
     examined = _examined(data, settings)
-    with _progress(f"writing into {out}") as (begun, done):
-        begun(sum(len(several[: settings.examples]) for several in examined.report.by_kind().values()))
-        written = overlays.write(examined, out, examples=settings.examples, drawn=lambda: done(True))
+    with Bar(f"writing into {out}") as bar:
+        written = overlays.write(examined, out, examples=settings.examples, progress=bar)
     repaired = None
     if settings.fix is not None:
-        with _progress(f"copying into {settings.fix}") as (begun, done):
-            begun(len(examined.survey.rows))
+        with Bar(f"copying into {settings.fix}") as bar:
             target = settings.fix.expanduser().absolute()
-            repaired = repair.write(examined, target, overwrite=settings.overwrite, copied=lambda: done(True))
+            repaired = repair.write(examined, target, overwrite=settings.overwrite, progress=bar)
     is_good = examined.report.is_clean or repaired is not None
     if settings.as_json:
         print(json.dumps(_plain(data, examined.report, out, settings.fix, repaired)))
@@ -91,29 +87,13 @@ def _examined(data: Path, settings: Settings) -> Examined:
     from segue.own_data.folder import NotRecognisedError
 
     try:
-        with _progress(f"looking at {data}") as (begun, done):
-            return examine(data, phrase=settings.phrase, group=settings.group, begun=begun, looked=done)
+        with Bar(f"looking at {data}", failures_told=0) as bar:
+            return examine(data, phrase=settings.phrase, group=settings.group, progress=bar)
     except NotRecognisedError as error:
         raise NotDataError(
             f"{data} is neither a model folder (it has no config.json of a model), nor laid out for a benchmark (see "
             f"docs/layouts.md), nor data: {error}"
         ) from error
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[tuple[Callable[[int], None], Callable[[bool], None]]]:
-    """Two functions: one that is told how much there is to do, and one that a piece of it is done, and whether well."""
-    with ExitStack() as stack:
-        bars: list[Bar] = []
-
-        def begun(count: int) -> None:
-            bars.append(stack.enter_context(Bar(name, failures_told=0)))
-            bars[0].start(count)
-
-        def done(is_sound: bool) -> None:
-            bars[0].step(None if is_sound else name)
-
-        yield begun, done
 
 
 def _print(data: Path, found: Report, settings: Settings) -> None:

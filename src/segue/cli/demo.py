@@ -22,6 +22,7 @@ from segue.types import Event, FrameMasks, Media, ObjectsFound
 
 if TYPE_CHECKING:
     from segue.demo import Challenge
+    from segue.jobs.run import Segment
 else:
     # Drawing scenes brings numpy's and Pillow's heavier parts along, which `--help` can do without.
     Challenge = Any
@@ -45,13 +46,13 @@ class Line:
 
 @options.expanded
 def command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")] = Path("segue-out"),
+    output: options.Output = Path("segue-out"),
     seed: Annotated[
         int | None,
         typer.Option("--seed", min=0, help="Of the scene and the clip; without one they are new every time."),
     ] = None,
     *,
-    loading: options.Loading,
+    loading: options.ModelOptions,
     as_json: options.Json = False,
 ) -> None:
     """Run the main job on a scene and a clip made on the spot.
@@ -78,32 +79,33 @@ def command(
         print(visible(f"{title}: {'  '.join(str(folder / name) for name in names)}"))
 
 
-def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> list[Line]:
+def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions) -> list[Line]:
     """Do the job as `segue segment` does it, and keep what was found for comparison.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
     """
     from segue.jobs.manifest import disk_errors
+    from segue.jobs.run import BatchJob
 
     with disk_errors(output):
         sources = _write(asked, output)
-    found: dict[str, _Found] = {}
+    found: dict[str, _FoundMasks] = {}
 
-    def load() -> segment.Segment:
+    def load() -> Segment:
         from segue import engine
 
         loaded = loading.load()
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]
-            found[challenge.name] = _Found({}, {})
+            found[challenge.name] = _FoundMasks({}, {})
             phrases = [phrase.words["en"] for phrase in challenge.phrases]
             yield from _watched(loaded.segment(media, phrases, engine.Options()), media, found[challenge.name])
 
         return ask
 
     settings = {"demo": {source.name: challenge.scene.group for source, challenge in zip(sources, asked, strict=True)}}
-    job = segment.Job(
+    job = BatchJob(
         out=output, formats=("png", "coco", "overlay"), settings={**settings, **asdict(loading)}, overwrite=True
     )
     tally = segment.run(sources, job, load)
@@ -113,14 +115,14 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.Loading) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _FoundMasks:
     """What was found of each phrase: how many things, and all of them as one mask per frame."""
 
     counts: dict[str, int]
     masks: dict[str, np.ndarray]
 
 
-def _watched(events: Iterator[Event], media: Media, found: _Found) -> Iterator[Event]:
+def _watched(events: Iterator[Event], media: Media, found: _FoundMasks) -> Iterator[Event]:
     """The events as they come, noting what they bring."""
     phrases: list[str] = []
     for event in events:
@@ -135,7 +137,7 @@ def _watched(events: Iterator[Event], media: Media, found: _Found) -> Iterator[E
         yield event
 
 
-def _compared(challenge: Challenge, found: _Found) -> Iterator[Line]:
+def _compared(challenge: Challenge, found: _FoundMasks) -> Iterator[Line]:
     for phrase in challenge.phrases:
         words = phrase.words["en"]
         masks = found.masks.get(words)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from segue.cli import options
 from segue.cli.console import VisibleConsole
-from segue.cli.environment import Finding, examine
+from segue.cli.environment import EnvironmentCheck, examine
 from segue.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,11 +39,8 @@ def command(
         Path | None, typer.Option("--fix", help="DATA: write a corrected copy into this folder, which is made.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="DATA: replace an older copy.")] = False,
-    phrase: Annotated[str | None, typer.Option("--phrase", help="DATA: what mask pictures show.")] = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="DATA: regular expression that finds the patient or video in a file's name."),
-    ] = None,
+    phrase: options.Phrase = None,
+    group: options.GroupPattern = None,
     examples: Annotated[int, typer.Option("--examples", min=0, help="DATA: most pictures of a kind.")] = 5,
     as_json: options.Json = False,
 ) -> None:
@@ -96,7 +93,7 @@ def _data(folder: Path, on: str | None, settings: data_report.Settings) -> int:
     try:
         return data_report.report(folder, settings)
     except data_report.NotDataError:
-        if not found.standings:
+        if not found.statuses:
             raise
         return layouts.report(folder, found, as_json=settings.as_json)
 
@@ -112,7 +109,7 @@ def _is_model(folder: Path) -> bool:
     return isinstance(config, dict) and bool({"model_type", "architectures"} & config.keys())
 
 
-def _print(findings: Sequence[Finding], usable: bool) -> None:
+def _print(findings: Sequence[EnvironmentCheck], usable: bool) -> None:
     table = Table.grid(padding=(0, 2))
     for found in findings:
         table.add_row(Text(found.status, style=_STYLES[found.status]), Text(found.name), Text(found.value))

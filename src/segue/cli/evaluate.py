@@ -40,10 +40,6 @@ class _RunByDefault(TyperGroup):
 app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
 
-Phrase = Annotated[str | None, typer.Option("--phrase", help="Of a folder of your own: what its mask pictures show.")]
-GroupPattern = Annotated[
-    str | None, typer.Option("--group", help="Of a folder of your own: a pattern that finds the group in a name.")
-]
 Split = Annotated[str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")]
 Protocol = Annotated[
     str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
@@ -80,8 +76,8 @@ def run(
     output: Out = None,
     rescore: Rescore = None,
     split: Split = None,
-    phrase: Phrase = None,
-    group: GroupPattern = None,
+    phrase: options.Phrase = None,
+    group: options.GroupPattern = None,
     judge: Judge = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     resume: Annotated[
@@ -96,7 +92,7 @@ def run(
         typer.Option("--batch", min=1, help="Questions asked together: 16, or fewer once they do not fit into memory."),
     ] = None,
     *,
-    settings: Annotated[dict[str, Any], options.Answering],
+    settings: Annotated[dict[str, Any], options.AnswerOptions],
     show_names: ShowNames = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",

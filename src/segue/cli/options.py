@@ -20,7 +20,17 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 o
 Dtype = Annotated[Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--dtype", help="Precision to compute in.")]
 Formats = Annotated[str, typer.Option("--formats", help="What to write, of png, coco, overlay and logits.")]
 FORMATS = "png,coco,overlay"
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write results into.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")]
+Phrase = Annotated[
+    str | None,
+    typer.Option("--phrase", help="Of your own images and masks: what mask pictures show, where they do not say it."),
+]
+GroupPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--group", help="Of your own images and masks: regular expression that finds the patient or video in a name."
+    ),
+]
 Window = Annotated[
     str | None,
     typer.Option(
@@ -32,7 +42,7 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loading:
+class ModelOptions:
     """Which model answers and how it is loaded; see `expanded`."""
 
     model: Annotated[
@@ -68,7 +78,7 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answering:
+class AnswerOptions:
     """How a model answers: fields of `segue.Options`; see `expanded`."""
 
     frames: Annotated[
@@ -108,7 +118,8 @@ class Answering:
 def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose parameters that are dataclasses of options become those options.
 
-    A parameter `Annotated[dict[str, Any], Answering]` becomes them without defaults, and gets those that were given.
+    A parameter `Annotated[dict[str, Any], AnswerOptions]` becomes them without defaults, and gets those that were
+    given.
     """
     signature = inspect.signature(function)
     hints = get_type_hints(function, include_extras=True)

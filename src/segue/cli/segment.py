@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import cache, partial
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segue.cli import options
 from segue.cli.console import Bar, error, say
-from segue.errors import ConfigError, MediaError, SegueError
+from segue.errors import ConfigError
 from segue.jobs import inputs
-from segue.types import Answer, Event, Finished, FrameMasks, Media
+from segue.types import Event, FrameMasks, Media
 
 if TYPE_CHECKING:
-    from segue.jobs.manifest import Manifest, Record
-else:
-    # The manifest brings renderers and codecs along, which `--help` can do without.
-    Manifest, Record = Any, dict[str, Any]
+    # what runs brings renderers and codecs along, which `--help` can do without
+    from segue.jobs.manifest import Record
+    from segue.jobs.run import BatchJob, Segment
 
 Prefill = Annotated[
     str | None, typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it.")
@@ -37,27 +35,6 @@ SkipBad = Annotated[
 ]
 WEAK = 0.5
 """Score below which an object is said to be weak."""
-Segment = Callable[[Media], Iterator[Event]]
-"""Finds the objects asked for in a medium: pieces of text, the objects, their masks frame by frame, the answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What to do with every input: where results go, what is written, and the settings that decide the result.
-
-    `settings` is JSON; a result is used again only where they are the same. `overwrite` does finished inputs again.
-    Its `first` and `window` say how media are opened, as `segue.media.open_media` takes them.
-    """
-
-    out: Path
-    formats: tuple[str, ...]
-    settings: dict[str, Any]
-    overwrite: bool = False
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hex digits that stand for the settings."""
-        return inputs.digest(json.dumps(self.settings, sort_keys=True))[:16]
 
 
 @dataclass(slots=True)
@@ -80,10 +57,10 @@ def command(
         ),
     ],
     phrases: Annotated[list[str], typer.Argument(metavar="PHRASE...", help="What to find, each in its own quotes.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write results into.")],
+    output: options.Output,
     *,
-    loading: options.Loading,
-    answering: options.Answering,
+    loading: options.ModelOptions,
+    answering: options.AnswerOptions,
     prefill: Prefill = None,
     formats: options.Formats = options.FORMATS,
     folder_kind: FolderKind = "auto",
@@ -104,6 +81,8 @@ def command(
     _tell_skipped(skipped)
     _check_phrases(phrases)
     wanted = options.parse_formats(formats)
+    from segue.jobs.run import BatchJob
+
     opening = {"window": options.parse_window(window), "first": folder_kind == "images"}
     keeps_logits = "logits" in wanted
     how = {**asdict(answering), "prefill": prefill, "keep_logits": keeps_logits, "keep_masks": keeps_logits}
@@ -115,7 +94,7 @@ def command(
         loaded = loading.load()
         return lambda media: loaded.segment(media, phrases, settings)
 
-    job = Job(
+    job = BatchJob(
         out=output,
         formats=wanted,
         overwrite=overwrite,
@@ -136,7 +115,7 @@ def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
         say(f"no images or videos, left out: {', '.join(others[:5])}{more}", style="dim")
 
 
-def _told(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_json: bool) -> Tally:
+def _told(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool) -> Tally:
     """Run, and say how it went."""
     try:
         tally = run(sources, job, load, as_json=as_json)
@@ -148,112 +127,34 @@ def _told(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_
     return tally
 
 
-def run(sources: Sequence[Path], job: Job, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:
-    """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
-
-    `load` is called once, when the first source to be done has been opened; what it raises ends the run.
+def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:
+    """Segment every source as `segue.jobs.run.run` does, and tell how each went.
 
     Raises: SegueError, if the model or the output folder cannot be used.
     """
-    from segue.jobs import manifest as manifests
+    from segue.jobs.run import run as run_job
 
     tally = Tally()
-    load = cache(load)
-    bar = Bar("inputs", hidden=as_json and sys.stdout.isatty(), failures_told=0)
-    asked = job.settings["phrases"]
-    with manifests.disk_errors(job.out), manifests.opened(job.out, asked) as manifest, bar:
+    with Bar("inputs", hidden=as_json and sys.stdout.isatty(), failures_told=0) as bar:
         bar.start(len(sources))
-        places = manifest.assign(sources)
-        if not job.overwrite:
-            _check_repeated(places, manifest, job)
-        for source, folder in places.items():
-            old = None if job.overwrite else _finished(source, manifest, job)
-            record = old or _attempt(source, folder, job, load, bar)
-            if not old:
-                manifest.add(record)
-            _report(record, tally, job.out, is_old=old is not None, as_json=as_json)
-            bar.step(record["error"])
+        with closing(run_job(sources, job, lambda: _watched(load(), bar))) as records:
+            for record, is_old in records:
+                _report(record, tally, job.out, is_old=is_old, as_json=as_json)
+                bar.step(record["error"])
     return tally
 
 
-def _check_repeated(places: Mapping[Path, Path], manifest: Manifest, job: Job) -> None:
-    """Refuse to replace results of the same question under other settings.
+def _watched(segment: Segment, bar: Bar) -> Segment:
+    """Finds the same, frame by frame on a bar."""
 
-    Raises: ConfigError, saying which settings differ.
-    """
-    from segue.jobs.manifest import read_result
-
-    for source, folder in places.items():
-        record = manifest.records.get((str(source), manifest.asked))
-        if record is None or (record["status"] == "ok" and record["settings"] == job.fingerprint):
-            continue
-        old = read_result(folder)
-        if old is None or old["fingerprint"] == job.fingerprint:
-            continue
-        settings = json.loads(json.dumps(job.settings))
-        differing = [name for name, value in settings.items() if old["settings"].get(name) != value]
-        raise ConfigError(
-            f"{folder} holds the answer to the same phrases under other settings ({', '.join(differing)}); "
-            "say --overwrite to replace it, or give another -o"
-        )
-
-
-def _finished(source: Path, manifest: Manifest, job: Job) -> Record | None:
-    """The record of a source whose result still holds: same settings, same content, folder in place."""
-
-    def holds(record: Record) -> bool:
-        if record["settings"] != job.fingerprint:
-            return False
-        try:
-            return bool(inputs.stamp(source) == record["stamp"] or inputs.content_hash(source) == record["sha256"])
-        except OSError:
-            return False  # it is gone or closed to us, which opening it will say
-
-    return manifest.finished(source, holds)
-
-
-def _attempt(source: Path, folder: Path, job: Job, load: Callable[[], Segment], bar: Bar) -> Record:
-    """Do one source; the record says how it went. What is no fault of the source (model, disk) is raised."""
-    from segue.jobs import manifest as manifests
-    from segue.media import open_media
-
-    started = perf_counter()
-    asked = job.settings["phrases"]
-    failure = partial(manifests.failure, source, asked=asked, folder=folder, settings=job.fingerprint)
-    try:
-        media = open_media(source, first=job.settings["first"], window=job.settings["window"])
-    except SegueError as problem:
-        return failure(problem, seconds=_since(started))
-    segment = load()
-    bar.start_frames(source.name, media.count)
-    try:
-        return _write(segment(media), media, folder, job, bar)
-    except SegueError as problem:
-        if manifests.is_disk_error(problem.__cause__):
-            raise
-        return failure(problem, seconds=_since(started))
-
-
-def _write(events: Iterator[Event], media: Media, folder: Path, job: Job, bar: Bar) -> Record:
-    from segue.jobs.manifest import record_of
-    from segue.output.results import ResultWriter
-
-    started = perf_counter()
-    source = _describe_source(media)
-    answer: Answer | None = None
-    with ResultWriter(folder, media, job.formats) as writer:
-        for event in events:
-            writer.write(event)
+    def watched(media: Media) -> Iterator[Event]:
+        bar.start_frames(media.name, media.count)
+        for event in segment(media):
             if isinstance(event, FrameMasks):
                 bar.step_frame()
-            if isinstance(event, Finished):
-                answer = event.answer
-        if answer is None:
-            raise RuntimeError("the engine's stream ended without an answer")
-        result = writer.finish(
-            answer, source=source, settings=job.settings, fingerprint=job.fingerprint, seconds=_since(started)
-        )
-    return record_of(result, folder.name)
+            yield event
+
+    return watched
 
 
 def _report(record: Record, tally: Tally, out: Path, *, is_old: bool, as_json: bool) -> None:
@@ -296,24 +197,6 @@ def _many(count: int, word: str) -> str:
     return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
-def _describe_source(media: Media) -> dict[str, Any]:
-    """Where a medium came from and what it is, with its content hash.
-
-    Raises: MediaError, if it cannot be read any more.
-    """
-    path = media.source
-    if not isinstance(path, Path):
-        raise TypeError(f"only media opened from a path have a place in a manifest, not {type(path).__name__}")
-    try:
-        key = {"sha256": inputs.content_hash(path), "stamp": inputs.stamp(path)}
-    except OSError as problem:
-        raise MediaError(f"cannot read {path}: {problem.strerror}; check that it is still there") from problem
-    height, width = media.size
-    shape = {"kind": media.kind, "height": height, "width": width, "frames": media.count, "fps": media.fps}
-    shape |= {"window": media.window, "notes": list(media.notes)}
-    return {"path": str(path), **key, **shape}
-
-
 def _check_phrases(phrases: Sequence[str]) -> None:
     """Refuse what a shell makes of an unquoted pattern, and empty words.
 
@@ -328,7 +211,7 @@ def _check_phrases(phrases: Sequence[str]) -> None:
             )
 
 
-def _weights(loading: options.Loading) -> dict[str, Any]:
+def _weights(loading: options.ModelOptions) -> dict[str, Any]:
     """Which numbers answer, as far as the options say: where they lie is no part of it."""
     sam2 = loading.sam2 and _identity(loading.sam2)
     return {"model": _identity(loading.model), "sam2": sam2, "dtype": loading.dtype, "quantize": loading.quantize}
@@ -343,7 +226,3 @@ def _identity(model: str) -> dict[str, str]:
         return {"name": model}
     files = (f"{path.name} {inputs.stamp(path)}" for path in sorted(folder.iterdir()) if path.is_file())
     return {"name": str(folder.resolve()), "files": inputs.digest(*files)}
-
-
-def _since(started: float) -> float:
-    return round(perf_counter() - started, 3)

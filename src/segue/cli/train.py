@@ -66,13 +66,8 @@ def finetune(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Your images or videos with masks.")],
     base: Annotated[str, typer.Option("--base", "-b", help="Model to start from: a folder, a hub id, or demo.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("segue-run"),
-    phrase: Annotated[
-        str | None, typer.Option("--phrase", help="What mask pictures show, where they do not say it.")
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="A regular expression that finds in a name what must not be split (a patient)."),
-    ] = None,
+    phrase: options.Phrase = None,
+    group: options.GroupPattern = None,
     epochs: Annotated[float | None, typer.Option("--epochs", help="How often to go through the data.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of eight samples.")] = None,
     sets: Set = None,
@@ -138,8 +133,8 @@ def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
 
     examined = examine(folder, phrase=phrase, group=group)
     report = examined.report
-    options = (("--phrase", phrase), ("--group", group))
-    words = [word for name, value in options if value is not None for word in (name, value)]
+    given = (("--phrase", phrase), ("--group", group))
+    words = [word for name, value in given if value is not None for word in (name, value)]
     doctor = shlex.join(["segue", "doctor", str(folder), *words])
     errors = [finding for finding in report.findings if finding.severity == "error"]
     if errors:

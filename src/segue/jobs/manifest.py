@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, DataError, MediaError, SegueError
-from segue.files import alone, append
+from segue.files import PART, alone, append, recover
 from segue.jobs.inputs import folder_names
-from segue.output.results import FORMAT, OLD, PART, RESULT, encode_json
+from segue.output.results import FORMAT, RESULT, encode_json
 
 NAME = "manifest.jsonl"
 
@@ -190,7 +189,7 @@ def opened(out: Path, asked: Sequence[str] = ()) -> Iterator[Manifest]:
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"{out} is a file; -o takes a folder to write results into") from error
     with alone(out):
-        _clean(out)
+        recover(out)
         manifest = Manifest(out, asked)
         manifest.adopt()
         manifest.tidy()
@@ -239,18 +238,3 @@ def _read(path: Path) -> dict[Key, Record]:
                 "delete the line or the whole file, finished results are found again by themselves"
             ) from error
     return records
-
-
-def _clean(out: Path) -> None:
-    """Undo what a killed run had begun: half-written results go, a result that was about to be replaced comes back."""
-    for part in out.glob(f"{PART}*"):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink()
-    for old in out.glob(f"{OLD}*"):
-        folder = out / old.name.removeprefix(OLD)
-        if folder.exists():
-            shutil.rmtree(old)
-        else:
-            old.replace(folder)

@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from pycocotools import mask as coco
 
 from segue.errors import ConfigError
+from segue.files import PART, replace_folder
 from segue.geometry.masks import encode
 from segue.media import iter_frames
 from segue.output.export import (
@@ -35,12 +36,6 @@ RESULT = "result.json"
 ANNOTATIONS = ".annotations"
 FORMAT = 2
 """Version of the layout of `result.json`; it grows when a reader of the old one could be misled."""
-
-PART = ".part-"
-"""Begins the name of a folder that is being written."""
-
-OLD = ".old-"
-"""Begins the name of a folder that is being replaced."""
 
 FORMATS = ("png", "coco", "overlay", "logits")
 FRAME_RATE = 10.0  # of an overlay whose source has none, such as a frame folder
@@ -152,7 +147,7 @@ class ResultWriter:
             form = "masks/object_{id}/{frame:05d}.png" if self._is_apart else "masks/{frame:05d}.png"
             result |= {"mask_files": form, "overlapping_frames": self._overlapping}
         (self._part / RESULT).write_bytes(encode_json(_readable(result)))
-        publish(self._part, self.folder)
+        replace_folder(self.folder, self._part)
         return result
 
     def _write_masks(self, frame: FrameMasks) -> None:
@@ -267,16 +262,6 @@ def describe(answer: Answer, found: Sequence[Found] = ()) -> dict[str, Any]:
 def encode_json(text: str) -> bytes:
     """JSON text as UTF-8; bytes of a file name that are no UTF-8 become escapes, from which they can be read again."""
     return text.encode("utf-8", "backslashreplace")
-
-
-def publish(part: Path, folder: Path) -> None:
-    """Give a finished folder its name; an older one of that name goes away, and only after."""
-    old = folder.with_name(OLD + folder.name)
-    if folder.exists():
-        folder.replace(old)
-    part.replace(folder)
-    if old.exists():
-        shutil.rmtree(old)
 
 
 def write_coco(

@@ -12,7 +12,7 @@ import json
 import multiprocessing
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from segue.data.annotation_io import field, find_file, stated_size
 from segue.errors import ConfigError, DataError, SegueError
 from segue.files import atomic_path
 from segue.media import open_media
+from segue.progress import UNWATCHED, Progress
 
 CHUNK = 1 << 22
 """Bytes of a file that are cleaned together, and again together if a run is cut short between."""
@@ -127,34 +128,25 @@ def _at_least(score: object, bound: float) -> bool:
     return isinstance(score, int | float) and score >= bound
 
 
-@dataclass(frozen=True, slots=True)
-class Watcher:
-    """Who is told how a run gets on: how many chunks are left when it begins, and each that is done."""
-
-    begun: Callable[[int], None] = lambda _: None
-    done: Callable[[], None] = lambda: None
-
-
 def run(
-    file: Path, root: Path, out: Path, rules: Rules, *, workers: int = 1, watcher: Watcher | None = None
+    file: Path, root: Path, out: Path, rules: Rules, *, workers: int = 1, progress: Progress = UNWATCHED
 ) -> Counter[str]:
     """Clean a file into `out`: what is kept, what is dropped and why, and the counts, which are returned.
 
     A run that was cut short goes on with the chunks that are not done; what came of a chunk appears at once. Order is
-    kept.
+    kept. Progress is told in chunks.
 
     Raises: ConfigError, if `out` holds a run of another file or other rules; DataError, if the file cannot be read.
     """
-    watcher = watcher or Watcher()
     chunks = list(_chunks(file))
     _begin(out, {"file": str(file), "size": file.stat().st_size, "rules": asdict(rules)})
     left = [number for number in range(len(chunks)) if not (out / PARTS / f"{number:06}.json").is_file()]
     job = partial(_clean_chunk, file, root, out, rules)
-    watcher.begun(len(left))
+    progress.start(len(chunks), len(chunks) - len(left))
     with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(job, number, chunks[number]) for number in left]):
             future.result()
-            watcher.done()
+            progress.step()
     return _join(out, len(chunks))
 
 

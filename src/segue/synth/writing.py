@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from segue.errors import ConfigError
 from segue.files import atomic_folder
+from segue.progress import UNWATCHED, Progress
 from segue.synth.clips import clip
 from segue.synth.scenes import Split, scene
 from segue.synth.vessels import vessels
@@ -66,8 +67,8 @@ class Request:
             raise ConfigError(f"{self.count} drawings in {len(self.languages)} languages: ask for one of each at least")
 
 
-def write(target: Path, request: Request, *, overwrite: bool = False, drawn: Callable[[], None] = lambda: None) -> None:
-    """Write a data set into a new folder; `drawn` is called after each drawing. What is cut short leaves nothing.
+def write(target: Path, request: Request, *, overwrite: bool = False, progress: Progress = UNWATCHED) -> None:
+    """Write a data set into a new folder. What is cut short leaves nothing. Progress is told in drawings.
 
     With `overwrite` a folder that holds such a data set, and nothing else, is replaced.
 
@@ -77,8 +78,9 @@ def write(target: Path, request: Request, *, overwrite: bool = False, drawn: Cal
     def drawings() -> Iterator[Drawing]:
         for index in range(request.start, request.start + request.count):
             yield _draw(request, index)
-            drawn()
+            progress.step()
 
+    progress.start(request.count)
     with atomic_folder(target, replaces=_WRITTEN if overwrite else None) as folder:
         FORMATS[request.format].write(folder, Order(request.split, request.languages), drawings())
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -17,6 +16,7 @@ from torch import Tensor
 from segue import weights
 from segue.checkpoints.adapters import CHECKPOINTS, RECORD, TENSORS, Record, best, checkpoints
 from segue.errors import CheckpointError, DataError
+from segue.files import new_folder, recover
 from segue.models.protocol import Processor
 from segue.weights import lazy
 
@@ -48,10 +48,7 @@ def write(
     """
     _check_numbers(tensors, folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=".segue-") as scratch:
-            part = Path(scratch) / folder.name
-            part.mkdir()
+        with new_folder(folder) as part:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part / TENSORS)
             if state is not None:
                 (part / STATE).mkdir()
@@ -61,10 +58,7 @@ def write(
             record.write(part)
             for path in (*part.rglob("*"), part):
                 lazy.flush(path)
-            if folder.exists():
-                folder.replace(Path(scratch) / "old")
-            part.replace(folder)
-            lazy.flush(folder.parent)
+        lazy.flush(folder.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
@@ -84,8 +78,7 @@ def _check_numbers(tensors: Mapping[str, Tensor], folder: Path) -> None:
 
 def tidy(run: Path) -> None:
     """Remove what a killed process left half written or half removed; nothing that a reader would take for whole."""
-    for left in (run / CHECKPOINTS).glob(".segue-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    recover(run / CHECKPOINTS)
     for folder in (run / CHECKPOINTS).glob("step-*"):
         if not (folder / RECORD).is_file():
             shutil.rmtree(folder, ignore_errors=True)

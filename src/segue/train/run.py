@@ -13,6 +13,7 @@ from segue import config
 from segue.checkpoints import adapters
 from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, Record
 from segue.errors import CheckpointError, ConfigError
+from segue.files import new_folder
 from segue.train import checkpoints, evaluation, report, setup
 from segue.train.estimate import StepTiming, description, size, trial
 from segue.train.loop import RunProgress, StageLoop, Stop, enough_memory
@@ -310,13 +311,9 @@ def _keep_stage(run: Path, name: str) -> None:
     chosen = adapters.best(adapters.checkpoints(run))
     target = run / STAGES / name
     try:
-        target.parent.mkdir(exist_ok=True)
-        part = target.with_name(f".{name}")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(chosen, part, ignore=shutil.ignore_patterns(checkpoints.STATE))
-        if target.exists():
-            shutil.rmtree(target)
-        part.replace(target)
+        with new_folder(target) as part:
+            leaving_out = shutil.ignore_patterns(checkpoints.STATE)
+            shutil.copytree(chosen, part, ignore=leaving_out, dirs_exist_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"cannot write {target}: {error.strerror}; free space, then go on with --resume"

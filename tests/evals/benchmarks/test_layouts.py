@@ -130,24 +130,24 @@ TABLE = (
 
 def test_a_survey_names_what_is_begun_and_what_is_absent(put):
     found = survey(put("faces/a.json", f"{VIDEO}/meta_expression.json"), TABLE)
-    assert [(one.names, one.is_ready, one.is_certain) for one in found.standings] == [
+    assert [(one.names, one.is_ready, one.is_certain) for one in found.statuses] == [
         (("clips_val", "clips_val_again"), False, False),
         (("faces_a",), False, True),
     ]
     assert found.absent == ("faces_b",) and found.is_certain
-    assert told(found.standings[1].findings) == [("coco/train", "")]
+    assert told(found.statuses[1].findings) == [("coco/train", "")]
 
 
 def test_what_belongs_to_another_benchmark_is_not_taken_for_ones_own(put):
     table = [record(name, (f"{name}/valid/expressions.json", f"{name}/valid/frames")) for name in ("mevis", "rvos")]
     found = survey(put("rvos/valid/expressions.json", "rvos/valid/frames/0.jpg"), table)
-    assert [one.names for one in found.standings] == [("rvos",)] and found.absent == ("mevis",)
+    assert [one.names for one in found.statuses] == [("rvos",)] and found.absent == ("mevis",)
 
 
 def test_what_several_benchmarks_share_is_a_sign_of_none(put):
     found = survey(put("coco/train/1.jpg"), TABLE)
-    assert found.standings == () and len(found.absent) == 4
-    assert survey(put("faces/b.json"), TABLE).standings[0].is_ready
+    assert found.statuses == () and len(found.absent) == 4
+    assert survey(put("faces/b.json"), TABLE).statuses[0].is_ready
 
 
 def test_rows_are_counted_and_the_first_is_opened(tmp_path):
@@ -178,7 +178,7 @@ def test_every_record_is_ready_with_its_files_and_told_about_without_each(benchm
         assert pattern in [finding.expected for finding in lacking]
         root = laid_out(pattern)
     assert missing(benchmark, root) == []
-    assert benchmark.name in [name for one in survey(root, FILED).standings if one.is_ready for name in one.names]
+    assert benchmark.name in [name for one in survey(root, FILED).statuses if one.is_ready for name in one.names]
 
 
 OFFICIAL = {
@@ -193,7 +193,7 @@ OFFICIAL = {
 def test_every_official_layout_is_known_and_its_rows_can_be_read(benchmark, tmp_path):
     root = OFFICIAL[benchmark.name](tmp_path)
     found = survey(root, FILED)
-    assert benchmark.name in [name for one in found.standings if one.is_ready for name in one.names]
+    assert benchmark.name in [name for one in found.statuses if one.is_ready for name in one.names]
     assert found.is_certain and layouts.rows(benchmark, root) > 1
 
 
@@ -207,6 +207,6 @@ def test_every_record_names_paths_below_the_root(benchmark):
 def test_findings_do_not_depend_on_the_order_of_records(put):
     root = put("faces/a.json", f"{VIDEO}/meta_expressions.json")
     forward, backward = survey(root, TABLE), survey(root, TABLE[::-1])
-    assert {replace(one, names=tuple(sorted(one.names))) for one in forward.standings} == {
-        replace(one, names=tuple(sorted(one.names))) for one in backward.standings
+    assert {replace(one, names=tuple(sorted(one.names))) for one in forward.statuses} == {
+        replace(one, names=tuple(sorted(one.names))) for one in backward.statuses
     }

@@ -18,7 +18,7 @@ class Parrot:
     """Says the text it was asked with, and keeps what it was asked about and how."""
 
     def __init__(self):
-        self.asked, self.batches = [], []
+        self.asked, self.batches, self.lineage = [], [], {}
 
     def answer_all(self, dialogues, options, *, rows):
         self.batches.append(len(dialogues))

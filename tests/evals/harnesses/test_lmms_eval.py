@@ -65,7 +65,7 @@ def adapter(monkeypatch):
         def answer_all(dialogues, options, *, rows):
             return [SimpleNamespace(text=f"{one[0].text.strip()}! {options.max_tiles}") for one in dialogues]
 
-        return SimpleNamespace(answer_all=answer_all)
+        return SimpleNamespace(answer_all=answer_all, lineage={})
 
     monkeypatch.setattr(harness_adapter, "load", load)
     monkeypatch.setattr(module, "PartialState", lambda: SimpleNamespace(process_index=0, num_processes=1, device="cpu"))

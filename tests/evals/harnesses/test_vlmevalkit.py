@@ -49,7 +49,7 @@ def model(monkeypatch):
     sys.modules["vlmeval.vlm.base"].BaseModel = Base
     monkeypatch.delitem(sys.modules, "segue.evals.harnesses.vlmevalkit", raising=False)
     module = importlib.import_module("segue.evals.harnesses.vlmevalkit")
-    monkeypatch.setattr(harness_adapter, "load", lambda model, **how: SimpleNamespace(answer_all=told))
+    monkeypatch.setattr(harness_adapter, "load", lambda model, **how: SimpleNamespace(answer_all=told, lineage={}))
     yield module.Segue("m", device="cpu", max_tiles=6)
     sys.modules.pop("segue.evals.harnesses.vlmevalkit", None)
 

@@ -28,7 +28,7 @@ _MOST_TRIED = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MissingFile:
     """A path or pattern that is not satisfied. `found` is what is there in its stead, as a path below the data root: a
     place that is empty, or one whose names are nearly those expected; nothing where there is none.
     """
@@ -48,14 +48,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class LayoutStatus:
     """How the data of some benchmarks, which need the same files, stand: ready where there are no findings.
 
     `is_certain` says that a file lies there that only these need, or all of them.
     """
 
     names: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[MissingFile, ...]
     is_certain: bool = True
 
     @property
@@ -65,19 +65,19 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class LayoutSurvey:
     """What a folder holds: the benchmarks of which something is there, and the names of all others."""
 
-    standings: tuple[Standing, ...]
+    statuses: tuple[LayoutStatus, ...]
     absent: tuple[str, ...]
 
     @property
     def is_certain(self) -> bool:
         """Whether the folder is surely made for benchmarks."""
-        return any(standing.is_certain for standing in self.standings)
+        return any(status.is_certain for status in self.statuses)
 
 
-def missing(benchmark: Benchmark, root: Path, known: Collection[str] = ()) -> list[Finding]:
+def missing(benchmark: Benchmark, root: Path, known: Collection[str] = ()) -> list[MissingFile]:
     """What keeps a benchmark from being run on a data root, in the order of its files; nothing if it is ready.
 
     `known` are names that mean something of their own in other benchmarks, so that they are not misspelt here.
@@ -86,7 +86,7 @@ def missing(benchmark: Benchmark, root: Path, known: Collection[str] = ()) -> li
     return [finding for finding in found if finding is not None]
 
 
-def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
+def survey(root: Path, benchmarks: Iterable[Benchmark]) -> LayoutSurvey:
     """Which benchmarks a data root holds something of, and what those lack. Records that need no files are left out.
 
     What several layouts need is a sign of none of them.
@@ -97,7 +97,7 @@ def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
             layouts.setdefault(benchmark.files, []).append(benchmark)
     known = known_names(benchmark for group in layouts.values() for benchmark in group)
     uses = Counter(pattern for files in layouts for pattern in set(files))
-    standings, absent = [], []
+    statuses, absent = [], []
     for files, group in layouts.items():
         names = tuple(benchmark.name for benchmark in group)
         findings = missing(group[0], root, known)
@@ -105,10 +105,10 @@ def survey(root: Path, benchmarks: Iterable[Benchmark]) -> Survey:
         own = [pattern for pattern in files if uses[pattern] == 1] or list(files)
         kept = [pattern for pattern in own if pattern not in lacking]
         if kept or any(lacking[pattern].found for pattern in own):
-            standings.append(Standing(names, tuple(findings), not findings or any(map(_is_one_file, kept))))
+            statuses.append(LayoutStatus(names, tuple(findings), not findings or any(map(_is_one_file, kept))))
         else:
             absent += names
-    return Survey(tuple(standings), tuple(absent))
+    return LayoutSurvey(tuple(statuses), tuple(absent))
 
 
 def known_names(benchmarks: Iterable[Benchmark]) -> frozenset[str]:
@@ -129,7 +129,7 @@ def rows(benchmark: Benchmark, root: Path) -> int:
     return len(dataset)
 
 
-def _look(pattern: str, root: Path, known: Collection[str]) -> Finding | None:
+def _look(pattern: str, root: Path, known: Collection[str]) -> MissingFile | None:
     """What is wrong about a pattern; nothing, if one of its ways is satisfied."""
     findings = []
     for way in _ways(pattern):
@@ -138,7 +138,7 @@ def _look(pattern: str, root: Path, known: Collection[str]) -> Finding | None:
             return None
         found = places[0] if places else _nearest(root, way.split("/"), known)
         below = "" if found is None else found.relative_to(root).as_posix()
-        findings.append(Finding(pattern, below, is_empty=bool(places)))
+        findings.append(MissingFile(pattern, below, is_empty=bool(places)))
     return max(findings, key=lambda finding: (finding.is_empty, bool(finding.found)))
 
 

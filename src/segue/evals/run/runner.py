@@ -41,7 +41,7 @@ _DECODED = 1 << 29
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
+class _PendingRow:
     """A row that is to be asked; without a sample it cannot be, for the reason `failure`."""
 
     index: int
@@ -151,9 +151,9 @@ def _keep(lines: Iterable[rows.Line], path: Path, progress: Progress) -> None:
             raise SegueError(f"the first {failures} questions all failed, the last because: {failure}")
 
 
-def _batches(dataset: Dataset, todo: Sequence[list[int]], most: int) -> Iterator[list[_Question]]:
+def _batches(dataset: Dataset, todo: Sequence[list[int]], most: int) -> Iterator[list[_PendingRow]]:
     """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's."""
-    waiting: list[_Question] = []
+    waiting: list[_PendingRow] = []
     known: list[tuple[Media, Media]] = []
     for unit in todo:
         for start in range(0, len(unit), most):
@@ -165,20 +165,20 @@ def _batches(dataset: Dataset, todo: Sequence[list[int]], most: int) -> Iterator
     yield waiting
 
 
-def _fit(questions: Sequence[_Question], most: int) -> bool:
+def _fit(questions: Sequence[_PendingRow], most: int) -> bool:
     """Whether questions can be a batch."""
     sources = {id(one.medium): one.medium.source for one in questions if one.medium is not None}.values()
     pixels = sum(source.nbytes for source in sources if isinstance(source, np.ndarray))
     return len(questions) <= most and pixels <= _DECODED
 
 
-def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]]) -> _Question:
+def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]]) -> _PendingRow:
     """A row with the pixels of its medium; `known` has the medium of the row before, as opened and as decoded."""
     try:
         sample = dataset.get(index, rng_for(0, 0, index))
-        return _Question(index, replace(sample, messages=_decoded(sample.messages, known)))
+        return _PendingRow(index, replace(sample, messages=_decoded(sample.messages, known)))
     except SegueError as error:
-        return _Question(index, None, error)
+        return _PendingRow(index, None, error)
 
 
 def _decoded(messages: tuple[Message, ...], known: list[tuple[Media, Media]]) -> tuple[Message, ...]:
@@ -214,16 +214,21 @@ class _Asking:
         self.model = model
         self.most = most
 
-    def lines(self, questions: Sequence[_Question]) -> Iterator[rows.Line]:
+    def lines(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
         """A line for each question."""
         for question in questions:
             if question.failure is not None:
                 yield _failed(question, question.failure)
-        asked = [question for question in questions if question.sample is not None]
-        for start in range(0, len(asked), self.most):
-            yield from self._together(asked[start : start + self.most])
+        yield from self._asked([question for question in questions if question.sample is not None])
 
-    def _together(self, questions: Sequence[_Question]) -> Iterator[rows.Line]:
+    def _asked(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
+        start = 0
+        while start < len(questions):
+            part = questions[start : start + self.most]
+            start += len(part)
+            yield from self._together(part)
+
+    def _together(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
         """Questions that cannot be asked together are asked in halves, down to each on its own."""
         # all but the last message, which is the reference
         dialogues = [question.sample.messages[:-1] for question in questions if question.sample is not None]
@@ -240,14 +245,14 @@ class _Asking:
                 log.warning(
                     "%d questions at once do not fit into memory; from here on %d are asked", len(questions), half
                 )
-            yield from self._together(questions[:half])
-            yield from self._together(questions[half:])
+            yield from self._asked(questions[:half])
+            yield from self._asked(questions[half:])
             return
         seconds = (perf_counter() - began) / len(questions)
         for question, answer in zip(questions, answers, strict=True):
             yield self._answered(question, answer, seconds)
 
-    def _answered(self, question: _Question, answer: Answer, seconds: float) -> rows.Line:
+    def _answered(self, question: _PendingRow, answer: Answer, seconds: float) -> rows.Line:
         assert question.sample is not None
         request = answer.lineage.get("request", {})
         return {
@@ -261,7 +266,7 @@ class _Asking:
         }
 
 
-def _failed(question: _Question, error: Exception) -> rows.Line:
+def _failed(question: _PendingRow, error: Exception) -> rows.Line:
     name = f"row {question.index}" if question.sample is None else question.sample.id
     reason = str(error) if isinstance(error, SegueError) else "out of memory on the device"
     return {"index": question.index, "id": name, "status": "failed", "error": reason, "kind": type(error).__name__}

@@ -8,7 +8,6 @@ code that training uses, so what the doctor passes loads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from segue.own_data.doctor import cross_row_checks
 from segue.own_data.doctor.findings import KINDS, Finding, Kind, Report, in_order
 from segue.own_data.doctor.rows import Seen, look
 from segue.own_data.folder import Survey
+from segue.progress import UNWATCHED, Progress
 
 __all__ = ["KINDS", "Examined", "Finding", "Kind", "Report", "examine"]
 
@@ -36,22 +36,21 @@ def examine(
     *,
     phrase: str | None = None,
     group: str | None = None,
-    begun: Callable[[int], None] = lambda rows: None,
-    looked: Callable[[bool], None] = lambda is_sound: None,
+    progress: Progress = UNWATCHED,
 ) -> Examined:
     """Look at all rows of a folder that `segue.own_data.folder` reads; `phrase` and `group` are options of its `load`.
 
-    `begun` is told how many rows there are, and `looked` after each whether it is sound by itself.
+    Progress is told in rows; one that is not sound by itself counts as failed.
 
     Raises: ConfigError; NotRecognisedError, if the folder is of no known form; DataError, if no row can be told apart.
     """
     survey = folder.survey(root, phrase=phrase, group=group)
     splits = folder.splits(survey.rows)
-    begun(len(survey.rows))
+    progress.start(len(survey.rows))
     seen: list[Seen] = []
     for number, (row, split) in enumerate(zip(survey.rows, splits, strict=True)):
         seen.append(look(number, row, split))
-        looked(all(finding.severity != "error" for finding in seen[-1].findings))
+        progress.step(next((finding.kind for finding in seen[-1].findings if finding.severity == "error"), None))
     findings = [Finding(remark.kind, None, remark.place, remark.text, "") for remark in survey.remarks]
     if not survey.rows:
         findings.append(Finding("no_object", None, root.name, "there is not one row", "at least one image with a mask"))

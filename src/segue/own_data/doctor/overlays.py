@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +23,18 @@ from segue.own_data.doctor.rows import Size, annotated, decoded, listed, on_anno
 from segue.own_data.finding import locate
 from segue.own_data.folder import Row
 from segue.own_data.formats.entries import Drawn
+from segue.progress import UNWATCHED, Progress
 
 _LEAST_WIDTH = 480  # of a picture, so that its caption can be read
 _MOST_BEYOND = 2.0  # how many times as large as the image a picture may grow for what lies outside
 _RED, _PAPER, _INK = (230, 30, 40), (40, 40, 44), (240, 240, 240)
 
 
-def write(examined: Examined, out: Path, *, examples: int, drawn: Callable[[], None] = lambda: None) -> list[Path]:
+def write(examined: Examined, out: Path, *, examples: int, progress: Progress = UNWATCHED) -> list[Path]:
     """Write `findings.jsonl` and one picture for each of the first `examples` findings of a kind; returns all paths.
 
     Older pictures of a doctor's in the folder are taken away. Findings without a row, or whose image cannot be read,
-    have no picture. `drawn` is called after each picture.
+    have no picture. Progress is told in pictures.
 
     Raises: MediaError, if something cannot be written.
     """
@@ -50,15 +51,19 @@ def write(examined: Examined, out: Path, *, examples: int, drawn: Callable[[], N
         lines = [json.dumps(finding.plain(), ensure_ascii=False) for finding in examined.report.findings]
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     scales = {number: frame.size for _, frame in cross_row_checks.frames(examined.seen) for number in frame.rows}
-    for kind, findings in examined.report.by_kind().items():
-        rows = [finding for finding in findings if finding.row is not None][:examples]
-        for place, finding in enumerate(rows, start=1):
+    shown = {
+        kind: [finding for finding in findings if finding.row is not None][:examples]
+        for kind, findings in examined.report.by_kind().items()
+    }
+    progress.start(sum(map(len, shown.values())))
+    for kind, findings in shown.items():
+        for place, finding in enumerate(findings, start=1):
             row = examined.survey.rows[finding.row or 0]
             picture = picture_of(finding, row, scales.get(finding.row or 0))
             if picture is not None:
                 written.append(pictures / f"{kind}-{place}.png")
                 write_png(written[-1], picture)
-                drawn()
+            progress.step()
     return written
 
 

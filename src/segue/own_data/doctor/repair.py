@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from segue.own_data.finding import locate
 from segue.own_data.folder import Row
 from segue.own_data.formats import finetune
 from segue.own_data.formats.entries import Drawn
+from segue.progress import UNWATCHED, Progress
 from segue.types import Media
 
 _WRITTEN = ("annotations.json", "images", "repairs.jsonl")
@@ -201,10 +202,8 @@ class _Copy:
         self.notes.append(Note(number, self.examined.survey.rows[number].entry.names[0], done, **about))
 
 
-def write(
-    examined: Examined, target: Path, *, overwrite: bool = False, copied: Callable[[], None] = lambda: None
-) -> Repaired:
-    """Write the corrected copy as a new folder, whole or not at all; `copied` is called after each row.
+def write(examined: Examined, target: Path, *, overwrite: bool = False, progress: Progress = UNWATCHED) -> Repaired:
+    """Write the corrected copy as a new folder, whole or not at all. Progress is told in rows.
 
     With `overwrite` an older copy, in a folder that holds nothing else, is replaced.
 
@@ -213,9 +212,10 @@ def write(
     """
     with atomic_folder(target, replaces=_WRITTEN if overwrite else None) as folder:
         copy = _Copy(examined, folder)
+        progress.start(len(examined.survey.rows))
         for number in range(len(examined.survey.rows)):
             copy.add(number)
-            copied()
+            progress.step()
         items = [plain for item in copy.items.values() for plain in item.plain()]
         if not items:
             raise DataError("nothing is left of the data when all that is wrong is taken out; the findings say why")

@@ -1,0 +1,166 @@
+"""A run over many inputs: each has a result or a reason why not, and what an earlier run has done is not done again.
+
+Whoever runs it (the command line, a server, a worker) says how objects are found, and is told of each input.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from segue.errors import ConfigError, MediaError, SegueError
+from segue.jobs import inputs, manifest
+from segue.jobs.manifest import Manifest, Record
+from segue.media import open_media
+from segue.output.results import ResultWriter
+from segue.types import Answer, Event, Finished, Media
+
+Segment = Callable[[Media], Iterator[Event]]
+"""Finds the objects asked for in a medium: pieces of text, the objects, their masks frame by frame, the answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchJob:
+    """What to do with every input: where results go, what is written, and the settings that decide the result.
+
+    `settings` is JSON; a result is used again only where they are the same. Of these, where they are there, `phrases`
+    are what is asked for, and `first` and `window` say how media are opened, as `segue.media.open_media` takes them.
+    `overwrite` does finished inputs again.
+    """
+
+    out: Path
+    formats: tuple[str, ...]
+    settings: Mapping[str, Any]
+    overwrite: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that stand for the settings."""
+        return inputs.digest(json.dumps(self.settings, sort_keys=True))[:16]
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """What is asked for; nothing where every input has its own question."""
+        return tuple(self.settings.get("phrases", ()))
+
+
+def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment]) -> Iterator[tuple[Record, bool]]:
+    """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
+
+    Gives the record of each source as it is done with, and whether an earlier run has done it. `load` is called once,
+    when the first source to be done has been opened; what it raises ends the run.
+
+    Raises: SegueError, if the model or the output folder cannot be used.
+    """
+    segment: Segment | None = None
+
+    def loaded() -> Segment:
+        nonlocal segment
+        segment = segment or load()
+        return segment
+
+    with manifest.disk_errors(job.out), manifest.opened(job.out, job.phrases) as known:
+        places = known.assign(sources)
+        if not job.overwrite:
+            _check_repeated(places, known, job)
+        for source, folder in places.items():
+            if not job.overwrite and (old := _finished(source, known, job)) is not None:
+                yield old, True
+                continue
+            record = _attempt(source, folder, job, loaded)
+            known.add(record)
+            yield record, False
+
+
+def _check_repeated(places: Mapping[Path, Path], known: Manifest, job: BatchJob) -> None:
+    """Refuse to replace results of the same question under other settings.
+
+    Raises: ConfigError, saying which settings differ.
+    """
+    for source, folder in places.items():
+        record = known.records.get((str(source), known.asked))
+        if record is None or (record["status"] == "ok" and record["settings"] == job.fingerprint):
+            continue
+        old = manifest.read_result(folder)
+        if old is None or old["fingerprint"] == job.fingerprint:
+            continue
+        settings = json.loads(json.dumps(job.settings))
+        differing = [name for name, value in settings.items() if old["settings"].get(name) != value]
+        raise ConfigError(
+            f"{folder} holds the answer to the same phrases under other settings ({', '.join(differing)}); "
+            "say --overwrite to replace it, or give another -o"
+        )
+
+
+def _finished(source: Path, known: Manifest, job: BatchJob) -> Record | None:
+    """The record of a source whose result still holds: same settings, same content, folder in place."""
+
+    def holds(record: Record) -> bool:
+        if record["settings"] != job.fingerprint:
+            return False
+        try:
+            return bool(inputs.stamp(source) == record["stamp"] or inputs.content_hash(source) == record["sha256"])
+        except OSError:
+            return False  # it is gone or closed to us, which opening it will say
+
+    return known.finished(source, holds)
+
+
+def _attempt(source: Path, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:
+    """Do one source; the record says how it went. What is no fault of the source (model, disk) is raised."""
+    started = perf_counter()
+    failure = partial(manifest.failure, source, asked=job.phrases, folder=folder, settings=job.fingerprint)
+    try:
+        media = open_media(source, first=job.settings.get("first", False), window=job.settings.get("window"))
+    except SegueError as problem:
+        return failure(problem, seconds=_since(started))
+    segment = load()
+    started = perf_counter()
+    try:
+        return _write(segment(media), media, folder, job, started)
+    except SegueError as problem:
+        if manifest.is_disk_error(problem.__cause__):
+            raise
+        return failure(problem, seconds=_since(started))
+
+
+def _write(events: Iterator[Event], media: Media, folder: Path, job: BatchJob, started: float) -> Record:
+    source = _describe_source(media)
+    answer: Answer | None = None
+    with ResultWriter(folder, media, job.formats) as writer:
+        for event in events:
+            writer.write(event)
+            if isinstance(event, Finished):
+                answer = event.answer
+        if answer is None:
+            raise RuntimeError("the engine's stream ended without an answer")
+        more = {"source": source, "settings": dict(job.settings), "fingerprint": job.fingerprint}
+        result = writer.finish(answer, **more, seconds=_since(started))
+    return manifest.record_of(result, folder.name)
+
+
+def _describe_source(media: Media) -> dict[str, Any]:
+    """Where a medium came from and what it is, with its content hash.
+
+    Raises: MediaError, if it cannot be read any more.
+    """
+    path = media.source
+    if not isinstance(path, Path):
+        raise TypeError(f"only media opened from a path have a place in a manifest, not {type(path).__name__}")
+    try:
+        key = {"sha256": inputs.content_hash(path), "stamp": inputs.stamp(path)}
+    except OSError as problem:
+        raise MediaError(f"cannot read {path}: {problem.strerror}; check that it is still there") from problem
+    height, width = media.size
+    shape = {"kind": media.kind, "height": height, "width": width, "frames": media.count, "fps": media.fps}
+    shape |= {"window": media.window, "notes": list(media.notes)}
+    return {"path": str(path), **key, **shape}
+
+
+def _since(started: float) -> float:
+    return round(perf_counter() - started, 3)
