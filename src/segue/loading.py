@@ -254,6 +254,8 @@ def put_onto(base: Engine, checkpoint: Path) -> tuple[Engine, adapters.Applied]:
     record = adapters.read(checkpoint)
     adapters.check_base(checkpoint, record, base.lineage["model_hash"])
     applied = adapters.apply(base.model, checkpoint, record)
+    if record.image_side is not None:
+        model_folder.set_image_side(base.model.config, record.image_side)
     processor = model_folder.load_processor(checkpoint, base.model.config)
     lineage = {
         **base.lineage,
