@@ -6,7 +6,7 @@ from segue import loading
 from segue.checkpoints.random_weights import random_checkpoint
 from segue.errors import ConfigError
 from segue.train import run
-from segue.train.recipe import ParameterGroup, LossWeights, Source, Stage, TrainRecipe
+from segue.train.recipe import DatasetSpec, LossWeights, ParameterGroup, Stage, TrainRecipe
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def recipe(folder, output, **changes):
         },
         losses=LossWeights(mask=0.0, dice=0.0),
     )
-    pages = Source(dataset="pages", root=output.parent, split="train", options={"side": 128, "count": 4})
+    pages = DatasetSpec(dataset="pages", root=output.parent, split="train", options={"side": 128, "count": 4})
     fields = {"precision": "fp32", "batch": 2, "workers": 0, "gradient_checkpointing": False, "image_side": 168}
     return TrainRecipe(model=str(folder), output=output, data=(pages,), stages=(stage,), **fields | changes)
 
