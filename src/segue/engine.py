@@ -186,6 +186,38 @@ class Engine:
         return [answers[number] for number in range(len(dialogues))]
 
     @torch.no_grad()
+    def score(self, messages: Sequence[Message], answers: Sequence[str], options: Options = DEFAULTS) -> list[float]:
+        """How likely each of some answers is after a dialogue: the mean log-probability of its tokens, at most 0.
+
+        The highest is what a ranking by likelihood chooses. Media are encoded once. Marks of turns in an answer are
+        text, and what ends an answer does not count.
+
+        Raises: DataError, without an answer or for an empty one, and for a dialogue that cannot be asked.
+        """
+        if not answers or not all(answers):
+            raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
+        plan, inputs = self._plan(options), list[MediaInput]()
+        for media in _shown(messages):
+            if not any(one.media is media for one in inputs):
+                inputs.append(self._preprocess(media, plan))
+        rows = [
+            self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
+            for answer in answers
+        ]
+        self._encode([one for row in rows for one in row.media])
+        found: list[float] = []
+        for start in range(0, len(rows), ROWS):
+            part = rows[start : start + ROWS]
+            batch = collate(part, self.processor).to(self.model.device)
+            _, hidden = self.model.mllm(batch)
+            for row, example in enumerate(part):
+                length = len(example.ids) - example.answer_start
+                scores = self.model.mllm.head(hidden[row, -length - 1 : -1]).float().log_softmax(-1)
+                said = batch.input_ids[row, -length:, None]
+                found.append(float(scores.gather(-1, said).mean()))
+        return found
+
+    @torch.no_grad()
     def run(self, requests: Iterable[Request | None], *, rows: int = ROWS) -> Iterator[tuple[Request, Event | Failed]]:
         """Events of many requests as they come, each with its request: the one way in which anything is answered.
 

@@ -357,4 +357,5 @@ def test_an_int4_model_answers_as_its_unpacked_self(mllm, tmp_path):
         layer.mlp.down_proj.bias = torch.nn.Parameter(torch.full((128,), 0.25))
     features = plain.project(plain.tower(torch.randn(1, 3, 112, 112)))
     # in torch's own product, whose sums have another order
-    assert torch.allclose(packed(batch_of(shown()), features)[1], plain(batch_of(shown()), features)[1], atol=1e-5)
+    batch = batch_of(shown()).with_features(features)
+    assert torch.allclose(packed(batch)[1], plain(batch)[1], atol=1e-5)

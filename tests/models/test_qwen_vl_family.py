@@ -144,6 +144,18 @@ def test_it_answers_and_its_places_come_out_in_pixels(model, image):
     assert model.ask(None, "Where?", options=Options(prefill=said)).regions == ()
 
 
+def test_likelihood_ranks_answers_whatever_stands_beside_them(model, image):
+    dialogue = [Message.user("What?", image)]
+    answers = [" A", "Sure.", "No, it is not that at all"]
+    scores = model.score(dialogue, answers)
+    assert max(scores) == scores[1] and max(scores) <= 0
+    # rows of other lengths pad, and padding does not count
+    assert scores == pytest.approx([model.score(dialogue, [answer])[0] for answer in answers], abs=1e-4)
+    for wrong in ([], ["a", ""]):
+        with pytest.raises(DataError, match="cannot be compared"):
+            model.score(dialogue, wrong)
+
+
 def test_masks_are_refused_as_region_prompts_and_so_is_segmenting(model, image):
     with pytest.raises(ConfigError, match="has no grounder"):
         list(model.segment(image, ["the cat"]))

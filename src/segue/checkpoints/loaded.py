@@ -59,6 +59,8 @@ def apply(base: LoadedModel, checkpoint: Path) -> tuple[LoadedModel, adapters.Ap
     record = adapters.read(checkpoint)
     adapters.check_base(checkpoint, record, base.lineage["model_hash"])
     applied = adapters.apply(base.model, checkpoint, record)
+    if record.image_side is not None:
+        model_folder.set_image_side(base.model.config, record.image_side)
     lineage = {
         **base.lineage,
         "model": str(checkpoint),

@@ -194,6 +194,17 @@ def load_processor(folder: Path, config: VisionLanguageConfig) -> Processor:
     return processor
 
 
+def set_image_side(config: VisionLanguageConfig, side: int) -> None:
+    """Say that a model is shown squares of another side, for which its processor must be loaded anew.
+
+    Raises: ConfigError, for a family whose pictures are of one size or of their own, or a side that does not fit.
+    """
+    change = getattr(config.mllm_config, "set_image_side", None)
+    if change is None:
+        raise ConfigError(f"image_side is for models that are shown squares of any side; {config.family} is not one")
+    change(side)
+
+
 SAM2_UPSTREAM = "grounding_encoder.sam2_model."
 GROUNDER_UPSTREAM = (SAM2_UPSTREAM, "text_hidden_fcs.")
 

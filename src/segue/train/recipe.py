@@ -256,6 +256,9 @@ class TrainRecipe:
     are followed by memory, as at inference. All are shown, where null."""
     max_tiles: int = 12
     """Most tiles an image is cut into."""
+    image_side: int | None = None
+    """Side in pixels of the squares that a Qwen-VL is shown from now on, whose tower spreads its positions; the model's
+    own, where null."""
 
     def __post_init__(self) -> None:
         _at_least_one(

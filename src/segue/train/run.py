@@ -295,6 +295,7 @@ def _record(run: _Run, state: StageState, progress: RunProgress, is_over: bool) 
         metrics=progress.metrics if progress.evaluated_at == progress.step else {},
         progress=kept,
         recipe=config.dump(run.recipe),
+        image_side=run.recipe.image_side,
         versions=checkpoints.versions(),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from segue import loading
-from segue.checkpoints import adapters
+from segue.checkpoints import adapters, model_folder
 from segue.checkpoints.locate import resolve
 from segue.data.base import rng_for
 from segue.data.mixture import Mixture
@@ -160,6 +160,9 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         )
     loaded = loading.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
     model, processor = loaded.model, loaded.processor
+    if recipe.image_side is not None:
+        model_folder.set_image_side(model.config, recipe.image_side)
+        processor = model_folder.load_processor(adapters.find(base.folder) or base.folder, model.config)
     trainable = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
     if recipe.gradient_checkpointing:
         _checkpoint_activations(model.mllm.language_model)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, Qwen2Config
 
-from segue.errors import LimitError
+from segue.errors import ConfigError, LimitError
 from segue.models import gptq
 from segue.models.protocol import (
     PUBLISHED_TILES,
@@ -69,6 +69,16 @@ class QwenVLConfig(PreTrainedConfig):
     def visual_id(self) -> int:
         """The id that holds the place of one visual token."""
         return self.image_start_id + 2
+
+    def set_image_side(self, side: int) -> None:
+        """Show pictures as squares of another side from now on; positions are spread over the patches there are.
+
+        Raises: ConfigError, for a side that does not cut into patches.
+        """
+        patch = self.vision_config.patch_size
+        if side < patch or side % patch:
+            raise ConfigError(f"image_side is {side}; expected a multiple of {patch}, the side of a patch")
+        self.vision_config.image_size = side
 
     def largest_image(self, max_tiles: int = PUBLISHED_TILES) -> tuple[int, int]:
         """Patches and visual tokens of an image; all images are of one size."""
