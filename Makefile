@@ -11,7 +11,7 @@ INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint type parity slow bench docs fmt check
+.PHONY: help setup demo test lint type parity slow fuzz bench docs fmt check
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -40,6 +40,9 @@ parity: $(INSTALLED)  ## replay recordings of the original code
 
 slow: $(INSTALLED_DEV)  ## tests that need real weights, a GPU or minutes
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(INSTALLED_DEV)  ## mutated files through the command line for ten minutes, or SECONDS=3600
+	$(BIN)/python tests/fuzz/fuzz.py $(or $(SECONDS),600)
 
 bench: $(INSTALLED)  ## what things cost, as ratios from one run
 	$(BIN)/segue bench
