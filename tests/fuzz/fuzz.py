@@ -1,7 +1,7 @@
 """Mutated files through the command line, each in a process of its own with limits; prints what went wrong.
 
-python fuzz.py SECONDS [SEED]: changes pictures, clips, weights, pickles, tokenizers, recipes and data folders byte by
-byte and runs a command on each. A signal, a traceback, an exit code other than 0 and 2, more than 30 CPU seconds or more
+python fuzz.py SECONDS [SEED]: changes pictures, clips, weights, pickles, tokenizers, recipes and data folders
+and runs a command on each. A signal, a traceback, an exit code other than 0 and 2, more than 30 CPU seconds or more
 than 4 GiB is a fault: the changed file is kept in segue-out/fuzz, and the exit code is 1. Children are forked, because
 starting Python takes longer than most of what they do.
 """
