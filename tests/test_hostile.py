@@ -19,7 +19,7 @@ from segue.models.tokenizers import load_chat_template, load_tokenizer
 from segue.pickled import read_pickled
 from segue.prepare import MAX_CHARACTERS, _check_text
 
-DEEP = b"\x85" * 100_000  # a tuple in a tuple in a tuple ...
+DEEP = b"\x85" * 3_000  # a tuple in a tuple in a tuple ...
 
 
 def pth(path, pickled, *members):

@@ -71,8 +71,8 @@ class Record:
 
     @property
     def score(self) -> float | None:
-        """The figure that counts, if the checkpoint was judged."""
-        return self.metrics.get(self.metric)
+        """What checkpoints are compared by, if it was evaluated."""
+        return rank(self.metrics, self.metric) if self.metric in self.metrics else None
 
     def write(self, folder: Path) -> None:
         """Write `checkpoint.json`."""
@@ -109,6 +109,14 @@ def checkpoints(run: Path) -> dict[Path, Record]:
     """
     folders = sorted(path for path in (run / CHECKPOINTS).glob("step-*") if (path / RECORD).is_file())
     return {folder: read(folder) for folder in folders}
+
+
+def rank(metrics: Mapping[str, float], metric: str) -> float:
+    """What checkpoints are compared by: a figure of masks times the share of objects for which the model would say
+    `[SEG]` by itself, for a mask that is never asked for is worth nothing to whoever uses the model.
+    """
+    said = 1.0 if metric == "emitted" else metrics.get("emitted", 1.0)
+    return metrics[metric] * said
 
 
 def best(found: Mapping[Path, Record]) -> Path:

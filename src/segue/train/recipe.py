@@ -74,7 +74,7 @@ class Validation:
     every: int = 100
     """Steps between two evaluations; one more stands at the end of each stage."""
     metric: Metric = "mean_iou"
-    """Which figure tells the best checkpoint; higher is better for all of them."""
+    """Which figure tells the best checkpoint, times `emitted`; higher is better for all of them."""
     patience: int | None = None
     """End the stage after so many evaluations without a new best; never, where null."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 from segue import config
 from segue.checkpoints import adapters
 from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, Record
+from segue.data.base import Dataset
 from segue.errors import CheckpointError, ConfigError
 from segue.files import new_folder
 from segue.train import checkpoints, evaluation, report, setup
@@ -23,7 +25,7 @@ from segue.train.setup import Accelerator, Base, StageState
 
 log = logging.getLogger(__name__)
 
-STAGES, RUN = "stages", "run.json"
+STAGES, RUN, DATA = "stages", "run.json", "data.json"
 _MAY_DIFFER = ("output", "log_every", "save_every", "keep", "workers", "on_bad_sample", "ceiling")
 
 
@@ -157,11 +159,36 @@ def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[RunProgress, 
             state = setup.prepare(run.recipe, index, base, run.accelerator)
             if start is not None:
                 _restore(state, *start)
+        _check_data(run, state)
         if _stage(run, state, progress):
             return progress, True
         _close(run, state)
         progress, start = RunProgress(step=progress.step), None
     return progress, False
+
+
+def _check_data(run: _Run, state: StageState) -> None:
+    """Say which data are not as they were when the stage was begun."""
+    if not run.logger.is_main:
+        return
+    path = run.folder / DATA
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    now = {part.name: [len(part.dataset), fingerprint(part.dataset)] for part in state.mixture.parts}
+    for name, (rows, digest) in known.setdefault(state.stage.name, now).items():
+        if now.get(name, [0, ""])[1] != digest:
+            run.logger.say(
+                f"warning: the data of {name} changed since this run began ({rows} rows then, "
+                f"{now.get(name, [0])[0]} now): it goes on with what is there now, and its order of rows is another"
+            )
+    write_text(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Stands for the annotations of a dataset's rows; empty, where they do not lie in memory."""
+    rows = getattr(dataset, "rows", None)
+    return (
+        "" if rows is None else hashlib.sha256("\n".join(map(repr, rows)).encode("utf-8", "replace")).hexdigest()[:16]
+    )
 
 
 def _progress(record: Record) -> RunProgress:
@@ -238,7 +265,7 @@ def _evaluate(run: _Run, loop: StageLoop, held_out: list[evaluation.ValidationRo
     if validation is None or (done % validation.every and done != loop.state.steps):
         return False, False
     results = loop.evaluate(held_out)
-    score = progress.metrics[validation.metric]
+    score = adapters.rank(progress.metrics, validation.metric)
     run.logger.say(f"step {progress.step}: " + ", ".join(f"{name} {x:.4f}" for name, x in progress.metrics.items()))
     is_best = progress.best is None or score > progress.best
     progress.best, progress.waited = (score, 0) if is_best else (progress.best, progress.waited + 1)
