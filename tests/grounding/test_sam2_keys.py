@@ -9,9 +9,9 @@ import torch
 
 from segue import weights
 from segue.checkpoints.zoo import HIERA_L_WIDTH
-from segue.models.known import TINY_SAM2
 from segue.errors import CheckpointError
 from segue.grounding import sam2
+from segue.models.known import TINY_SAM2
 from segue.weights import Stored
 from segue.weights.keys import compiled, match
 

@@ -41,9 +41,8 @@ class Record:
     in the same run), `base_hash` and `tensors_hash` what the weights of both must be. `lora` holds the values of a peft
     `adapter_config.json`. `token_ids` are the rows that `.rows` tensors replace. `stage` and `step` say how far the run
     was: `step` counts over all stages, `stage_step` within this one, `position` the samples that the stage has drawn.
-    `metrics` is the last judgement, of which `metric` is the figure that counts. `image_side` is the side of the squares
-    that it was shown, where that is not the base's. `progress` is what the trainer needs
-    to go on.
+    `metrics` is the last judgement, of which `metric` is the figure that counts. `image_side` is the side of the
+    squares that it was shown, where that is not the base's. `progress` is what the trainer needs to go on.
     """
 
     base: str
