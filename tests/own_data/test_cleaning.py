@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 
 from segue.errors import ConfigError, DataError
 from segue.own_data import cleaning
 from segue.own_data.cleaning import Rules, clean
+from segue.progress import NoProgress
 
 GOOD = {"image": "1.png", "width": 200, "height": 100, "text": "A red boat on the sea"}
 
@@ -89,9 +89,8 @@ def cut_short(pairs, tmp_path, monkeypatch):
 
 def test_a_run_cut_short_goes_on_where_it_was(pairs, cut_short, tmp_path):
     started = []
-    progress = SimpleNamespace(
-        start=lambda total, done=0: started.append((total, done)), step=lambda failure=None: None
-    )
+    progress = NoProgress()
+    progress.start = lambda total, done=0: started.append((total, done))
     counts = cleaning.run(pairs, tmp_path, cut_short, Rules(), progress=progress)
     assert counts == COUNTS and started == [(len(list((cut_short / cleaning.PARTS).glob("*.json"))), 2)]
     kept = [json.loads(line) for line in (cut_short / cleaning.KEPT).read_text("utf-8").splitlines()]
