@@ -46,8 +46,8 @@ class Signs:
     `tower` is the name of the tower for people. A family's models alone have a tensor `tower_width`, whose last
     dimension is the width of the tower; in `tower_layer` a group holds a layer's number. `languages` has for each kind
     of text configuration the language model's name for people and a tensor of it; of several the first that is there
-    counts. `embeddings` is the table of tokens, `layer` begins the names of a language layer, its number in a group, and `mlp_out` is the last matrix of the
-    first layer's MLP.
+    counts. `embeddings` is the table of tokens, `layer` begins the names of a language layer, its number in a group,
+    and `mlp_out` is the last matrix of the first layer's MLP.
     """
 
     tower: str
