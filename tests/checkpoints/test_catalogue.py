@@ -158,7 +158,7 @@ def test_the_official_files_have_the_names_and_the_count_of_numbers_of_the_speci
 
 def test_an_exported_internvl3_8b_counts_to_the_last_number():
     buffer = 2 * 128  # saved, and no parameter
-    found = catalogue.listed("Sa2VA-InternVL3-8B")
+    found = catalogue.entry("Sa2VA-InternVL3-8B")
     assert (found.parameters, found.tensors, found.policy) == (8_182_606_130 + buffer, 1589, "upstream")
 
 
@@ -170,7 +170,7 @@ def test_every_checkpoint_has_its_card():
 
 
 def test_weights_take_less_the_fewer_their_bits():
-    found = catalogue.listed("Sa2VA-4B").weights
+    found = catalogue.entry("Sa2VA-4B").weights
     assert found["fp32"] > found["bf16"] == found["fp16"] > found["int8"] > found["int4"]
 
 

@@ -74,7 +74,7 @@ def test_an_interrupted_write_leaves_the_old_folder_and_no_half_of_a_new_one(sou
     kind = CheckpointError if isinstance(error, OSError) else KeyboardInterrupt
     for name in ("out", "fresh"):
         with pytest.raises(kind):
-            convert.import_folder(source, target(name, overwrite=True, watch=stop))
+            convert.import_folder(source, target(name, overwrite=True, progress=stop))
     assert names(tmp_path) == ["out"] and (target().folder / "lineage.json").read_text() == before
 
 
@@ -86,7 +86,7 @@ def test_what_is_not_yet_tested_does_not_load(source, target, tmp_path):
             with pytest.raises(CheckpointError):
                 loading.load(part)
 
-    convert.import_folder(source, target(watch=look))
+    convert.import_folder(source, target(progress=look))
 
 
 def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_name(tmp_path):
@@ -126,7 +126,7 @@ def test_progress_tells_every_byte_of_every_stage(source, target):
         told, _ = seen.get(stage, (0, total))
         seen[stage] = (told + done, total)
 
-    convert.import_folder(source, target(watch=watch))
+    convert.import_folder(source, target(progress=watch))
     assert list(seen) == ["hash", "write", "verify"]
     assert all(told == total > 1_000_000 for told, total in seen.values())
 

@@ -74,7 +74,7 @@ def brought_in(checkpoint, target, tensors_of):
     """Imports a state and gives back the official tensors of the result."""
 
     def run(state, base, **said):
-        found = convert.import_training(checkpoint(state), target("model"), convert.Training(base=base, **said))
+        found = convert.import_training(checkpoint(state), target("model"), convert.TrainingOptions(base=base, **said))
         convert.export(target("model").folder, target("official"))
         return tensors_of(target("official").folder), found
 
@@ -157,7 +157,9 @@ def test_a_bare_dict_of_the_whole_model_is_understood_with_its_name_for_gamma(
         for name, t in new.items()
     }
     torch.save(bare, tmp_path / "bare.pth")
-    found = convert.import_training(tmp_path / "bare.pth", target("model"), convert.Training(base=official_folder))
+    found = convert.import_training(
+        tmp_path / "bare.pth", target("model"), convert.TrainingOptions(base=official_folder)
+    )
     convert.export(target("model").folder, target("official"))
     assert same_tensors(tensors_of(target("official").folder), new)
     assert all(row.fraction == 1 for row in found.rows) and found.notes == ()
@@ -165,7 +167,7 @@ def test_a_bare_dict_of_the_whole_model_is_understood_with_its_name_for_gamma(
 
 def test_the_model_answers_from_the_trained_weights(official_folder, checkpoint, target, tensors_of, picture):
     state = {name: t for name, t in trained(tensors_of(official_folder)).items() if "sam_mask_decoder" in name}
-    convert.import_training(checkpoint(state), target(), convert.Training(base=official_folder))
+    convert.import_training(checkpoint(state), target(), convert.TrainingOptions(base=official_folder))
     answers = [
         loading.load(folder, device="cpu", dtype="fp32").ask(open_media(picture()), "Where?").regions[0].masks.rles
         for folder in (official_folder, target().folder)
@@ -202,7 +204,7 @@ def test_new_tokens_get_the_rows_behind_the_bases_in_the_order_of_training(plain
         PEFT + name.removeprefix("language_model.").replace(".weight", ".modules_to_save.default.weight"): t
         for name, t in tables.items()
     }
-    convert.import_training(checkpoint(state), target(), convert.Training(base=plain_base))
+    convert.import_training(checkpoint(state), target(), convert.TrainingOptions(base=plain_base))
     tokenizer = load_tokenizer(target().folder)
     assert [tokenizer.encode(token) for token in ("[SEG]", "<p>", "</p>", "<vp>", "</vp>")] == [
         [268 + n] for n in range(5)
@@ -216,7 +218,7 @@ def test_new_tokens_get_the_rows_behind_the_bases_in_the_order_of_training(plain
 def test_rows_that_neither_file_has_are_the_mean_and_told(plain_base, checkpoint, target, tensors_of):
     tables = grown(tensors_of(plain_base))
     state = {PEFT + "lm_head.modules_to_save.default.weight": tables[HEAD]}
-    found = convert.import_training(checkpoint(state), target(), convert.Training(base=plain_base))
+    found = convert.import_training(checkpoint(state), target(), convert.TrainingOptions(base=plain_base))
     embedded = open_folder(target().folder).tensors.read("mllm.language_model.model.embed_tokens.weight")
     assert torch.allclose(embedded[-1], embedded[:268].mean(0)) and embedded.shape == (273, 128)
     assert any(
@@ -235,7 +237,7 @@ def test_tables_that_no_vocabulary_fits_are_refused(plain_base, checkpoint, targ
         for name, n in zip((EMBEDDINGS, HEAD), rows, strict=True)
     }
     with pytest.raises(CheckpointError, match=words):
-        convert.import_training(checkpoint(state), target(), convert.Training(base=plain_base))
+        convert.import_training(checkpoint(state), target(), convert.TrainingOptions(base=plain_base))
 
 
 def test_a_tied_base_is_untied_by_training_and_stays_so(official_folder, tmp_path, checkpoint, target, tensors_of):
@@ -246,7 +248,7 @@ def test_a_tied_base_is_untied_by_training_and_stays_so(official_folder, tmp_pat
         PEFT + "model.embed_tokens.modules_to_save.default.weight": tensors[EMBEDDINGS] + 1,
         PEFT + "lm_head.modules_to_save.default.weight": tensors[EMBEDDINGS] + 2,
     }
-    convert.import_training(checkpoint(state), target(), convert.Training(base=base))
+    convert.import_training(checkpoint(state), target(), convert.TrainingOptions(base=base))
     loaded = loading.load(target().folder, device="cpu", dtype="fp32").model
     assert not loaded.config.tie_word_embeddings and not loaded.config.get_text_config().tie_word_embeddings
     table, head = loaded.mllm.language_model.model.embed_tokens.weight, loaded.mllm.language_model.lm_head.weight
@@ -282,7 +284,7 @@ def test_every_tensor_without_a_place_is_named_and_nothing_is_written(
 ):
     state = {name: t for name, t in {**trained(tensors_of(official_folder)), **change}.items() if t is not None}
     with pytest.raises(CheckpointError) as error:
-        convert.import_training(checkpoint(state), target(), convert.Training(base=official_folder))
+        convert.import_training(checkpoint(state), target(), convert.TrainingOptions(base=official_folder))
     assert "nothing was written, take as base the model that this training began from" in str(error.value)
     assert words[0] in str(error.value)
     assert not target().folder.exists()
@@ -317,7 +319,7 @@ def test_a_change_that_the_precision_swallows_is_an_error(official_folder, check
     with pytest.raises(
         CheckpointError, match=r"(?s)14 of 14 tensors .* came out as they were.*try --dtype fp32.*q_proj"
     ):
-        convert.import_training(checkpoint(state), target(dtype="bf16"), convert.Training(base=official_folder))
+        convert.import_training(checkpoint(state), target(dtype="bf16"), convert.TrainingOptions(base=official_folder))
     assert not target().folder.exists() and not list(tmp_path.glob(".segue-*"))
 
 
@@ -329,7 +331,7 @@ def test_a_merge_that_is_left_out_is_found_by_reading_back(
     monkeypatch.setattr(Merge, "_merged", Merge.unmoved)
     with pytest.raises(CheckpointError, match="training would be lost"):
         convert.import_training(
-            checkpoint(trained(tensors_of(official_folder))), target(), convert.Training(base=official_folder)
+            checkpoint(trained(tensors_of(official_folder))), target(), convert.TrainingOptions(base=official_folder)
         )
 
 
@@ -381,11 +383,11 @@ def test_what_neither_base_nor_file_has_is_named(official_folder, checkpoint, ta
     with pytest.raises(
         CheckpointError, match=r"(?s)give SAM 2's weights by --sam2.*missing: grounder.sam2.vision_encoder"
     ):
-        convert.import_training(checkpoint(trained(before)), target(), convert.Training(base=base))
+        convert.import_training(checkpoint(trained(before)), target(), convert.TrainingOptions(base=base))
 
 
 def test_two_sam2_are_one_too_many(official_folder, checkpoint, target, tensors_of):
-    said = convert.Training(base=official_folder, sam2=official_folder)
+    said = convert.TrainingOptions(base=official_folder, sam2=official_folder)
     with pytest.raises(ConfigError, match="has SAM 2 already"):
         convert.import_training(checkpoint(trained(tensors_of(official_folder))), target(), said)
 
@@ -396,20 +398,20 @@ def test_a_file_that_is_not_sam2_is_refused(official_folder, checkpoint, target,
     torch.save({"model": {"no_obj_embed_spatial": torch.zeros(1)}}, tmp_path / "sam21.pt")
     with pytest.raises(CheckpointError, match=r"no SAM 2 checkpoint .*\n  unexpected: no_obj_embed_spatial \[1\]"):
         convert.import_training(
-            checkpoint(trained(before)), target(), convert.Training(base=base, sam2=tmp_path / "sam21.pt")
+            checkpoint(trained(before)), target(), convert.TrainingOptions(base=base, sam2=tmp_path / "sam21.pt")
         )
 
 
 @pytest.mark.parametrize("chat", ["phi3_chat", None])
 def test_the_template_is_the_one_said_or_the_bases(official_folder, checkpoint, target, tensors_of, chat):
-    said = convert.Training(base=official_folder, template=chat)
+    said = convert.TrainingOptions(base=official_folder, template=chat)
     convert.import_training(checkpoint(trained(tensors_of(official_folder))), target(), said)
     assert weights.read_json(target().folder / "config.json")["template"] == (chat or "qwen_chat")
 
 
 def test_a_lineage_names_file_base_and_lora(official_folder, checkpoint, target, tensors_of):
     path = checkpoint(trained(tensors_of(official_folder)))
-    convert.import_training(path, target(), convert.Training(base=official_folder))
+    convert.import_training(path, target(), convert.TrainingOptions(base=official_folder))
     made_from = weights.read_json(target().folder / "lineage.json")["made_from"]
     assert made_from["source"]["files"] == {"iter_1.pth": weights.file_hash(path)}
     assert made_from["base"]["model_hash"] == weights.read_json(official_folder / "lineage.json")["model_hash"]

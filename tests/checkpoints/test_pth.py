@@ -65,7 +65,7 @@ def test_tensors_are_read_as_they_were_saved_whatever_they_share(tmp_path, wrapp
     }
     assert all(torch.equal(file.tensors.read(name), tensor.detach()) for name, tensor in state.items())
     assert all(file.tensors.read(name).dtype == tensor.dtype for name, tensor in state.items())
-    assert file.beside == (() if wrapper is None else ("meta",))
+    assert file.others == (() if wrapper is None else ("meta",))
 
 
 def test_objects_of_any_class_may_stand_beside_the_tensors_and_do_nothing(tmp_path, trap):
@@ -74,7 +74,7 @@ def test_objects_of_any_class_may_stand_beside_the_tensors_and_do_nothing(tmp_pa
     }
     beside |= {"message_hub": Hub(), "listed": Listed([1]), "trap": Trap(), "raw": bytearray(b"x")}
     file = open_pth(saved(tmp_path, {"state_dict": tensors(), **beside}, pickle_protocol=4))
-    assert file.beside == tuple(beside) and "plain" in file.tensors.specs
+    assert file.others == tuple(beside) and "plain" in file.tensors.specs
     assert not trap.exists()
 
 

@@ -58,7 +58,8 @@ def test_a_name_that_nobody_released_is_refused_with_those_there_are():
 @pytest.mark.parametrize("name", zoo.released())
 def test_an_architecture_is_nearest_to_itself(name):
     sizes = Sizes.of_config(config_of(name))
-    assert zoo.nearest(sizes) == name and zoo.is_exactly(sizes, name)
+    # the three Qwen-VL are of one size
+    assert zoo.nearest(sizes) == ("Qwen-VL" if name.startswith("Qwen-VL") else name) and zoo.is_exactly(sizes, name)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_machines_get_the_account_as_one_object(run_segue, official_folder, chec
     assert run.stderr == "" and len(found["notes"]) == 5
 
 
-def test_components_are_poured_by_name(run_segue, official_folder, tmp_path):
+def test_components_are_transferred_by_name(run_segue, official_folder, tmp_path):
     arguments = ("convert", "init", official_folder, tmp_path / "out", "--from", official_folder)
     run = run_segue(*arguments, "--components", "mask_decoder, vision")
     assert run.exit_code == 0 and "into tiny" in run.stdout and "kept as they were: connector, language" in run.stderr

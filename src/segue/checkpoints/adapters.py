@@ -34,7 +34,7 @@ _ROWS = re.compile(r"(.+)\.rows")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class CheckpointRecord:
     """What `checkpoint.json` says.
 
     `base` is the base model as the recipe calls it, `base_folder` where it lay (relative to the checkpoint if it lies
@@ -101,7 +101,7 @@ def find(folder: Path) -> Path | None:
     return best(found)
 
 
-def checkpoints(run: Path) -> dict[Path, Record]:
+def checkpoints(run: Path) -> dict[Path, CheckpointRecord]:
     """The finished checkpoints of a run with what they say, oldest first.
 
     Raises: CheckpointError, if one cannot be read.
@@ -118,14 +118,14 @@ def rank(metrics: Mapping[str, float], metric: str) -> float:
     return metrics[metric] * said
 
 
-def best(found: Mapping[Path, Record]) -> Path:
+def best(found: Mapping[Path, CheckpointRecord]) -> Path:
     """The best of some checkpoints, one at least: the highest figure of the last stage, else the newest."""
     last = list(found.values())[-1].stage
     judged = {path: record.score for path, record in found.items() if record.stage == last and record.score is not None}
     return max(judged, key=lambda path: (judged[path], path.name)) if judged else list(found)[-1]
 
 
-def read(folder: Path) -> Record:
+def read(folder: Path) -> CheckpointRecord:
     """What a checkpoint says of itself.
 
     Raises: CheckpointError, if that is not there, or was written by another version of the format.
@@ -136,15 +136,15 @@ def read(folder: Path) -> Record:
             f"{folder / RECORD} is of format {raw.get('format')!r}, this version reads {FORMAT}; "
             "use the version of Segue that wrote it"
         )
-    known = {part.name for part in fields(Record)}
+    known = {part.name for part in fields(CheckpointRecord)}
     try:
-        return Record(**{**raw, "token_ids": tuple(raw.get("token_ids", ()))})
+        return CheckpointRecord(**{**raw, "token_ids": tuple(raw.get("token_ids", ()))})
     except TypeError as error:
         wrong = sorted(known ^ set(raw))
         raise CheckpointError(f"{folder / RECORD} has other fields than expected ({', '.join(wrong)})") from error
 
 
-def check_base(checkpoint: Path, record: Record, found: str) -> None:
+def check_base(checkpoint: Path, record: CheckpointRecord, found: str) -> None:
     """Refuse a base that is not the one the checkpoint was trained on; `found` is its content hash.
 
     Raises: CheckpointError.
@@ -168,7 +168,7 @@ class Applied:
 
 
 @torch.no_grad()
-def apply(model: nn.Module, checkpoint: Path, record: Record) -> Applied:
+def apply(model: nn.Module, checkpoint: Path, record: CheckpointRecord) -> Applied:
     """Put the trained tensors of a checkpoint onto the base it belongs to, all of them or none.
 
     Raises: CheckpointError, naming every tensor that has no place, no partner or another shape; or if the file is not
@@ -221,7 +221,9 @@ def fold(weight: Tensor, a: Tensor, b: Tensor, lora: Mapping[str, Any]) -> bool:
     return not torch.equal(before, weight)
 
 
-def _problems(name: str, headers: Mapping[str, Stored], places: Mapping[str, Tensor], record: Record) -> list[str]:
+def _problems(
+    name: str, headers: Mapping[str, Stored], places: Mapping[str, Tensor], record: CheckpointRecord
+) -> list[str]:
     shape = headers[name].shape
     wanted: tuple[int, ...]
     if match := _LORA.fullmatch(name):

@@ -17,7 +17,7 @@ VIDEO = footprint.Work(frames=5, objects=16)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class CatalogueEntry:
     """A released checkpoint: how many numbers and tensors its official files hold, and what they need in bytes.
 
     `weights` go by precision; int8 and int4 are with all else in bf16. `image` and `video` are estimates in bf16 of
@@ -35,7 +35,7 @@ class Listed:
     video: int
 
 
-def listed(name: str) -> Listed:
+def entry(name: str) -> CatalogueEntry:
     """A checkpoint by its name in the zoo.
 
     Raises: ConfigError, for an unknown name.
@@ -46,7 +46,7 @@ def listed(name: str) -> Listed:
     half = footprint.SIZES["bf16"]
     exact = {precision: footprint.weight_memory(places, size) for precision, size in footprint.SIZES.items()}
     packed = {bits: footprint.placed_memory(places, half, config.family, quantize=bits) for bits in BITS}
-    return Listed(
+    return CatalogueEntry(
         name,
         zoo.find(name)[1].repository,
         RELEASES[name],
@@ -59,6 +59,6 @@ def listed(name: str) -> Listed:
     )
 
 
-def catalogue() -> list[Listed]:
+def catalogue() -> list[CatalogueEntry]:
     """All of them, in the order of the zoo."""
-    return [listed(name) for name in zoo.released()]
+    return [entry(name) for name in zoo.released()]

@@ -5,16 +5,16 @@ under its name when all of it is written, flushed and read back.
 """
 
 from segue.checkpoints.folders import Target
-from segue.checkpoints.imported import Imported, Training, import_training
+from segue.checkpoints.imported import ImportResult, TrainingOptions, import_training
 from segue.checkpoints.official import export, import_folder
-from segue.checkpoints.transfer import Poured, Wish, init_from, initialise
+from segue.checkpoints.transfer import TransferOptions, TransferResult, init_from, initialise
 
 __all__ = [
-    "Imported",
-    "Poured",
+    "ImportResult",
+    "TransferResult",
     "Target",
-    "Training",
-    "Wish",
+    "TrainingOptions",
+    "TransferOptions",
     "export",
     "import_folder",
     "import_training",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from segue.grounding.model import component_of
 from segue.weights.lazy import Spec
 
-Fate = Literal["loaded", "mismatched", "absent"]
+TensorStatus = Literal["loaded", "mismatched", "absent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ class Coverage:
 
 def coverage(
     specs: Mapping[str, Spec],
-    fates: Mapping[str, Fate],
+    statuses: Mapping[str, TensorStatus],
     parts: Mapping[str, tuple[str, ...]],
     *,
     unused: Iterable[str] = (),
     taken: Mapping[str, int] | None = None,
 ) -> tuple[Coverage, ...]:
-    """The fate of a model's tensors, gathered by component, in the order of `parts`.
+    """What became of a model's tensors, gathered by component, in the order of `parts`.
 
     `unused` are names of the other checkpoint, as near to ours as they go. `taken` counts the numbers of tensors that
     were taken over in part.
@@ -54,8 +54,10 @@ def coverage(
         names = [name for name in specs if (component_of(name, parts) or "of no known part") == component]
         if not names and component not in left:
             continue
-        counts = {fate: sum(fates[name] == fate for name in names) for fate in ("loaded", "mismatched", "absent")}
-        loaded = sum((taken or {}).get(name, specs[name].numel) for name in names if fates[name] == "loaded")
+        counts = {
+            status: sum(statuses[name] == status for name in names) for status in ("loaded", "mismatched", "absent")
+        }
+        loaded = sum((taken or {}).get(name, specs[name].numel) for name in names if statuses[name] == "loaded")
         numbers = sum(specs[name].numel for name in names)
         found.append(
             Coverage(component, **counts, unused=left.count(component), loaded_numbers=loaded, numbers=numbers)

@@ -30,11 +30,11 @@ DECODERS = ("mask_decoder.", "language_decoder.", "sam_mask_decoder.", "sam_mask
 REPORT = "load_report.json"
 SPARE_BYTES = 100_000_000
 Stage = Literal["hash", "write", "verify"]
-Watch = Callable[[Stage, int, int], None]
+Progress = Callable[[Stage, int, int], None]
 """Told the stage, the bytes done with since the last call, and the bytes of the whole stage."""
 
 
-def unwatched(stage: Stage, done: int, total: int) -> None:
+def no_progress(stage: Stage, done: int, total: int) -> None:
     """Nobody looks on."""
 
 
@@ -48,11 +48,11 @@ class Target:
     folder: Path
     dtype: str = "bf16"
     overwrite: bool = False
-    watch: Watch = unwatched
+    progress: Progress = no_progress
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedFolder:
     """A model folder that fits together: its tensors under our names, whatever its layout.
 
     `places` are names and shapes of all tensors that its model needs; `sizes` are what the weights betray.
@@ -88,7 +88,7 @@ class Opened:
         return components(self.family)
 
 
-def open_folder(folder: Path, *, chat: str | None = None) -> Opened:
+def open_folder(folder: Path, *, chat: str | None = None) -> OpenedFolder:
     """A folder in the official or our own layout, judged from its headers as for loading.
 
     `chat` as `read_layout`.
@@ -101,11 +101,11 @@ def open_folder(folder: Path, *, chat: str | None = None) -> Opened:
     tied = {place: layout.tied[place] for place in report.tied}
     tensors = lazy.native(lazy.stored(headers), writes, tied)
     sizes = zoo.Sizes.of_shapes({name: stored.shape for name, stored in headers.items()})
-    return Opened(folder, layout.config, tensors, places, sizes)
+    return OpenedFolder(folder, layout.config, tensors, places, sizes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class FolderContents:
     """A model folder about to be written. `tensors` are under the names that they will have there.
 
     `small_files` writes everything but the weights, `config.json` too, into a folder; `report` becomes its
@@ -118,7 +118,7 @@ class Draft:
     small_files: Callable[[Path], None]
     groups: Mapping[str, str]
     made_from: Mapping[str, Any]
-    check: Callable[[Opened], None] | None = None
+    check: Callable[[OpenedFolder], None] | None = None
     report: Mapping[str, Any] | None = None
 
 
@@ -139,7 +139,7 @@ def check_target(target: Target, *sources: Path) -> None:
         raise ConfigError(f"{out} is no model folder, so it is not overwritten; choose a new one, or move it away")
 
 
-def write(target: Target, draft: Draft) -> None:
+def write(target: Target, contents: FolderContents) -> None:
     """Write a model folder beside its final name, test it, and only then give it that name.
 
     The test reads every tensor back and compares each component's hash with what was meant, and judges the folder as a
@@ -147,46 +147,46 @@ def write(target: Target, draft: Draft) -> None:
 
     Raises: CheckpointError, if there is too little space, if it cannot be written, or if the test fails.
     """
-    out, watch = target.folder, target.watch
+    out, progress = target.folder, target.progress
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        check_space(out.parent, draft.tensors.nbytes)
+        check_space(out.parent, contents.tensors.nbytes)
         with new_folder(out) as part:
-            total = draft.tensors.nbytes
-            digests = lazy.write_shards(part, draft.tensors, advance=lambda done: watch("write", done, total))
-            _finish(part, draft, digests, watch)
+            total = contents.tensors.nbytes
+            digests = lazy.write_shards(part, contents.tensors, advance=lambda done: progress("write", done, total))
+            _finish(part, contents, digests, progress)
         lazy.flush(out.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(f"cannot write {out}: {reason}; free space or choose another folder") from error
 
 
-def _finish(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) -> None:
+def _finish(part: Path, contents: FolderContents, digests: Mapping[str, str], progress: Progress) -> None:
     """All that comes after the weights; `config.json`, without which nothing loads, comes after their test."""
-    _compare(part, draft, digests, watch)
-    draft.small_files(part)
-    if draft.report:
-        write_json(part / REPORT, draft.report)
+    _compare(part, contents, digests, progress)
+    contents.small_files(part)
+    if contents.report:
+        write_json(part / REPORT, contents.report)
     for file in part.iterdir():
         lazy.flush(file)
     lazy.flush(part)
     written = open_folder(part)
     load_processor(part, written.config)
-    if draft.check:
-        draft.check(written)
-    made_from = {**draft.made_from, "segue": version("segue"), "groups": group_hashes(digests, draft.groups)}
+    if contents.check:
+        contents.check(written)
+    made_from = {**contents.made_from, "segue": version("segue"), "groups": group_hashes(digests, contents.groups)}
     weights.write_lineage(part, made_from)
     lazy.flush(part / weights.LINEAGE)
 
 
-def _compare(part: Path, draft: Draft, digests: Mapping[str, str], watch: Watch) -> None:
+def _compare(part: Path, contents: FolderContents, digests: Mapping[str, str], progress: Progress) -> None:
     written = lazy.stored(weights.read_headers(part))
-    found, total = {}, draft.tensors.nbytes
+    found, total = {}, contents.tensors.nbytes
     for name, spec in written.specs.items():
         found[name] = lazy.digest(written.read(name))
-        watch("verify", spec.nbytes, total)
-    if written.specs != draft.tensors.specs or found != digests:
-        meant, is_there = group_hashes(digests, draft.groups), group_hashes(found, draft.groups)
+        progress("verify", spec.nbytes, total)
+    if written.specs != contents.tensors.specs or found != digests:
+        meant, is_there = group_hashes(digests, contents.groups), group_hashes(found, contents.groups)
         wrong = [group for group in meant if meant[group] != is_there.get(group)]
         raise CheckpointError(
             f"what was read back from {part.parent.parent} is not what was written ({', '.join(wrong)}); "
@@ -223,15 +223,17 @@ def precision(name: str) -> Callable[[str], torch.dtype]:
     return lambda tensor: torch.float32 if any(f".{part}" in f".{tensor}" for part in DECODERS) else DTYPES[name]
 
 
-def our_draft(model: Opened, tokenizer: PreTrainedTokenizerFast, dtype: str, made_from: Mapping[str, Any]) -> Draft:
-    """A draft in our layout."""
+def own_contents(
+    model: OpenedFolder, tokenizer: PreTrainedTokenizerFast, dtype: str, made_from: Mapping[str, Any]
+) -> FolderContents:
+    """What a folder in our layout will hold."""
     parts = model.parts
 
     def small_files(folder: Path) -> None:
         save_tokenizer(tokenizer, folder)
         model.config.save_pretrained(folder)
 
-    return Draft(
+    return FolderContents(
         tensors=model.tensors.cast(precision(dtype)),
         small_files=small_files,
         groups={place: str(component_of(place, parts)) for place in model.tensors.specs},
@@ -239,14 +241,14 @@ def our_draft(model: Opened, tokenizer: PreTrainedTokenizerFast, dtype: str, mad
     )
 
 
-def hashed(source: Path, watch: Watch = unwatched) -> dict[str, Any]:
+def hashed(source: Path, progress: Progress = no_progress) -> dict[str, Any]:
     """A source for the lineage: its name, the hash of each weight file, one over all, and what it was made from."""
     files = weights.checkpoint_files(source) if source.is_dir() else (source,)
     total = sum(file.stat().st_size for file in files)
     digests = {}
     for file in files:
         digests[file.name] = weights.file_hash(file)
-        watch("hash", file.stat().st_size, total)
+        progress("hash", file.stat().st_size, total)
     found: dict[str, Any] = {"name": source.name, "files": digests, "model_hash": weights.joint_hash(digests)}
     if (source / weights.LINEAGE).is_file():
         found["made_from"] = weights.read_json(source / weights.LINEAGE).get("made_from")

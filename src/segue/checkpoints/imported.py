@@ -15,11 +15,20 @@ from transformers import PreTrainedTokenizerFast, Sam2VideoConfig
 
 from segue import weights
 from segue.checkpoints.coverage import Coverage, coverage, plain
-from segue.checkpoints.folders import Opened, Target, check_target, hashed, open_folder, our_draft, precision, write
+from segue.checkpoints.folders import (
+    OpenedFolder,
+    Target,
+    check_target,
+    hashed,
+    open_folder,
+    own_contents,
+    precision,
+    write,
+)
 from segue.checkpoints.model_folder import SAM2_UPSTREAM, sam2_architecture
 from segue.checkpoints.pth import open_pth
 from segue.checkpoints.sam2_weights import open_sam2
-from segue.checkpoints.upstream_training import Merge, Trained, read_trained, rows_of
+from segue.checkpoints.upstream_training import Merge, TrainingTensors, read_training, rows_of
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding.model import expected
 from segue.models.protocol import GROUNDING_TOKENS
@@ -29,7 +38,7 @@ USUALLY_TRAINED = ("language", "embeddings", "connector", "seg_projector", "mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class TrainingOptions:
     """What a training checkpoint of the original does not say of itself.
 
     `base` is the folder of the model that training began from, in the official or our layout; an InternVL without SAM 2
@@ -45,14 +54,14 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What an import did: how much of the model the file decided, and `notes` on what it did not."""
 
     rows: tuple[Coverage, ...]
     notes: tuple[str, ...]
 
 
-def import_training(source: Path, target: Target, said: Training) -> Imported:
+def import_training(source: Path, target: Target, options: TrainingOptions) -> ImportResult:
     """Merge a `.pth` of the original's trainer into the model that training began from; write a folder in our layout.
 
     LoRA pairs are multiplied out and added in float32. Tokens that the base's tokenizer lacks are added in the order in
@@ -61,56 +70,58 @@ def import_training(source: Path, target: Target, said: Training) -> Imported:
 
     Raises: CheckpointError, naming every tensor without a place or a value; ConfigError, for a bad option.
     """
-    sources = tuple(path for path in (source, said.base, said.sam2) if path is not None)
+    sources = tuple(path for path in (source, options.base, options.sam2) if path is not None)
     check_target(target, *sources)
-    base = open_base(said)
+    base = open_base(options)
     file = open_pth(source)
-    trained = read_trained(file, base, said.alpha)
+    trained = read_training(file, base, options.alpha)
     tokenizer = base.tokenizer()
     rows = _add_tokens(tokenizer, rows_of(file, trained, base), base)
     merge = Merge(file, trained, base, rows)
     config = deepcopy(base.config)
     config.get_text_config().vocab_size = rows
-    config.template = said.template or config.template
+    config.template = options.template or config.template
     model = replace(base, config=config, tensors=merge.tensors)
-    found = coverage(model.tensors.specs, merge.fates, base.parts, unused=trained.unused)
-    notes = tuple(_notes(found, merge, file.beside))
+    found = coverage(model.tensors.specs, merge.statuses, base.parts, unused=trained.unused)
+    notes = tuple(_notes(found, merge, file.others))
     made_from = {
         "command": "import",
         # sam2 may not have been given
-        **{name: hashed(path, target.watch) for name, path in zip(("source", "base", "sam2"), sources, strict=False)},
+        **{
+            name: hashed(path, target.progress) for name, path in zip(("source", "base", "sam2"), sources, strict=False)
+        },
         "lora": _lora(trained, merge),
     }
     type_of = precision(target.dtype)
-    draft = replace(
-        our_draft(model, tokenizer, target.dtype, made_from),
+    contents = replace(
+        own_contents(model, tokenizer, target.dtype, made_from),
         check=lambda written: check_moved(merge, written, {place: type_of(place) for place in merge.moved}),
         report={"components": plain(found), "notes": list(notes)},
     )
-    write(target, draft)
-    return Imported(found, notes)
+    write(target, contents)
+    return ImportResult(found, notes)
 
 
-def open_base(said: Training) -> Opened:
+def open_base(options: TrainingOptions) -> OpenedFolder:
     """The model that training began from, SAM 2 put to it where it has none.
 
     Raises: ConfigError and CheckpointError, as `open_folder` does; ConfigError, if there would be two SAM 2.
     """
-    raw, headers = weights.read_json(said.base / "config.json"), weights.read_headers(said.base)
+    raw, headers = weights.read_json(options.base / "config.json"), weights.read_headers(options.base)
     if any(name.startswith((SAM2_UPSTREAM, "grounder.")) for name in headers):
-        if said.sam2:
-            raise ConfigError(f"{said.base} has SAM 2 already; leave --sam2 out")
-        return open_folder(said.base, chat=said.template)
+        if options.sam2:
+            raise ConfigError(f"{options.base} has SAM 2 already; leave --sam2 out")
+        return open_folder(options.base, chat=options.template)
     # a Sa2VA is taught the plain template of its language model, whatever its base was asked with
     is_internlm2 = "InternLM2ForCausalLM" in ((raw.get("llm_config") or {}).get("architectures") or [])
-    base = open_folder(said.base, chat=said.template or ("internlm2_chat" if is_internlm2 else "qwen_chat"))
+    base = open_folder(options.base, chat=options.template or ("internlm2_chat" if is_internlm2 else "qwen_chat"))
     config = deepcopy(base.config)
-    config.sam2_config = sam2_architecture(said.base)
+    config.sam2_config = sam2_architecture(options.base)
     grounder = Tensors({}, base.tensors.read)
-    if said.sam2 and said.sam2.is_dir():
-        grounder, config.sam2_config = _grounder_of(said.sam2)
-    elif said.sam2:
-        grounder = open_sam2(said.sam2)
+    if options.sam2 and options.sam2.is_dir():
+        grounder, config.sam2_config = _grounder_of(options.sam2)
+    elif options.sam2:
+        grounder = open_sam2(options.sam2)
 
     def read(place: str) -> Tensor:
         return (grounder if place in grounder.specs else base.tensors).read(place)
@@ -126,7 +137,7 @@ def _grounder_of(source: Path) -> tuple[Tensors, Sam2VideoConfig]:
     return Tensors(specs, other.tensors.read), other.config.sam2_config
 
 
-def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: Opened) -> int:
+def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: OpenedFolder) -> int:
     """Add the tokens that training adds; returns how many rows the tables need."""
     known = tokenizer.get_vocab()
     fresh = [AddedToken(token, special=True, normalized=False) for token in GROUNDING_TOKENS if token not in known]
@@ -142,7 +153,7 @@ def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: Open
     return rows
 
 
-def _lora(trained: Trained, merge: Merge) -> dict[str, Any]:
+def _lora(trained: TrainingTensors, merge: Merge) -> dict[str, Any]:
     pairs = trained.pairs.values()
     return {
         "pairs": len(pairs),
@@ -152,7 +163,7 @@ def _lora(trained: Trained, merge: Merge) -> dict[str, Any]:
     }
 
 
-def _notes(found: Sequence[Coverage], merge: Merge, beside: Sequence[str]) -> Iterator[str]:
+def _notes(found: Sequence[Coverage], merge: Merge, others: Sequence[str]) -> Iterator[str]:
     for row in found:
         if row.component in USUALLY_TRAINED and not row.loaded:
             yield f"{row.component}: nothing of it in the file, though training usually changes it; kept from the base"
@@ -160,11 +171,11 @@ def _notes(found: Sequence[Coverage], merge: Merge, beside: Sequence[str]) -> It
         yield f"{len(merge.still)} LoRA pairs have a B of zeros, so training has not moved their targets"
     for place, rows in merge.filled.items():
         yield f"{rows} rows of {place} are in neither file; they are the mean of the others, as training begins them"
-    if beside:
-        yield f"beside the tensors, unread: {', '.join(beside)}"
+    if others:
+        yield f"beside the tensors, unread: {', '.join(others)}"
 
 
-def check_moved(merge: Merge, written: Opened, dtypes: Mapping[str, torch.dtype]) -> None:
+def check_moved(merge: Merge, written: OpenedFolder, dtypes: Mapping[str, torch.dtype]) -> None:
     """Refuse a model in which a tensor that LoRA moved is as it was without.
 
     Raises: CheckpointError, naming all of them.

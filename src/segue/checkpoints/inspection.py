@@ -48,7 +48,7 @@ _TITLES = {
 _HEAD = r"\b(lm_head|language_model\.output)\.weight$"
 ALL_ZEROS = "all zeros"
 _CHUNK = 2**24
-_Found = TypeVar("_Found")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class FolderReport:
     """What a folder is. Everything is as far as it can be told; sizes are in bytes.
 
     `architecture` is the known architecture that the weights have, or with `is_exact` false the one nearest to them;
@@ -109,7 +109,7 @@ class Report:
         return sum(part.parameters for part in self.components)
 
 
-def report(folder: Path) -> Report:
+def report(folder: Path) -> FolderReport:
     """What a folder is, from its small files and the headers of the large ones; also of folders that do not fit.
 
     Raises: CheckpointError, if there is no such folder.
@@ -133,7 +133,7 @@ def report(folder: Path) -> Report:
     nearest = zoo.nearest(sizes)
     config = layout.config if layout else None
     has_both = config.two_decoders if config else bool(sizes.two_decoders)
-    return Report(
+    return FolderReport(
         folder=folder,
         family=family,
         layout=None if layout is None else "official" if layout.table is not None else "segue",
@@ -158,7 +158,7 @@ def report(folder: Path) -> Report:
     )
 
 
-def _attempt(problems: list[str], function: Callable[..., _Found], *arguments: Any) -> _Found | None:
+def _attempt(problems: list[str], function: Callable[..., _Result], *arguments: Any) -> _Result | None:
     """What the function returns, or its error among the problems."""
     try:
         return function(*arguments)
@@ -232,7 +232,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class TensorScan:
     """One tensor that has been read: its bytes on disk, and what is wrong with its numbers, if anything is."""
 
     name: str
@@ -245,7 +245,7 @@ class Scanned:
         return self.fault == ALL_ZEROS
 
 
-def scan(folder: Path) -> Iterator[Scanned]:
+def scan(folder: Path) -> Iterator[TensorScan]:
     """Read every tensor of a folder once, one at a time, and judge its numbers.
 
     Raises: CheckpointError, if a file cannot be read.
@@ -254,7 +254,7 @@ def scan(folder: Path) -> Iterator[Scanned]:
     for file in weights.checkpoint_files(folder):
         names = [name for name, stored in headers.items() if stored.file == file]
         for name, tensor in zip(names, weights.read_tensors(file, names), strict=True):
-            yield Scanned(name, headers[name].nbytes, fault(tensor))
+            yield TensorScan(name, headers[name].nbytes, fault(tensor))
 
 
 def fault(tensor: Tensor) -> str:

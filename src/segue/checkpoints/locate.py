@@ -38,7 +38,7 @@ def resolve(model: str | Path) -> Path:
         raise CheckpointError(f"{model!r} is no folder here and could not be fetched from the hub ({error})") from error
 
 
-def base_of(checkpoint: Path, record: adapters.Record) -> Path:
+def base_of(checkpoint: Path, record: adapters.CheckpointRecord) -> Path:
     """The folder of a checkpoint's base: where it lay, or else by the name that the recipe had for it.
 
     Raises: CheckpointError, if it is in neither place.

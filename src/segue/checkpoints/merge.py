@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue import weights
 from segue.checkpoints import adapters, loaded
-from segue.checkpoints.folders import Draft, Target, Watch, check_target, precision, unwatched, write
+from segue.checkpoints.folders import FolderContents, Progress, Target, check_target, no_progress, precision, write
 from segue.checkpoints.loaded import LoadedModel
 from segue.checkpoints.locate import base_of
 from segue.errors import CheckpointError
@@ -20,7 +20,7 @@ from segue.weights import lazy
 
 
 @dataclass(frozen=True, slots=True)
-class Merged:
+class MergeResult:
     """What was made: the folder, from which checkpoint, and how many layers and tensors of it were learned."""
 
     folder: Path
@@ -30,7 +30,9 @@ class Merged:
     model_hash: str
 
 
-def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = False, watch: Watch = unwatched) -> Merged:
+def merge(
+    source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = False, progress: Progress = no_progress
+) -> MergeResult:
     """Write the model that a checkpoint, or the best one of a run, stands for, in our own layout.
 
     LoRA is folded in float32 and saved in `dtype`; mask decoders stay in float32. Before anything is written, every
@@ -39,7 +41,7 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = Fal
 
     Raises: CheckpointError, if a layer did not change; as loading a checkpoint and `folders.write` do.
     """
-    target = Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
+    target = Target(folder=out, dtype=dtype, overwrite=overwrite, progress=progress)
     checkpoint = adapters.find(source)
     if checkpoint is None:
         raise CheckpointError(f"{source} is no training checkpoint and no run; give the folder that holds one")
@@ -56,9 +58,9 @@ def merge(source: Path, out: Path, *, dtype: str = "bf16", overwrite: bool = Fal
             f"merging {checkpoint} would lose what {len(same)} layers learned, the first {same[0]}: in {dtype} they "
             "are as in the base. Nothing was written; merge in fp32, or train longer or at a higher rate"
         )
-    write(target, _draft(merged, places, dtype))
+    write(target, _contents(merged, places, dtype))
     model_hash = weights.read_json(out / weights.LINEAGE)["model_hash"]
-    return Merged(out, checkpoint, len(applied.folded), len(applied.placed), model_hash)
+    return MergeResult(out, checkpoint, len(applied.folded), len(applied.placed), model_hash)
 
 
 def _learned(checkpoint: Path) -> list[str]:
@@ -74,7 +76,7 @@ def _digests(names: list[str], places: Mapping[str, Tensor], type_of: Callable[[
     return {name: lazy.digest(places[name].to(type_of(name))) for name in names if name in places}
 
 
-def _draft(merged: LoadedModel, places: Mapping[str, Tensor], dtype: str) -> Draft:
+def _contents(merged: LoadedModel, places: Mapping[str, Tensor], dtype: str) -> FolderContents:
     specs = {name: lazy.Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in places.items()}
     parts = components(merged.model.family)
 
@@ -82,7 +84,7 @@ def _draft(merged: LoadedModel, places: Mapping[str, Tensor], dtype: str) -> Dra
         merged.processor.save(folder)
         merged.model.config.save_pretrained(folder)
 
-    return Draft(
+    return FolderContents(
         tensors=lazy.Tensors(specs, places.__getitem__).cast(precision(dtype)),
         small_files=small_files,
         groups={name: str(component_of(name, parts)) for name in places},

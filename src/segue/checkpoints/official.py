@@ -8,13 +8,13 @@ from typing import Any
 
 from segue import weights
 from segue.checkpoints.folders import (
-    Draft,
-    Opened,
+    FolderContents,
+    OpenedFolder,
     Target,
     check_target,
     hashed,
     open_folder,
-    our_draft,
+    own_contents,
     precision,
     write,
     write_json,
@@ -36,10 +36,10 @@ def import_folder(source: Path, target: Target) -> Mapping[str, Any]:
     """
     check_target(target, source)
     model = open_folder(source)
-    made_from = {"command": "import", "source": hashed(source, target.watch)}
-    draft = our_draft(model, model.tokenizer(), target.dtype, made_from)
-    write(target, draft)
-    return draft.made_from
+    made_from = {"command": "import", "source": hashed(source, target.progress)}
+    contents = own_contents(model, model.tokenizer(), target.dtype, made_from)
+    write(target, contents)
+    return contents.made_from
 
 
 def export(model: Path, target: Target) -> Mapping[str, Any]:
@@ -52,9 +52,9 @@ def export(model: Path, target: Target) -> Mapping[str, Any]:
     """
     check_target(target, model)
     opened = open_folder(model)
-    draft = _official_draft(opened, target.dtype, {"command": "export", "source": hashed(model, target.watch)})
-    write(target, draft)
-    return draft.made_from
+    contents = _official_contents(opened, target.dtype, {"command": "export", "source": hashed(model, target.progress)})
+    write(target, contents)
+    return contents.made_from
 
 
 def official_config(config: VisionLanguageConfig, vocabulary: Mapping[str, int]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _layout(config: VisionLanguageConfig) -> Official:
     return layout
 
 
-def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) -> Draft:
+def _official_contents(opened: OpenedFolder, dtype: str, made_from: Mapping[str, Any]) -> FolderContents:
     layout, tokenizer, table = _layout(opened.config), opened.tokenizer(), key_table(opened.config)
     config = official_config(opened.config, tokenizer.get_vocab())
     files = layout.files(opened.config.mllm_config)
@@ -99,7 +99,7 @@ def _official_draft(opened: Opened, dtype: str, made_from: Mapping[str, Any]) ->
             write_json(folder / name, value)
         write_json(folder / "config.json", {**config, "torch_dtype": words[dtype]})
 
-    return Draft(
+    return FolderContents(
         tensors=lazy.upstream(opened.tensors, table, shapes).cast(precision(dtype)),
         small_files=small_files,
         groups={name: str(component_of(found.places[0], parts)) for name in shapes if (found := match(name, rules))},

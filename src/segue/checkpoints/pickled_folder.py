@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from segue import weights
-from segue.checkpoints.folders import Watch, check_space, unwatched
+from segue.checkpoints.folders import Progress, check_space, no_progress
 from segue.checkpoints.pth import open_pth
 from segue.errors import CheckpointError, ConfigError
 from segue.files import atomic_folder
@@ -52,7 +52,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def rewrite(folder: Path, out: Path, *, watch: Watch = unwatched) -> int:
+def rewrite(folder: Path, out: Path, *, progress: Progress = no_progress) -> int:
     """Write the folder as `out`, weights as safetensors in the types they have; returns how many tensors there are.
 
     `out` appears when all is there.
@@ -65,7 +65,7 @@ def rewrite(folder: Path, out: Path, *, watch: Watch = unwatched) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     check_space(out.parent, tensors.nbytes)
     with atomic_folder(out) as part:
-        lazy.write_shards(part, tensors, advance=lambda done: watch("write", done, tensors.nbytes))
+        lazy.write_shards(part, tensors, advance=lambda done: progress("write", done, tensors.nbytes))
         for pattern in SMALL_FILES:
             for file in folder.glob(pattern):
                 if file.is_file() and not file.name.endswith(".index.json"):

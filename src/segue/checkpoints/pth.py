@@ -84,12 +84,12 @@ class _View:
 
 
 @dataclass(frozen=True, slots=True)
-class Pickled:
+class TorchFile:
     """What a file holds: its tensors by name, and what else stands beside them (`meta`, `message_hub` ...), unread."""
 
     path: Path
     tensors: Tensors
-    beside: tuple[str, ...]
+    others: tuple[str, ...]
 
 
 class _TorchReader(Reader):
@@ -121,7 +121,7 @@ class _TorchReader(Reader):
             super().build(name, argument)
 
 
-def open_pth(path: Path) -> Pickled:
+def open_pth(path: Path) -> TorchFile:
     """The tensors of a file that torch has written, under the names that they have there; none of them is read yet.
 
     They stand in the file itself, or in the dict that it calls `state_dict` or `model`.
@@ -139,7 +139,7 @@ def open_pth(path: Path) -> Pickled:
         if f"{root}byteorder" in archive.namelist() and _small(archive, f"{root}byteorder") != b"little":
             raise CheckpointError(f"{path} was written on a machine of the other byte order; save it on another")
         content = _TorchReader().read(io.BytesIO(archive.read(f"{root}data.pkl")))
-        views, beside = _views(path, content)
+        views, others = _views(path, content)
     except BadZipFile as error:
         text = "is no zip archive as torch writes them since version 1.6, or is cut short"
         raise CheckpointError(f"{path} {text}; fetch it again, or save it anew with a newer torch") from error
@@ -152,7 +152,7 @@ def open_pth(path: Path) -> Pickled:
         raise CheckpointError(f"{path} {text}: it {error}") from error
     _check_entries(path, archive, root, views)
     specs = {name: Spec(view.shape, view.storage.dtype) for name, view in views.items()}
-    return Pickled(path, Tensors(specs, lambda name: _read(path, archive, root, views[name])), beside)
+    return TorchFile(path, Tensors(specs, lambda name: _read(path, archive, root, views[name])), others)
 
 
 def _small(archive: ZipFile, name: str) -> bytes:
@@ -215,8 +215,8 @@ def _views(path: Path, content: Any) -> tuple[dict[str, _View], tuple[str, ...]]
     if strange:
         text = f"{path} holds {len(strange)} values that are no tensors among {len(state)}: {', '.join(strange[:5])}"
         raise CheckpointError(f"{text}; nothing was read. Save it anew with tensors alone in its state_dict")
-    beside = () if wrapper is None else tuple(str(key) for key in content if key != wrapper)
-    return state, beside
+    others = () if wrapper is None else tuple(str(key) for key in content if key != wrapper)
+    return state, others
 
 
 def _check_entries(path: Path, archive: ZipFile, root: str, views: Mapping[str, _View]) -> None:

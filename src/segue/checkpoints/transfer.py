@@ -1,4 +1,4 @@
-"""Named components of one checkpoint poured into a model of perhaps another size, and an account of what that did.
+"""Named components of one checkpoint transferred into a model of perhaps another size, and an account of it.
 
 Unless components are named, everything must be there and fit: a checkpoint of another size is refused, in the names of
 both architectures, rather than loaded as far as it happens to go.
@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from segue.checkpoints import zoo
-from segue.checkpoints.coverage import Coverage, Fate, coverage, plain
-from segue.checkpoints.folders import Opened, Target, check_target, hashed, open_folder, our_draft, write
+from segue.checkpoints.coverage import Coverage, TensorStatus, coverage, plain
+from segue.checkpoints.folders import OpenedFolder, Target, check_target, hashed, open_folder, own_contents, write
 from segue.checkpoints.model_folder import key_table
 from segue.checkpoints.pth import open_pth
 from segue.checkpoints.upstream_training import find_place, is_lora, spellings
@@ -31,7 +31,7 @@ Tokens = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TransferSource:
     """Where components come from: tensors under our names as far as they have one, and its tokens, if it tells them."""
 
     path: Path
@@ -41,7 +41,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Poured:
+class TransferResult:
     """A model with components of another checkpoint in it. `loaded` are the tensors that were taken over.
 
     `rows` has one line for each component asked for, `kept` names the others. `source` and `target` say in words what
@@ -68,7 +68,7 @@ class Poured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class TransferOptions:
     """What to take over. `components` by name, or `None` for the whole model.
 
     `min_coverage` is the share of each component, from 0 to 1, that must be there and fit; below 1, tensors that have
@@ -79,7 +79,7 @@ class Wish:
     min_coverage: float = 1.0
 
 
-def initialise(model: Path, target: Target, source: Path, wish: Wish) -> Poured:
+def initialise(model: Path, target: Target, source: Path, options: TransferOptions) -> TransferResult:
     """Write a model folder in our layout whose named components are those of another checkpoint.
 
     `source` is a model folder of either layout or a `.pth` without LoRA. The folder has the account as
@@ -90,21 +90,24 @@ def initialise(model: Path, target: Target, source: Path, wish: Wish) -> Poured:
     check_target(target, model, source)
     opened = open_folder(model)
     tokenizer = opened.tokenizer()
-    poured = pour(opened, tokenizer.get_vocab(), open_source(source, opened), wish)
+    result = transfer(opened, tokenizer.get_vocab(), open_source(source, opened), options)
     made_from = {
         "command": "init",
-        "model": hashed(model, target.watch),
-        "source": hashed(source, target.watch),
-        "components": [row.component for row in poured.rows],
+        "model": hashed(model, target.progress),
+        "source": hashed(source, target.progress),
+        "components": [row.component for row in result.rows],
     }
-    draft = our_draft(replace(opened, tensors=poured.tensors), tokenizer, target.dtype, made_from)
-    write(target, replace(draft, report=poured.report()))
-    return poured
+    contents = own_contents(replace(opened, tensors=result.tensors), tokenizer, target.dtype, made_from)
+    write(target, replace(contents, report=result.report()))
+    return result
 
 
 def init_from(
-    model: VisionLanguageModel, tokenizer: PreTrainedTokenizerFast, source: Path, wish: Wish = Wish()
-) -> Poured:
+    model: VisionLanguageModel,
+    tokenizer: PreTrainedTokenizerFast,
+    source: Path,
+    options: TransferOptions = TransferOptions(),
+) -> TransferResult:
     """Fill named components of a model in memory from another checkpoint; nothing is filled if less fits than asked.
 
     Raises: as `initialise` does.
@@ -112,24 +115,24 @@ def init_from(
     state = model.state_dict()
     specs = {name: Spec(tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()}
     shapes = {name: spec.shape for name, spec in specs.items()}
-    target = Opened(
+    target = OpenedFolder(
         Path("the model"), model.config, Tensors(specs, state.__getitem__), shapes, zoo.Sizes.of_shapes(shapes)
     )
-    poured = pour(target, tokenizer.get_vocab(), open_source(source, target), wish)
+    result = transfer(target, tokenizer.get_vocab(), open_source(source, target), options)
     with torch.no_grad():
-        for name in poured.loaded:
-            state[name].copy_(poured.tensors.read(name))
-    return poured
+        for name in result.loaded:
+            state[name].copy_(result.tensors.read(name))
+    return result
 
 
-def open_source(path: Path, model: Opened) -> Source:
+def open_source(path: Path, model: OpenedFolder) -> TransferSource:
     """A model folder of either layout, or a `.pth` whose names a model of the family of `model` would have.
 
     Raises: CheckpointError, if it cannot be read, or holds LoRA pairs.
     """
     if path.is_dir():
         other = open_folder(path)
-        return Source(path, other.tensors, other.sizes, other.tokenizer().get_vocab())
+        return TransferSource(path, other.tensors, other.sizes, other.tokenizer().get_vocab())
     file = open_pth(path).tensors
     if any(map(is_lora, file.specs)):
         text = f"{path} is a training checkpoint: what it learned is in LoRA pairs, which belong to one model"
@@ -145,7 +148,7 @@ def open_source(path: Path, model: Opened) -> Source:
         if write is None or write.upstream not in known
     }
     shapes = {spelling: spec.shape for name, spec in file.specs.items() for spelling in spellings(name)}
-    return Source(path, Tensors({**strange, **found.specs}, found.read), zoo.Sizes.of_shapes(shapes), None)
+    return TransferSource(path, Tensors({**strange, **found.specs}, found.read), zoo.Sizes.of_shapes(shapes), None)
 
 
 def _renamed(file: Tensors, writes: Mapping[str, Write | None]) -> Tensors:
@@ -159,33 +162,33 @@ def _nearest_place(name: str, rules: Rules) -> str:
     return next((found.places[0] for spelling in spellings(name) if (found := match(spelling, rules))), name)
 
 
-def pour(model: Opened, tokens: Tokens, source: Source, wish: Wish) -> Poured:
+def transfer(model: OpenedFolder, tokens: Tokens, source: TransferSource, options: TransferOptions) -> TransferResult:
     """The model with components of a source in it, compared tensor by tensor with all that the model has.
 
     Tables of tokens are matched by the tokens' text where the two vocabularies are not the same.
 
     Raises: CheckpointError, with the account, if less fits than is asked for; ConfigError, for an unknown component.
     """
-    asked = _asked(model, wish)
+    asked = _asked(model, options)
     parts = model.parts
     differ = source.tokens is not None and source.tokens != tokens
     tables = model.tables if differ else frozenset[str]()
     specs = {name: spec for name, spec in model.tensors.specs.items() if component_of(name, parts) in asked}
-    fates = {name: _fate(spec, source.tensors.specs.get(name), name in tables) for name, spec in specs.items()}
+    statuses = {name: _status(spec, source.tensors.specs.get(name), name in tables) for name, spec in specs.items()}
     rows = {
         name: _row_pairs(tokens, source.tokens or {}, specs[name].shape[0], source.tensors.specs[name].shape[0])
         for name in tables
-        if fates.get(name) == "loaded"
+        if statuses.get(name) == "loaded"
     }
     taken = {name: len(pairs) * (specs[name].numel // specs[name].shape[0]) for name, pairs in rows.items()}
     unused = [
         name
         for name in source.tensors.specs
-        if name not in model.tensors.specs and (wish.components is None or component_of(name, parts) in asked)
+        if name not in model.tensors.specs and (options.components is None or component_of(name, parts) in asked)
     ]
 
     def read(name: str) -> Tensor:
-        if fates.get(name) != "loaded":
+        if statuses.get(name) != "loaded":
             return model.tensors.read(name)
         if name not in rows:
             return source.tensors.read(name)
@@ -194,39 +197,39 @@ def pour(model: Opened, tokens: Tokens, source: Source, wish: Wish) -> Poured:
         table[ours] = other[theirs].to(table.dtype)
         return table
 
-    poured = Poured(
+    result = TransferResult(
         tensors=Tensors(model.tensors.specs, read),
-        loaded=tuple(name for name, fate in fates.items() if fate == "loaded"),
-        rows=coverage(specs, fates, parts, unused=unused, taken=taken),
+        loaded=tuple(name for name, status in statuses.items() if status == "loaded"),
+        rows=coverage(specs, statuses, parts, unused=unused, taken=taken),
         kept=tuple(name for name in _present(model) if name not in asked),
         source=zoo.describe(source.sizes),
         target=zoo.describe(model.sizes),
     )
-    _refuse_less(poured, source.path, model.folder, wish)
-    return poured
+    _refuse_less(result, source.path, model.folder, options)
+    return result
 
 
-def _present(model: Opened) -> tuple[str, ...]:
+def _present(model: OpenedFolder) -> tuple[str, ...]:
     """The components that a model has."""
     parts = model.parts
     found = {component_of(name, parts) for name in model.tensors.specs}
     return tuple(name for name in parts if name in found)
 
 
-def _asked(model: Opened, wish: Wish) -> tuple[str, ...]:
+def _asked(model: OpenedFolder, options: TransferOptions) -> tuple[str, ...]:
     present = _present(model)
-    if wish.components is None:
+    if options.components is None:
         return present
-    unknown = [name for name in wish.components if name not in present]
-    if unknown or not wish.components:
+    unknown = [name for name in options.components if name not in present]
+    if unknown or not options.components:
         text = f"unknown component {', '.join(unknown)}" if unknown else "no component is named"
         raise ConfigError(f"{text}; the model has {', '.join(present)}")
-    if not 0 <= wish.min_coverage <= 1:
-        raise ConfigError(f"the least coverage {wish.min_coverage} is no share; expected 0 to 1")
-    return tuple(wish.components)
+    if not 0 <= options.min_coverage <= 1:
+        raise ConfigError(f"the least coverage {options.min_coverage} is no share; expected 0 to 1")
+    return tuple(options.components)
 
 
-def _fate(spec: Spec, other: Spec | None, is_table: bool) -> Fate:
+def _status(spec: Spec, other: Spec | None, is_table: bool) -> TensorStatus:
     if other is None:
         return "absent"
     fits = other.shape[1:] == spec.shape[1:] if is_table else other.shape == spec.shape
@@ -239,31 +242,31 @@ def _row_pairs(ours: Tokens, theirs: Tokens, our_rows: int, their_rows: int) -> 
     return [(one, other) for one, other in pairs if one < our_rows and other < their_rows]
 
 
-def _refuse_less(poured: Poured, source: Path, target: Path, wish: Wish) -> None:
-    short = [row for row in poured.rows if not _is_enough(row, wish)]
+def _refuse_less(result: TransferResult, source: Path, target: Path, options: TransferOptions) -> None:
+    short = [row for row in result.rows if not _is_enough(row, options)]
     if not short:
         return
     lines = [
         f"{row.component}: {row.loaded} of {row.loaded + row.mismatched + row.absent} tensors fit "
         f"({row.fraction:.1%} of the numbers), {row.mismatched} of another shape, {row.absent} absent, "
         f"{row.unused} without a place here"
-        for row in poured.rows
+        for row in result.rows
     ]
     lost = [row.component for row in short if row.numbers] or ["what has no place here"]
-    whole = [row.component for row in poured.rows if row.loaded and _is_enough(row, Wish())]
+    whole = [row.component for row in result.rows if row.loaded and _is_enough(row, TransferOptions())]
     cure = "take a checkpoint of the same architecture"
     if whole:
         cure += f", or name what to take over: --components {','.join(whole)}"
     raise CheckpointError(
-        f"{source} is {poured.source}, {target} is {poured.target}: {', '.join(lost)} cannot be transferred; "
+        f"{source} is {result.source}, {target} is {result.target}: {', '.join(lost)} cannot be transferred; "
         f"nothing was loaded, {cure}" + "".join(f"\n  {line}" for line in lines)
     )
 
 
-def _is_enough(row: Coverage, wish: Wish) -> bool:
+def _is_enough(row: Coverage, options: TransferOptions) -> bool:
     """Whether a component is there as wholly as is asked; rows for tokens that the source lacks may be missing."""
     if not row.loaded:
         return not row.unused and not row.numbers
-    if row.mismatched + row.absent + row.unused == 0 and wish.components is not None:
+    if row.mismatched + row.absent + row.unused == 0 and options.components is not None:
         return True
-    return row.fraction >= wish.min_coverage and (not row.unused or wish.min_coverage < 1)
+    return row.fraction >= options.min_coverage and (not row.unused or options.min_coverage < 1)

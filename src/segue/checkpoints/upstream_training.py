@@ -18,10 +18,10 @@ from torch import Tensor
 
 from segue import weights
 from segue.checkpoints import zoo
-from segue.checkpoints.coverage import Fate
-from segue.checkpoints.folders import Opened
+from segue.checkpoints.coverage import TensorStatus
+from segue.checkpoints.folders import OpenedFolder
 from segue.checkpoints.model_folder import key_table
-from segue.checkpoints.pth import Pickled
+from segue.checkpoints.pth import TorchFile
 from segue.errors import CheckpointError
 from segue.weights.keys import Rules, Write, compiled, match
 from segue.weights.lazy import Spec, Tensors, cut_shapes
@@ -34,7 +34,7 @@ _PREFIXES = ("", "mllm.", "mllm.model.")
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LoraPair:
     """A LoRA pair by its names in the file; the tensor that it moves gets `scale` x B A added."""
 
     down: str
@@ -44,19 +44,19 @@ class Pair:
 
 
 @dataclass(slots=True)
-class Trained:
+class TrainingTensors:
     """What a training file says, by official names: tensors that it holds whole, and pairs that move others.
 
     `unused` are copies that training kept beside what it trained.
     """
 
     whole: dict[str, str] = field(default_factory=dict)
-    pairs: dict[str, Pair] = field(default_factory=dict)
+    pairs: dict[str, LoraPair] = field(default_factory=dict)
     writes: dict[str, Write] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
 
 
-def read_trained(file: Pickled, base: Opened, alpha: float | None) -> Trained:
+def read_training(file: TorchFile, base: OpenedFolder, alpha: float | None) -> TrainingTensors:
     """What each tensor of a training file means for a model like `base`.
 
     `alpha` is LoRA's, which the file does not hold; without one it is twice the rank, as in every published recipe.
@@ -64,7 +64,7 @@ def read_trained(file: Pickled, base: Opened, alpha: float | None) -> Trained:
     Raises: CheckpointError, naming every tensor that has no place, is twice there, or lacks its other half.
     """
     rules = compiled(key_table(base.config))
-    found, problems = Trained(), []
+    found, problems = TrainingTensors(), []
     halves: dict[str, dict[str, str]] = defaultdict(dict)
     for name, spec in file.tensors.specs.items():
         if _UNUSED.fullmatch(name):
@@ -115,9 +115,9 @@ def is_lora(name: str) -> bool:
 def _join(
     target: str,
     names: Mapping[str, str],
-    file: Pickled,
+    file: TorchFile,
     *,
-    found: Trained,
+    found: TrainingTensors,
     alpha: float | None,
     problems: list[str],
 ) -> None:
@@ -129,10 +129,10 @@ def _join(
         problems.append(f"misshapen: the halves for {target} are {list(down)} and {list(up)}")
         return
     rank = down[0]
-    found.pairs[target] = Pair(names["A"], names["B"], rank, 2.0 if alpha is None else alpha / rank)
+    found.pairs[target] = LoraPair(names["A"], names["B"], rank, 2.0 if alpha is None else alpha / rank)
 
 
-def rows_of(file: Pickled, trained: Trained, base: Opened) -> int | None:
+def rows_of(file: TorchFile, trained: TrainingTensors, base: OpenedFolder) -> int | None:
     """How many tokens the file's tables have; `None` if it holds none.
 
     Raises: CheckpointError, if its tables differ.
@@ -158,7 +158,7 @@ class Merge:
     Raises: CheckpointError, naming every tensor that is missing from both or has another shape.
     """
 
-    def __init__(self, file: Pickled, trained: Trained, base: Opened, rows: int):
+    def __init__(self, file: TorchFile, trained: TrainingTensors, base: OpenedFolder, rows: int):
         self._file, self._trained, self._base = file, trained, base
         tables = base.tables
         self._shapes = {place: (rows, *shape[1:]) if place in tables else shape for place, shape in base.places.items()}
@@ -185,7 +185,7 @@ class Merge:
         return Tensors(specs, self._merged)
 
     @property
-    def fates(self) -> dict[str, Fate]:
+    def statuses(self) -> dict[str, TensorStatus]:
         """Which of the model's tensors the file decided: `loaded`; the others are the base's: `absent`."""
         decided = {*self._wholes, *self._pairs}
         return {place: "loaded" if place in decided else "absent" for place in self._shapes}
@@ -253,7 +253,7 @@ def _with_rows(table: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.cat([table, table.float().mean(0, keepdim=True).to(table.dtype).expand(more, *shape[1:])])
 
 
-def problem_text(file: Pickled, base: Opened, problems: Iterable[str]) -> str:
+def problem_text(file: TorchFile, base: OpenedFolder, problems: Iterable[str]) -> str:
     """One error for all that is wrong with a training file and its base."""
     found = list(problems)
     text = f"{file.path} does not fit {base.folder}, which is {zoo.describe(base.sizes)} ({len(found)} tensors)"

@@ -19,7 +19,7 @@ from segue.cli.console import STDERR, VisibleConsole, say
 
 if TYPE_CHECKING:
     from segue.checkpoints.coverage import Coverage
-    from segue.checkpoints.folders import Watch
+    from segue.checkpoints.folders import Progress
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
@@ -72,19 +72,19 @@ def import_(
         given = [name for name, value in only.items() if value is not None]
         if given:
             raise ConfigError(f"{', '.join(given)} is for a .pth of training; {source!r} is no such file")
-        with _watching(as_json) as watch:
+        with _progress_bars(as_json) as progress:
             made_from = convert.import_folder(
-                _folder(source), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
+                _folder(source), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, progress=progress)
             )
         _done(out, as_json, {"made_from": made_from})
         return
     if base is None:
         text = f"{source} is a file of the original's trainer, which holds only what was trained"
         raise ConfigError(f"{text}; name the model that this training began from: --base MODEL")
-    said = convert.Training(base=_folder(base), sam2=sam2, alpha=alpha, template=template)
-    with _watching(as_json) as watch:
+    options = convert.TrainingOptions(base=_folder(base), sam2=sam2, alpha=alpha, template=template)
+    with _progress_bars(as_json) as progress:
         found = convert.import_training(
-            Path(source), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch), said
+            Path(source), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, progress=progress), options
         )
     if not as_json:
         _account(found.rows, f"what {Path(source).name} says of the model; the rest is the base's")
@@ -102,8 +102,8 @@ def safetensors(
     """Rewrite a folder of pickled weights as safetensors; nothing of it is unpickled or executed."""
     from segue.checkpoints import pickled_folder
 
-    with _watching(as_json) as watch:
-        count = pickled_folder.rewrite(folder.expanduser(), out.expanduser(), watch=watch)
+    with _progress_bars(as_json) as progress:
+        count = pickled_folder.rewrite(folder.expanduser(), out.expanduser(), progress=progress)
     _done(out, as_json, {"tensors": count})
 
 
@@ -118,9 +118,9 @@ def export(
     """Write a model in the official Hugging Face layout, which the original code reads with its own modelling files."""
     from segue.checkpoints import convert
 
-    with _watching(as_json) as watch:
+    with _progress_bars(as_json) as progress:
         made_from = convert.export(
-            _folder(model), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch)
+            _folder(model), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, progress=progress)
         )
     _done(out, as_json, {"made_from": made_from})
 
@@ -138,8 +138,8 @@ def merge(
     """Write a training checkpoint and its base as one model folder, with what was learned folded into the weights."""
     from segue.checkpoints.merge import merge as merge_checkpoint
 
-    with _watching(as_json) as watch:
-        merged = merge_checkpoint(checkpoint, out, dtype=dtype, overwrite=overwrite, watch=watch)
+    with _progress_bars(as_json) as progress:
+        merged = merge_checkpoint(checkpoint, out, dtype=dtype, overwrite=overwrite, progress=progress)
     if not as_json:
         say(f"from {merged.checkpoint}: {merged.folded} layers with LoRA, {merged.placed} other tensors")
     counts = {"folded": merged.folded, "placed": merged.placed, "model_hash": merged.model_hash}
@@ -148,9 +148,9 @@ def merge(
 
 @app.command("init")
 def init(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to pour into: a folder, a hub id, or demo.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to change: a folder, a hub id, or demo.")],
     out: Out,
-    source: Annotated[str, typer.Option("--from", help="The checkpoint to pour from: a folder, a hub id or a .pth.")],
+    source: Annotated[str, typer.Option("--from", help="The checkpoint to take from: a folder, a hub id or a .pth.")],
     components: Annotated[
         str | None,
         typer.Option("--components", help="What to take over, such as mask_decoder,seg_projector; else everything."),
@@ -163,24 +163,27 @@ def init(
     overwrite: Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Pour named components of one checkpoint into a model of perhaps another size, with an account of what fitted."""
+    """Transfer named components of one checkpoint into a model of perhaps another size, and tell what fitted."""
     from segue.checkpoints import convert
     from segue.errors import ConfigError
 
     names = None if components is None else [name.strip() for name in components.split(",") if name.strip()]
     if names is None and min_coverage < 1:
         raise ConfigError("--min-coverage is for components that are named; add --components")
-    wish = convert.Wish(components=names, min_coverage=min_coverage)
+    options = convert.TransferOptions(components=names, min_coverage=min_coverage)
     path = Path(source) if Path(source).is_file() else _folder(source)
-    with _watching(as_json) as watch:
-        poured = convert.initialise(
-            _folder(model), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, watch=watch), path, wish
+    with _progress_bars(as_json) as progress:
+        result = convert.initialise(
+            _folder(model),
+            convert.Target(folder=out, dtype=dtype, overwrite=overwrite, progress=progress),
+            path,
+            options,
         )
     if not as_json:
-        _account(poured.rows, f"from {poured.source}\ninto {poured.target}")
-        if poured.kept:
-            say(f"kept as they were: {', '.join(poured.kept)}")
-    _done(out, as_json, {"report": poured.report()})
+        _account(result.rows, f"from {result.source}\ninto {result.target}")
+        if result.kept:
+            say(f"kept as they were: {', '.join(result.kept)}")
+    _done(out, as_json, {"report": result.report()})
 
 
 def _folder(model: str) -> Path:
@@ -196,18 +199,18 @@ def _folder(model: str) -> Path:
 
 
 @contextmanager
-def _watching(hidden: bool) -> Iterator[Watch]:
+def _progress_bars(hidden: bool) -> Iterator[Progress]:
     """A bar per stage that counts bytes, with the time left; only where stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=STDERR, transient=True, disable=hidden or not STDERR.is_terminal) as progress:
         tasks: dict[tuple[str, int], Any] = {}
 
-        def watch(stage: Literal["hash", "write", "verify"], done: int, total: int) -> None:
+        def progress(stage: Literal["hash", "write", "verify"], done: int, total: int) -> None:
             if (stage, total) not in tasks:
                 tasks[stage, total] = progress.add_task(_STAGES[stage], total=total)
             progress.advance(tasks[stage, total], done)
 
-        yield watch
+        yield progress
 
 
 def _account(rows: Sequence[Coverage], title: str) -> None:

@@ -18,7 +18,7 @@ from segue.cli import options
 from segue.cli.console import STDERR, VisibleConsole
 
 if TYPE_CHECKING:
-    from segue.checkpoints.inspection import Check, Report, Scanned
+    from segue.checkpoints.inspection import Check, FolderReport, TensorScan
 
 USABLE, UNUSABLE = 0, 2
 _STYLES = {"ok": "green", "note": "dim", "problem": "bold red"}
@@ -94,7 +94,7 @@ def _base(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     return folder, learned
 
 
-def _plain(found: Report) -> dict[str, Any]:
+def _plain(found: FolderReport) -> dict[str, Any]:
     return {
         **asdict(found),
         "folder": str(found.folder),
@@ -103,7 +103,7 @@ def _plain(found: Report) -> dict[str, Any]:
     }
 
 
-def _facts(found: Report) -> Table:
+def _facts(found: FolderReport) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -112,7 +112,7 @@ def _facts(found: Report) -> Table:
     return table
 
 
-def _rows(found: Report) -> Iterator[tuple[str, str]]:
+def _rows(found: FolderReport) -> Iterator[tuple[str, str]]:
     yield "folder", f"{found.folder}, {_bytes(found.folder_bytes)}"
     if found.architecture:
         yield "model", f"{'' if found.is_exact else 'like '}{found.architecture}: {found.found}"
@@ -154,7 +154,7 @@ def _without_digests(lineage: Any) -> Any:
     return {name: _without_digests(value) for name, value in lineage.items() if name not in ("files", "groups")}
 
 
-def _parts(found: Report) -> Table:
+def _parts(found: FolderReport) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     table.add_column("part")
     for heading in ("tensors", "numbers", "share", "size"):
@@ -173,7 +173,7 @@ def _parts(found: Report) -> Table:
     return table
 
 
-def _verdict(console: VisibleConsole, found: Report) -> None:
+def _verdict(console: VisibleConsole, found: FolderReport) -> None:
     if found.is_usable:
         console.print(Text("Complete: every tensor has its place, and every place its tensor.", "bold green"))
         return
@@ -182,7 +182,7 @@ def _verdict(console: VisibleConsole, found: Report) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _checks(found: Report, *, hidden: bool) -> Iterator[Check]:
+def _checks(found: FolderReport, *, hidden: bool) -> Iterator[Check]:
     from segue.checkpoints.inspection import Check, check_tokenizer
 
     if found.is_usable:
@@ -201,12 +201,12 @@ def _checks(found: Report, *, hidden: bool) -> Iterator[Check]:
         )
 
 
-def _scan(found: Report, *, hidden: bool) -> Iterator[Check]:
+def _scan(found: FolderReport, *, hidden: bool) -> Iterator[Check]:
     """Read every tensor, with a bar that counts bytes, and say what was wrong with them."""
     from segue.checkpoints.inspection import Check, scan
     from segue.errors import CheckpointError
 
-    tensors: list[Scanned] = []
+    tensors: list[TensorScan] = []
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=STDERR, transient=True, disable=hidden or not STDERR.is_terminal) as progress:
         task = progress.add_task("reading", total=found.weight_bytes)
@@ -226,7 +226,7 @@ def _scan(found: Report, *, hidden: bool) -> Iterator[Check]:
         yield Check("tensors", "note", _listed(zero))
 
 
-def _listed(tensors: Sequence[Scanned]) -> str:
+def _listed(tensors: Sequence[TensorScan]) -> str:
     lines = [f"{tensor.name}: {tensor.fault}" for tensor in tensors[:_SHOWN_FAULTS]]
     more = len(tensors) - len(lines)
     return "\n".join([*lines, f"and {more} more"] if more else lines)

@@ -22,7 +22,7 @@ _ROWS = (
     ("demo", "segue.cli.demo:command", "Run the main job on a scene and a clip made on the spot."),
     ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
     ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
-    ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; pour parts into another model."),
+    ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; transfer parts to another model."),
     ("train", "segue.cli.train:command", "Train as a recipe says."),
     ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
     ("models", "segue.cli.models:command", "List the released checkpoints: sizes, memory, licences, published scores."),

@@ -14,7 +14,7 @@ from segue.cli import options
 from segue.cli.console import VisibleConsole
 
 if TYPE_CHECKING:
-    from segue.checkpoints.catalogue import Listed
+    from segue.checkpoints.catalogue import CatalogueEntry
 
 _NEEDS = (
     "Weights in GB on the device; int8 and int4 are --quantize, with all else in bf16. Image and video are estimates "
@@ -55,7 +55,7 @@ def _table(words: Sequence[str], figures: Sequence[str] = ()) -> Table:
     return table
 
 
-def _needs(models: Sequence[Listed]) -> Table:
+def _needs(models: Sequence[CatalogueEntry]) -> Table:
     precisions = ("fp32", "bf16", "int8", "int4")
     table = _table(["model"], ["numbers", *precisions, "image", "video"])
     for model in models:
@@ -64,7 +64,7 @@ def _needs(models: Sequence[Listed]) -> Table:
     return table
 
 
-def _origins(models: Sequence[Listed]) -> Table:
+def _origins(models: Sequence[CatalogueEntry]) -> Table:
     table = _table(["model", "made from", "licence", "videos"])
     for model in models:
         stated, part = model.release.licence or "see card", model.release.part_licence
@@ -72,7 +72,7 @@ def _origins(models: Sequence[Listed]) -> Table:
     return table
 
 
-def _published(models: Sequence[Listed]) -> Table:
+def _published(models: Sequence[CatalogueEntry]) -> Table:
     table = _table(["model"], ["RefCOCO / + / g", "MeViS u", "MeViS", "YT-VOS", "DAVIS17", "MME", "MMBench"])
     videos = [(name,) for name in ("mevis_u", "mevis", "ref_ytvos", "davis17")]
     columns = [("refcoco", "refcoco+", "refcocog"), *videos, ("mme_perception", "mme_cognition"), ("mmbench",)]

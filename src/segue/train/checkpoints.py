@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from segue import weights
-from segue.checkpoints.adapters import CHECKPOINTS, RECORD, TENSORS, Record, best, checkpoints
+from segue.checkpoints.adapters import CHECKPOINTS, RECORD, TENSORS, CheckpointRecord, best, checkpoints
 from segue.errors import CheckpointError, DataError
 from segue.files import new_folder, recover
 from segue.models.protocol import Processor
@@ -33,12 +33,12 @@ def versions() -> dict[str, str]:
 
 def write(
     folder: Path,
-    record: Record,
+    record: CheckpointRecord,
     tensors: Mapping[str, Tensor],
     processor: Processor,
     *,
     state: Mapping[str, Tensor] | None = None,
-) -> Record:
+) -> CheckpointRecord:
     """Write a checkpoint whole or not at all; returns its record with the hash of its tensors.
 
     `state` is the optimizer's memory; a checkpoint without one can be used and built upon, but not gone on from.
@@ -98,7 +98,7 @@ def prune(run: Path, keep: int) -> list[Path]:
     return gone
 
 
-def newest(run: Path) -> tuple[Path, Record] | None:
+def newest(run: Path) -> tuple[Path, CheckpointRecord] | None:
     """The checkpoint to go on from; None, where the run ended before its first.
 
     Raises: CheckpointError, if it cannot be read or holds no state.

@@ -12,7 +12,7 @@ from typing import Any
 
 from segue import config
 from segue.checkpoints import adapters
-from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, Record
+from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, CheckpointRecord
 from segue.data.base import Dataset
 from segue.errors import CheckpointError, ConfigError
 from segue.files import new_folder
@@ -104,7 +104,7 @@ def estimate(recipe: TrainRecipe, watcher: Watcher, *, device: str = "auto") -> 
     return measured
 
 
-def _begin(recipe: TrainRecipe, *, resume: bool) -> tuple[Path, Record] | None:
+def _begin(recipe: TrainRecipe, *, resume: bool) -> tuple[Path, CheckpointRecord] | None:
     """Where to go on, if that is asked for and allowed."""
     before = recipe.output / RECIPE
     if not resume:
@@ -141,7 +141,7 @@ def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:
     write_text(recipe.output / RUN, json.dumps(told, indent=2) + "\n")
 
 
-def _stages(run: _Run, start: tuple[Path, Record] | None) -> tuple[RunProgress, bool]:
+def _stages(run: _Run, start: tuple[Path, CheckpointRecord] | None) -> tuple[RunProgress, bool]:
     first, progress = 0, RunProgress()
     if start is not None:
         record = start[1]
@@ -191,14 +191,14 @@ def fingerprint(dataset: Dataset) -> str:
     )
 
 
-def _progress(record: Record) -> RunProgress:
+def _progress(record: CheckpointRecord) -> RunProgress:
     kept = record.progress
     # the word of runs that began before
     evaluated_at = kept.get("evaluated_at", kept.get("judged_at", -1))
     return RunProgress(record.stage_step, record.step, kept["best"], kept["waited"], record.metrics, evaluated_at)
 
 
-def _restore(state: StageState, checkpoint: Path, record: Record) -> None:
+def _restore(state: StageState, checkpoint: Path, record: CheckpointRecord) -> None:
     adapters.check_base(checkpoint, record, state.base_hash)
     if record.progress["per_step"] != state.stream.shard.per_step:
         raise ConfigError(
@@ -298,7 +298,7 @@ def _save(run: _Run, state: StageState, progress: RunProgress, *, is_over: bool)
     run.accelerator.wait_for_everyone()
 
 
-def _record(run: _Run, state: StageState, progress: RunProgress, is_over: bool) -> Record:
+def _record(run: _Run, state: StageState, progress: RunProgress, is_over: bool) -> CheckpointRecord:
     validation = run.recipe.validation
     kept: dict[str, Any] = {
         "best": progress.best,
@@ -307,7 +307,7 @@ def _record(run: _Run, state: StageState, progress: RunProgress, is_over: bool) 
         "per_step": state.stream.shard.per_step,
         "is_over": is_over,
     }
-    return Record(
+    return CheckpointRecord(
         base=state.base.name,
         base_folder=setup.relative_to_checkpoint(state.base.folder, run.folder),
         base_hash=state.base_hash,
