@@ -88,7 +88,7 @@ def many_axes(head, _):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(relabelled, "mistyped"), (without_numbers, "NaN or infinite"), (many_axes, "axes; at most")],
+    [(relabelled, "type no model computes with"), (without_numbers, "NaN or infinite"), (many_axes, "axes; at most")],
 )
 def test_weights_that_cannot_be_a_models_are_refused(model, change, message):
     import torch

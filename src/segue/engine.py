@@ -506,7 +506,6 @@ class Engine:
             frames = read_ahead(iter_frames(job.media.media))
             found = follow(grounder, prompts, known, frames, policy=job.plan.policy, reprompt=job.plan.options.reprompt)
         for frame, decoded in found:
-            check_computed(decoded.logits, f"in the masks of frame {frame.index}")
             yield frame_masks(frame, decoded, threshold=job.plan.options.threshold), decoded
 
     def _finish(self, job: Job, tracks: Tracks) -> Iterator[Answer]:

@@ -51,18 +51,6 @@ class Generation:
     stop_reason: StopReason
 
 
-def check_computed(found: Tensor, what: str) -> None:
-    """Refuse to answer from numbers that are none; infinite ones may be meant.
-
-    Raises: CheckpointError.
-    """
-    if bool(found.isnan().any()):
-        raise CheckpointError(
-            f"the model computes NaN {what}, so it gives no answer: its weights are damaged (`segue doctor MODEL` "
-            "looks at each), or too coarse a precision was chosen (--dtype fp32)"
-        )
-
-
 class Sampler:
     """Chooses the tokens of one sequence by chance, from a generator of its own; at temperature 0 it `is_greedy`.
 
@@ -316,7 +304,6 @@ class Decoder:
         if chosen.is_cuda and self._cache is self.static:
             # the device reads on while Python still looks at what was chosen
             self._hidden, self._tokens = self._cache.read(chosen), None
-        check_computed(best.values, "for the next word")
         for state, token in zip(self.rows, chosen.tolist(), strict=True):
             state.take(token)
         if self._tokens is None:
