@@ -15,9 +15,11 @@ from segue.checkpoints.pth import open_pth
 from segue.cli.console import visible
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.models import templates
+from segue.models.decoding import check_computed
 from segue.models.tokenizers import load_chat_template, load_tokenizer
 from segue.pickled import read_pickled
-from segue.prepare import MAX_CHARACTERS, _check_text
+from segue.prepare import _check_turns as check_turns
+from segue.types import Message
 
 DEEP = b"\x85" * 3_000  # a tuple in a tuple in a tuple ...
 
@@ -86,7 +88,7 @@ def many_axes(head, _):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(relabelled, "mistyped"), (without_numbers, "NaN or infinite"), (many_axes, "axes; at most")],
+    [(relabelled, "type no model computes with"), (without_numbers, "NaN or infinite"), (many_axes, "axes; at most")],
 )
 def test_weights_that_cannot_be_a_models_are_refused(model, change, message):
     import torch
@@ -203,10 +205,17 @@ def test_a_tokenizer_that_multiplies_text_is_refused(model):
         load_tokenizer(model)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a" * (MAX_CHARACTERS + 1), "at most"), ("\udcba\udcec", "no text")])
-def test_words_that_no_model_reads_are_refused(text, message):
-    with pytest.raises(DataError, match=message):
-        _check_text(text)
+def test_words_that_are_no_text_are_refused():
+    with pytest.raises(DataError, match="no text"):
+        check_turns([Message.user("the \udcba\udcec")])
+
+
+def test_a_computation_that_gives_nan_is_no_answer():
+    import torch
+
+    check_computed(torch.tensor([1.0, float("-inf")]), "in a test")
+    with pytest.raises(CheckpointError, match="computes NaN"):
+        check_computed(torch.tensor([1.0, float("nan")]), "in a test")
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def check(
     Raises: CheckpointError, listing every problem at once; its first line counts them and says what to do.
     """
     rules = None if table is None else compiled(table)
-    writes, problems = [], []
+    writes, problems, mistyped = [], [], []
     filled: dict[tuple[str, int | None], str] = {}
     for name, stored in headers.items():
         write = match(name, rules)
@@ -149,12 +149,17 @@ def check(
             continue
         problems += _shape_problems(write, stored, expected)
         if stored.dtype not in FLOATING:
-            problems.append(f"mistyped: {name} is {stored.dtype}; weights are of {', '.join(sorted(FLOATING))}")
+            mistyped.append(f"{name} is {stored.dtype}")
         for place in write.places:
             if (place, write.row) in filled:
                 problems.append(f"twice: {name} and {filled[place, write.row]} both fill {place}")
             filled[place, write.row] = name
         writes.append(write)
+    if mistyped:
+        raise CheckpointError(
+            f"{stored.file.parent}: {len(mistyped)} of {len(headers)} tensors are of a type no model computes with, "
+            f"such as {mistyped[0]}; expected {', '.join(sorted(FLOATING))}: fetch the checkpoint again"
+        )
     missing = _unfilled(expected, filled)
     from_tie = tuple(name for name in missing if tied and tied.get(name) in expected and tied[name] not in missing)
     left_fresh = tuple(name for name in missing if any(re.fullmatch(pattern, name) for pattern in fresh))
