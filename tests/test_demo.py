@@ -8,6 +8,7 @@ from segue import demo
 from segue.checkpoints.locate import DEMO_FOLDER
 from segue.media import open_media, read_frames, read_image
 from segue.synth import scene
+from segue.synth.meaning import Noun, Query
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +42,24 @@ def test_the_model_finds_more_than_chance_would(engine):
     assert np.mean(scores) > 0.15
 
 
-def test_challenges_ask_for_different_things_and_for_one_that_is_not_there(asked):
-    assert [challenge.name for challenge in asked] == ["scene", "clip"]
+def test_challenges_ask_for_every_kind_of_thing_by_the_written_rule(asked):
+    still, moving = asked
+    thing, attribute, relation, missing = still.phrases
+    assert thing.query == Query(Noun(kind=thing.query.noun.kind))
+    assert (attribute.kind, relation.kind, missing.kind) == ("attribute", "relation", "attribute")
+    assert [phrase.kind in ("attribute", "motion", "event") for phrase in moving.phrases] == [True, True]
     for challenge in asked:
-        *present, absent = challenge.phrases
-        things = [phrase.objects[0] for phrase in present]
-        assert 2 <= len(things) == len(set(things)) <= 3
-        assert absent.objects == ()
-        assert ".train-" not in challenge.scene.group and "-test-" in challenge.scene.group
+        present = [phrase.objects for phrase in challenge.phrases if phrase.objects]
+        assert len(set(present)) == len(present) and {len(things) for things in present} == {1}
+        assert "-test-" in challenge.scene.group
+    assert missing.objects == ()
+
+
+def test_the_first_scene_that_fits_is_taken(asked):
+    number = int(asked[0].scene.group.split("-")[3])
+    before = [scene(4, index, split="test", size=demo.SCENE_SIZE, things=(4, 6)) for index in range(number)]
+    asks = tuple(demo.STILL_ASKS.values())
+    assert all(demo._chosen(drawn.phrases, asks) is None for drawn in before)
 
 
 def test_challenges_follow_from_the_seed(asked):
@@ -88,9 +99,16 @@ def test_what_is_written_can_be_opened_again(asked, tmp_path):
     assert np.array_equal(read_frames(opened, [3]).pixels[0], asked[1].scene.frames[3])
 
 
-def test_the_truth_is_written_to_look_at(asked, tmp_path):
-    still, moving = (challenge.write_truth(tmp_path) for challenge in asked)
-    drawn = read_image(open_media(still))
-    shown = asked[0].truth(asked[0].phrases[0])[0]
-    assert (drawn != asked[0].scene.frames[0]).any(axis=2)[shown].mean() > 0.9
-    assert (open_media(moving).count, open_media(moving).size) == (demo.CLIP_FRAMES, demo.CLIP_SIZE)
+def test_truth_and_answer_stand_side_by_side(asked, tmp_path):
+    height, width = demo.SCENE_SIZE
+    words = asked[0].phrases[0].words["en"]
+    still, moving = (challenge.compare({}, tmp_path) for challenge in asked)
+    nothing = read_image(open_media(still))
+    truth = asked[0].truth(asked[0].phrases[0])
+    asked[0].compare({words: truth}, tmp_path)
+    found = read_image(open_media(still))
+    assert nothing.shape[0] > height and nothing.shape[1] > 2 * width
+    changed = (found != nothing).any(axis=2)
+    assert not changed[:, :width].any(where=np.arange(len(changed))[:, None] < height)
+    assert changed.sum() > truth.sum()
+    assert open_media(moving).count == demo.CLIP_FRAMES

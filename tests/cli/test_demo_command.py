@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from segue import demo
+from segue.cli import segment
 from segue.geometry.masks import box_of, track
 from segue.media import open_media
 from segue.types import Answer, Finished, FrameMasks, ObjectsFound, Region
@@ -39,7 +40,8 @@ def knowing(fake, monkeypatch):
             yield FrameMasks(index, 0.1 * index, frame, masks[:, index], np.ones(len(found)), np.ones(len(found)))
         frames = np.arange(media.count)
         regions = [
-            Region(words, None, box_of(mask[0]), track(mask, frames)) for words, mask in zip(found, masks, strict=True)
+            Region(words, None, box_of(mask[0]), track(mask, frames), 0.9)
+            for words, mask in zip(found, masks, strict=True)
         ]
         yield Finished(Answer("It is.", tuple(regions), media=media))
 
@@ -61,6 +63,7 @@ def test_a_model_that_finds_nothing_is_right_only_where_nothing_is(run_segue, tm
     for line in told["answers"]:
         assert line["found"] == 0
         assert line["iou"] == 1 if not line["meant"] else line["iou"] < 0.7
+        assert not line["weak"]
     assert {line["input"] for line in told["answers"]} == {"scene", "clip"}
 
 
@@ -70,7 +73,7 @@ def test_results_and_truth_lie_side_by_side(knowing, run_segue, tmp_path):
     assert result.exit_code == 0
     made = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert {"scene/overlay.png", "scene/masks/00000.png", "scene/masks.json", "scene/result.json"} <= made
-    assert {"clip/overlay.mp4", "clip/masks/00004.png", "truth/scene.png", "truth/clip.mp4"} <= made
+    assert {"clip/overlay.mp4", "clip/masks/00004.png", "compared/scene.png", "compared/clip.mp4"} <= made
     assert {"input/scene.png", "input/clip/00000.png", "manifest.jsonl"} <= made
     assert open_media(out / "clip" / "overlay.mp4").count == demo.CLIP_FRAMES
 
@@ -80,7 +83,13 @@ def test_the_table_shows_phrases_and_where_to_look(knowing, run_segue, tmp_path)
     for challenge in demo.challenges(4):
         for phrase in challenge.phrases:
             assert phrase.words["en"] in result.stdout
-    assert "1.00" in result.stdout and "overlay.mp4" in result.stdout
+    assert "1.00" in result.stdout and "compared/clip.mp4" in result.stdout.replace("\n", "")
+
+
+def test_things_of_low_scores_are_told_as_probably_not_there(knowing, run_segue, tmp_path, monkeypatch):
+    assert "probably" not in run_segue("demo", "-o", tmp_path, "--seed", 4).stdout
+    monkeypatch.setattr(segment, "WEAK", 0.95)
+    assert run_segue("demo", "-o", tmp_path, "--seed", 4).stdout.count("probably") == 5
 
 
 def test_without_a_seed_every_run_has_new_ones_and_says_which(run_segue, tmp_path):
@@ -91,7 +100,7 @@ def test_without_a_seed_every_run_has_new_ones_and_says_which(run_segue, tmp_pat
 def test_a_second_run_into_the_same_folder_replaces_the_first(knowing, run_segue, tmp_path):
     for _ in range(2):
         assert run_segue("demo", "-o", tmp_path, "--seed", 4).exit_code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "input", "manifest.jsonl", "scene", "truth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "compared", "input", "manifest.jsonl", "scene"]
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(run_segue, tmp_path):

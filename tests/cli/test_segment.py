@@ -120,6 +120,12 @@ def test_nothing_found_is_an_answer_too(run_segue, photo, out):
     assert read_result(out / "street")["regions"] == []
 
 
+def test_the_demo_model_says_first_what_it_knows_and_other_models_do_not(run_segue, photo, out):
+    assert run_segue("segment", photo, "bright", "-o", out).stderr.startswith("The demo model knows drawn scenes only")
+    told = run_segue("segment", photo, "bright", "-o", out, "--model", "other", "--overwrite").stderr
+    assert "drawn scenes" not in told
+
+
 def test_a_single_pixel_is_an_image(run_segue, tmp_path, out):
     Image.new("RGB", (1, 1), "white").save(tmp_path / "dot.png")
     assert run_segue("segment", tmp_path / "dot.png", "bright", "-o", out).exit_code == 0
@@ -161,7 +167,9 @@ def test_a_frame_that_breaks_midway_leaves_nothing_half_written(run_segue, walk,
 def test_what_the_engine_refuses_is_this_inputs_failure(run_segue, photo, out):
     run = run_segue("segment", photo, "impossible", "-o", out)
     assert run.exit_code == 2
-    assert run.stderr == "error: street.png: the phrase 'impossible' cannot be asked; ask for something else\n"
+    first, told = run.stderr.splitlines()
+    assert first.startswith("The demo model knows drawn scenes only")
+    assert told == "error: street.png: the phrase 'impossible' cannot be asked; ask for something else"
 
 
 def test_a_model_that_does_not_load_ends_the_run(run_segue, mixed, out):

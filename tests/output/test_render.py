@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from segue.errors import DataError
-from segue.output.render import COLOURS, colour_of, overlay
+from segue.output.render import COLOURS, colour_of, overlay, side_by_side
 
 GREY = np.full((120, 160, 3), 128, dtype=np.uint8)
 # What the three kinds of colour blindness make of linear RGB. Source: Machado et al. 2009, severity 1.
@@ -158,3 +158,23 @@ def test_tiny_images_are_drawn_on(size):
 def test_a_missing_label_is_an_error():
     with pytest.raises(DataError, match="2 masks have 1 labels"):
         overlay(GREY, np.zeros((2, 120, 160), dtype=bool), ["one"])
+
+
+def test_side_by_side_shows_the_image_once_per_title_and_a_line_per_object_below():
+    one, other = disc(40, 60, 20), disc(110, 60, 20)
+    masks, image = np.stack([one, other]), np.full_like(GREY, (10, 200, 30))
+    sheet = side_by_side(image, {"truth": masks, "answer": ~masks}, ["a", "b"])
+    top, left = np.argwhere((sheet == image[0, 0]).all(axis=2)).min(axis=0)
+    pictures = sheet[top : top + 120, left:]
+    assert np.array_equal(pictures[:, :160], overlay(image, masks, ["", ""]))
+    assert any(
+        np.array_equal(pictures[:, start : start + 160], overlay(image, ~masks, ["", ""]))
+        for start in range(160, pictures.shape[1] - 159)
+    )
+    below = sheet[top + 120 :]
+    assert all((below == colour_of(number)).all(axis=2).any() for number in range(2))
+
+
+def test_a_legend_needs_a_line_for_every_mask():
+    with pytest.raises(DataError, match="2 masks have 1 labels"):
+        side_by_side(GREY, {"truth": np.zeros((2, 120, 160), dtype=bool)}, ["a"])

@@ -64,6 +64,8 @@ def command(
         raise ConfigError("--json needs --ask: a dialogue has no single result")
     wanted = options.parse_formats(formats)
     opened = None if media is None else open_media(Path(media).expanduser())
+    if not as_json:
+        loading.tell_limits()
 
     from segue import engine
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from segue.cli import options, segment
 from segue.cli.console import VisibleConsole, say, visible
 from segue.errors import ConfigError
-from segue.types import Event, FrameMasks, Media, ObjectsFound
+from segue.types import Event, Finished, FrameMasks, Media, ObjectsFound
 
 if TYPE_CHECKING:
     from segue.demo import Challenge
@@ -27,13 +27,14 @@ else:
     # Drawing scenes brings numpy's and Pillow's heavier parts along, which `--help` can do without.
     Challenge = Any
 
-_INPUTS, _TRUTH = "input", "truth"
+_INPUTS, _COMPARED = "input", "compared"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line of the demo's table: what was asked of which input, how many things it means, how many were found.
 
+    Things of a score below `segment.WEAK` are probably not there: `weak` says whether all that were found are such.
     `iou` in [0, 1] compares all that was found with all that was meant, the mean over frames.
     """
 
@@ -41,6 +42,7 @@ class Line:
     phrase: str
     meant: int
     found: int
+    weak: bool
     iou: float
 
 
@@ -57,30 +59,27 @@ def command(
 ) -> None:
     """Run the main job on a scene and a clip made on the spot.
 
-    Asks for things in words, writes masks and overlays as `segue segment`
-    does, and compares the masks with the known truth.
+    Asks for a thing, an attribute, a relation, something that is not there
+    and, in the clip, a motion. Writes masks and overlays as `segue segment`
+    does, and truth and answer side by side.
     """
     from segue import demo
 
     seed = secrets.randbelow(2**31) if seed is None else seed
     say(f"Drawing a scene and a clip from seed {seed}.")
     asked = demo.challenges(seed)
-    lines = _run(asked, output, loading)
+    lines, compared = _run(asked, output, loading)
     mean = float(np.mean([line.iou for line in lines]))
     if as_json:
         result = {"seed": seed, "model": loading.model, "output": str(output), "mean_iou": mean}
         print(json.dumps({**result, "answers": [asdict(line) for line in lines]}))
         return
     VisibleConsole().print(_table(lines, mean))
-    for title, folder, names in (
-        ("found", output, ("scene/overlay.png", "clip/overlay.mp4")),
-        ("truth", output / _TRUTH, ("scene.png", "clip.mp4")),
-    ):
-        print(visible(f"{title}: {'  '.join(str(folder / name) for name in names)}"))
+    print(visible(f"truth and answer side by side: {'  '.join(str(path) for path in compared)}"))
 
 
-def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions) -> list[Line]:
-    """Do the job as `segue segment` does it, and keep what was found for comparison.
+def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions) -> tuple[list[Line], list[Path]]:
+    """Do the job as `segue segment` does it, and compare; also the pictures of truth and answer side by side.
 
     Raises: SegueError, if the model, the folder or an input cannot be used.
     """
@@ -98,7 +97,7 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]
-            found[challenge.name] = _FoundMasks({}, {})
+            found[challenge.name] = _FoundMasks({}, {}, {})
             phrases = [phrase.words["en"] for phrase in challenge.phrases]
             yield from _watched(loaded.segment(media, phrases, engine.Options()), media, found[challenge.name])
 
@@ -111,15 +110,18 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions
     tally = segment.run(sources, job, load)
     if tally.failed:
         raise typer.Exit(2)
-    return [line for challenge in asked for line in _compared(challenge, found[challenge.name])]
+    with disk_errors(output):
+        pictures = [challenge.compare(found[challenge.name].masks, output / _COMPARED) for challenge in asked]
+    return [line for challenge in asked for line in _compared(challenge, found[challenge.name])], pictures
 
 
 @dataclass(frozen=True, slots=True)
 class _FoundMasks:
-    """What was found of each phrase: how many things, and all of them as one mask per frame."""
+    """What was found of each phrase: how many things, all of them as one mask per frame, and the best score."""
 
     counts: dict[str, int]
     masks: dict[str, np.ndarray]
+    scores: dict[str, float]
 
 
 def _watched(events: Iterator[Event], media: Media, found: _FoundMasks) -> Iterator[Event]:
@@ -134,6 +136,9 @@ def _watched(events: Iterator[Event], media: Media, found: _FoundMasks) -> Itera
         if isinstance(event, FrameMasks):
             for phrase, mask in zip(phrases, event.masks, strict=True):
                 found.masks[phrase][event.index] |= mask
+        if isinstance(event, Finished):
+            for region in (one for one in event.answer.regions if one.score is not None):
+                found.scores[region.phrase] = max(region.score, found.scores.get(region.phrase, 0.0))
         yield event
 
 
@@ -144,19 +149,24 @@ def _compared(challenge: Challenge, found: _FoundMasks) -> Iterator[Line]:
         if masks is None:
             masks = np.zeros(challenge.scene.frames.shape[:3], dtype=bool)
         score = challenge.score(phrase, masks)
-        yield Line(challenge.name, words, len(phrase.objects), found.counts.get(words, 0), round(score, 4))
+        yield Line(
+            input=challenge.name,
+            phrase=words,
+            meant=len(phrase.objects),
+            found=found.counts.get(words, 0),
+            weak=found.scores.get(words, 1.0) < segment.WEAK,
+            iou=round(score, 4),
+        )
 
 
 def _write(asked: Sequence[Challenge], output: Path) -> list[Path]:
-    """Write what is asked about, and beside it what the answers should look like; returns paths of the former.
+    """Write what is asked about; returns its paths. The folder of comparisons is made too.
 
     Raises: ConfigError, if there is a file where a folder should be.
     """
     try:
-        for name in (_INPUTS, _TRUTH):
+        for name in (_INPUTS, _COMPARED):
             (output / name).mkdir(parents=True, exist_ok=True)
-        for challenge in asked:
-            challenge.write_truth(output / _TRUTH)
         return [challenge.write(output / _INPUTS).resolve() for challenge in asked]
     except (FileExistsError, NotADirectoryError) as error:
         raise ConfigError(f"{error.filename} is a file; -o takes a folder to write results into") from error
@@ -167,5 +177,6 @@ def _table(lines: Sequence[Line], mean: float) -> Table:
     for title, footer in (("input", "mean"), ("asked for", ""), ("there", ""), ("found", ""), ("IoU", f"{mean:.2f}")):
         table.add_column(title, footer, justify="left" if title in ("input", "asked for") else "right")
     for line in lines:
-        table.add_row(line.input, Text(line.phrase), str(line.meant), str(line.found), f"{line.iou:.2f}")
+        found = f"{line.found}, probably not there" if line.weak else str(line.found)
+        table.add_row(line.input, Text(line.phrase), str(line.meant), found, f"{line.iou:.2f}")
     return table

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 
 import typer
 
+from segue.cli.console import say
+
 if TYPE_CHECKING:
     from segue.engine import Engine
 
@@ -75,6 +77,11 @@ class ModelOptions:
 
         how = asdict(self)
         return loading.load(how.pop("model"), check_memory=not how.pop("ignore_memory"), **how)
+
+    def tell_limits(self) -> None:
+        """Say, before the demo model answers, what its answers are worth; of other models nothing."""
+        if self.model == "demo":
+            say("The demo model knows drawn scenes only (segue data synth); what it says of photographs means nothing.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

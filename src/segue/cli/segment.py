@@ -91,6 +91,7 @@ def command(
         from segue import engine
 
         settings = engine.Options(**how)
+        loading.tell_limits()
         loaded = loading.load()
         return lambda media: loaded.segment(media, phrases, settings)
 
@@ -185,7 +186,7 @@ def _account(record: Record) -> Iterator[str]:
             yield f"{phrase}: not found ({_many(region['area'], 'pixel')} at most)"
             continue
         score = "no score" if region["score"] is None else f"score {region['score']:.2f}"
-        weak = ", weak: look at it" if region["score"] is not None and region["score"] < WEAK else ""
+        weak = ", weak: probably not there" if region["score"] is not None and region["score"] < WEAK else ""
         where = f" of the picture on {region['frames']} of {_many(record['frames'], 'frame')}"
         share = f"{region['share']:.1%}{where if record['frames'] > 1 else ' of the picture'}"
         yield f"{phrase}: {score}, {share}{weak}"

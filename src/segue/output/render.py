@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import ceil
 from statistics import NormalDist
@@ -71,6 +71,35 @@ def overlay(
         _outline(picture, masks[number], box, colour_of(number))
     _name(picture, masks, shown, labels)
     return np.array(picture)
+
+
+def side_by_side(
+    image: UInt8[np.ndarray, "h w 3"], masks: Mapping[str, Bool[np.ndarray, "n h w"]], legend: Sequence[str]
+) -> UInt8[np.ndarray, "y x 3"]:
+    """The image once for each title of `masks`, with these masks on it, and below a line for each object.
+
+    Object i has the colour `colour_of(i)` in every picture and a swatch of it before line i of the legend. A line that
+    is too long is cut.
+
+    Raises: DataError, as `overlay` does.
+    """
+    shown = [overlay(image, mine, [""] * len(legend)) for mine in masks.values()]
+    height, width = image.shape[:2]
+    size = max(13, round(0.04 * min(height, width)))
+    font, line, gap = _font(size), round(1.6 * size), round(0.6 * size)
+    whole = (len(shown) * (width + gap) + gap, 2 * gap + line + height + line * len(legend))
+    sheet = Image.new("RGB", whole, _WHITE)
+    ink = ImageDraw.Draw(sheet)
+    for number, (title, picture) in enumerate(zip(masks, shown, strict=True)):
+        left = gap + number * (width + gap)
+        ink.text((left, line // 2), title, font=font, fill=_BLACK, anchor="lm")
+        sheet.paste(Image.fromarray(picture), (left, line))
+    for number, text in enumerate(legend):
+        middle = line + height + gap + line // 2 + number * line
+        ink.rectangle((gap, middle - size // 2, gap + size, middle + size // 2), colour_of(number), _BLACK)
+        text = _readable(text, number, font, whole[0] - 3 * gap - size)
+        ink.text((2 * gap + size, middle), text, font=font, fill=_BLACK, anchor="lm")
+    return np.array(sheet)
 
 
 def _name(

@@ -1,0 +1,61 @@
+"""Teach a model of scenes one part after another, by the clock: `python -m segue.train.from_scratch STATE`.
+
+STATE is a folder. It holds the model as it was last judged (`STATE/model`, which every command takes) and `log.jsonl`.
+The same command again goes on from there, with other scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from segue import loading
+from segue.cli.console import say
+from segue.train.from_scratch.parts import Plan, learn_sight, learn_words, stills
+
+HELD = 64
+"""Scenes of the validation split that a part is judged by."""
+
+
+def main() -> None:
+    """Read the command line, draw, learn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("state", type=Path, help="folder that the model is kept in")
+    parser.add_argument("--base", default="demo", help="the model to begin from, where STATE has none yet")
+    parser.add_argument("--scenes", type=int, default=4000, help="how many stills to draw")
+    parser.add_argument("--sight", type=float, default=0, metavar="SECONDS", help="of processor time for the tower")
+    parser.add_argument("--words", type=float, default=0, metavar="SECONDS", help="of it for the language model")
+    parser.add_argument("--threads", type=int, default=1)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    chosen.state.mkdir(parents=True, exist_ok=True)
+    folder = chosen.state / "model"
+    engine = loading.load(folder if folder.exists() else chosen.base, device="cpu", dtype="fp32")
+
+    def keep(figures: Mapping[str, object]) -> None:
+        with (chosen.state / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(figures) + "\n")
+        say("  ".join(f"{name} {value}" for name, value in figures.items()))
+        part = chosen.state / "model.part"
+        shutil.rmtree(part, ignore_errors=True)
+        engine.save(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+
+    say(f"drawing {chosen.scenes} scenes")
+    first = int(torch.randint(1_000_000, ()))  # new scenes each time
+    scenes, held = list(stills("train", first, chosen.scenes)), list(stills("validation", 0, HELD))
+    if chosen.sight:
+        learn_sight(engine.model, scenes, held, Plan(chosen.sight, 1.5e-3, 4), keep)
+    if chosen.words:
+        plan = Plan(chosen.words, 1.2e-3, 2)
+        learn_words(engine.model, engine.processor, scenes, held, plan, keep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""The language model alone, on features that a finished tower gave: it learns to say and to point without a picture.
+
+All turns about a scene have the picture in common. It is read once; each turn attends to it and to itself, as if it
+stood alone behind it. What a turn costs is so what its own tokens cost.
+
+Letters in shapes: b scenes, p tokens of the opening, n turns, l tokens of a turn, d width, h heads, v visual tokens, s
+`[SEG]`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segue.grounding.model import VisionLanguageModel
+from segue.prepare import IGNORED
+from segue.train.examples import Truth
+from segue.train.from_scratch.collage import NAMES
+from segue.train.from_scratch.sight import linear
+from segue.train.from_scratch.target_embeddings import summed, target_embedding_loss
+from segue.train.from_scratch.turns import Ask, Turn
+
+_TAPPED = 4  # layers after which a turn must know which visual tokens it means
+_POINT, _MOST = 128, 7
+_FIRST, _REST, _AFTER_SEG, _SHORT, _DIGITS = 3.0, 0.4, 1.5, 2.0, (1.5, 0.9, 0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A scene for the language model: features of its visual tokens, and the truth about its things.
+
+    `shown` says which thing each token shows, -1 for none; `things` are numbers in `NAMES`; `centres` are where a thing
+    is on the frames that show it, x and y in [0, 1].
+    """
+
+    opening: Int[np.ndarray, " p"]
+    features: Float[np.ndarray, "v d"]
+    shown: Int[np.ndarray, " v"]
+    things: Int[np.ndarray, "k 4"]
+    centres: Sequence[Float[np.ndarray, "f 2"]]
+    turns: Sequence[Turn]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Scenes with the same opening and as many turns of each; rows of `segs` are scene, turn, place, thing."""
+
+    scenes: Sequence[Known]
+    features: Float[Tensor, "b v d"]
+    ids: Int[Tensor, "b n l"]
+    labels: Int[Tensor, "b n l"]
+    weights: Float[Tensor, "b n l"]
+    again: Float[Tensor, "c d"]
+    asks: Int[Tensor, "b n"]
+    counts: Int[Tensor, "b n"]
+    points: Float[Tensor, "b n v"]
+    segs: Int[Tensor, "s 4"]
+
+
+class Aids(nn.Module):
+    """Heads that are thrown away in the end: how many things a question means, and which visual tokens show them."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.count = nn.Linear(width, _MOST + 1)
+        self.asked, self.state, self.seen = (nn.Linear(width, _POINT) for _ in range(3))
+        self.level = nn.Parameter(torch.tensor(-3.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The tokens that weights and losses look for: `[SEG]`, the placeholder of a visual token, the ten digits."""
+
+    seg: int
+    visual: int
+    digits: frozenset[int]
+
+
+def batch_of(
+    scenes: Sequence[Known], vocabulary: Vocabulary, rng: np.random.Generator, *, turns: int, longest: int
+) -> Batch:
+    """Turns of these scenes by chance, none longer than `longest`; a scene with fewer has empty ones."""
+    shape = (len(scenes), turns, longest)
+    ids, labels = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORED)
+    weights, asks = np.zeros(shape, dtype=np.float32), np.zeros(shape[:2], dtype=np.int64)
+    counts, points = np.full(shape[:2], -1), np.full((*shape[:2], len(scenes[0].shown)), -1.0, dtype=np.float32)
+    again, segs = [], []
+    for row, scene in enumerate(scenes):
+        fitting = [turn for turn in scene.turns if len(turn.ids) <= longest]
+        for place, number in enumerate(rng.permutation(len(fitting))[:turns]):
+            turn = fitting[number]
+            end = len(turn.ids)
+            ids[row, place, :end] = turn.ids
+            labels[row, place, turn.answer - 1 : end - 1] = turn.ids[turn.answer :]
+            weights[row, place, turn.answer - 1 : end - 1] = _weights(turn, vocabulary)
+            asks[row, place] = turn.answer - 1
+            again.append(scene.features[turn.cells])
+            if turn.ask in (Ask.MASKS, Ask.BOX):
+                counts[row, place] = min(len(turn.things), _MOST)
+                points[row, place] = np.isin(scene.shown, turn.things)
+            marks = turn.answer + np.flatnonzero(turn.ids[turn.answer :] == vocabulary.seg)
+            segs += [(row, place, int(mark), thing) for mark, thing in zip(marks, turn.things, strict=False)]
+    arrays = (ids, labels, weights, np.concatenate(again), asks, counts, points)
+    features = torch.from_numpy(np.stack([scene.features for scene in scenes])).float()
+    ids_, labels_, weights_, again_, asks_, counts_, points_ = (torch.from_numpy(one) for one in arrays)
+    found = torch.tensor(segs, dtype=torch.int64).view(-1, 4)
+    return Batch(scenes, features, ids_, labels_, weights_, again_.float(), asks_, counts_, points_, found)
+
+
+def _weights(turn: Turn, vocabulary: Vocabulary) -> Float[np.ndarray, " a"]:
+    """How much each token of an answer counts: most where it decides something, least where any wording would do."""
+    answer = turn.ids[turn.answer :]
+    weights = np.ones(len(answer), dtype=np.float32)
+    if turn.ask == Ask.MASKS:
+        weights[:] = _REST
+        weights[1:][answer[:-1] == vocabulary.seg] = _AFTER_SEG
+        weights[0] = _FIRST
+    elif turn.ask == Ask.CLOSED:
+        weights[:-1] = _SHORT
+    elif turn.ask == Ask.BOX:
+        run = 0
+        for place, token in enumerate(answer):
+            run = run + 1 if int(token) in vocabulary.digits else 0
+            weights[place] = _DIGITS[min(run, len(_DIGITS)) - 1] if run else _REST
+    return weights
+
+
+def words_losses(
+    model: VisionLanguageModel, aids: Aids, batch: Batch, vocabulary: Vocabulary
+) -> dict[str, Float[Tensor, ""]]:
+    """The terms by name, and their weighted sum as `loss`."""
+    opening = torch.from_numpy(batch.scenes[0].opening)
+    states, (tapped_opening, tapped) = read_turns(model.mllm.language_model, opening, batch, vocabulary.visual)
+    learned = batch.labels != IGNORED
+    scores = model.mllm.head(states[learned]).float()
+    each = functional.cross_entropy(scores, batch.labels[learned], reduction="none")
+    weights = batch.weights[learned]
+    terms = {"text": (each * weights).sum() / weights.sum(), "target_embedding": _target_term(model, states, batch)}
+    asked = batch.counts >= 0
+    scene, turn = asked.nonzero(as_tuple=True)
+    if not len(scene):
+        return {"loss": 1.5 * terms["text"] + 0.5 * terms["target_embedding"], **terms}
+    place = batch.asks[scene, turn]
+    terms["count"] = functional.cross_entropy(aids.count(states[scene, turn, place]), batch.counts[scene, turn])
+    seen = aids.state(_normal(tapped_opening[:, opening == vocabulary.visual])) + aids.seen(_normal(batch.features))
+    query = aids.asked(_normal(tapped[scene, turn, place]))
+    points = torch.einsum("nw,nvw->nv", query, seen[scene]) * _POINT**-0.5 + aids.level
+    wanted = batch.points[scene, turn]
+    missed = functional.binary_cross_entropy_with_logits(points, wanted, weight=1 + 4 * wanted)
+    terms["point"] = missed
+    total = 1.5 * terms["text"] + 0.5 * terms["target_embedding"] + 0.5 * terms["count"] + 2 * terms["point"]
+    return {"loss": total, **terms}
+
+
+def _target_term(model: VisionLanguageModel, states: Float[Tensor, "b n l d"], batch: Batch) -> Float[Tensor, ""]:
+    if not len(batch.segs):
+        return states.sum() * 0.0
+    scene, turn, place, thing = batch.segs.unbind(1)
+    prompts = model.prompts(states[scene, turn, place]).float()
+    pairs = list(zip(scene.tolist(), thing.tolist(), strict=True))
+    truths = [_truth(batch.scenes[one], other) for one, other in pairs]
+    return summed(target_embedding_loss(prompts, truths, model.grounder))
+
+
+def _truth(scene: Known, thing: int) -> Truth:
+    """What a target embedding is made of: a thing's names and where it is."""
+    names = " ".join(known[number] for known, number in zip(NAMES, scene.things[thing], strict=True))
+    centres = torch.from_numpy(scene.centres[thing])[None].float()
+    frames = tuple(range(centres.shape[1]))
+    pixels, masks = (torch.zeros(*size, 0, 0, dtype=torch.uint8) for size in ((len(frames), 3), (1, len(frames))))
+    return Truth(pixels, masks, frames, frames, (names,), centres)
+
+
+def read_turns(
+    language_model: nn.Module, opening: Int[Tensor, " p"], batch: Batch, visual_id: int
+) -> tuple[Float[Tensor, "b n l d"], tuple[Float[Tensor, "b p d"], Float[Tensor, "b n l d"]]]:
+    """The states of all turns after the final norm, each read behind the opening alone; and what stands after layer
+    `_TAPPED`, of the opening and of the turns.
+    """
+    count, turns, longest = batch.ids.shape
+    before = language_model.model.embed_tokens(opening).expand(count, -1, -1).clone()
+    before[:, opening == visual_id] = batch.features
+    after = language_model.model.embed_tokens(batch.ids).clone()
+    after[batch.ids == visual_id] = batch.again
+    rotations = language_model.model.rotary_emb(before, torch.arange(len(opening) + longest)[None])
+    tapped = (before, after)
+    for number, layer in enumerate(language_model.model.layers):
+        before, after = _layer(layer, before, after, rotations)
+        if number + 1 == _TAPPED:
+            tapped = (before, after)
+    return language_model.model.norm(after), tapped
+
+
+def _layer(
+    layer: nn.Module,
+    before: Float[Tensor, "b p d"],
+    after: Float[Tensor, "b n l d"],
+    rotations: tuple[Float[Tensor, "1 x w"], Float[Tensor, "1 x w"]],
+) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b n l d"]]:
+    """A layer of Qwen2 for openings and turns at once; products in bfloat16, sums in float32."""
+    attention, mlp = layer.self_attn, layer.mlp
+    count, shared, width = before.shape
+    turns, longest = after.shape[1:3]
+    states = torch.cat([before, after.flatten(1, 2)], 1)
+    projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+    weight, bias = (torch.cat([getattr(one, name) for one in projections]) for name in ("weight", "bias"))
+    heads = width // attention.head_dim
+    three = linear(layer.input_layernorm(states), weight, bias).view(count, -1, 3, heads, attention.head_dim)
+    first = [one.transpose(1, 2) for one in three[:, :shared].unbind(2)]
+    own = [one.permute(0, 3, 1, 2, 4) for one in three[:, shared:].unflatten(1, (turns, longest)).unbind(3)]
+    (cosine, sine), scale = (turn[0] for turn in rotations), attention.head_dim**-0.5
+    queries, keys = (_turned(one, cosine[:shared], sine[:shared]) for one in first[:2])
+    mine, theirs = (_turned(one, cosine[shared:], sine[shared:]) for one in own[:2])
+    values, own_values = first[2].bfloat16(), own[2].bfloat16()
+    scores = (queries * scale @ keys.transpose(-1, -2)).float() + _causal(shared)
+    seen = scores.softmax(-1).bfloat16() @ values
+    whole = (mine.flatten(2, 3) * scale @ keys.transpose(-1, -2)).unflatten(2, (turns, longest)).float()
+    within = (mine * scale @ theirs.transpose(-1, -2)).float() + _causal(longest)
+    shares = torch.cat([whole, within], -1).softmax(-1).bfloat16()
+    looked = (shares[..., :shared].flatten(2, 3) @ values).unflatten(2, (turns, longest))
+    looked = looked + shares[..., shared:] @ own_values
+    joined = torch.cat([seen.transpose(1, 2).flatten(2), looked.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)], 1)
+    states = states + linear(joined, attention.o_proj.weight)
+    normal = layer.post_attention_layernorm(states)
+    gate, up = linear(normal, torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])).chunk(2, -1)
+    states = states + linear(functional.silu(gate) * up, mlp.down_proj.weight)
+    return states[:, :shared], states[:, shared:].unflatten(1, (turns, longest))
+
+
+def _turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Queries or keys at their places."""
+    one, other = values.chunk(2, -1)
+    return (values * cosine + torch.cat([-other, one], -1) * sine).bfloat16()
+
+
+def _causal(length: int) -> Float[Tensor, "x x"]:
+    return torch.full((length, length), -1e9).triu(1)
+
+
+def _normal(values: Tensor) -> Tensor:
+    return functional.rms_norm(values, values.shape[-1:])
