@@ -214,7 +214,7 @@ def test_the_language_side_of_a_replay_attends_as_the_recorded_one_did(subject):
 
 def test_a_recording_is_replayed_on_as_many_threads_as_it_was_made(recording, subject, monkeypatch):
     seen, before = [], torch.get_num_threads()
-    monkeypatch.setattr("segue.parity._replay_seam", lambda *_: seen.append(torch.get_num_threads()) or Replay())
+    monkeypatch.setattr("segue.parity.sa2va.replay", lambda *_: seen.append(torch.get_num_threads()) or Replay())
     parity.replay(recording, subject, ["llm"])
     other = parity.Recording(Path(), {"dtype": "float32"}, {}, {})
     parity.replay(other, subject, ["llm"])

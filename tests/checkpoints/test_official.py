@@ -178,7 +178,8 @@ def test_a_config_read_back_is_the_same_for_every_known_architecture(name):
     family = FAMILIES[config.family]
     again = family.architecture(family.official.config(config.mllm_config))
     assert again.to_dict() == config.mllm_config.to_dict()
-    assert sam2.architecture(sam2.sizes(config.sam2_config)).to_dict() == config.sam2_config.to_dict()
+    if config.sam2_config is not None:
+        assert sam2.architecture(sam2.sizes(config.sam2_config)).to_dict() == config.sam2_config.to_dict()
 
 
 def test_an_export_names_the_originals_classes_and_brings_none(ours, target):

@@ -42,7 +42,7 @@ def test_official_names_and_places_of_every_known_architecture_belong_together(n
     assert len(filled) == len(set(filled)) and {place for place, _ in filled} == set(places)
     assert report.fresh == report.tied == ()
     assert (
-        round((sum(map(math.prod, shapes.values())) - math.prod(shapes[GAUSSIAN])) / 1e9, 3)
+        round((sum(map(math.prod, shapes.values())) - math.prod(shapes.get(GAUSSIAN, (0,)))) / 1e9, 3)
         == zoo.find(name)[1].billions
     )
 

@@ -26,7 +26,9 @@ def filled(tmp_path):
 def test_stats_for_people_and_for_programs(run_segue, filled):
     shown = run_segue("cache", "stats", filled)
     assert shown.exit_code == 0
-    assert all(word in shown.stdout for word in ("clip_vision 000000000000", "tower", "lossless", "videos", "100.0 %"))
+    assert all(
+        word in shown.stdout for word in ("clip_vision", "000000000000", "tower", "lossless", "videos", "100.0 %")
+    )
     found = json.loads(run_segue("cache", "stats", filled, "--json").stdout)
     assert found["namespaces"][0]["entries"] == 3
     assert found["totals"]["hits"] == 1

@@ -81,7 +81,7 @@ def test_doctor_notes_what_is_never_used(run_segue, folder):
     assert {name: checks[name]["status"] for name in ("code", "pickles", "generation")} == dict.fromkeys(
         ("code", "pickles", "generation"), "note"
     )
-    assert "modeling.py: never executed" in checks["code"]["value"]
+    assert "modeling.py, auto_map in config.json: never executed" in checks["code"]["value"]
 
 
 def test_doctor_says_what_is_wrong_with_a_folder_that_does_not_fit(run_segue, folder):

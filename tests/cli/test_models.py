@@ -10,7 +10,7 @@ from segue.checkpoints import zoo
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Two checkpoints will do."""
-    monkeypatch.setattr("segue.checkpoints.catalogue.zoo.released()", ("Sa2VA-4B", "Sa2VA-i-1B"))
+    monkeypatch.setattr("segue.checkpoints.catalogue.zoo.released", lambda: ("Sa2VA-4B", "Sa2VA-i-1B"))
 
 
 def test_the_table_says_what_people_choose_by(run_segue):

@@ -104,7 +104,7 @@ def test_memory_does_not_grow_with_the_frames_that_were_asked_again(engine_i, pr
         sizes.append((len(memory.conditioning), sum(past.maps is not None for past in memory.recent)))
         return decoded, memory
 
-    monkeypatch.setattr(following, "reprompt", watched)
+    monkeypatch.setattr(reprompting, "reprompt", watched)
     frames = clip(24)
     shots = (VideoFrame(number, 0.0, frame) for number, frame in enumerate(frames))
     list(follow(engine_i.model.grounder, prompts[:1], {0: frames[0]}, shots, policy="upstream", reprompt=0.9))
@@ -115,7 +115,7 @@ def test_the_engine_asks_again_only_if_told(engine_i, clip, monkeypatch):
     from segue.engine import Options
 
     asked = []
-    monkeypatch.setattr(following, "reprompt", lambda *arguments, **options: asked.append(options) or arguments[2])
+    monkeypatch.setattr(reprompting, "reprompt", lambda *arguments, **options: asked.append(options) or arguments[2])
     for reprompt in (0.0, 0.4):
         options = Options(prefill="[SEG]", frames="0", reprompt=reprompt)
         answer = engine_i.ask(np.stack(list(clip(3))), "Where?", options=options)

@@ -38,7 +38,7 @@ def test_a_template_name_may_be_spelled_with_hyphens():
 
 
 def test_an_unknown_template_is_refused_with_the_known_names():
-    with pytest.raises(ConfigError, match=r"'vicuna'.*qwen_chat, internlm2_chat, phi3_chat"):
+    with pytest.raises(ConfigError, match=r"'vicuna'.*qwen_chat, .*internlm2_chat, phi3_chat"):
         template("vicuna")
 
 

@@ -136,7 +136,7 @@ def test_a_sentencepiece_model_of_another_kind_is_refused(internlm2, options):
         ({"tokenizer.json": "{}"}, "cannot be read"),
         ({"tokenizer.json": "not json"}, "cannot be read"),
         ({"tokenizer.model": "not a model"}, "cannot be read"),
-        ({"vocab.json": "[]", "merges.txt": ""}, "cannot be read"),
+        ({"vocab.json": "[]", "merges.txt": ""}, "is empty"),
     ],
 )
 def test_missing_or_broken_tokenizer_files_are_refused(tmp_path, files, message):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from segue.cli import options
 from segue.cli.console import say
@@ -69,7 +69,9 @@ def _print_stats(found: dict[str, Any]) -> None:
             cells = (str(row["dataset"]), str(row["namespace"]), f"{row['media']:,}", f"{row['there']:,}")
             table.add_row(*cells, size(row["bytes"]), mark)
         console.print(table)
-    table = Table("run", "hits", "misses", "rate", "read", "written", "time saved", box=SIMPLE_HEAD)
+    table = Table(
+        Column("run", overflow="fold"), "hits", "misses", "rate", "read", "written", "time saved", box=SIMPLE_HEAD
+    )
     for row in [*found["runs"], {"started": "all runs", **found["totals"]}]:
         hits, misses = row.get("hits", 0), row.get("absent", 0) + row.get("corrupt", 0)
         rate = f"{100 * hits / (hits + misses):.1f} %" if hits + misses else ""

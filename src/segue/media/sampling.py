@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -50,7 +51,7 @@ def _timed(plan: str, wanted: float, count: int, rate: float | None) -> tuple[in
     if rate is None:
         raise ConfigError(f"frame plan {plan} needs a video with a clock; a folder or an array takes uniform:k")
     step = max(rate / wanted, 1.0)
-    return tuple(int(number * step) for number in range(int((count - 1) / step) + 1))
+    return tuple(int(number * step) for number in range(math.ceil(count / step)))
 
 
 def _listed(plan: str, count: int) -> tuple[int, ...]:

@@ -79,7 +79,8 @@ class Recording:
         """Which of the three systems was recorded; each has a module here that replays its recordings."""
         if (self.folder / TOGETHER).is_file():
             return "qwen_vl"
-        is_longva = read_json(self.folder / "config.json").get("model_type") == "llava_qwen"
+        config = self.folder / "config.json"
+        is_longva = config.is_file() and read_json(config).get("model_type") == "llava_qwen"
         return "longva" if is_longva else "sa2va"
 
     @property
@@ -98,7 +99,9 @@ class Recording:
     def seams(self) -> tuple[str, ...]:
         """The seams there is something recorded of, in the order of the data's flow."""
         found = {seam_of(name) for name in self.outputs} | ({"prompt"} if self.cases else set())
-        found |= {seam for seam, file in (TEXTS | CACHED).items() if (self.folder / file).is_file()}
+        # a model folder has a tokenizer.json of its own, so a file's name alone says nothing
+        files = {"qwen_vl": TEXTS, "longva": CACHED}.get(self.kind, {})
+        found |= {seam for seam, file in files.items() if (self.folder / file).is_file()}
         if self.kind == "longva":
             found |= {"pre"} | ({"keys"} if "fingerprints" in self.manifest else set())
         order = ("tokenizer", "chat", "labels", "pre", "prompt", "vision", "llm", "sam2", "tracker", "e2e")

@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from segue.errors import CheckpointError, DataError
 from segue.models.longva import preprocessing
 from segue.models.longva.model import LongVAConfig
+from segue.models.pieces import Piece
 from segue.models.protocol import VisionInput, shown_as
 from segue.models.templates import Template, TextTokenizer, template
 from segue.models.tokenizers import check_length, load_tokenizer, save_tokenizer
-from segue.types import MediaKind
+from segue.types import MediaKind, Region
 
 VISUAL_TOKEN = "<|visual|>"  # noqa: S105  a placeholder of ours: the original puts the id -200 there
 TEMPLATE = "qwen_1_5"
@@ -89,6 +90,10 @@ class LongVAProcessor:
         Raises: DataError.
         """
         raise DataError(f"{len(masks)} regions are marked, and LongVA knows no region prompts; ask in words")
+
+    def place(self, region: Region, size: tuple[int, int]) -> list[Piece] | None:
+        """None: LongVA writes no places."""
+        return None
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer files."""
