@@ -154,3 +154,7 @@ def test_a_model_of_unknown_size_is_described_by_what_it_is_like():
     sizes = Sizes("internvl", 1024, 24, "Qwen2", 2048, 30, 11008)
     assert zoo.describe(sizes) == "a model like Sa2VA-4B (InternViT 1024 wide, 24 deep; Qwen2 2048 wide, 30 deep)"
     assert zoo.describe(Sizes()) == "no part of a known model"
+
+
+def test_all_that_were_released_are_listed():
+    assert len(zoo.released()) == 15
