@@ -157,4 +157,4 @@ def test_a_model_of_unknown_size_is_described_by_what_it_is_like():
 
 
 def test_all_that_were_released_are_listed():
-    assert len(zoo.released()) == 15
+    assert len(zoo.released()) == 18
