@@ -13,6 +13,7 @@ The exit code is 1 if batches are not twice as fast in processor time, or answer
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import sys
 import time
@@ -48,6 +49,8 @@ def main() -> None:
     parser.add_argument("--turn", type=int, default=5, help="scenes that are asked about before the other way's turn")
     parser.add_argument("--threads", type=int, default=2)
     settings = parser.parse_args()
+    # threads that wait should give way to others, not spin and count as work
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     torch.set_num_threads(settings.threads)
     print(f"$ python benchmarks/evaluate_batched.py {' '.join(sys.argv[1:])}".rstrip())
     names = ", ".join(f"{name} {version(name)}" for name in ("segue", "torch", "transformers"))
