@@ -125,13 +125,12 @@ def _check_nesting(text: str) -> None:
     """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        line = event.start_mark.line + 1 if event.start_mark else "?"
         if isinstance(event, yaml.AliasEvent):
-            raise ConfigError(
-                f"line {event.start_mark.line + 1} has the alias *{event.anchor[:40]}; write out what it means"
-            )
+            raise ConfigError(f"line {line} has the alias *{str(event.anchor)[:40]}; write out what it means")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            raise ConfigError(f"it is nested more than {MAX_DEPTH} deep at line {event.start_mark.line + 1}")
+            raise ConfigError(f"it is nested more than {MAX_DEPTH} deep at line {line}")
 
 
 def _read(path: Path) -> dict[str, Any]:

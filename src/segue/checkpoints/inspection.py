@@ -124,9 +124,9 @@ def report(folder: Path) -> FolderReport:
         headers |= _attempt(problems, weights.read_header, file) or {}
     planned = None if problems else _attempt(problems, plan, folder)
     layout, places = planned or (None, {})
-    fits = layout is not None and _attempt(problems, check, layout, places, headers)
+    fits = layout is not None and _attempt(problems, check, layout, places, headers) is not None
     family = layout.config.family if layout else _family_name(raw)
-    wanted = FAMILIES[family].tokenizer_files if family in FAMILIES else TOKENIZER_FILES
+    wanted = FAMILIES[family].tokenizer_files if family is not None and family in FAMILIES else TOKENIZER_FILES
     if not any((folder / name).is_file() for name in wanted):
         problems.append(f"{folder} has no tokenizer; expected one of {', '.join(wanted)}")
     sizes = zoo.Sizes.of_shapes({name: stored.shape for name, stored in headers.items()})

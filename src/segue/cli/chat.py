@@ -69,7 +69,7 @@ def command(
 
     from segue import engine
 
-    drawing = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     settings = engine.Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
     loaded = loading.load()
     session = Session(lambda messages: loaded.stream(messages, settings), opened, out=output, formats=wanted)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
@@ -202,13 +203,13 @@ def _folder(model: str) -> Path:
 def _progress_bars(hidden: bool) -> Iterator[Progress]:
     """A bar per stage that counts bytes, with the time left; only where stderr is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=STDERR, transient=True, disable=hidden or not STDERR.is_terminal) as progress:
+    with Bars(*columns, console=STDERR, transient=True, disable=hidden or not STDERR.is_terminal) as bars:
         tasks: dict[tuple[str, int], Any] = {}
 
         def progress(stage: Literal["hash", "write", "verify"], done: int, total: int) -> None:
             if (stage, total) not in tasks:
-                tasks[stage, total] = progress.add_task(_STAGES[stage], total=total)
-            progress.advance(tasks[stage, total], done)
+                tasks[stage, total] = bars.add_task(_STAGES[stage], total=total)
+            bars.advance(tasks[stage, total], done)
 
         yield progress
 

@@ -137,8 +137,9 @@ def _watched(events: Iterator[Event], media: Media, found: _FoundMasks) -> Itera
             for phrase, mask in zip(phrases, event.masks, strict=True):
                 found.masks[phrase][event.index] |= mask
         if isinstance(event, Finished):
-            for region in (one for one in event.answer.regions if one.score is not None):
-                found.scores[region.phrase] = max(region.score, found.scores.get(region.phrase, 0.0))
+            for region in event.answer.regions:
+                if region.score is not None:
+                    found.scores[region.phrase] = max(region.score, found.scores.get(region.phrase, 0.0))
         yield event
 
 

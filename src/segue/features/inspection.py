@@ -40,7 +40,8 @@ def datasets(store: Store) -> list[dict[str, Any]]:
     sizes = {(one.place.namespace, one.place.key): one.nbytes for one in store.entries()}
     rows = []
     for ref in store.refs():
-        there = [sizes[ref.get("namespace"), key] for key in ref["entries"] if (ref.get("namespace"), key) in sizes]
+        places = [(str(ref.get("namespace")), key) for key in ref["entries"]]
+        there = [sizes[place] for place in places if place in sizes]
         rows.append(
             {
                 "dataset": ref.get("dataset"),

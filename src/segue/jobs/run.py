@@ -6,7 +6,7 @@ Whoever runs it (the command line, a server, a worker) says how objects are foun
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,9 @@ class BatchJob:
         return tuple(self.settings.get("phrases", ()))
 
 
-def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment]) -> Iterator[tuple[Record, bool]]:
+def run(
+    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment]
+) -> Generator[tuple[Record, bool], None, None]:
     """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
 
     Gives the record of each source as it is done with, and whether an earlier run has done it. `load` is called once,
@@ -157,7 +159,13 @@ def _describe_source(media: Media) -> dict[str, Any]:
     except OSError as problem:
         raise MediaError(f"cannot read {path}: {problem.strerror}; check that it is still there") from problem
     height, width = media.size
-    shape = {"kind": media.kind, "height": height, "width": width, "frames": media.count, "fps": media.fps}
+    shape: dict[str, Any] = {
+        "kind": media.kind,
+        "height": height,
+        "width": width,
+        "frames": media.count,
+        "fps": media.fps,
+    }
     shape |= {"window": media.window, "notes": list(media.notes)}
     return {"path": str(path), **key, **shape}
 

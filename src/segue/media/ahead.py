@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ AHEAD = 2
 _END = object()
 
 
-def read_ahead(items: Iterator[T], count: int = AHEAD) -> Iterator[T]:
+def read_ahead(items: Iterator[T], count: int = AHEAD) -> Generator[T, None, None]:
     """The same items, made in a thread while those before them are used; at most `count` wait to be asked for.
 
     An error comes where its item would. Whoever stops early waits for the item that is being made, and no more are.

@@ -83,7 +83,7 @@ def _check_tiff(file: Readable) -> None:
         for offset, count in zip(offsets, counts, strict=False):
             if offset + count > end:
                 raise _Damage("it ends before its pixels do")
-            if tags.get(_COMPRESSION, (1,))[:1] in ((one,) for one in _DEFLATE):
+            if any(kind in _DEFLATE for kind in tags.get(_COMPRESSION, (1,))[:1]):
                 file.seek(offset)
                 part = zlib.decompressobj()
                 for start in range(0, count, _PIECE):

@@ -131,8 +131,10 @@ def decode(
             elif image.format == "WEBP":
                 _loaded(image, name)  # only then does it know its duration
             milliseconds = image.info.get("duration")
-            is_timed = isinstance(milliseconds, int | float) and milliseconds >= 0
-            seconds = seconds + milliseconds / 1000 if is_timed else float("nan")
+            if isinstance(milliseconds, int | float) and milliseconds >= 0:
+                seconds += milliseconds / 1000
+            else:
+                seconds = float("nan")
 
 
 def rgb(

@@ -80,6 +80,11 @@ class StaticDecoder:
         self.lengths: list[int] = []
         self.keys: list[Float[Tensor, "b g r w"]] = []
         self.values: list[Float[Tensor, "b g r w"]] = []
+        self.mask: Float[Tensor, "b r"]
+        self.token: Int[Tensor, " b"]
+        self.place: Int[Tensor, " b"]
+        self.position: Int[Tensor, " b"]
+        self.alive: Int[Tensor, " b"]
         self.recorded: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def add(self, cache: DynamicCache, prompt: Prompt) -> None:

@@ -39,8 +39,8 @@ def locate(folders: Sequence[Path], *names: str) -> Path:
                 reason = getattr(error, "strerror", None) or str(error)
                 raise MediaError(f"the file {name[:60]!r} cannot be looked for: {reason}") from error
     for name in names:
-        if path := _by_ending(folders, name):
-            return path
+        if (found := _by_ending(folders, name)) is not None:
+            return found
     places = ", ".join(dict.fromkeys(map(str, folders)))
     raise MediaError(f"there is no {' or '.join(dict.fromkeys(names))} in {places}, nor below")
 

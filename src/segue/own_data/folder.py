@@ -233,7 +233,7 @@ def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
         sources[0] = replace(sources[0], remarks=(*sources[0].remarks, Remark("passed_over", path.name, str(fault))))
     yield from sources
     if not sources and pictures.recognises(base):
-        remarks = []
+        remarks: list[Remark] = []
         listed = tuple(pictures.entries(base, phrase, remarks))
         places = (base / "images", base / "videos")
         yield Source(base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))

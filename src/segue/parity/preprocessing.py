@@ -52,6 +52,7 @@ def replay_preprocessing(recording: Recording, processor: Processor) -> Replay:
         elif frame := re.match(r"pre\.video(\d+)_frame", name):
             number = int(frame[1])
             shown = processor.frames(recording.clip(number + 1)[number:])
+            assert shown.pixels is not None
             found.values[frame[0]] = shown.pixels[0]
     return found
 

@@ -253,7 +253,7 @@ def check_finite(tensor: Tensor, name: str, file: Path) -> None:
     # a sum shows in one pass, without room for another tensor, that something may be wrong
     if not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float32).isfinite()):
         return
-    bad = sum(int((~part.float().isfinite()).sum()) for part in tensor.flatten().split(_PART))
+    bad = sum(int((~part.float().isfinite()).sum()) for part in torch.split(tensor.flatten(), _PART))
     if bad:
         raise CheckpointError(
             f"{file}: tensor {name} has {bad:,} of {tensor.numel():,} numbers that are NaN or infinite, so nothing it "

@@ -97,7 +97,8 @@ def survey(root: Path, benchmarks: Iterable[Benchmark]) -> LayoutSurvey:
             layouts.setdefault(benchmark.files, []).append(benchmark)
     known = known_names(benchmark for group in layouts.values() for benchmark in group)
     uses = Counter(pattern for files in layouts for pattern in set(files))
-    statuses, absent = [], []
+    statuses: list[LayoutStatus] = []
+    absent: list[str] = []
     for files, group in layouts.items():
         names = tuple(benchmark.name for benchmark in group)
         findings = missing(group[0], root, known)

@@ -38,7 +38,7 @@ TOKENS = {
 SA2VA = "Sa2VAChatModelQwen"
 
 
-def layouts(kind: str, video: str) -> dict[str, Official]:
+def layouts(kind: str, video: str) -> tuple[Official, Official]:
     """The official layouts of a family of Qwen-VL, without and with Sa2VA's grounder.
 
     `kind` begins the names of the library's classes, `video` names the one that the original reads videos with.
@@ -54,14 +54,14 @@ def layouts(kind: str, video: str) -> dict[str, Official]:
             tokenizer="Qwen2Tokenizer",
         )
 
-    return {
-        "official": layout(
+    return (
+        layout(
             f"{kind}ForConditionalGeneration",
             lambda config: {"model_type": config.text_config.model_type.removesuffix("_text")},
             "",
         ),
-        "grounded": layout(SA2VA, lambda _: {"auto_map": CODE, "model_type": "sa2va_chat"}, r"model\."),
-    }
+        layout(SA2VA, lambda _: {"auto_map": CODE, "model_type": "sa2va_chat"}, r"model\."),
+    )
 
 
 def _config(config: Any) -> dict[str, Any]:

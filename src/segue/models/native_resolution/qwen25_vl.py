@@ -96,6 +96,8 @@ def architecture(config: Mapping[str, Any]) -> Qwen25MLLMConfig:
     return Qwen25MLLMConfig(**parts(config))
 
 
+OFFICIAL, GROUNDED = layouts("Qwen2_5_VL", "Qwen2VLVideoProcessor")
+
 FAMILY = Family(
     name="qwen25_vl",
     claims=claims,
@@ -111,5 +113,6 @@ FAMILY = Family(
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
-    **layouts("Qwen2_5_VL", "Qwen2VLVideoProcessor"),
+    official=OFFICIAL,
+    grounded=GROUNDED,
 )

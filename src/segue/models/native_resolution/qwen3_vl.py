@@ -107,6 +107,8 @@ FINAL_NORM = [
     Rule(r"model\.norm\.weight", ("language_model.norm.weight",)),
 ]
 
+OFFICIAL, GROUNDED = layouts("Qwen3VL", "Qwen3VLVideoProcessor")
+
 FAMILY = Family(
     name="qwen3_vl",
     claims=claims,
@@ -122,5 +124,6 @@ FAMILY = Family(
     video_frames="first:5",
     prompts=PROMPTS,
     groups=GROUPS,
-    **layouts("Qwen3VL", "Qwen3VLVideoProcessor"),
+    official=OFFICIAL,
+    grounded=GROUNDED,
 )

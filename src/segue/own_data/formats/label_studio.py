@@ -122,7 +122,7 @@ def decode_brush(data: Sequence[int], size: tuple[int, int]) -> Bool[np.ndarray,
             raise DataError("a brush stroke goes on beyond its image; export it again")
         values[done:stop] = bits.read(width) if is_run else [bits.read(width) for _ in range(stop - done)]
         done = stop
-    opaque: Bool[np.ndarray, "h w"] = values.reshape(*size, 4)[..., 3] > 0
+    opaque: Bool[np.ndarray, "h w"] = values.reshape(*size, 4)[..., 3].astype(np.int64) > 0
     return opaque
 
 

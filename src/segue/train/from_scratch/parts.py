@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from segue.errors import ConfigError
 from segue.grounding.model import VisionLanguageModel
 from segue.models.protocol import Processor
 from segue.synth import Scene, scene
@@ -184,6 +185,8 @@ def know(model: VisionLanguageModel, processor: Processor, drawn: Scene, rng: np
 def vocabulary_of(processor: Processor) -> words.Vocabulary:
     """The tokens that the losses of the words look for."""
     digits = (processor.tokenizer.encode(str(digit), add_special_tokens=False)[-1] for digit in range(10))
+    if processor.seg_id is None:
+        raise ConfigError("a model without a grounder has no [SEG] to learn; train one with a grounder")
     return words.Vocabulary(processor.seg_id, processor.visual_id, frozenset(digits))
 
 

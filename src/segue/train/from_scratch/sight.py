@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def visual_features(mllm: InternVLMLLM, states: Float[Tensor, "b p d"]) -> Float
     """The projector's features of the visual tokens, as `mllm.encode` gives them."""
     config = mllm.config
     shuffled = pixel_shuffle(states, config.downsample_ratio, config.shuffle_version)
-    norm, first, _, last = mllm.projector
+    norm, first, _, last = cast(Any, mllm.projector)
     inner = functional.gelu(linear(norm(shuffled), first.weight, first.bias).bfloat16())
     return linear(inner, last.weight, last.bias)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -178,7 +179,7 @@ def _truth(scene: Known, thing: int) -> Truth:
 
 
 def read_turns(
-    language_model: nn.Module, opening: Int[Tensor, " p"], batch: Batch, visual_id: int
+    language_model: Any, opening: Int[Tensor, " p"], batch: Batch, visual_id: int
 ) -> tuple[Float[Tensor, "b n l d"], tuple[Float[Tensor, "b p d"], Float[Tensor, "b n l d"]]]:
     """The states of all turns after the final norm, each read behind the opening alone; and what stands after layer
     `_TAPPED`, of the opening and of the turns.
@@ -198,7 +199,7 @@ def read_turns(
 
 
 def _layer(
-    layer: nn.Module,
+    layer: Any,
     before: Float[Tensor, "b p d"],
     after: Float[Tensor, "b n l d"],
     rotations: tuple[Float[Tensor, "1 x w"], Float[Tensor, "1 x w"]],
