@@ -45,12 +45,10 @@ def both(plain, tmp_path_factory):
 def asked():
     """A scene and a short clip, each with a question about one thing in it."""
 
-    def question(challenge, frames):
-        words = challenge.phrases[0].words["en"]
-        return open_media(frames), words
-
     scene, clip = demo.challenges(SCENE)
-    return {"image": question(scene, scene.scene.frames[0]), "video": question(clip, clip.scene.frames[:4])}
+    still, moving = scene.scene.frames[0], clip.scene.frames[:4]
+    named = scene.phrases[1].words["en"], clip.phrases[0].words["en"]
+    return {"image": (open_media(still), named[0]), "video": (open_media(moving), named[1])}
 
 
 def question(engine, asked, kind):

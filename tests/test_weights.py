@@ -248,7 +248,7 @@ def test_a_cut_checkpoint_is_to_be_fetched_again_and_another_ones_config_is_to_b
     with pytest.raises(CheckpointError, match="fetch the whole checkpoint again"):
         weights.check(whole, places, TABLE)
     with pytest.raises(CheckpointError, match="A is not B .*take config.json and weights from one checkpoint"):
-        weights.check(whole, places, TABLE, contrast="A is not B")
+        weights.check(whole, places, TABLE, contrast=lambda: "A is not B")
 
 
 def test_a_tie_fills_what_the_file_leaves_out_and_the_report_says_so(folder):

@@ -9,17 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from segue import loading
-from segue.cli.console import say
 from segue.train.from_scratch.parts import Plan, learn_sight, learn_words, stills
 
 HELD = 64
 """Scenes of the validation split that a part is judged by."""
+
+
+def say(text: str) -> None:
+    """A line for whoever watches."""
+    sys.stderr.write(f"{text}\n")
 
 
 def main() -> None:
