@@ -45,7 +45,7 @@ class ToyConfig(PreTrainedConfig):
         if not isinstance(text_config, PreTrainedConfig):
             sizes = {name: value for name, value in (text_config or {}).items() if name != "model_type"}
             self.text_config = Qwen2Config(**sizes)
-        super().__init__(**kwargs, tie_word_embeddings=False)
+        super().__init__(**kwargs | {"tie_word_embeddings": False})
 
     def largest_image(self, max_tiles: int = PUBLISHED_TILES) -> tuple[int, int]:
         return 1, 1
@@ -157,7 +157,10 @@ FAMILY = Family(
     ),
     known={
         "tiny-toy": KnownModel(
-            config={"vision_config": {"hidden_size": 16, "num_hidden_layers": 1}, "text_config": TEXT},
+            config={
+                "vision_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+                "text_config": TEXT,
+            },
             template="qwen_chat",
             billions=0.001,
         )

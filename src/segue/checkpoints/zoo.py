@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from segue.errors import ConfigError
 from segue.grounding import sam2
@@ -169,7 +169,8 @@ def differing(one: Sizes, other: Sizes) -> tuple[str, ...]:
 
 def contrast(config: VisionLanguageConfig, shapes: Shapes) -> str:
     """What a configuration describes and what weights are, where these are two architectures; else empty."""
-    described, found = Sizes.of_config(config), Sizes.of_shapes(shapes)
+    # an official config.json says nothing of SAM 2
+    described, found = replace(Sizes.of_config(config), sam2=None, two_decoders=None), Sizes.of_shapes(shapes)
     if not differing(described, found):
         return ""
     return f"config.json describes {describe(described)}, but the weights are those of {describe(found)}"
