@@ -49,6 +49,11 @@ def test_anything_that_could_run_is_refused_and_not_run(tmp_path, monkeypatch, c
     assert not (tmp_path / "broken_in").exists()
 
 
+def test_a_memo_of_two_thousand_million_places_takes_no_memory(tmp_path):
+    (tmp_path / "wide.p").write_bytes(b"\x80\x02Nr\xff\xff\xff\x7f.")
+    assert read_pickled(tmp_path / "wide.p") is None
+
+
 @pytest.mark.parametrize("data", [b"", b"not a pickle", b"]q\x00(", b"t.", b".", b"h\x05.", b"K\x01K\x02a.", b"((u."])
 def test_damage_is_told(tmp_path, data):
     (tmp_path / "cut.p").write_bytes(data)

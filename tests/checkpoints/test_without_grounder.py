@@ -1,6 +1,7 @@
-"""Models without a grounder: an InternVL, a Qwen2.5-VL and a Qwen3-VL as they are published, and another family."""
+"""Models without a grounder: a tiny one of each family as it is published, and of a family that is added here."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,16 +9,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from segue import loading, weights
-from segue.checkpoints import convert, footprint, inspection, model_folder
+from segue.checkpoints import convert, footprint, inspection, model_folder, zoo
 from segue.checkpoints.random_weights import ANSWER_IN_WORDS, random_checkpoint
 from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding.model import expected
 from segue.media import open_media
+from segue.models import FAMILIES
 from segue.types import Message
 
 PLAIN = {
     "tiny": ("InternVLChatModel", "vision_model.", "<box>[[250,500,500,1000]]</box>"),
+    "tiny-qwen-vl": ("QWenLMHeadModel", "transformer.visual.", "<ref>dog</ref><box>(250,500),(500,999)</box>"),
+    "tiny-toy": ("ToyForCausalLM", "eye.", "<box>[[250,500,500,1000]]</box>"),
     "tiny-qwen25-vl": (
         "Qwen2_5_VLForConditionalGeneration",
         "model.visual.",
@@ -31,8 +35,17 @@ PLAIN = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def toy():
+    """A family that is added by its file and this one line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        patch.setitem(FAMILIES._entries, "toy", "toy_family:FAMILY")
+        yield
+
+
 @pytest.fixture(scope="module", params=list(PLAIN))
-def folder(request, tmp_path_factory):
+def folder(request, toy, tmp_path_factory):
     name = request.param
     return random_checkpoint(tmp_path_factory.mktemp("plain") / name, name, grounder=False)
 
@@ -75,13 +88,13 @@ def test_boxes_in_words_come_out_in_pixels(folder, model, teach, image):
     said = f"It is here: {PLAIN[folder.name][2]}<|im_end|>"
     answer = model.ask(image, "Where is it?", options=Options(prefill=said))
     (box,) = answer.regions
-    assert box.masks is None and (box.phrase == "dog") == ("label" in said)
+    assert box.masks is None and (box.phrase == "dog") == ("dog" in said)
     if folder.name == "tiny-qwen25-vl":  # pixels of the image as it was shown
         rows, columns = model.processor.image(np.zeros((600, 800, 3), np.uint8), max_tiles=12).grids[0].tolist()
         wanted = np.array([200, 300, 400, 500]) * np.array([800 / columns, 600 / rows] * 2) / 14
     else:
         wanted = [200, 300, 400, 600]
-    assert np.allclose(box.box, wanted)
+    assert np.allclose(box.box, wanted, atol=0.7)
     assert model.ask(None, "Where is it?", options=Options(prefill=said)).regions == ()
 
 
@@ -109,7 +122,7 @@ def test_it_survives_being_saved_exported_and_imported(folder, model, image, tmp
 def test_it_is_inspected_and_sound(folder):
     report = inspection.report(folder)
     assert report.problems == () and report.policy is None
-    assert report.found.startswith(("InternViT 64", "Qwen2.5-VL tower 64", "Qwen3-VL tower 64"))
+    assert report.found.startswith(FAMILIES[report.family].signs.tower)
     assert {part.name for part in report.components} == {
         *("vision tower", "projector", "language model", "embeddings and head")
     }
@@ -117,10 +130,10 @@ def test_it_is_inspected_and_sound(folder):
     assert not any(check.name == "[SEG]" or check.status == "problem" for check in checks)
 
 
-def test_it_needs_less_memory_than_with_a_grounder(folder, tmp_path):
+def test_it_needs_no_more_memory_than_with_a_grounder(folder):
     plain = model_folder.read_layout(folder).config
-    whole = model_folder.read_layout(random_checkpoint(tmp_path / "whole", folder.name)).config
-    assert expected(plain).items() < expected(whole).items()
+    whole = zoo.config_of(folder.name)
+    assert expected(plain).items() <= expected(whole).items()
     for work in (footprint.LARGEST_IMAGE, footprint.Work(frames=5, objects=16)):
         assert 0 < footprint.working_memory(plain, 4, work) <= footprint.working_memory(whole, 4, work)
 
