@@ -9,7 +9,7 @@ import torch
 
 from segue import engine as engine_module
 from segue.bench.stages import counting
-from segue.engine import Options
+from segue.engine import Engine, Options
 from segue.media import open_media
 from segue.media.ahead import AHEAD
 from segue.types import Finished, FrameMasks
@@ -29,7 +29,9 @@ def asked(request):
     """Has an engine of a policy speak of some objects; the answer, and frames encoded, tiles seen, rows read."""
 
     def ask(policy, source, objects, **options):
-        engine = request.getfixturevalue(ENGINES[policy])
+        shared = request.getfixturevalue(ENGINES[policy])
+        # an engine of its own: one that has seen the medium before has nothing to compute
+        engine = Engine(shared.model, shared.processor, shared.lineage)
         chosen = Options(policy=policy, prefill=" ".join(["[SEG]"] * objects), **options)
         model = engine.model
         parts = (model.grounder.sam2.vision_encoder, model.mllm.vision_tower, model.mllm.language_model.model.norm)
