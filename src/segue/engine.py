@@ -7,22 +7,27 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from segue import types, weights
 from segue.checkpoints import model_folder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
-from segue.features import Features, FeatureStore, MemoryStore, Sources, fingerprint
+from segue.features import FeatureCache, Features, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
+from segue.features.formats import CODES
+from segue.features.keys import identity_of
 from segue.geometry.masks import at_threshold, box_of
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
-from segue.models.protocol import Point, Processor, seg_states
+from segue.models.protocol import Point, Processor, VisionInput, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
 from segue.output import results
@@ -251,6 +256,25 @@ class Engine:
             decoder.close()
             self._static = decoder.static or self._static
 
+    def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
+        """From now on take features of images and videos from a store, and keep there what has to be computed.
+
+        `form` is how they are kept (`segue.features.FORMATS`), `point` where: after the `tower`, which models that
+        share one share, or `projected`. Call it again, or `forget`, when weights have changed.
+
+        Raises: ConfigError, for an unknown format, or if the model computes in a type that is not kept.
+        """
+        if self.model.dtype not in CODES:
+            raise ConfigError(f"features of a model in {self.model.dtype} are not kept; load it in fp32, fp16 or bf16")
+        cache = FeatureCache(store, self.identity(point), form)
+        self.features, self._sources, self._seen = cache, cache.sources, None
+        return cache
+
+    def identity(self, point: Point) -> Identity:
+        """What the features of this model at this point depend on, beside the medium: weights, sizes, preprocessing."""
+        config, family = self.model.config.mllm_config, self.model.family.name
+        return identity_of(family, config, self.fingerprint(point), self.model.dtype, point)
+
     def fingerprint(self, point: Point) -> str:
         """A hash of the weights that what is kept of media at this point depends on."""
         return fingerprint(self.model.mllm.below(point), self.model.dtype)
@@ -260,6 +284,8 @@ class Engine:
         self._seen = None
         if isinstance(self.features, MemoryStore):
             self.features.clear()
+        elif isinstance(self.features, FeatureCache):
+            self.use_cache(self.features.store, form=self.features.form.name, point=self.features.point)
 
     def save(self, folder: str | Path, *, dtype: str | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -326,7 +352,7 @@ class Engine:
             frames=plan.frames,
             max_tiles=plan.options.max_tiles,
             key=key,
-            features=self.features.get(*key),
+            features=self._known(key),
         )
         if self._seen is not None and self._seen.key == key:
             shown.decoded = shown.decoded or self._seen.shown.decoded
@@ -334,6 +360,20 @@ class Engine:
         else:
             self._seen = MediaCache(key, shown)
         return shown
+
+    def _known(self, key: tuple[str, str]) -> Features | None:
+        """Projected features that are kept of a medium, or that become of its tower states that are."""
+        if self._seen is not None and self._seen.key == key and self._seen.shown.vision.features is not None:
+            vision = self._seen.shown.vision
+            self.features.get(*key)
+            return Features(vision.features, {} if vision.grids is None else {"grids": vision.grids})
+        found = self.features.get(*key)
+        if found is None:
+            return None
+        values = found.values.to(self.model.device)
+        if self.features.point == "tower":
+            values = self.model.mllm.project(values, found.beside.get("grids"))
+        return replace(found, values=values)
 
     def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
         if messages and messages[-1].role != "user":
@@ -393,19 +433,31 @@ class Engine:
         fresh = {one.key: one.vision for one in media if one.vision.features is None}
         if not fresh:
             return
-        known = list(fresh.values())
-        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
-        grids = [vision.grids for vision in known if vision.grids is not None]
-        together = torch.cat(grids) if grids else None
-        features = self.model.mllm.project(self.model.mllm.tower(pixels, together), together)
-        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
+        # what is kept on disk must not depend on what happened to be encoded beside it
+        is_apart = isinstance(self.features, FeatureCache)
+        groups = [{key: vision} for key, vision in fresh.items()] if is_apart else [fresh]
+        parts = {key: features for group in groups for key, features in self._encode_together(group).items()}
         for one in media:
             if one.vision.features is None:
                 one.vision = replace(one.vision, pixels=None, features=parts[one.key])
+
+    def _encode_together(
+        self, fresh: Mapping[tuple[str, str] | None, VisionInput]
+    ) -> dict[tuple[str, str] | None, Float[Tensor, "f e"]]:
+        """Features of media in one batch, which are kept."""
+        began, known = perf_counter(), list(fresh.values())
+        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
+        grids = [vision.grids for vision in known if vision.grids is not None]
+        together = torch.cat(grids) if grids else None
+        states = self.model.mllm.tower(pixels, together)
+        features = self.model.mllm.project(states, together)
+        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
         for key, vision in fresh.items():
             assert key is not None, "the engine gives every medium a key"
             beside = {} if vision.grids is None else {"grids": vision.grids}
-            self.features.put(*key, Features(parts[key], beside))
+            kept = states if self.features.point == "tower" else parts[key]
+            self.features.put(*key, Features(kept, beside), seconds=perf_counter() - began)
+        return parts
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(

@@ -55,6 +55,19 @@ ShowNames = Annotated[
 ]
 Judge = Annotated[Path | None, typer.Option("--judge", help="With --rescore: a judge's ratings.")]
 Rescore = Annotated[Path | None, typer.Option("--rescore", help="Score the answers of a run anew; no model is needed.")]
+Cache = Annotated[
+    str | None,
+    typer.Option("--cache", help="Folder of a feature cache: what is there is neither decoded nor encoded again."),
+]
+CacheFormat = Annotated[
+    str, typer.Option("--cache-format", help="How features are kept: lossless, lossless-split, int8, bf16.")
+]
+CachePoint = Annotated[
+    Literal["tower", "projected"],
+    typer.Option(
+        "--cache-point", help="Where features are taken: after the tower, or as the language model sees them."
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
 
 
@@ -94,6 +107,9 @@ def run(
     *,
     settings: Annotated[dict[str, Any], options.AnswerOptions],
     show_names: ShowNames = False,
+    cache: Cache = None,
+    cache_format: CacheFormat = "lossless",
+    cache_point: CachePoint = "tower",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -119,6 +135,7 @@ def run(
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
+        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
         specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
@@ -215,13 +232,19 @@ def _evaluate(
         _throw_away(spec.out)
     evaluation = spec.evaluation(_shard(shard))
     dataset = evaluation.open_data()
+    loaded: list[Any] = []
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
             if shard is not None:
                 raise ConfigError("--shard and --workers both deal out rows; give one of them")
             processes.run_workers(spec, workers, bar)
         else:
-            runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
+            runner.run(evaluation, dataset, lambda: loaded.append(spec.load()) or loaded[0], bar, batch=spec.batch)
+    if spec.cache is not None:
+        usage = (
+            loaded[0].features.usage if loaded else f"`segue cache stats {spec.cache}` has what was found and missed"
+        )
+        say(f"{spec.out.name}: {usage}")
     return _reported(evaluation, dataset, show_names=show_names)
 
 

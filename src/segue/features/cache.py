@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -81,6 +81,11 @@ class FeatureCache:
         self._run = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._unwritten = 0
         store.write_namespace(self.namespace, {**identity.describe(), "format": form, "dtype": identity.dtype})
+
+    @property
+    def point(self) -> Literal["tower", "projected"]:
+        """Where features are taken."""
+        return "tower" if self.identity.point == "tower" else "projected"
 
     def place(self, key: Key) -> Place:
         """Where the entry of a key lies."""

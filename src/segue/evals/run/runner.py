@@ -25,6 +25,7 @@ from segue.errors import ConfigError, DataError, SegueError
 from segue.evals.base import Benchmark, EvaluatedModel, medium_of
 from segue.evals.run import answer_store, rows
 from segue.evals.run.evaluation import Evaluation, check_run, read_run, shard_of, units, write_run
+from segue.features import FeatureCache
 from segue.files import alone
 from segue.media import read_ahead, read_frames, read_image
 from segue.progress import Progress
@@ -83,10 +84,14 @@ def run(
         mine = shard_of(units(dataset, evaluation.count(dataset)), shard)
         progress.start(sum(map(len, mine)), sum(index in done for unit in mine for index in unit))
         if todo := [unit for unit in mine if not done.issuperset(unit)]:
-            asking = _Asking(evaluation, model, batch)
-            with closing(read_ahead(_batches(dataset, todo, batch), 1)) as batches:
+            asking, features = _Asking(evaluation, model, batch), getattr(model, "features", None)
+            cache = features if isinstance(features, FeatureCache) else None
+            # features that are kept need no pixels: nothing is decoded before the engine asks for it
+            with closing(read_ahead(_batches(dataset, todo, batch, decodes=cache is None), 1)) as batches:
                 lines = (line for questions in batches for line in asking.lines(questions))
                 _keep((line for line in lines if line["index"] not in done), path, progress)
+            if cache is not None:
+                cache.write_usage()
 
 
 def rescore(evaluation: Evaluation, dataset: Dataset, *, ratings: Path | None = None) -> None:
@@ -151,13 +156,17 @@ def _keep(lines: Iterable[rows.Line], path: Path, progress: Progress) -> None:
             raise SegueError(f"the first {failures} questions all failed, the last because: {failure}")
 
 
-def _batches(dataset: Dataset, todo: Sequence[list[int]], most: int) -> Iterator[list[_PendingRow]]:
-    """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's."""
+def _batches(
+    dataset: Dataset, todo: Sequence[list[int]], most: int, *, decodes: bool = True
+) -> Iterator[list[_PendingRow]]:
+    """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's. Without
+    `decodes` files stay files.
+    """
     waiting: list[_PendingRow] = []
     known: list[tuple[Media, Media]] = []
     for unit in todo:
         for start in range(0, len(unit), most):
-            questions = [_read(dataset, index, known) for index in unit[start : start + most]]
+            questions = [_read(dataset, index, known, decodes) for index in unit[start : start + most]]
             if waiting and not _fit([*waiting, *questions], most):
                 yield waiting
                 waiting = []
@@ -172,23 +181,25 @@ def _fit(questions: Sequence[_PendingRow], most: int) -> bool:
     return len(questions) <= most and pixels <= _DECODED
 
 
-def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]]) -> _PendingRow:
+def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]], decodes: bool) -> _PendingRow:
     """A row with the pixels of its medium; `known` has the medium of the row before, as opened and as decoded."""
     try:
         sample = dataset.get(index, rng_for(0, 0, index))
-        return _PendingRow(index, replace(sample, messages=_decoded(sample.messages, known)))
+        return _PendingRow(index, replace(sample, messages=_decoded(sample.messages, known, decodes)))
     except SegueError as error:
         return _PendingRow(index, None, error)
 
 
-def _decoded(messages: tuple[Message, ...], known: list[tuple[Media, Media]]) -> tuple[Message, ...]:
-    """Messages with pixels in the place of files that are not too long."""
+def _decoded(messages: tuple[Message, ...], known: list[tuple[Media, Media]], decodes: bool) -> tuple[Message, ...]:
+    """Messages with pixels in the place of files that are not too long, if it `decodes`; else with one medium for each
+    file, which questions about it share.
+    """
 
     def of(media: Media) -> Media:
         if known and _is_same(known[0][0], media):
             return known[0][1]
         decoded = media
-        if not isinstance(media.source, np.ndarray) and 3 * prod(media.size) * media.count <= _DECODED:
+        if decodes and not isinstance(media.source, np.ndarray) and 3 * prod(media.size) * media.count <= _DECODED:
             is_video = media.kind == "video"
             pixels = read_frames(media, range(media.count)).pixels if is_video else read_image(media)
             decoded = replace(media, source=pixels)

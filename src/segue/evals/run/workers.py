@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from segue.evals import benchmarks
 from segue.evals.base import EvaluatedModel
 from segue.evals.run.evaluation import Evaluation
 from segue.evals.run.runner import BATCH, run
+from segue.features import Store
 from segue.progress import Progress
 
 _TOLD: list[Queue[tuple[Any, ...]]] = []
@@ -43,6 +44,9 @@ class EvaluationSpec:
     batch: int = BATCH
     device: str = "auto"
     dtype: str = "auto"
+    cache: str | None = None
+    cache_format: str = "lossless"
+    cache_point: Literal["tower", "projected"] = "tower"
 
     def evaluation(self, shard: tuple[int, int] = (0, 1)) -> Evaluation:
         """The part of it that is a shard's.
@@ -59,8 +63,11 @@ class EvaluationSpec:
         )
 
     def load(self) -> EvaluatedModel:
-        """The model; what `segue.loading.load` raises."""
-        return loading.load(self.model, device=self.device, dtype=self.dtype)
+        """The model, with its feature cache if there is to be one; what `segue.loading.load` raises."""
+        engine = loading.load(self.model, device=self.device, dtype=self.dtype)
+        if self.cache is not None:
+            engine.use_cache(Store(self.cache), form=self.cache_format, point=self.cache_point)
+        return engine
 
 
 def run_workers(spec: EvaluationSpec, workers: int, progress: Progress) -> None:
