@@ -1,4 +1,4 @@
-"""An engine with a feature cache: equal answers, nothing decoded and nothing encoded the second time, never a wrong hit.
+"""An engine with a feature cache: equal answers, and nothing decoded or encoded the second time.
 
 Numbers in names are those of the conformance list in docs/cache.md.
 """

@@ -159,7 +159,7 @@ def _keep(lines: Iterable[rows.Line], path: Path, progress: Progress) -> None:
 def _batches(
     dataset: Dataset, todo: Sequence[list[int]], most: int, *, decodes: bool = True
 ) -> Iterator[list[_PendingRow]]:
-    """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's. Without
+    """Questions of several units, read and decoded: `most` and `_DECODED` bytes of pixels, or one unit's; without
     `decodes` files stay files.
     """
     waiting: list[_PendingRow] = []
