@@ -72,7 +72,6 @@ def test_38_39_the_second_run_decodes_and_encodes_nothing(folder, video, tmp_pat
         raise AssertionError("something was decoded or encoded")
 
     monkeypatch.setattr(prepare, "read_frames", fail)
-    monkeypatch.setattr(prepare, "read_image", fail)
     monkeypatch.setattr(second.model.mllm, "tower", fail)
     assert [answer(second, medium) for medium in (video, video[0])] == expected
     assert (cache.usage.hits, cache.usage.misses) == (2, 0)

@@ -7,18 +7,15 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from segue import types, weights
 from segue.checkpoints import model_folder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
-from segue.features import FeatureCache, Features, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
+from segue.features import FeatureCache, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
 from segue.features.formats import CODES
 from segue.features.keys import identity_of
 from segue.geometry.masks import at_threshold, box_of
@@ -27,11 +24,11 @@ from segue.grounding.following import Policy, TrackBuilder, decode_prompts, enco
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
-from segue.models.protocol import Point, Processor, VisionInput, seg_states
+from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
 from segue.output import results
-from segue.prepare import MediaInput, TokenizedExample, collate, prepare, preprocess_media
+from segue.prepare import MediaInput, TokenizedExample, collate, encode_media, kept_features, prepare, preprocess_media
 from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
 from segue.types import (
     Event,
@@ -209,7 +206,7 @@ class Engine:
             self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
             for answer in answers
         ]
-        self._encode([one for row in rows for one in row.media])
+        encode_media(self.model.mllm, self.features, [one for row in rows for one in row.media])
         found: list[float] = []
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
@@ -257,12 +254,9 @@ class Engine:
             self._static = decoder.static or self._static
 
     def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
-        """From now on take features of images and videos from a store, and keep there what has to be computed.
+        """Take features of media from a store, and keep there what is computed. `forget` when weights have changed.
 
-        `form` is how they are kept (`segue.features.FORMATS`), `point` where: after the `tower`, which models that
-        share one share, or `projected`. Call it again, or `forget`, when weights have changed.
-
-        Raises: ConfigError, for an unknown format, or if the model computes in a type that is not kept.
+        Raises: ConfigError, for an unknown format, or a model in a type that is not kept.
         """
         if self.model.dtype not in CODES:
             raise ConfigError(f"features of a model in {self.model.dtype} are not kept; load it in fp32, fp16 or bf16")
@@ -272,8 +266,7 @@ class Engine:
 
     def identity(self, point: Point) -> Identity:
         """What the features of this model at this point depend on, beside the medium: weights, sizes, preprocessing."""
-        config, family = self.model.config.mllm_config, self.model.family.name
-        return identity_of(family, config, self.fingerprint(point), self.model.dtype, point)
+        return identity_of(self.model.config, self.fingerprint(point), self.model.dtype, point)
 
     def fingerprint(self, point: Point) -> str:
         """A hash of the weights that what is kept of media at this point depends on."""
@@ -352,7 +345,7 @@ class Engine:
             frames=plan.frames,
             max_tiles=plan.options.max_tiles,
             key=key,
-            features=self._known(key),
+            features=kept_features(self.model.mllm, self.features, key),
         )
         if self._seen is not None and self._seen.key == key:
             shown.decoded = shown.decoded or self._seen.shown.decoded
@@ -360,20 +353,6 @@ class Engine:
         else:
             self._seen = MediaCache(key, shown)
         return shown
-
-    def _known(self, key: tuple[str, str]) -> Features | None:
-        """Projected features that are kept of a medium, or that become of its tower states that are."""
-        if self._seen is not None and self._seen.key == key and self._seen.shown.vision.features is not None:
-            vision = self._seen.shown.vision
-            self.features.get(*key)
-            return Features(vision.features, {} if vision.grids is None else {"grids": vision.grids})
-        found = self.features.get(*key)
-        if found is None:
-            return None
-        values = found.values.to(self.model.device)
-        if self.features.point == "tower":
-            values = self.model.mllm.project(values, found.beside.get("grids"))
-        return replace(found, values=values)
 
     def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
         if messages and messages[-1].role != "user":
@@ -408,7 +387,7 @@ class Engine:
 
     def _prefill(self, cohort: Sequence[tuple[Job, Row]], decoder: Decoder) -> None:
         """Encode what rows show, and read their prompts; where the caller gave a reply, read it too."""
-        self._encode([medium for _, row in cohort for medium in row.example.media])
+        encode_media(self.model.mllm, self.features, [medium for _, row in cohort for medium in row.example.media])
         for job in dict.fromkeys(job for job, _ in cohort):
             job.timer.lap("vision")
         given = [row for job, row in cohort if job.plan.options.prefill is not None]
@@ -427,37 +406,6 @@ class Engine:
                 states_said = said[len(said) - len(reply) :]
                 seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
                 row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
-
-    def _encode(self, media: Sequence[MediaInput]) -> None:
-        """Put features in the place of pixels; what has none yet goes through the tower in one batch, and is kept."""
-        fresh = {one.key: one.vision for one in media if one.vision.features is None}
-        if not fresh:
-            return
-        # what is kept on disk must not depend on what happened to be encoded beside it
-        is_apart = isinstance(self.features, FeatureCache)
-        groups = [{key: vision} for key, vision in fresh.items()] if is_apart else [fresh]
-        parts = {key: features for group in groups for key, features in self._encode_together(group).items()}
-        for one in media:
-            if one.vision.features is None:
-                one.vision = replace(one.vision, pixels=None, features=parts[one.key])
-
-    def _encode_together(
-        self, fresh: Mapping[tuple[str, str] | None, VisionInput]
-    ) -> dict[tuple[str, str] | None, Float[Tensor, "f e"]]:
-        """Features of media in one batch, which are kept."""
-        began, known = perf_counter(), list(fresh.values())
-        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
-        grids = [vision.grids for vision in known if vision.grids is not None]
-        together = torch.cat(grids) if grids else None
-        states = self.model.mllm.tower(pixels, together)
-        features = self.model.mllm.project(states, together)
-        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
-        for key, vision in fresh.items():
-            assert key is not None, "the engine gives every medium a key"
-            beside = {} if vision.grids is None else {"grids": vision.grids}
-            kept = states if self.features.point == "tower" else parts[key]
-            self.features.put(*key, Features(kept, beside), seconds=perf_counter() - began)
-        return parts
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(

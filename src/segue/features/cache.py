@@ -80,6 +80,7 @@ class FeatureCache:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self._run = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._unwritten = 0
+        self._last: tuple[str, Features] | None = None
         store.write_namespace(self.namespace, {**identity.describe(), "format": form, "dtype": identity.dtype})
 
     @property
@@ -98,6 +99,9 @@ class FeatureCache:
     def get(self, source: str, sampling: str) -> Features | None:
         """Features of the medium with this content hash, its frames chosen by this rule; `None` if there are none."""
         key, start = self.identity.key(source, sampling), perf_counter()
+        if self._last is not None and self._last[0] == key.hash:
+            self._count("hits")
+            return self._last[1]
         content = self.store.get(self.place(key))
         if not isinstance(content, Content):
             self._count(content)
@@ -113,6 +117,7 @@ class FeatureCache:
         self.usage.read_seconds += seconds
         self.usage.saved_seconds += float(content.facts.get("seconds", 0.0)) - seconds
         self._count("hits")
+        self._last = key.hash, features
         return features
 
     def _restored(self, content: Content, key: Key) -> Features:
@@ -128,8 +133,9 @@ class FeatureCache:
     def put(self, source: str, sampling: str, features: Features, *, seconds: float = 0.0) -> formats.Loss | None:
         """Keep features that took so many seconds; returns what keeping them has cost, `None` if they are not kept.
 
-        Raises: DataError, if they hold infinities or NaN, which are refused and counted; or if their type is not the
-            one that the identity says.
+        Features with infinities or NaN are refused, which is counted and told.
+
+        Raises: DataError, if their type is not the one that the identity says.
         """
         values = features.values.detach()
         if formats.CODES.get(values.dtype) != self.identity.dtype:
@@ -139,7 +145,8 @@ class FeatureCache:
             formats.check_finite(values)
         except DataError as error:
             self.usage.refused += 1
-            raise DataError(f"the entry {key.hash[:16]} is not kept: {error}") from error
+            self.store.tell(f"the entry {key.hash[:16]} is not kept: {error}")
+            return None
         if self.store.has(self.place(key)):
             return None
         parts = self.form.encode(values)

@@ -82,10 +82,11 @@ class Identity:
         return digest({**self.describe(), "mode": form, "dtype": self.dtype})[:16]
 
 
-def identity_of(family: str, config: Any, weights: str, dtype: torch.dtype, point: str) -> Identity:
-    """The identity of features that a family's model makes, from its configuration and the fingerprint of the weights
-    below the point. What decides the states of the tower alone is told apart from what decides projected features.
+def identity_of(model: Any, weights: str, dtype: torch.dtype, point: str) -> Identity:
+    """The identity of features that a model makes, from its configuration and the fingerprint of the weights below the
+    point. What decides the states of the tower alone is told apart from what decides projected features.
     """
+    family, config = model.family, model.mllm_config
     names = ("select_layer",) if point == "tower" else sorted(vars(config))
     encoder = {
         "family": family,
