@@ -22,6 +22,7 @@ def build(config):
 def small(kind="Qwen2", *, is_6b_style=False, groups=2):
     """An official config.json of a few numbers."""
     config = official_config(zoo.config_of("Sa2VA-26B" if is_6b_style else "tiny"), {})
+    config["llm_config"].pop("head_dim", None)
     config["vision_config"] |= {
         "hidden_size": 24,
         "num_hidden_layers": 2,
