@@ -30,7 +30,6 @@ def small(kind="Qwen2", *, is_6b_style=False, groups=2):
         "intermediate_size": 40,
     }
     config["vision_config"]["image_size"] = config["force_image_size"] = 28
-    config["llm_config"].pop("head_dim", None)
     config["llm_config"] |= {"architectures": [f"{kind}ForCausalLM"], "hidden_size": 32, "num_hidden_layers": 2}
     config["llm_config"] |= {
         "num_attention_heads": 8,
