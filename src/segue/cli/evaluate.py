@@ -100,8 +100,8 @@ def run(
 ) -> None:
     """Ask a model every question of a benchmark and report its figures.
 
-    Each answer is on the disk before the next question; the same command again
-    goes on where it stopped. What fails is listed and has no score. Options that
+    Answers are on the disk before the next batch is asked; the same command
+    again goes on where it stopped. What fails is listed and has no score. Options that
     change what the benchmark fixes make it another protocol, which is not
     compared with the first.
     """

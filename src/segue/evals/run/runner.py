@@ -152,12 +152,15 @@ def _keep(lines: Iterable[rows.Line], path: Path, progress: Progress) -> None:
 
 
 def _batches(dataset: Dataset, todo: Sequence[list[int]], most: int) -> Iterator[list[_PendingRow]]:
-    """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's."""
+    """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's.
+
+    A unit stays whole, so that its clip is followed once, unless each question is asked on its own.
+    """
     waiting: list[_PendingRow] = []
     known: list[tuple[Media, Media]] = []
     for unit in todo:
-        for start in range(0, len(unit), most):
-            questions = [_read(dataset, index, known) for index in unit[start : start + most]]
+        for part in [unit] if most > 1 else [[index] for index in unit]:
+            questions = [_read(dataset, index, known) for index in part]
             if waiting and not _fit([*waiting, *questions], most):
                 yield waiting
                 waiting = []
@@ -219,34 +222,28 @@ class _Asking:
         for question in questions:
             if question.failure is not None:
                 yield _failed(question, question.failure)
-        yield from self._asked([question for question in questions if question.sample is not None])
-
-    def _asked(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
-        start = 0
-        while start < len(questions):
-            part = questions[start : start + self.most]
-            start += len(part)
-            yield from self._together(part)
+        if asked := [question for question in questions if question.sample is not None]:
+            yield from self._together(asked)
 
     def _together(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
-        """Questions that cannot be asked together are asked in halves, down to each on its own."""
+        """A line for each; questions that cannot be asked together are asked in halves, down to each on its own."""
         # all but the last message, which is the reference
         dialogues = [question.sample.messages[:-1] for question in questions if question.sample is not None]
+        count = min(self.most, len(questions))
         began = perf_counter()
         try:
             answers = self.model.answer_all(dialogues, self.options, rows=self.most)
         except (SegueError, torch.OutOfMemoryError) as error:
-            half = len(questions) // 2
-            if not half:
+            if isinstance(error, torch.OutOfMemoryError) and count > 1:
+                self.most = count // 2
+                log.warning("%d questions at once do not fit into memory; from here on %d are asked", count, self.most)
+                yield from self._together(questions)
+            elif len(questions) > 1:
+                half = len(questions) // 2
+                yield from self._together(questions[:half])
+                yield from self._together(questions[half:])
+            else:
                 yield _failed(questions[0], error)
-                return
-            if isinstance(error, torch.OutOfMemoryError):
-                self.most = half
-                log.warning(
-                    "%d questions at once do not fit into memory; from here on %d are asked", len(questions), half
-                )
-            yield from self._asked(questions[:half])
-            yield from self._asked(questions[half:])
             return
         seconds = (perf_counter() - began) / len(questions)
         for question, answer in zip(questions, answers, strict=True):
