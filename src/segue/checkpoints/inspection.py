@@ -27,6 +27,7 @@ from segue.models.tokenizers import TOKENIZER_FILES, single_id
 from segue.weights import Stored
 from segue.weights.keys import compiled, match
 
+_WORDS = {"an image at its largest": footprint.LARGEST_IMAGE, "a video of 5 frames": footprint.Work(frames=5)}
 WORK = {
     "an image at its largest": footprint.LARGEST_IMAGE,
     "a video, 1 object": footprint.Work(frames=5),
@@ -150,7 +151,7 @@ def report(folder: Path) -> FolderReport:
         weight_bytes=sum(file.stat().st_size for file in files),
         folder_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         memory=_weights(places, config) if config and fits else {},
-        working_memory={name: _working(config, work) for name, work in WORK.items()} if config and fits else {},
+        working_memory=_working(config) if config and fits else {},
         code=_code(folder, raw),
         pickles=weights.pickled(folder),
         lineage=_lineage(folder),
@@ -205,8 +206,12 @@ def _weights(places: footprint.Shapes, config: VisionLanguageConfig) -> dict[str
     return exact | {bits: footprint.placed_memory(places, size, config.family, quantize=bits) for bits in BITS}
 
 
-def _working(config: VisionLanguageConfig, work: footprint.Work) -> dict[str, int]:
-    return {name: footprint.working_memory(config, size, work) for name, size in footprint.SIZES.items()}
+def _working(config: VisionLanguageConfig) -> dict[str, dict[str, int]]:
+    works = _WORDS if config.sam2_config is None else WORK
+    return {
+        name: {dtype: footprint.working_memory(config, size, work) for dtype, size in footprint.SIZES.items()}
+        for name, work in works.items()
+    }
 
 
 def _code(folder: Path, raw: Mapping[str, Any]) -> tuple[str, ...]:

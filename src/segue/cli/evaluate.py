@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segue.evals.run.evaluation import Evaluation
     from segue.evals.run.report import RunReport
     from segue.evals.run.workers import EvaluationSpec
+    from segue.features import Usage
 
 RUN = "run"
 _FAILURES_TOLD = 5
@@ -116,8 +117,8 @@ def run(
 ) -> None:
     """Ask a model every question of a benchmark and report its figures.
 
-    Each answer is on the disk before the next question; the same command again
-    goes on where it stopped. What fails is listed and has no score. Options that
+    Answers are on the disk before the next batch is asked; the same command
+    again goes on where it stopped. What fails is listed and has no score. Options that
     change what the benchmark fixes make it another protocol, which is not
     compared with the first.
     """
@@ -232,20 +233,16 @@ def _evaluate(
         _throw_away(spec.out)
     evaluation = spec.evaluation(_shard(shard))
     dataset = evaluation.open_data()
-    loaded: list[Any] = []
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
             if shard is not None:
                 raise ConfigError("--shard and --workers both deal out rows; give one of them")
-            processes.run_workers(spec, workers, bar)
+            usage = processes.run_workers(spec, workers, bar)
         else:
-            runner.run(evaluation, dataset, lambda: loaded.append(spec.load()) or loaded[0], bar, batch=spec.batch)
+            usage = runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
     if spec.cache is not None:
-        usage = (
-            loaded[0].features.usage if loaded else f"`segue cache stats {spec.cache}` has what was found and missed"
-        )
         say(f"{spec.out.name}: {usage}")
-    return _reported(evaluation, dataset, show_names=show_names)
+    return _reported(evaluation, dataset, usage if spec.cache is not None else None, show_names=show_names)
 
 
 def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> RunReport:
@@ -263,7 +260,9 @@ def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bo
     return made
 
 
-def _reported(evaluation: Evaluation, dataset: Dataset, *, show_names: bool) -> RunReport | None:
+def _reported(
+    evaluation: Evaluation, dataset: Dataset, usage: Usage | None = None, *, show_names: bool
+) -> RunReport | None:
     """The report of a folder, written there; None while rows of it are other shards' work."""
     from segue.evals.run import page, report
 
@@ -273,7 +272,7 @@ def _reported(evaluation: Evaluation, dataset: Dataset, *, show_names: bool) -> 
         say(f"{out.name}: {missing:,} rows are other shards' work; the last to end writes the report")
         return None
     made = report.gather(run)
-    report.write(run, made)
+    report.write(run, made, usage)
     page.write(run, made, dataset)
     return {**made, "folder": str(out)}
 

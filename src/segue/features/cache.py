@@ -40,6 +40,9 @@ class Usage:
     read_seconds: float = 0.0
     saved_seconds: float = 0.0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
     @property
     def misses(self) -> int:
         """How often features had to be computed."""

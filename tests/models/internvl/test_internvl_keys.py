@@ -22,6 +22,7 @@ def build(config):
 def small(kind="Qwen2", *, is_6b_style=False, groups=2):
     """An official config.json of a few numbers."""
     config = official_config(zoo.config_of("Sa2VA-26B" if is_6b_style else "tiny"), {})
+    config["llm_config"].pop("head_dim", None)
     config["vision_config"] |= {
         "hidden_size": 24,
         "num_hidden_layers": 2,
@@ -29,7 +30,6 @@ def small(kind="Qwen2", *, is_6b_style=False, groups=2):
         "intermediate_size": 40,
     }
     config["vision_config"]["image_size"] = config["force_image_size"] = 28
-    config["llm_config"].pop("head_dim", None)
     config["llm_config"] |= {"architectures": [f"{kind}ForCausalLM"], "hidden_size": 32, "num_hidden_layers": 2}
     config["llm_config"] |= {
         "num_attention_heads": 8,
