@@ -5,6 +5,7 @@ import pytest
 import torch
 from kept import features, identity
 
+from segue import files
 from segue.features import FeatureCache, Identity, Sources, Store, digest, fingerprint
 from segue.features import sources as sources_module
 from segue.features.keys import differences
@@ -94,7 +95,7 @@ def test_28_a_video_replaced_in_place_is_another_and_a_moved_one_is_the_same(tmp
 def test_28_even_one_that_has_the_same_length_and_a_clock_that_was_turned_back(tmp_path, monkeypatch):
     sources, file = Sources(tmp_path / "known"), tmp_path / "a"
     file.write_bytes(b"one")
-    monkeypatch.setattr(sources_module, "time", lambda: file.stat().st_mtime - 3600)
+    monkeypatch.setattr(files, "time", lambda: file.stat().st_mtime - 3600)
     before = sources._file(file)
     assert not list(tmp_path.glob("known/*/*")), "what is dated in the future is not remembered"
     file.write_bytes(b"two")
@@ -104,7 +105,7 @@ def test_28_even_one_that_has_the_same_length_and_a_clock_that_was_turned_back(t
 def test_a_file_that_was_left_alone_is_read_once(tmp_path, monkeypatch):
     sources, file = Sources(tmp_path / "known"), tmp_path / "a"
     file.write_bytes(b"one")
-    monkeypatch.setattr(sources_module, "time", lambda: file.stat().st_mtime + 60)
+    monkeypatch.setattr(files, "time", lambda: file.stat().st_mtime + 60)
     first = sources._file(file)
     monkeypatch.setattr(sources_module.hashlib, "file_digest", None)
     assert Sources(tmp_path / "known")._file(file) == first
@@ -113,7 +114,7 @@ def test_a_file_that_was_left_alone_is_read_once(tmp_path, monkeypatch):
 def test_a_damaged_memory_of_hashes_is_not_believed(tmp_path, monkeypatch):
     sources, file = Sources(tmp_path / "known"), tmp_path / "a"
     file.write_bytes(b"one")
-    monkeypatch.setattr(sources_module, "time", lambda: file.stat().st_mtime + 60)
+    monkeypatch.setattr(files, "time", lambda: file.stat().st_mtime + 60)
     first = sources._file(file)
     (row,) = tmp_path.glob("known/*/*")
     text = row.read_text()

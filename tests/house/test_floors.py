@@ -14,7 +14,7 @@ FLOORS = (
     ("cli", "segue"),
     ("serve", "evals", "parity", "bench"),
     ("engine", "loading", "train", "jobs"),
-    ("requests",),
+    ("requests", "encoder"),
     ("prepare", "checkpoints", "datasets", "demo"),
     ("own_data", "synth"),
     ("grounding", "data", "features"),
