@@ -15,7 +15,9 @@ import torch
 from segue import types, weights
 from segue.checkpoints import model_folder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
-from segue.features import Features, FeatureStore, MemoryStore, Sources, fingerprint
+from segue.features import FeatureCache, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
+from segue.features.formats import CODES
+from segue.features.keys import identity_of
 from segue.geometry.masks import at_threshold, box_of
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
@@ -26,7 +28,7 @@ from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
 from segue.output import results
-from segue.prepare import MediaInput, TokenizedExample, collate, prepare, preprocess_media
+from segue.prepare import MediaInput, TokenizedExample, collate, encode_media, kept_features, prepare, preprocess_media
 from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
 from segue.types import (
     Event,
@@ -204,7 +206,7 @@ class Engine:
             self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
             for answer in answers
         ]
-        self._encode([one for row in rows for one in row.media])
+        encode_media(self.model.mllm, self.features, [one for row in rows for one in row.media])
         found: list[float] = []
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
@@ -251,6 +253,21 @@ class Engine:
             decoder.close()
             self._static = decoder.static or self._static
 
+    def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
+        """Take features of media from a store, and keep there what is computed. `forget` when weights have changed.
+
+        Raises: ConfigError, for an unknown format, or a model in a type that is not kept.
+        """
+        if self.model.dtype not in CODES:
+            raise ConfigError(f"features of a model in {self.model.dtype} are not kept; load it in fp32, fp16 or bf16")
+        cache = FeatureCache(store, self.identity(point), form)
+        self.features, self._sources, self._seen = cache, cache.sources, None
+        return cache
+
+    def identity(self, point: Point) -> Identity:
+        """What the features of this model at this point depend on, beside the medium: weights, sizes, preprocessing."""
+        return identity_of(self.model.config, self.fingerprint(point), self.model.dtype, point)
+
     def fingerprint(self, point: Point) -> str:
         """A hash of the weights that what is kept of media at this point depends on."""
         return fingerprint(self.model.mllm.below(point), self.model.dtype)
@@ -260,6 +277,8 @@ class Engine:
         self._seen = None
         if isinstance(self.features, MemoryStore):
             self.features.clear()
+        elif isinstance(self.features, FeatureCache):
+            self.use_cache(self.features.store, form=self.features.form.name, point=self.features.point)
 
     def save(self, folder: str | Path, *, dtype: str | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -326,7 +345,7 @@ class Engine:
             frames=plan.frames,
             max_tiles=plan.options.max_tiles,
             key=key,
-            features=self.features.get(*key),
+            features=kept_features(self.model.mllm, self.features, key),
         )
         if self._seen is not None and self._seen.key == key:
             shown.decoded = shown.decoded or self._seen.shown.decoded
@@ -368,7 +387,7 @@ class Engine:
 
     def _prefill(self, cohort: Sequence[tuple[Job, Row]], decoder: Decoder) -> None:
         """Encode what rows show, and read their prompts; where the caller gave a reply, read it too."""
-        self._encode([medium for _, row in cohort for medium in row.example.media])
+        encode_media(self.model.mllm, self.features, [medium for _, row in cohort for medium in row.example.media])
         for job in dict.fromkeys(job for job, _ in cohort):
             job.timer.lap("vision")
         given = [row for job, row in cohort if job.plan.options.prefill is not None]
@@ -387,25 +406,6 @@ class Engine:
                 states_said = said[len(said) - len(reply) :]
                 seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
                 row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
-
-    def _encode(self, media: Sequence[MediaInput]) -> None:
-        """Put features in the place of pixels; what has none yet goes through the tower in one batch, and is kept."""
-        fresh = {one.key: one.vision for one in media if one.vision.features is None}
-        if not fresh:
-            return
-        known = list(fresh.values())
-        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
-        grids = [vision.grids for vision in known if vision.grids is not None]
-        together = torch.cat(grids) if grids else None
-        features = self.model.mllm.project(self.model.mllm.tower(pixels, together), together)
-        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
-        for one in media:
-            if one.vision.features is None:
-                one.vision = replace(one.vision, pixels=None, features=parts[one.key])
-        for key, vision in fresh.items():
-            assert key is not None, "the engine gives every medium a key"
-            beside = {} if vision.grids is None else {"grids": vision.grids}
-            self.features.put(*key, Features(parts[key], beside))
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(

@@ -6,8 +6,10 @@ trained on and what it is asked are the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from segue.errors import DataError, LimitError
-from segue.features import Features
+from segue.features import Features, FeatureStore, MemoryStore
 from segue.media import read_frames
 from segue.media.sampling import choose
 from segue.models.pieces import IGNORED, Marks, Piece, encode_row, framed
@@ -330,3 +332,49 @@ def _given(shown: Sequence[VisionInput]) -> dict[str, Tensor]:
 
 def _pad_left(rows: Sequence[Int[Tensor, " _"]], value: int) -> Int[Tensor, "b s"]:
     return pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side="left")
+
+
+def kept_features(mllm: Any, store: FeatureStore, key: tuple[str, str]) -> Features | None:
+    """Projected features that are kept of a medium, or that become of its tower states that are."""
+    found = store.get(*key)
+    if found is None:
+        return None
+    values = found.values.to(mllm.device)
+    if store.point == "tower":
+        values = mllm.project(values, found.beside.get("grids"))
+    return replace(found, values=values)
+
+
+def encode_media(mllm: Any, store: FeatureStore, media: Sequence[MediaInput]) -> None:
+    """Put features in the place of pixels. What has none yet goes through the tower, and is kept.
+
+    All of it goes in one batch, unless it is kept for long: that must not depend on what happened to be beside it.
+    """
+    fresh = {one.key: one.vision for one in media if one.vision.features is None}
+    if not fresh:
+        return
+    is_apart = not isinstance(store, MemoryStore)
+    parts: dict[tuple[str, str] | None, Tensor] = {}
+    for group in [{key: vision} for key, vision in fresh.items()] if is_apart else [fresh]:
+        parts |= _encode_together(mllm, store, group)
+    for one in media:
+        if one.vision.features is None:
+            one.vision = replace(one.vision, pixels=None, features=parts[one.key])
+
+
+def _encode_together(
+    mllm: Any, store: FeatureStore, fresh: Mapping[tuple[str, str] | None, VisionInput]
+) -> dict[tuple[str, str] | None, Tensor]:
+    began, known = perf_counter(), list(fresh.values())
+    pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(mllm.device)
+    grids = [vision.grids for vision in known if vision.grids is not None]
+    together = torch.cat(grids) if grids else None
+    states = mllm.tower(pixels, together)
+    features = mllm.project(states, together)
+    parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
+    for key, vision in fresh.items():
+        assert key is not None, "the engine gives every medium a key"
+        beside = {} if vision.grids is None else {"grids": vision.grids}
+        kept = states if store.point == "tower" else parts[key]
+        store.put(*key, Features(kept, beside), seconds=perf_counter() - began)
+    return parts

@@ -37,7 +37,7 @@ def spaces(store: Store) -> list[Space]:
 
 def datasets(store: Store) -> list[dict[str, Any]]:
     """The datasets that were built: how many of their media are there, how many bytes, and whether they are pinned."""
-    sizes = {(one.place.namespace, one.place.key): one.nbytes for one in store.entries()}
+    sizes: dict[Any, int] = {(one.place.namespace, one.place.key): one.nbytes for one in store.entries()}
     rows = []
     for ref in store.refs():
         places = [(str(ref.get("namespace")), key) for key in ref["entries"]]
