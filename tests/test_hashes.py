@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+
 from segue import hashes
 from segue.hashes import FileHashes
 
