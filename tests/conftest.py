@@ -36,7 +36,7 @@ SAM2_SIZES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_this_run(tmp_path_factory):
-    """Hashes that are remembered (`segue.hashes`) stay with this run, those of the processes that it starts too."""
+    """What is remembered of files (`segue.facts`) stays with this run, those of the processes that it starts too."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 

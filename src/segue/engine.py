@@ -14,21 +14,21 @@ import torch
 
 from segue import types, weights
 from segue.checkpoints import model_folder
+from segue.encoder import MediaEncoder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
-from segue.features import FeatureCache, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
-from segue.features.formats import CODES
-from segue.features.keys import identity_of
+from segue.features import FeatureCache, FeatureStore, Store
 from segue.geometry.masks import at_threshold, box_of
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
+from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
 from segue.output import results
-from segue.prepare import MediaInput, TokenizedExample, collate, encode_media, kept_features, prepare, preprocess_media
+from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
 from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
 from segue.types import (
     Event,
@@ -104,10 +104,15 @@ class Engine:
         self.model = model
         self.processor = processor
         self.lineage = dict(lineage)
-        self.features = features or MemoryStore()
-        self._sources = Sources()
+        self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
+        self._last_prompt: LastPrompt | None = None
         self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
+
+    @property
+    def features(self) -> FeatureStore:
+        """Where features of media are kept."""
+        return self.encoder.features
 
     def ask(
         self,
@@ -198,7 +203,7 @@ class Engine:
         """
         if not answers or not all(answers):
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
-        plan, inputs = self._plan(options), list[MediaInput]()
+        plan, inputs = self.plan(options), list[MediaInput]()
         for media in _shown(messages):
             if not any(one.media is media for one in inputs):
                 inputs.append(self._preprocess(media, plan))
@@ -206,7 +211,7 @@ class Engine:
             self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
             for answer in answers
         ]
-        encode_media(self.model.mllm, self.features, [one for row in rows for one in row.media])
+        self.encoder.encode([one for row in rows for one in row.media])
         found: list[float] = []
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
@@ -229,7 +234,7 @@ class Engine:
         """
         coming, jobs = iter(requests), list[Job]()
         waiting: deque[tuple[Job, Row]] = deque()
-        decoder, self._static = Decoder(self.model.mllm, self._static), None
+        decoder, self._static = Decoder(self.model.mllm, self._static, self._last_prompt), None
         is_open = True
         try:
             while is_open or jobs:
@@ -258,27 +263,22 @@ class Engine:
 
         Raises: ConfigError, for an unknown format, or a model in a type that is not kept.
         """
-        if self.model.dtype not in CODES:
-            raise ConfigError(f"features of a model in {self.model.dtype} are not kept; load it in fp32, fp16 or bf16")
-        cache = FeatureCache(store, self.identity(point), form)
-        self.features, self._sources, self._seen = cache, cache.sources, None
-        return cache
+        self._seen = None
+        return self.encoder.use_cache(store, form=form, point=point)
 
-    def identity(self, point: Point) -> Identity:
-        """What the features of this model at this point depend on, beside the medium: weights, sizes, preprocessing."""
-        return identity_of(self.model.config, self.fingerprint(point), self.model.dtype, point)
-
-    def fingerprint(self, point: Point) -> str:
-        """A hash of the weights that what is kept of media at this point depends on."""
-        return fingerprint(self.model.mllm.below(point), self.model.dtype)
+    def reuse_prefixes(self) -> None:
+        """From now on read of each prompt only what comes after its common beginning with the one read before it: of
+        many questions about one video, the video once. Sums are then taken in another order, so that the last bits of a
+        score depend on what was asked before.
+        """
+        self._last_prompt = LastPrompt()
 
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
         self._seen = None
-        if isinstance(self.features, MemoryStore):
-            self.features.clear()
-        elif isinstance(self.features, FeatureCache):
-            self.use_cache(self.features.store, form=self.features.form.name, point=self.features.point)
+        self.encoder.forget()
+        if self._last_prompt is not None:
+            self._last_prompt.forget()
 
     def save(self, folder: str | Path, *, dtype: str | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -299,7 +299,11 @@ class Engine:
         self.processor.save(folder)
         weights.write_lineage(folder, self.lineage)
 
-    def _plan(self, options: Options) -> Plan:
+    def plan(self, options: Options = DEFAULTS) -> Plan:
+        """Options with `auto` resolved for this model.
+
+        Raises: ConfigError, for a policy that it cannot follow.
+        """
         has_both = self.model.config.two_decoders
         policy: Policy = "consistent" if has_both else "upstream"
         if options.policy != "auto":
@@ -316,7 +320,7 @@ class Engine:
 
     def _take(self, request: Request) -> Job:
         """A request with its media looked at and its dialogues made ready."""
-        timer, plan = Timer(), self._plan(request.options)
+        timer, plan = Timer(), self.plan(request.options)
         shown = [target_media(messages) for messages in request.dialogues]
         if not shown or any(one is not shown[0] for one in shown):
             raise DataError(f"{len(shown)} questions cannot be asked together; give some, all about the same medium")
@@ -336,17 +340,9 @@ class Engine:
 
     def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
         """A medium as it is shown, from kept features where there are some."""
-        sampling = plan.frames if media.kind == "video" else f"tiles:{plan.options.max_tiles}"
-        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
-        key = (self._sources.hash(media), sampling)
-        shown = preprocess_media(
-            media,
-            self.processor,
-            frames=plan.frames,
-            max_tiles=plan.options.max_tiles,
-            key=key,
-            features=kept_features(self.model.mllm, self.features, key),
-        )
+        shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
+        key = shown.key
+        assert key is not None
         if self._seen is not None and self._seen.key == key:
             shown.decoded = shown.decoded or self._seen.shown.decoded
             self._seen.shown = shown
@@ -387,7 +383,7 @@ class Engine:
 
     def _prefill(self, cohort: Sequence[tuple[Job, Row]], decoder: Decoder) -> None:
         """Encode what rows show, and read their prompts; where the caller gave a reply, read it too."""
-        encode_media(self.model.mllm, self.features, [medium for _, row in cohort for medium in row.example.media])
+        self.encoder.encode([medium for _, row in cohort for medium in row.example.media])
         for job in dict.fromkeys(job for job, _ in cohort):
             job.timer.lap("vision")
         given = [row for job, row in cohort if job.plan.options.prefill is not None]
@@ -395,7 +391,10 @@ class Engine:
         if asked:
             batch = collate([row.example for _, row in asked], self.processor).to(self.model.device)
             decodings = [self._decoding(job.plan.options) for job, _ in asked]
-            states = decoder.add(self.model.mllm.prompt(batch), decodings)
+            contents = (
+                [] if self._last_prompt is None else [content_of(row.example, self.processor) for _, row in asked]
+            )
+            states = decoder.add(self.model.mllm.prompt(batch), decodings, contents)
             for (_, row), state in zip(asked, states, strict=True):
                 row.state = state
         if given:

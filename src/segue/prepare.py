@@ -6,10 +6,9 @@ trained on and what it is asked are the same tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from segue.errors import DataError, LimitError
-from segue.features import Features, FeatureStore, MemoryStore
+from segue.features import Features
 from segue.media import read_frames
 from segue.media.sampling import choose
 from segue.models.pieces import IGNORED, Marks, Piece, encode_row, framed
@@ -288,6 +287,8 @@ def _region_mask(region: Region, size: tuple[int, int]) -> Bool[np.ndarray, "h w
 def collate(examples: Sequence[TokenizedExample], processor: Processor) -> Batch:
     """Rows to a batch, padded on the left. A medium that several rows share, by its key, is in it once.
 
+    Media without pixels, states and features are given to the model by the caller.
+
     Raises: DataError, if some media come as pixels and others as states or features.
     """
     ids = _pad_left([example.ids for example in examples], 0)
@@ -319,62 +320,33 @@ def collate(examples: Sequence[TokenizedExample], processor: Processor) -> Batch
     )
 
 
+def content_of(example: TokenizedExample, processor: Processor) -> Int[Tensor, " s"]:
+    """What stands at each place of a row: the id of text; at a visual token a negative number that says of which medium
+    it is which feature, equal only for equal features.
+
+    Raises: DataError, for a medium without a key.
+    """
+    content, features = example.ids.clone(), []
+    for medium in example.media:
+        if medium.key is None:
+            raise DataError(f"{medium.media.name} has no key by which another prompt could know it")
+        number = int.from_bytes(hashlib.sha256("\n".join(medium.key).encode()).digest()[:4], "big")
+        features.append(-1 - (medium.vision.rows + (number << 31)))
+    if features:
+        content[content == processor.visual_id] = torch.cat(features)
+    return content
+
+
 def _given(shown: Sequence[VisionInput]) -> dict[str, Tensor]:
     """What media are given as, together."""
     found = {
         name: [part for vision in shown if (part := getattr(vision, name)) is not None]
         for name in ("pixels", "states", "features")
     }
-    if len(given := {name: parts for name, parts in found.items() if parts}) != 1:
+    if len(given := {name: parts for name, parts in found.items() if parts}) > 1:
         raise DataError(f"media of one batch are given as {' and '.join(given)}; give all of them in one form")
     return {name: torch.cat(parts) for name, parts in given.items()}
 
 
 def _pad_left(rows: Sequence[Int[Tensor, " _"]], value: int) -> Int[Tensor, "b s"]:
     return pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side="left")
-
-
-def kept_features(mllm: Any, store: FeatureStore, key: tuple[str, str]) -> Features | None:
-    """Projected features that are kept of a medium, or that become of its tower states that are."""
-    found = store.get(*key)
-    if found is None:
-        return None
-    values = found.values.to(mllm.device)
-    if store.point == "tower":
-        values = mllm.project(values, found.beside.get("grids"))
-    return replace(found, values=values)
-
-
-def encode_media(mllm: Any, store: FeatureStore, media: Sequence[MediaInput]) -> None:
-    """Put features in the place of pixels. What has none yet goes through the tower, and is kept.
-
-    All of it goes in one batch, unless it is kept for long: that must not depend on what happened to be beside it.
-    """
-    fresh = {one.key: one.vision for one in media if one.vision.features is None}
-    if not fresh:
-        return
-    is_apart = not isinstance(store, MemoryStore)
-    parts: dict[tuple[str, str] | None, Tensor] = {}
-    for group in [{key: vision} for key, vision in fresh.items()] if is_apart else [fresh]:
-        parts |= _encode_together(mllm, store, group)
-    for one in media:
-        if one.vision.features is None:
-            one.vision = replace(one.vision, pixels=None, features=parts[one.key])
-
-
-def _encode_together(
-    mllm: Any, store: FeatureStore, fresh: Mapping[tuple[str, str] | None, VisionInput]
-) -> dict[tuple[str, str] | None, Tensor]:
-    began, known = perf_counter(), list(fresh.values())
-    pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(mllm.device)
-    grids = [vision.grids for vision in known if vision.grids is not None]
-    together = torch.cat(grids) if grids else None
-    states = mllm.tower(pixels, together)
-    features = mllm.project(states, together)
-    parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
-    for key, vision in fresh.items():
-        assert key is not None, "the engine gives every medium a key"
-        beside = {} if vision.grids is None else {"grids": vision.grids}
-        kept = states if store.point == "tower" else parts[key]
-        store.put(*key, Features(kept, beside), seconds=perf_counter() - began)
-    return parts

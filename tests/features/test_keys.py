@@ -8,7 +8,6 @@ from kept import features, identity
 from segue.features import FeatureCache, Identity, Sources, Store, digest, fingerprint
 from segue.features.keys import differences
 from segue.media import open_media
-from segue.types import Media
 
 
 def weights(seed=0):
@@ -84,11 +83,11 @@ def test_26_a_tower_in_two_models_is_one_namespace_and_projected_features_are_no
 def test_28_a_video_replaced_in_place_is_another_and_a_moved_one_is_the_same(tmp_path):
     sources, file = Sources(tmp_path / "known"), tmp_path / "a.npy"
     file.write_bytes(b"one")
-    before = sources.hash(Media(file, "image", (8, 8)))
+    before = sources.facts.hash(file)
     moved = file.rename(tmp_path / "b.npy")
-    assert sources.hash(Media(moved, "image", (8, 8))) == before
+    assert sources.facts.hash(moved) == before
     file.write_bytes(b"two")
-    assert sources.hash(Media(file, "image", (8, 8))) != before
+    assert sources.facts.hash(file) != before
 
 
 def test_arrays_bytes_and_files_are_told_apart_by_content(tmp_path):

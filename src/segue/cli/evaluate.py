@@ -69,6 +69,12 @@ CachePoint = Annotated[
         "--cache-point", help="Where features are taken: after the tower, or as the language model sees them."
     ),
 ]
+ReusePrefix = Annotated[
+    bool,
+    typer.Option(
+        "--reuse-prefix", help="Read the common beginning of prompts in a row once; last bits of scores may differ."
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
 
 
@@ -111,6 +117,7 @@ def run(
     cache: Cache = None,
     cache_format: CacheFormat = "lossless",
     cache_point: CachePoint = "tower",
+    reuse_prefix: ReusePrefix = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -136,7 +143,7 @@ def run(
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
-        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
+        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point, "reuse_prefix": reuse_prefix}
         specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
@@ -231,7 +238,7 @@ def _evaluate(
 
     if not is_resumed:
         _throw_away(spec.out)
-    evaluation = spec.evaluation(_shard(shard))
+    evaluation = spec.evaluation(parse_shard(shard))
     dataset = evaluation.open_data()
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
@@ -290,7 +297,11 @@ def _throw_away(out: Path) -> None:
         shutil.rmtree(out)
 
 
-def _shard(text: str | None) -> tuple[int, int]:
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """(i, N) of a shard in words, i/N; all of it without any.
+
+    Raises: ConfigError.
+    """
     if text is None:
         return 0, 1
     number, _, count = text.partition("/")

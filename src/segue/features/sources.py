@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from segue.errors import MediaError
-from segue.hashes import FileHashes
+from segue.facts import FileFacts
 from segue.types import Media
 
 
 class Sources:
-    """Hashes of media; those of files are remembered, in a `folder` if there is one (`segue.hashes.FileHashes`)."""
+    """Hashes of media. Those of files are remembered (`segue.facts.FileFacts`), so that a second run does not read them
+    again.
+    """
 
     def __init__(self, folder: Path | None = None):
-        self._files = FileHashes(folder)
+        self.facts = FileFacts(folder)
 
     def hash(self, media: Media) -> str:
         """The SHA-256 of a medium's content, in hexadecimal: of a file's bytes, of a folder's pictures in their order,
@@ -33,8 +35,8 @@ class Sources:
             return hashlib.sha256(source).hexdigest()
         try:
             if source.is_dir():
-                return _joined(self._files.of(path) for path in _pictures(source))
-            return self._files.of(source)
+                return _joined(self.facts.hash(path) for path in _pictures(source))
+            return self.facts.hash(source)
         except OSError as error:
             raise MediaError(f"{source} cannot be read: {error.strerror or error}") from error
 

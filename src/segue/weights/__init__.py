@@ -22,9 +22,9 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
-from segue import hashes
+from segue import facts
 from segue.errors import CheckpointError
-from segue.hashes import file_hash
+from segue.facts import file_hash
 from segue.weights.headers import (
     ADAPTER,
     DTYPES,
@@ -319,8 +319,8 @@ def write_lineage(folder: Path, made_from: Mapping[str, Any]) -> None:
 
 
 def _hashes(files: Sequence[Path]) -> dict[str, str]:
-    known = hashes.remembered()
-    return {file.name: known.of(file) for file in files}
+    known = facts.of_this_user()
+    return {file.name: known.hash(file) for file in files}
 
 
 def joint_hash(digests: Mapping[str, str]) -> str:

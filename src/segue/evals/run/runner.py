@@ -27,7 +27,7 @@ from segue.evals.run import answer_store, rows
 from segue.evals.run.evaluation import Evaluation, check_run, read_run, shard_of, units, write_run
 from segue.features import FeatureCache, Usage
 from segue.files import alone
-from segue.media import read_ahead, read_frames, read_image
+from segue.media import read_ahead, read_frames, read_image, remembering
 from segue.progress import Progress
 from segue.types import Answer, Media, Message, Sample
 
@@ -86,6 +86,8 @@ def run(
         if todo := [unit for unit in mine if not done.issuperset(unit)]:
             asking, cache = _Asking(evaluation, model, batch), getattr(model, "features", None)
             cache = cache if isinstance(cache, FeatureCache) else None
+            if cache is not None:
+                others.enter_context(remembering(cache.sources.facts))
             # features that are kept need no pixels: nothing is decoded before the engine asks for it
             with closing(read_ahead(_batches(dataset, todo, batch, decodes=cache is None), 1)) as batches:
                 lines = (line for questions in batches for line in asking.lines(questions))
