@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from time import time
-from typing import Any
 
 from segue.errors import ConfigError, MediaError
 
@@ -20,10 +16,6 @@ PART = ".segue-"
 
 OLD = ".old-"
 """Begins the name of a folder that is being replaced; the rest is its name."""
-
-SETTLED = 2.0
-"""Seconds for which a file must have been left alone before what was found out about it is remembered: what changes
-twice within one tick of a file system's clock looks unchanged. A file that is dated in the future never is."""
 
 
 @contextmanager
@@ -178,56 +170,3 @@ def append(path: Path, line: bytes) -> None:
         except OSError:
             file.truncate(before)
             raise
-
-
-class FileFacts:
-    """What was found out about files by reading them, remembered so that it need not be found out again.
-
-    A file is known again by path, size, inode and both of its times; whoever replaces it changes one of them. Without
-    a `folder` facts are remembered as long as this object lives.
-    """
-
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder
-        self._values: dict[str, Any] = {}
-
-    def of(self, path: Path, what: str, find: Callable[[], Any]) -> Any:
-        """A fact about a file, as plain JSON: remembered, or found now. `what` says which.
-
-        Raises: OSError, if there is no such file; what `find` raises.
-        """
-        before = path.stat()
-        who = (before.st_size, before.st_ino, before.st_mtime_ns, before.st_ctime_ns)
-        name = hashlib.sha256(f"{what}\n{path.resolve()}\n{who}".encode()).hexdigest()
-        known = self._known(name)
-        if known is not None:
-            return known
-        found, after = find(), path.stat()
-        is_same = who == (after.st_size, after.st_ino, after.st_mtime_ns, after.st_ctime_ns)
-        if is_same and max(before.st_mtime, before.st_ctime) + SETTLED < time():
-            self._remember(name, found)
-        return found
-
-    def _known(self, name: str) -> Any:
-        if self.folder is None:
-            return self._values.get(name)
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            row = json.loads((self.folder / name[:2] / name).read_text(encoding="ascii"))
-            # a row that a bit has turned in says nothing
-            if row["check"] == _check(name, row["value"]):
-                return row["value"]
-        return None
-
-    def _remember(self, name: str, value: Any) -> None:
-        if self.folder is None:
-            self._values[name] = value
-            return
-        path = self.folder / name[:2] / name
-        with suppress(OSError, MediaError):  # a folder that is only read costs the finding out, nothing else
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(path) as temporary:
-                temporary.write_text(json.dumps({"value": value, "check": _check(name, value)}), encoding="ascii")
-
-
-def _check(name: str, value: Any) -> str:
-    return hashlib.sha256(f"{name} {json.dumps(value)}".encode()).hexdigest()[:16]

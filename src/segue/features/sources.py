@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from segue.errors import MediaError
-from segue.files import FileFacts
+from segue.facts import FileFacts
 from segue.types import Media
 
 
 class Sources:
-    """Hashes of media. Those of files are remembered (`segue.files.FileFacts`), so that a second run does not read them
+    """Hashes of media. Those of files are remembered (`segue.facts.FileFacts`), so that a second run does not read them
     again.
     """
 
@@ -35,18 +35,10 @@ class Sources:
             return hashlib.sha256(source).hexdigest()
         try:
             if source.is_dir():
-                return _joined(self._file(path) for path in _pictures(source))
-            return self._file(source)
+                return _joined(self.facts.hash(path) for path in _pictures(source))
+            return self.facts.hash(source)
         except OSError as error:
             raise MediaError(f"{source} cannot be read: {error.strerror or error}") from error
-
-    def _file(self, path: Path) -> str:
-        return str(self.facts.of(path, "sha256", lambda: _file_hash(path)))
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _joined(hashes: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from segue.errors import ConfigError, MediaError
-from segue.files import FileFacts
+from segue.facts import FileFacts
 from segue.media import deep, folder, formats, image
 from segue.media.ahead import read_ahead
 from segue.media.deep import Window
