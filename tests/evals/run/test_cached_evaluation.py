@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import segue as segue_package
-from segue import files
+from segue import facts
 from segue.cli.main import application
 from segue.evals.run import report, runner
 from segue.evals.run.workers import EvaluationSpec, run_workers
@@ -50,7 +50,7 @@ def questions(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """Files that were written a moment ago count as left alone."""
-    monkeypatch.setattr(files, "SETTLED", -10.0)
+    monkeypatch.setattr(facts, "SETTLED", -10.0)
 
 
 class Counted:
