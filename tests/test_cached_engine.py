@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import segue
 from segue import prepare
+from segue.errors import LimitError
 from segue.features import FeatureCache, Store
 from segue.media import open_media
 
@@ -178,3 +179,11 @@ def test_a_sa2va_uses_the_cache_too(tmp_path):
         assert engine.ask(frame, "What is it?", options=options).raw_text == expected
         assert cache.usage.hits == hits
     assert isinstance(engine.features, FeatureCache)
+
+
+def test_13_a_prompt_beyond_the_models_positions_is_refused_before_anything_is_encoded(folder, video, monkeypatch):
+    engine = segue.load(folder)
+    engine.model.config.get_text_config().max_position_embeddings = 40
+    monkeypatch.setattr(engine.model.mllm, "tower", None)
+    with pytest.raises(LimitError, match=r"the prompt has \d+ tokens and the model 40 positions; shorten it"):
+        answer(engine, video)

@@ -86,6 +86,9 @@ class FeatureCache:
         self._last: tuple[str, Features] | None = None
         store.write_namespace(self.namespace, {**identity.describe(), "format": form, "dtype": identity.dtype})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureCache, (self.store, self.identity, self.form.name)
+
     @property
     def point(self) -> Literal["tower", "projected"]:
         """Where features are taken."""
@@ -180,6 +183,11 @@ class FeatureCache:
         self._unwritten += 1
         if self._unwritten >= WRITTEN_EVERY:
             self.write_usage()
+
+    def take_usage(self) -> Usage:
+        """What was counted so far, which from now on somebody else accounts for."""
+        taken, self.usage, self._unwritten = self.usage, Usage(), 0
+        return taken
 
     def write_usage(self) -> None:
         """Write down in the store what this run has found and missed so far."""

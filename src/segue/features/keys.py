@@ -33,13 +33,23 @@ def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> str:
     Names are relative to the part (`encoder.layers.0.mlp.fc1.weight`). Values count after the cast, so that a copy in
     another precision that says the same is the same. Buffers on any device are read one at a time.
     """
-    lines = []
+    return joined(fingerprints(tensors, dtype))
+
+
+def fingerprints(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, str]:
+    """What each weight adds to the fingerprint of all, by name."""
+    lines = {}
     for name in sorted(tensors, key=str.encode):
         tensor = tensors[name].detach().to("cpu", dtype).contiguous()
         shape = "x".join(map(str, tensor.shape))
         digest = hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
-        lines.append(f"{name}\t{CODES[dtype]}\t{shape}\t{digest}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        lines[name] = f"{name}\t{CODES[dtype]}\t{shape}\t{digest}\n"
+    return lines
+
+
+def joined(lines: Mapping[str, str]) -> str:
+    """The fingerprint of all weights of which these are the `fingerprints`."""
+    return hashlib.sha256("".join(lines.values()).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:

@@ -297,10 +297,12 @@ class Store:
         found = [_json(path) for path in sorted((self.folder / "refs").glob("*.json"))]
         return [ref for ref in found if ref is not None and isinstance(ref.get("entries"), list)]
 
-    def write_ref(self, dataset: str, namespace: str, keys: Sequence[str], *, pinned: bool = False) -> None:
-        """Write down which entries of a namespace a dataset uses. `pinned` keeps them from eviction."""
+    def write_ref(
+        self, dataset: str, namespace: str, keys: Sequence[str], *, pinned: bool = False, shard: str = ""
+    ) -> None:
+        """Write down which entries of a namespace a dataset, or a shard of it, uses; `pinned` ones are not evicted."""
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in dataset).lstrip(".")
-        path = self.folder / "refs" / f"{name}--{namespace}.json"
+        path = self.folder / "refs" / f"{name}--{namespace}{'-' * bool(shard)}{shard}.json"
         content = {"dataset": dataset, "namespace": namespace, "pinned": pinned, "entries": sorted(set(keys))}
         self._writing(lambda: _write_json(path, content))
 
