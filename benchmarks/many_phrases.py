@@ -14,6 +14,7 @@ import argparse
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,14 +46,14 @@ def main() -> None:
     print(f"{settings.architecture} in {model.lineage['dtype']}, a picture of {SIZE[1]} x {SIZE[0]} pixels\n")
     picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)
     seconds: dict[int, list[float]] = {count: [] for count in settings.phrases}
-    parts: dict[int, dict[str, float]] = {}
+    parts: dict[int, Mapping[str, float]] = {}
     for _ in range(settings.repeats):
         for count in settings.phrases:
             model.forget()
             started = time.process_time()
             answer = segmented(model, picture, [f"the thing number {number}" for number in range(count)])
             seconds[count].append(time.process_time() - started)
-            parts[count] = answer.lineage["seconds"]
+            parts[count] = answer.seconds
     one = min(seconds[settings.phrases[0]])
     for count in settings.phrases:
         spent = min(seconds[count])
