@@ -500,6 +500,17 @@ class TestSegment:
         alone = [engine.answer(messages).regions for messages in questions]
         assert [r.masks.rles for regions in alone for r in regions] == rles(answer)
 
+    def test_what_is_shown_is_read_once_for_all_phrases(self, engine, clip):
+        media, read = open_media(clip(6)), []
+        language = engine.model.mllm.language_model.model
+        hook = language.register_forward_pre_hook(
+            lambda _, args, named: read.append(named["inputs_embeds"].shape), with_kwargs=True
+        )
+        list(engine.segment(media, ["the cat", "a ghost", "the dogs"], Options(max_new_tokens=1)))
+        hook.remove()
+        prompts = [length for rows, length, _ in read if rows == 1]
+        assert prompts[0] > 5 * 16 and all(0 < length < prompts[0] - 5 * 16 for length in prompts[1:3])
+
     def test_a_phrase_that_the_model_wrote_itself_wins_and_its_place_counts_over_all_answers(self, engine, image):
         options = replace(ONE, prefill="See <p> it </p> [SEG].")
         answer = list(engine.segment(image, ["x", "y"], options))[-1].answer

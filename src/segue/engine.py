@@ -234,7 +234,7 @@ class Engine:
         """
         coming, jobs = iter(requests), list[Job]()
         waiting: deque[tuple[Job, Row]] = deque()
-        decoder, self._static = Decoder(self.model.mllm, self._static, self._last_prompt), None
+        decoder, self._static = Decoder(self.model.mllm, self._static), None
         is_open = True
         try:
             while is_open or jobs:
@@ -336,7 +336,7 @@ class Engine:
         ]
         media_input = next((one for one in inputs if one.media is shown[0]), None)
         timer.lap("vision")
-        return Job(request, plan, timer, media_input, rows)
+        return Job(request, plan, timer, media_input, rows, LastPrompt() if len(rows) > 1 else None)
 
     def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
         """A medium as it is shown, from kept features where there are some."""
@@ -387,15 +387,16 @@ class Engine:
         for job in dict.fromkeys(job for job, _ in cohort):
             job.timer.lap("vision")
         given = [row for job, row in cohort if job.plan.options.prefill is not None]
-        asked = [(job, row) for job, row in cohort if job.plan.options.prefill is None]
-        if asked:
-            batch = collate([row.example for _, row in asked], self.processor).to(self.model.device)
-            decodings = [self._decoding(job.plan.options) for job, _ in asked]
-            contents = (
-                [] if self._last_prompt is None else [content_of(row.example, self.processor) for _, row in asked]
-            )
-            states = decoder.add(self.model.mllm.prompt(batch), decodings, contents)
-            for (_, row), state in zip(asked, states, strict=True):
+        asked: dict[LastPrompt | None, list[tuple[Job, Row]]] = {}
+        for job, row in cohort:
+            if job.plan.options.prefill is None:
+                asked.setdefault(self._last_prompt or job.last_prompt, []).append((job, row))
+        for last, group in asked.items():
+            batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
+            decodings = [self._decoding(job.plan.options) for job, _ in group]
+            contents = [content_of(row.example, self.processor) for _, row in group] if last is not None else []
+            states = decoder.add(self.model.mllm.prompt(batch), decodings, last, contents)
+            for (_, row), state in zip(group, states, strict=True):
                 row.state = state
         if given:
             batch = collate([row.example for row in given], self.processor).to(self.model.device)

@@ -226,13 +226,11 @@ class Decoder:
     """Sequences of one language model that are decoded together.
 
     `static` is a cache that is kept from one decoder to the next, for CUDA; it is used while the language model and
-    the lengths allow it, by one decoder at a time. With a `last_prompt` each prompt goes on from where it differs from
-    the one that was read before it.
+    the lengths allow it, by one decoder at a time.
     """
 
-    def __init__(self, mllm: MLLM, static: StaticDecoder | None = None, last_prompt: LastPrompt | None = None):
+    def __init__(self, mllm: MLLM, static: StaticDecoder | None = None):
         self.mllm = mllm
-        self.last_prompt = last_prompt
         self.rows: list[DecodeState] = []
         self.static = static
         self._is_alone = False
@@ -256,9 +254,15 @@ class Decoder:
 
     @torch.no_grad()
     def add(
-        self, prompt: Prompt, decodings: Sequence[Decoding], contents: Sequence[Int[Tensor, " _"]] = ()
+        self,
+        prompt: Prompt,
+        decodings: Sequence[Decoding],
+        last: LastPrompt | None = None,
+        contents: Sequence[Int[Tensor, " _"]] = (),
     ) -> list[DecodeState]:
-        """Read prompts, one per row, and decode their answers from now on. `contents` are what `LastPrompt` compares.
+        """Read prompts, one per row, and decode their answers from now on.
+
+        With `last` each prompt goes on from where it differs from the one read before it, by its `contents`.
 
         Raises: ConfigError, for sampling settings out of range.
         """
@@ -273,7 +277,7 @@ class Decoder:
             is_static = self.static is not None and supports_static_decoding(self.mllm.language_model, longest)
             self._cache = self.static if self.static and is_static else GrowingCache(self.mllm.language_model)
             self._is_alone = decodes_alone(self.mllm.language_model, longest)
-        hidden = self._read_prompts(prompt, contents)
+        hidden = self._read_prompts(prompt, last, contents)
         self._hidden = torch.cat([self._hidden, hidden]) if self.rows else hidden
         self.rows += states
         for state in states:
@@ -282,9 +286,11 @@ class Decoder:
         self._drop_finished()
         return states
 
-    def _read_prompts(self, prompt: Prompt, contents: Sequence[Int[Tensor, " _"]]) -> Float[Tensor, "b d"]:
+    def _read_prompts(
+        self, prompt: Prompt, last: LastPrompt | None, contents: Sequence[Int[Tensor, " _"]]
+    ) -> Float[Tensor, "b d"]:
         # what a family adds to the reading of several rows belongs to all of them
-        if self.last_prompt is None or prompt.extra:
+        if last is None or prompt.extra:
             cache = DynamicCache()
             hidden = read_prompt(self.mllm.language_model, prompt, cache)
             self._cache.add(cache, prompt)
@@ -292,7 +298,7 @@ class Decoder:
         states = []
         for row, content in enumerate(contents):
             alone = row_of(prompt, row)
-            cache, state = self.last_prompt.read(self.mllm.language_model, alone, content)
+            cache, state = last.read(self.mllm.language_model, alone, content)
             self._cache.add(cache, alone)
             states.append(state)
         return torch.cat(states)
