@@ -9,25 +9,24 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
-from segue import types, weights
+from segue import weights
 from segue.checkpoints import model_folder
 from segue.encoder import MediaEncoder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
 from segue.features import FeatureCache, FeatureStore, Store
-from segue.geometry.masks import at_threshold, box_of
+from segue.geometry.notation import check_prefill
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
-from segue.media import VideoFrame, iter_frames, open_media, read_ahead
+from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
-from segue.output import results
+from segue.output.answers import Answer
 from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
 from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
 from segue.types import (
@@ -44,10 +43,9 @@ from segue.types import (
     target_media,
 )
 
-__all__ = ["DEFAULTS", "DTYPES", "ROWS", "Answer", "Engine", "Options", "Request"]
+__all__ = ["DEFAULTS", "DTYPES", "ROWS", "Answer", "Engine", "Options", "Request", "as_dtype"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 ROWS = 16
 """Dialogues that are decoded together, unless told."""
@@ -65,27 +63,6 @@ class MediaCache:
     key: tuple[str, str]
     shown: MediaInput
     encoded: Encoded | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer(types.Answer):
-    """An answer that can write itself down, and draw its masks anew."""
-
-    def save(self, folder: str | Path, formats: Sequence[str] = ("png", "coco", "overlay")) -> None:
-        """Write masks, overlay, scores and text to a new folder; `formats` as `segue segment --formats`.
-
-        Raises: ConfigError, as `segue.output.results.save` does.
-        """
-        results.save(self, Path(folder), formats)
-
-    def at_threshold(self, threshold: float) -> Answer:
-        """The same answer with a pixel in a mask where its probability is above `threshold`; boxes follow.
-
-        Needs `Options(keep_logits=True)`. Nothing is computed but the masks.
-
-        Raises: ConfigError, if the threshold is not in (0, 1); DataError, if the logits were not kept.
-        """
-        return replace(self, regions=tuple(_at_threshold(region, threshold) for region in self.regions))
 
 
 class Engine:
@@ -115,26 +92,27 @@ class Engine:
         return self.encoder.features
 
     def ask(
-        self,
-        source: str | Path | Media | np.ndarray | None,
-        text: str,
-        *,
-        regions: Sequence[Region] = (),
-        options: Options = DEFAULTS,
+        self, source: Source | None, text: str, *, regions: Sequence[Region] = (), options: Options = DEFAULTS
     ) -> Answer:
-        """One question about an image, a video, or nothing but text. `regions` mark parts of an image to be spoken of.
+        """One question about an image, a video (all that `open_media` takes), or nothing but text. `regions` mark parts
+        of an image to be spoken of.
 
         Raises: MediaError, LimitError, DataError and ConfigError, for what cannot be asked.
         """
-        media = source if isinstance(source, Media) or source is None else open_media(source)
-        return self.answer([Message.user(text, media, tuple(regions))], options)
+        return self.answer(_question(source, text, regions), options)
+
+    def stream(
+        self, source: Source | None, text: str, *, regions: Sequence[Region] = (), options: Options = DEFAULTS
+    ) -> Iterator[Event]:
+        """What `ask` answers, as it comes; see `stream_answer`."""
+        return self.stream_answer(_question(source, text, regions), options)
 
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
         request = Request([messages], options)
         return _answers(self.run([request]))[request][0]
 
-    def stream(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
+    def stream_answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
 
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
@@ -142,23 +120,35 @@ class Engine:
         """
         return _raised(self.run([Request([messages], options)]))
 
-    def segment(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
+    def segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Answer:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
 
         Regions carry the phrase they were asked for. Phrases that brought no object are in `lineage["not_found"]`.
 
-        Raises: DataError, if there is no phrase.
+        Raises: DataError, if there is no phrase; ConfigError, without a grounder, or for a `prefill` without `[SEG]`.
         """
-        if not phrases:
-            raise DataError("no phrase to segment; give at least one, such as 'the cyclist'")
+        request = self._segmenting(source, phrases, options)
+        return _answers(self.run([request]))[request][0]
+
+    def stream_segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
+        """What `segment` answers, as it comes; see `stream_answer`."""
+        return _raised(self.run([self._segmenting(source, phrases, options)]))
+
+    def _segmenting(self, source: Source, phrases: Sequence[str], options: Options) -> Request:
+        if isinstance(phrases, str):
+            raise DataError(f"phrases are a list, and {phrases!r} is text; write [{phrases!r}]")
+        if not phrases or not all(phrase.strip() for phrase in phrases):
+            raise DataError("there is no phrase, or an empty one; say what to find, such as ['the cyclist']")
         if self.model.grounder is None:
             raise ConfigError(
                 f"{self.lineage['model']} has no grounder, so that it cannot segment; take a Sa2VA, "
                 "or ask where things are in words (`segue chat`)"
             )
+        check_prefill(options.prefill)
+        media = open_media(source)
         question = self.model.family.prompts[f"segment_{media.kind}"]
         dialogues = [[Message.user(question.replace("{phrase}", phrase), media)] for phrase in phrases]
-        return _raised(self.run([Request(dialogues, options, phrases)]))
+        return Request(dialogues, options, phrases)
 
     def answer_each(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
         """Answers to several dialogues about one image or video, or about none.
@@ -280,20 +270,19 @@ class Engine:
         if self._last_prompt is not None:
             self._last_prompt.forget()
 
-    def save(self, folder: str | Path, *, dtype: str | None = None) -> None:
+    def save(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
 
-        `dtype` is fp32, bf16 or fp16; without one the weights keep the precision they have. The folder appears when
+        `dtype` as in `segue.load`; without one the weights keep the precision they have. The folder appears when
         all of it is written, and any Hugging Face loader of this class reads it.
 
         Raises: ConfigError, for another dtype, or if the folder exists.
         """
         folder = Path(folder)
-        if dtype is not None and dtype not in DTYPES:
-            raise ConfigError(f"unknown dtype {dtype!r}; expected {', '.join(DTYPES)}")
+        precision = None if dtype is None else as_dtype(dtype)
         if folder.exists():
             raise ConfigError(f"{folder} exists already; choose a new folder to save the model in")
-        model_folder.save(self.model, folder, dtype=DTYPES[dtype] if dtype else None, also=self._save_rest)
+        model_folder.save(self.model, folder, dtype=precision, also=self._save_rest)
 
     def _save_rest(self, folder: Path) -> None:
         self.processor.save(folder)
@@ -569,16 +558,24 @@ class Engine:
         return "".join(pieces)
 
 
+def as_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The precision of that name, ours or PyTorch's: fp32, bf16, fp16, float32, bfloat16, float16.
+
+    Raises: ConfigError, for another.
+    """
+    known = {**DTYPES, **{str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}}
+    found = known.get(str(name).removeprefix("torch."))
+    if found is None:
+        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(known)}")
+    return found
+
+
+def _question(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:
+    return [Message.user(text, None if source is None else open_media(source), tuple(regions))]
+
+
 def _shown(messages: Sequence[Message]) -> list[Media]:
     return [part for message in messages for part in message.parts if isinstance(part, Media)]
-
-
-def _at_threshold(region: Region, threshold: float) -> Region:
-    if region.masks is None:
-        return region
-    masks = at_threshold(region.masks, threshold)
-    boxes = (box_of(masks.dense(position)) for position in range(len(masks)))
-    return replace(region, masks=masks, box=next((box for box in boxes if box is not None), None))
 
 
 def _raised(events: Iterator[tuple[Request, Event | Failed]]) -> Iterator[Event]:
