@@ -28,7 +28,20 @@ from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
 from segue.output.answers import Answer
 from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
-from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
+from segue.requests import (
+    DEFAULTS,
+    Job,
+    Options,
+    Plan,
+    Reply,
+    Request,
+    Row,
+    Timer,
+    Tracks,
+    parse_replies,
+    stop_reason,
+    until_stop,
+)
 from segue.types import (
     Event,
     Failed,
@@ -127,14 +140,18 @@ class Engine:
 
         Raises: DataError, if there is no phrase; ConfigError, without a grounder, or for a `prefill` without `[SEG]`.
         """
-        request = self._segmenting(source, phrases, options)
+        request = self.segmentation(source, phrases, options)
         return _answers(self.run([request]))[request][0]
 
     def stream_segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
         """What `segment` answers, as it comes; see `stream_answer`."""
-        return _raised(self.run([self._segmenting(source, phrases, options)]))
+        return _raised(self.run([self.segmentation(source, phrases, options)]))
 
-    def _segmenting(self, source: Source, phrases: Sequence[str], options: Options) -> Request:
+    def segmentation(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Request:
+        """What `segment` asks, for `run`: each phrase on its own, and all objects followed together.
+
+        Raises: as `segment` does.
+        """
         if isinstance(phrases, str):
             raise DataError(f"phrases are a list, and {phrases!r} is text; write [{phrases!r}]")
         if not phrases or not all(phrase.strip() for phrase in phrases):
@@ -220,15 +237,17 @@ class Engine:
 
         Up to `rows` dialogues are decoded together, of any age and about whatever media; a request is taken when there
         is room for it. `None` among the requests says that none is waiting now. A request ends with `Finished` for
-        each of its answers, in order, or with `Failed`. Close the iterator to cancel all.
+        each of its answers, in order, or with `Failed`. Of videos a frame of each is done at a time, between the words
+        of the others. Close the iterator to cancel all.
         """
         coming, jobs = iter(requests), list[Job]()
+        followed: list[Generator[tuple[Request, Event | Failed]]] = []
         waiting: deque[tuple[Job, Row]] = deque()
         decoder, self._static = Decoder(self.model.mllm, self._static), None
         is_open = True
         try:
-            while is_open or jobs:
-                while is_open and len(waiting) + len(decoder.rows) < rows:
+            while is_open or jobs or followed:
+                while is_open and len(waiting) + len(decoder.rows) + len(followed) < rows:
                     request = next(coming, _NO_MORE)
                     is_open = request is not _NO_MORE
                     if not isinstance(request, Request):
@@ -243,8 +262,17 @@ class Engine:
                 yield from self._generate_text(jobs, decoder)
                 done = [job for job in jobs if job.is_said]
                 jobs = [job for job in jobs if not job.is_said]
-                yield from self._ground(done)
+                yield from self._ground([job for job in done if not job.points_into("video")])
+                followed += [self._ground([job]) for job in done if job.points_into("video")]
+                for one in list(followed):
+                    event = next(one, None)
+                    if event is None:
+                        followed.remove(one)
+                    else:
+                        yield event
         finally:
+            for one in followed:
+                one.close()
             decoder.close()
             self._static = decoder.static or self._static
 
@@ -398,7 +426,7 @@ class Engine:
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(
-            is_over=stop_check(self.processor.tokenizer, self.processor.template, self.processor.eos_ids),
+            is_over=stop_check(self.processor.tokenizer, self.processor.template, self.processor.eos_ids, options.stop),
             seg_id=self.processor.seg_id,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
@@ -424,7 +452,7 @@ class Engine:
             if job.is_said:
                 job.timer.lap("language")
 
-    def _ground(self, jobs: Sequence[Job]) -> Iterator[tuple[Request, Event | Failed]]:
+    def _ground(self, jobs: Sequence[Job]) -> Generator[tuple[Request, Event | Failed]]:
         """Masks for what was said, frame by frame, then the answers."""
         try:
             images = {} if self.model.grounder is None else self._encode_images(jobs)
@@ -466,7 +494,7 @@ class Engine:
         if self.model.grounder is None or job.media is None or job.request.is_cancelled or not job.num_objects:
             return Tracks()
         options = job.plan.options
-        _, regions, _ = self._parse(job, job.replies, self._raw(job.replies))
+        _, regions, _ = self._parse(job, job.replies, self._raw(job, job.replies))
         yield job.request, ObjectsFound(job.media.media, regions)
         tracks = tuple(TrackBuilder(options.keep_masks) for _ in range(job.num_objects))
         frames = 0
@@ -510,7 +538,7 @@ class Engine:
 
     def _answer(self, job: Job, replies: Sequence[Reply], found: Tracks) -> Answer:
         """Everything that was said and found, together; `found` has a track for each region, or none at all."""
-        raw = self._raw(replies)
+        raw = self._raw(job, replies)
         text, regions, boxes = self._parse(job, replies, raw)
         media = None if job.media is None else job.media.media
         if media is not None and found.tracks:
@@ -531,9 +559,10 @@ class Engine:
     ) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
         return parse_replies(replies, raw, self.model.family.parse, job.media)
 
-    def _raw(self, replies: Sequence[Reply]) -> list[str]:
-        """What was generated, special tokens included."""
-        return [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
+    def _raw(self, job: Job, replies: Sequence[Reply]) -> list[str]:
+        """What was generated, special tokens included, up to a text that the caller stops at."""
+        said = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
+        return [until_stop(text, job.plan.options.stop) for text in said]
 
     def _lineage(self, job: Job, replies: Sequence[Reply]) -> dict[str, Any]:
         """The model's lineage, and all that decided this answer."""

@@ -29,6 +29,7 @@ class Options:
     came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
+    `stop` are texts at which an answer ends, and which it does not contain.
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
     confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
     """
@@ -45,6 +46,7 @@ class Options:
     seed: int = 0
     max_tiles: int = 12
     reprompt: float = 0.0
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         logit(self.threshold)
@@ -52,6 +54,8 @@ class Options:
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
         if self.keep_logits and not self.keep_masks:
             raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
+        if not all(self.stop):
+            raise ConfigError("a text to stop at is empty; every answer would end before it begins")
         if not 0 <= self.reprompt <= 1:
             raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
         if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
@@ -209,3 +213,8 @@ def stop_reason(replies: Sequence[Reply]) -> StopReason:
     """Why an answer ended: of several replies, the reason that says most."""
     reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
     return next((one for one in ("cancelled", "length") if one in reasons), reasons[0])
+
+
+def until_stop(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of some others in it; all of it, if none is."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
