@@ -34,6 +34,7 @@ _ROWS = (
     ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),
     ("parity", "segue.cli.parity:command", "Replay a recording of the original code and compare every seam."),
     ("bench", "segue.cli.bench:command", "Measure what things cost, as ratios from one run."),
+    ("estimate", "segue.cli.estimate:app", "Tell what a job will take on other machines, by arithmetic alone."),
 )
 
 COMMANDS = Table("command", {name: target for name, target, _ in _ROWS})

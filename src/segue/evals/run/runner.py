@@ -26,7 +26,7 @@ from segue.evals.base import Benchmark, EvaluatedModel, medium_of
 from segue.evals.run import answer_store, rows
 from segue.evals.run.evaluation import Evaluation, check_run, read_run, shard_of, units, write_run
 from segue.features import FeatureCache, Usage
-from segue.files import alone
+from segue.files import alone, mend
 from segue.media import read_ahead, read_frames, read_image, remembering
 from segue.progress import Progress
 from segue.types import Answer, Media, Message, Sample
@@ -79,7 +79,7 @@ def run(
         for other in rows.files(out):
             if rows.shards_of(other) != shard[1]:
                 others.enter_context(alone(other, shared=True))
-        rows.mend(path)
+        mend(path)
         done = {index for index, line in rows.gathered(out, _brief).items() if line["status"] == "ok"}
         mine = shard_of(units(dataset, evaluation.count(dataset)), shard)
         progress.start(sum(map(len, mine)), sum(index in done for unit in mine for index in unit))
