@@ -96,7 +96,6 @@ class Engine:
         self.lineage = dict(lineage)
         self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
-        self._last_prompt: LastPrompt | None = None
         self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
 
     @property
@@ -284,19 +283,10 @@ class Engine:
         self._seen = None
         return self.encoder.use_cache(store, form=form, point=point)
 
-    def reuse_prefixes(self) -> None:
-        """From now on read of each prompt only what comes after its common beginning with the one read before it: of
-        many questions about one video, the video once. Sums are then taken in another order, so that the last bits of a
-        score depend on what was asked before.
-        """
-        self._last_prompt = LastPrompt()
-
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
         self._seen = None
         self.encoder.forget()
-        if self._last_prompt is not None:
-            self._last_prompt.forget()
 
     def save(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -407,7 +397,7 @@ class Engine:
         asked: dict[LastPrompt | None, list[tuple[Job, Row]]] = {}
         for job, row in cohort:
             if job.plan.options.prefill is None:
-                asked.setdefault(self._last_prompt or job.last_prompt, []).append((job, row))
+                asked.setdefault(job.last_prompt, []).append((job, row))
         for last, group in asked.items():
             batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
             decodings = [self._decoding(job.plan.options) for job, _ in group]

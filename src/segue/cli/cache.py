@@ -152,9 +152,8 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
     weights = feature_cache.projected_bytes(this, listed.absent)
     there, total, room = len(listed.there), sum(weights), -this.cache.store.shortage(0)
     say(
-        f"{this.evaluation.benchmark.name}: {there + len(weights):,} media, {there:,} there already; the other "
-        f"{len(weights):,} take {size(total)} as {this.cache.form.name} at {this.cache.point}; there is room for "
-        f"{size(max(room, 0))}"
+        f"{this.evaluation.benchmark.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; they "
+        f"take {size(total)} as {this.cache.form.name} at {this.cache.point}, and there is room for {size(max(room, 0))}"
     )
     if total > room:
         fit = sum(sofar <= room for sofar in accumulate(weights))

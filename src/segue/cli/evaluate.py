@@ -66,12 +66,6 @@ CachePoint = Annotated[
         "--cache-point", help="Where features are taken: after the tower, or as the language model sees them."
     ),
 ]
-ReusePrefix = Annotated[
-    bool,
-    typer.Option(
-        "--reuse-prefix", help="Read the common beginning of prompts in a row once; last bits of scores may differ."
-    ),
-]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
 
 
@@ -114,7 +108,6 @@ def run(
     cache: Cache = None,
     cache_format: CacheFormat = "lossless",
     cache_point: CachePoint = "tower",
-    reuse_prefix: ReusePrefix = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -140,7 +133,7 @@ def run(
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
-        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point, "reuse_prefix": reuse_prefix}
+        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
         specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
