@@ -116,6 +116,10 @@ TEMPLATES = {
 }
 
 
+RAW = TEMPLATES["qwen_vl_raw"]
+"""Text that is continued, without turns."""
+
+
 def template(name: str) -> Template:
     """The template of that name; checkpoints spell names with `-` or `_`.
 

@@ -160,8 +160,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         )
     loaded = loading.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
     model, processor = loaded.model, loaded.processor
-    if recipe.image_side is not None:
-        model_folder.set_image_side(model.config, recipe.image_side)
+    if model_folder.change(model.config, image_side=recipe.image_side, chat=recipe.template):
         processor = model_folder.load_processor(adapters.find(base.folder) or base.folder, model.config)
     trainable = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
     if recipe.gradient_checkpointing:
