@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +26,7 @@ from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
-from segue.models.templates import stop_check
+from segue.models.templates import RAW, stop_check
 from segue.output.answers import Answer
 from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
 from segue.requests import (
@@ -360,7 +361,7 @@ class Engine:
     def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
-        example = prepare(messages, self.processor, prefill=plan.options.prefill, media=media)
+        example = prepare(messages, self._talking(plan.options), prefill=plan.options.prefill, media=media)
         text = self.model.config.get_text_config()
         # other kinds of rotary angles are made to go beyond the length that was trained
         is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
@@ -368,6 +369,14 @@ class Engine:
         if most is not None and len(example.ids) > most:
             raise LimitError(f"the prompt has {len(example.ids):,} tokens and the model {most:,} positions; shorten it")
         return example
+
+    def _talking(self, options: Options) -> Processor:
+        """The processor with the template that a request is written in."""
+        if not options.raw:
+            return self.processor
+        talking = copy(self.processor)
+        talking.template = RAW
+        return talking
 
     def _cohort(self, waiting: deque[tuple[Job, Row]], decoder: Decoder, rows: int) -> list[tuple[Job, Row]]:
         """The rows that join now: as many as there is room for, in rows and in tokens, but at least one."""
@@ -416,7 +425,9 @@ class Engine:
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(
-            is_over=stop_check(self.processor.tokenizer, self.processor.template, self.processor.eos_ids, options.stop),
+            is_over=stop_check(
+                self.processor.tokenizer, self._talking(options).template, self.processor.eos_ids, options.stop
+            ),
             seg_id=self.processor.seg_id,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,

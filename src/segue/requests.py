@@ -31,7 +31,8 @@ class Options:
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
     `stop` are texts at which an answer ends, and which it does not contain.
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
-    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
+    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does. `raw` leaves the chat
+    template's turns out: the text is continued as it is, up to the end of a text.
     """
 
     frames: str = "auto"
@@ -47,6 +48,7 @@ class Options:
     max_tiles: int = 12
     reprompt: float = 0.0
     stop: tuple[str, ...] = ()
+    raw: bool = False
 
     def __post_init__(self) -> None:
         logit(self.threshold)

@@ -104,6 +104,9 @@ def run(
     ] = None,
     *,
     settings: Annotated[dict[str, Any], options.AnswerOptions],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the chat template's turns out, as Qwen-VL's evaluation does.")
+    ] = False,
     show_names: ShowNames = False,
     cache: Cache = None,
     cache_format: CacheFormat = "lossless",
@@ -130,6 +133,7 @@ def run(
                 "say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT; --judge needs --rescore"
             )
         own = {"split": split, "phrase": phrase, "group": group}
+        settings |= {"raw": True} if raw else {}
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
