@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -16,6 +17,15 @@ PART = ".segue-"
 
 OLD = ".old-"
 """Begins the name of a folder that is being replaced; the rest is its name."""
+
+
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EFBIG: "a file grew too large for the disk",
+}
+"""What a disk that takes no more says, and what it means."""
 
 
 @contextmanager
