@@ -93,7 +93,7 @@ def test_h_is_help_everywhere(words):
         ("finetune x --base demoo", "did you mean 'demo'?"),
         ("chat --device cudda", "did you mean cuda?"),
         ("finetune x --base demo --device cuda", "cannot be trained on by name"),
-        ("segment a b -o c --frames frist:3", "unknown frame plan"),
+        ("segment a b -o c --frames every:3", "unknown frame plan"),
         ("segment https://a.b/c.png b -o c", "download it first"),
         ("segment a b -o c --prefill Yes.", "asks for no mask"),
         ("train nothing.yaml", "there is no recipe nothing.yaml"),
