@@ -502,6 +502,17 @@ class TestSegment:
         alone = [engine.answer(messages).regions for messages in questions]
         assert [r.masks.rles for regions in alone for r in regions] == rles(answer)
 
+    def test_what_is_shown_is_read_once_for_all_phrases(self, engine, clip):
+        media, read = open_media(clip(6)), []
+        language = engine.model.mllm.language_model.model
+        hook = language.register_forward_pre_hook(
+            lambda _, args, named: read.append(named["inputs_embeds"].shape), with_kwargs=True
+        )
+        engine.segment(media, ["the cat", "a ghost", "the dogs"], Options(max_new_tokens=1))
+        hook.remove()
+        prompts = [length for rows, length, _ in read if rows == 1]
+        assert prompts[0] > 5 * 16 and all(0 < length < prompts[0] - 5 * 16 for length in prompts[1:3])
+
     def test_a_phrase_that_the_model_wrote_itself_wins_and_its_place_counts_over_all_answers(self, engine, image):
         options = replace(ONE, prefill="See <p> it </p> [SEG].")
         answer = engine.segment(image, ["x", "y"], options)
@@ -735,13 +746,13 @@ class TestFeatures:
         Image.fromarray(picture(60, 120)).save(tmp_path / "a.png")
         media = [open_media(tmp_path / "a.png"), open_media(clip(6))]
         other, store = make_engine(), MemoryStore(2)
-        other.features = store
+        other.encoder.features = store
         dialogues = [[Message.user("What?", one)] for one in media]
         teach(engine, dialogues, ["Nothing." + END, "It moves." + END])
         teach(other, dialogues, ["Nothing." + END, "It moves." + END])
         first = other.answer_all(dialogues)
         kept = make_engine()
-        kept.features = store
+        kept.encoder.features = store
         teach(kept, dialogues, ["Nothing." + END, "It moves." + END])
         decodes, tower = [], count_calls(kept.model.mllm.vision_tower)
         monkeypatch.setattr("segue.prepare.read_frames", lambda *_: decodes.append(1))
@@ -769,12 +780,12 @@ class TestFeatures:
     def test_the_fingerprint_of_a_point_changes_with_the_weights_below_it_alone(self, make_engine):
         asked = make_engine(seed=3)
         points = ("tower", "projected")
-        before = [asked.fingerprint(point) for point in points]
+        before = [asked.encoder.fingerprint(point) for point in points]
         with torch.no_grad():
             asked.model.mllm.language_model.lm_head.weight.add_(1)
-            assert [asked.fingerprint(point) for point in points] == before
+            assert [asked.encoder.fingerprint(point) for point in points] == before
             asked.model.mllm.projector[1].weight.add_(1)
-        changed = [asked.fingerprint(point) for point in points]
+        changed = [asked.encoder.fingerprint(point) for point in points]
         assert changed[0] == before[0] and changed[1] != before[1] and before[0] != before[1]
 
 

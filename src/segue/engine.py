@@ -13,19 +13,21 @@ import torch
 
 from segue import weights
 from segue.checkpoints import model_folder
+from segue.encoder import MediaEncoder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
-from segue.features import Features, FeatureStore, MemoryStore, Sources, fingerprint
+from segue.features import FeatureCache, FeatureStore, Store
 from segue.geometry.notation import check_prefill
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
+from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
 from segue.output.answers import Answer
-from segue.prepare import MediaInput, TokenizedExample, collate, prepare, preprocess_media
+from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
 from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
 from segue.types import (
     Event,
@@ -79,10 +81,15 @@ class Engine:
         self.model = model
         self.processor = processor
         self.lineage = dict(lineage)
-        self.features = features or MemoryStore()
-        self._sources = Sources()
+        self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
+        self._last_prompt: LastPrompt | None = None
         self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
+
+    @property
+    def features(self) -> FeatureStore:
+        """Where features of media are kept."""
+        return self.encoder.features
 
     def ask(
         self, source: Source | None, text: str, *, regions: Sequence[Region] = (), options: Options = DEFAULTS
@@ -186,7 +193,7 @@ class Engine:
         """
         if not answers or not all(answers):
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
-        plan, inputs = self._plan(options), list[MediaInput]()
+        plan, inputs = self.plan(options), list[MediaInput]()
         for media in _shown(messages):
             if not any(one.media is media for one in inputs):
                 inputs.append(self._preprocess(media, plan))
@@ -194,7 +201,7 @@ class Engine:
             self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
             for answer in answers
         ]
-        self._encode([one for row in rows for one in row.media])
+        self.encoder.encode([one for row in rows for one in row.media])
         found: list[float] = []
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
@@ -241,15 +248,27 @@ class Engine:
             decoder.close()
             self._static = decoder.static or self._static
 
-    def fingerprint(self, point: Point) -> str:
-        """A hash of the weights that what is kept of media at this point depends on."""
-        return fingerprint(self.model.mllm.below(point), self.model.dtype)
+    def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
+        """Take features of media from a store, and keep there what is computed. `forget` when weights have changed.
+
+        Raises: ConfigError, for an unknown format, or a model in a type that is not kept.
+        """
+        self._seen = None
+        return self.encoder.use_cache(store, form=form, point=point)
+
+    def reuse_prefixes(self) -> None:
+        """From now on read of each prompt only what comes after its common beginning with the one read before it: of
+        many questions about one video, the video once. Sums are then taken in another order, so that the last bits of a
+        score depend on what was asked before.
+        """
+        self._last_prompt = LastPrompt()
 
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
         self._seen = None
-        if isinstance(self.features, MemoryStore):
-            self.features.clear()
+        self.encoder.forget()
+        if self._last_prompt is not None:
+            self._last_prompt.forget()
 
     def save(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -269,7 +288,11 @@ class Engine:
         self.processor.save(folder)
         weights.write_lineage(folder, self.lineage)
 
-    def _plan(self, options: Options) -> Plan:
+    def plan(self, options: Options = DEFAULTS) -> Plan:
+        """Options with `auto` resolved for this model.
+
+        Raises: ConfigError, for a policy that it cannot follow.
+        """
         has_both = self.model.config.two_decoders
         policy: Policy = "consistent" if has_both else "upstream"
         if options.policy != "auto":
@@ -286,7 +309,7 @@ class Engine:
 
     def _take(self, request: Request) -> Job:
         """A request with its media looked at and its dialogues made ready."""
-        timer, plan = Timer(), self._plan(request.options)
+        timer, plan = Timer(), self.plan(request.options)
         shown = [target_media(messages) for messages in request.dialogues]
         if not shown or any(one is not shown[0] for one in shown):
             raise DataError(f"{len(shown)} questions cannot be asked together; give some, all about the same medium")
@@ -302,21 +325,13 @@ class Engine:
         ]
         media_input = next((one for one in inputs if one.media is shown[0]), None)
         timer.lap("vision")
-        return Job(request, plan, timer, media_input, rows)
+        return Job(request, plan, timer, media_input, rows, LastPrompt() if len(rows) > 1 else None)
 
     def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
         """A medium as it is shown, from kept features where there are some."""
-        sampling = plan.frames if media.kind == "video" else f"tiles:{plan.options.max_tiles}"
-        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
-        key = (self._sources.hash(media), sampling)
-        shown = preprocess_media(
-            media,
-            self.processor,
-            frames=plan.frames,
-            max_tiles=plan.options.max_tiles,
-            key=key,
-            features=self.features.get(*key),
-        )
+        shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
+        key = shown.key
+        assert key is not None
         if self._seen is not None and self._seen.key == key:
             shown.decoded = shown.decoded or self._seen.shown.decoded
             self._seen.shown = shown
@@ -357,16 +372,20 @@ class Engine:
 
     def _prefill(self, cohort: Sequence[tuple[Job, Row]], decoder: Decoder) -> None:
         """Encode what rows show, and read their prompts; where the caller gave a reply, read it too."""
-        self._encode([medium for _, row in cohort for medium in row.example.media])
+        self.encoder.encode([medium for _, row in cohort for medium in row.example.media])
         for job in dict.fromkeys(job for job, _ in cohort):
             job.timer.lap("vision")
         given = [row for job, row in cohort if job.plan.options.prefill is not None]
-        asked = [(job, row) for job, row in cohort if job.plan.options.prefill is None]
-        if asked:
-            batch = collate([row.example for _, row in asked], self.processor).to(self.model.device)
-            decodings = [self._decoding(job.plan.options) for job, _ in asked]
-            states = decoder.add(self.model.mllm.prompt(batch), decodings)
-            for (_, row), state in zip(asked, states, strict=True):
+        asked: dict[LastPrompt | None, list[tuple[Job, Row]]] = {}
+        for job, row in cohort:
+            if job.plan.options.prefill is None:
+                asked.setdefault(self._last_prompt or job.last_prompt, []).append((job, row))
+        for last, group in asked.items():
+            batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
+            decodings = [self._decoding(job.plan.options) for job, _ in group]
+            contents = [content_of(row.example, self.processor) for _, row in group] if last is not None else []
+            states = decoder.add(self.model.mllm.prompt(batch), decodings, last, contents)
+            for (_, row), state in zip(group, states, strict=True):
                 row.state = state
         if given:
             batch = collate([row.example for row in given], self.processor).to(self.model.device)
@@ -376,25 +395,6 @@ class Engine:
                 states_said = said[len(said) - len(reply) :]
                 seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
                 row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
-
-    def _encode(self, media: Sequence[MediaInput]) -> None:
-        """Put features in the place of pixels; what has none yet goes through the tower in one batch, and is kept."""
-        fresh = {one.key: one.vision for one in media if one.vision.features is None}
-        if not fresh:
-            return
-        known = list(fresh.values())
-        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
-        grids = [vision.grids for vision in known if vision.grids is not None]
-        together = torch.cat(grids) if grids else None
-        features = self.model.mllm.project(self.model.mllm.tower(pixels, together), together)
-        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
-        for one in media:
-            if one.vision.features is None:
-                one.vision = replace(one.vision, pixels=None, features=parts[one.key])
-        for key, vision in fresh.items():
-            assert key is not None, "the engine gives every medium a key"
-            beside = {} if vision.grids is None else {"grids": vision.grids}
-            self.features.put(*key, Features(parts[key], beside))
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(

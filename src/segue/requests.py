@@ -11,6 +11,7 @@ from segue.errors import ConfigError
 from segue.geometry.masks import logit
 from segue.grounding.following import Policy, TrackBuilder
 from segue.models.decoding import DecodeState, Generation, IncrementalText
+from segue.models.prefill import LastPrompt
 from segue.models.protocol import Parse
 from segue.prepare import MediaInput, TokenizedExample
 from segue.types import MediaKind, Message, Region, StopReason
@@ -99,13 +100,16 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request that is being answered. `told` counts the rows whose text was told to its end."""
+    """A request that is being answered. `told` counts the rows whose text was told to its end. Several rows show the
+    same medium, so that each but the first goes on from the `last_prompt`.
+    """
 
     request: Request
     plan: Plan
     timer: Timer
     media: MediaInput | None
     rows: list[Row]
+    last_prompt: LastPrompt | None = None
     told: int = 0
 
     @property

@@ -31,6 +31,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the recipe, such as clip=0.5."),
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Feature cache: the frozen vision tower sees each picture in the first epoch alone."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many steps; --resume goes on.")]
 Estimate = Annotated[
@@ -54,6 +58,7 @@ def command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/ holds some.")],
     sets: Set = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, instead of the recipe's.")] = None,
+    cache: Cache = None,
     resume: Resume = False,
     limit: Limit = None,
     estimate: Estimate = False,
@@ -73,6 +78,8 @@ def command(
     read = config.load(TrainRecipe, recipe, sets or [])
     if output is not None:
         read = replace(read, output=output)
+    if cache is not None:
+        read = replace(read, cache=cache)
     _leave(_run(read, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json), limit)
 
 
@@ -90,6 +97,7 @@ def finetune(
     epochs: Annotated[float | None, typer.Option("--epochs", help="How often to go through the data.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of eight samples.")] = None,
     sets: Set = None,
+    cache: Cache = None,
     resume: Resume = False,
     limit: Limit = None,
     estimate: Estimate = False,
@@ -116,6 +124,8 @@ def finetune(
         )
         objects = _check_data(folder, phrase=phrase, group=group)
         made = _with_sets(_preset(replace(wish, objects=objects), device), sets or [])
+        if cache is not None:
+            made = replace(made, cache=cache)
         say(_summary(made))
     outcome = _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
     if outcome is not None and outcome.is_main:
@@ -153,9 +163,8 @@ def _tell_next(made: TrainRecipe, outcome: Outcome, *, phrase: str | None, group
         return
     score = shlex.join(["segue", "evaluate", run, "--on", f"{data.root}", *words, "-o", f"{run}-scores"])
     say(f"score it: {score}")
-    say(
-        f"use it:   {shlex.join(['segue', 'segment', 'IMAGE', str(phrase or 'PHRASE'), '--model', run, '-o', 'tuned'])}"
-    )
+    use = shlex.join(["segue", "segment", "IMAGE", str(phrase or "PHRASE"), "--model", run, "-o", "tuned"])
+    say(f"use it:   {use}")
 
 
 def _preset(wish: Any, device: str) -> TrainRecipe:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from segue.errors import ConfigError, MediaError
+from segue.facts import FileFacts
 from segue.media import arrays, deep, folder, formats, image
 from segue.media.ahead import read_ahead
 from segue.media.arrays import Source
@@ -34,7 +37,10 @@ __all__ = [
     "read_ahead",
     "read_frames",
     "read_image",
+    "remembering",
 ]
+
+_FACTS: ContextVar[FileFacts | None] = ContextVar("facts", default=None)
 
 
 class VideoFrame(NamedTuple):
@@ -83,6 +89,18 @@ def open_media(
         f"cannot take a {type(source).__name__} as an image or video; expected a path, encoded bytes, an open file, a "
         "Pillow image, an array or tensor of pixels, or a list of frames"
     )
+
+
+@contextmanager
+def remembering(facts: FileFacts) -> Iterator[None]:
+    """While it lasts, `open_media` takes a video file's size, length and rate from these facts if they know it, so that
+    it is not opened; to find them out all packets of it are read.
+    """
+    token = _FACTS.set(facts)
+    try:
+        yield
+    finally:
+        _FACTS.reset(token)
 
 
 def read_image(media: Media) -> UInt8[np.ndarray, "h w 3"]:
@@ -200,17 +218,31 @@ def _open_folder(path: Path, limits: Limits, window: Window | None) -> Media:
 
 
 def _open_encoded(source: Path | bytes, name: str, limits: Limits, *, first: bool, window: Window | None) -> Media:
+    facts = _FACTS.get()
+    if facts is None or isinstance(source, bytes):
+        found = _probe_video(source, name, limits)
+    else:
+        found = facts.of(source, "video", lambda: _probe_video(source, name, limits))
+    if found:
+        (height, width), count, rate, notes = found
+        limits.check_size(name, (height, width))
+        limits.check_frames(name, count)
+        return Media(source, "video", (height, width), count, rate, None, tuple(notes))
+    probed = image.probe(source, name, limits, first=first, window=window)
+    what: MediaKind = "image" if probed.count == 1 else "video"
+    return Media(source, what, probed.size, probed.count, probed.fps, probed.window, probed.notes)
+
+
+def _probe_video(source: Path | bytes, name: str, limits: Limits) -> Sequence[Any]:
+    """What `video.probe` finds out; nothing of pictures."""
     with formats.reader(source) as file:
         kind = formats.identify(file.read(formats.HEAD), name)
         limits.check_bytes(name, file.seek(0, io.SEEK_END))
     if kind in formats.IMAGE_FORMATS:
-        probed = image.probe(source, name, limits, first=first, window=window)
-        what: MediaKind = "image" if probed.count == 1 else "video"
-        return Media(source, what, probed.size, probed.count, probed.fps, probed.window, probed.notes)
+        return ()
     from segue.media import video
 
-    size, count, rate, notes = video.probe(source, name, limits)
-    return Media(source, "video", size, count, rate, None, notes)
+    return video.probe(source, name, limits)
 
 
 def _checked(media: Media, indices: Sequence[int]) -> Iterator[VideoFrame]:
