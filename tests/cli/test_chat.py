@@ -32,10 +32,10 @@ def talk(run_segue, photo):
 def interrupted(fake, monkeypatch):
     """The next answer is interrupted by Ctrl-C after its first words; lists the answers that were closed."""
     closed = []
-    original = fake.Engine.stream
+    original = fake.Engine.stream_answer
 
     def stream(self, messages, options):
-        monkeypatch.setattr(fake.Engine, "stream", original)
+        monkeypatch.setattr(fake.Engine, "stream_answer", original)
         events = original(self, messages, options)
         try:
             yield next(events)
@@ -43,7 +43,7 @@ def interrupted(fake, monkeypatch):
         finally:
             closed.append(messages[-1].text)
 
-    monkeypatch.setattr(fake.Engine, "stream", stream)
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
     return closed
 
 
@@ -69,10 +69,10 @@ def test_a_dialogue_remembers_its_turns(talk):
 
 def test_the_medium_is_shown_once_and_answers_come_back_without_their_terminator(talk, fake, monkeypatch):
     seen = []
-    original = fake.Engine.stream
+    original = fake.Engine.stream_answer
     monkeypatch.setattr(
         fake.Engine,
-        "stream",
+        "stream_answer",
         lambda self, messages, options: seen.append(messages) or original(self, messages, options),
     )
     talk("dark?", "bright?")
@@ -174,8 +174,8 @@ def test_an_interrupted_answer_leaves_no_files(talk, fake, monkeypatch, tmp_path
             if type(event).__name__ == "FrameMasks":
                 raise KeyboardInterrupt
 
-    original = fake.Engine.stream
-    monkeypatch.setattr(fake.Engine, "stream", stream)
+    original = fake.Engine.stream_answer
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
     talk("dark?", options=("-o", tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -206,7 +206,7 @@ def test_save_replaces_an_answer_and_nothing_else(talk, tmp_path):
         (("--json",), "--json needs --ask"),
         (("--formats", "gif"), "unknown output format"),
         (("--frames", "all"), "unknown frame plan"),
-        (("--model", "broken"), "lacks the tensor"),
+        (("--model", "fake/broken"), "lacks the tensor"),
     ],
 )
 def test_a_wrong_start_is_a_user_error(run_segue, arguments, text):

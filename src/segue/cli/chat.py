@@ -20,6 +20,7 @@ from segue.cli import options
 from segue.cli.console import STDERR, Bar, error, say, visible
 from segue.errors import ConfigError, SegueError
 from segue.geometry import qwen_notation
+from segue.reading import refuse_url
 from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, Region, TextDelta
 
 Stream = Callable[[Sequence[Message]], Iterator[Event]]
@@ -39,7 +40,10 @@ _TERMINATOR = re.compile(rf"(\s*({_SPECIAL.pattern}))+\s*$")
 
 @options.expanded
 def command(
-    media: Annotated[str | None, typer.Argument(metavar="[MEDIA]", help="An image, a video or a frame folder.")] = None,
+    media: Annotated[
+        str | None,
+        typer.Argument(metavar="[MEDIA]", help="An image, a video or a frame folder; - is what is piped in."),
+    ] = None,
     *,
     loading: options.ModelOptions,
     output: Annotated[
@@ -65,7 +69,13 @@ def command(
     if as_json and ask is None:
         raise ConfigError("--json needs --ask: a dialogue has no single result")
     wanted = options.parse_formats(formats)
-    opened = None if media is None else open_media(Path(media).expanduser())
+    if media in options.PIPED:
+        if ask is None:
+            raise ConfigError("the image or video is piped in, so that nothing can be typed; add --ask QUESTION")
+        opened = open_media(options.read_piped())
+    else:
+        refuse_url(media or "")
+        opened = None if media is None else open_media(Path(media).expanduser())
     if not as_json:
         loading.tell_limits()
 
@@ -256,7 +266,7 @@ def show_regions(answer: Answer) -> None:
             "-" if presence is None else f"{presence:.0%}",
             "-" if region.masks is None else f"{area_share(region.masks):.1%}",
         )
-    STDERR.print(table)
+    STDERR.show(table)
 
 
 def _show_places(regions: Sequence[Region]) -> None:
@@ -264,7 +274,7 @@ def _show_places(regions: Sequence[Region]) -> None:
     for number, region in enumerate(regions, start=1):
         edges = ["-"] * 4 if region.box is None else [f"{edge:.0f}" for edge in region.box]
         table.add_row(str(number), Text(region.phrase), *edges, "" if region.quad is None else "quad")
-    STDERR.print(table)
+    STDERR.show(table)
 
 
 def area_share(track: MaskTrack) -> float:
