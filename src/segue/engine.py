@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from segue import types, weights
 from segue.checkpoints import model_folder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
 from segue.features import Features, FeatureStore, MemoryStore, Sources, fingerprint
-from segue.geometry.masks import at_threshold, box_of
+from segue.geometry.masks import region_at_threshold
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
@@ -37,7 +36,10 @@ from segue.requests import (
     Row,
     Timer,
     Tracks,
+    answers_of,
     parse_replies,
+    raised,
+    readable_prompt,
     stop_reason,
     until_stop,
 )
@@ -96,7 +98,7 @@ class Answer(types.Answer):
 
         Raises: ConfigError, if the threshold is not in (0, 1); DataError, if the logits were not kept.
         """
-        return replace(self, regions=tuple(_at_threshold(region, threshold) for region in self.regions))
+        return replace(self, regions=tuple(region_at_threshold(region, threshold) for region in self.regions))
 
 
 class Engine:
@@ -138,7 +140,7 @@ class Engine:
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
         request = Request([messages], options)
-        return _answers(self.run([request]))[request][0]
+        return answers_of(self.run([request]))[request][0]
 
     def stream(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
@@ -146,7 +148,7 @@ class Engine:
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
         several, masks are of the last one shown.
         """
-        return _raised(self.run([Request([messages], options)]))
+        return raised(self.run([Request([messages], options)]))
 
     def segment(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
@@ -155,7 +157,7 @@ class Engine:
 
         Raises: DataError, if there is no phrase.
         """
-        return _raised(self.run([self.segmentation(media, phrases, options)]))
+        return raised(self.run([self.segmentation(media, phrases, options)]))
 
     def segmentation(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Request:
         """What `segment` asks, for `run`: each phrase on its own, and all objects followed together.
@@ -181,7 +183,7 @@ class Engine:
         Raises: DataError, if there is no dialogue, or two of them are about different media.
         """
         request = Request(dialogues, options)
-        return _answers(self.run([request]))[request]
+        return answers_of(self.run([request]))[request]
 
     def answer_all(
         self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS, *, rows: int = ROWS
@@ -197,7 +199,7 @@ class Engine:
             alike = next((first for first in groups if one is not None and media[first] is one), number)
             groups.setdefault(alike, []).append(number)
         requests = {number: Request([dialogues[one] for one in group], options) for number, group in groups.items()}
-        found = _answers(self.run(requests.values(), rows=rows))
+        found = answers_of(self.run(requests.values(), rows=rows))
         answers = {
             number: answer
             for first, group in groups.items()
@@ -586,47 +588,11 @@ class Engine:
             "policy": job.plan.policy if is_video else None,
             "frames": job.plan.frames if is_video else None,
             "frames_shown": list(job.media.plan) if job.media is not None and is_video else None,
-            "prompts": [self._collapsed(reply.example.ids[: reply.example.answer_start].tolist()) for reply in replies],
+            "prompts": [readable_prompt(reply, self.processor) for reply in replies],
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
 
-    def _collapsed(self, ids: Sequence[int]) -> str:
-        """A prompt for people: each run of visual tokens as its length."""
-        pieces = []
-        for is_visual, run in groupby(ids, lambda token: token == self.processor.visual_id):
-            part = list(run)
-            text = self.processor.tokenizer.decode(part, skip_special_tokens=False)
-            pieces.append(f"{self.processor.visual_token}*{len(part)}" if is_visual else text)
-        return "".join(pieces)
-
 
 def _shown(messages: Sequence[Message]) -> list[Media]:
     return [part for message in messages for part in message.parts if isinstance(part, Media)]
-
-
-def _at_threshold(region: Region, threshold: float) -> Region:
-    if region.masks is None:
-        return region
-    masks = at_threshold(region.masks, threshold)
-    boxes = (box_of(masks.dense(position)) for position in range(len(masks)))
-    return replace(region, masks=masks, box=next((box for box in boxes if box is not None), None))
-
-
-def _raised(events: Iterator[tuple[Request, Event | Failed]]) -> Iterator[Event]:
-    """Events of one request; its failure is raised."""
-    for _, event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        yield event
-
-
-def _answers(events: Iterator[tuple[Request, Event | Failed]]) -> dict[Request, list[Answer]]:
-    """The answers to each request; a failure is raised."""
-    found: dict[Request, list[Answer]] = {}
-    for request, event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Finished):
-            found.setdefault(request, []).append(cast(Answer, event.answer))
-    return found
