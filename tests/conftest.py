@@ -34,6 +34,12 @@ SAM2_SIZES = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_this_run(tmp_path_factory):
+    """What is remembered of files (`segue.facts`) stays with this run, those of the processes that it starts too."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def byte_tokenizer():
     """Bytes, six merges, and the special tokens of a Sa2VA checkpoint."""

@@ -266,7 +266,7 @@ class TestStream:
     def test_text_comes_first_then_objects_then_masks_then_the_answer(self, engine, teach, image):
         messages = [Message.user("Where?", image)]
         teach(engine, [messages], ["Voilà, 日本 😀 [SEG]." + END])
-        events = list(engine.stream(messages))
+        events = list(engine.stream_answer(messages))
         texts = [event.text for event in events if isinstance(event, TextDelta)]
         objects, masks, finished = events[len(texts) :]
         assert "".join(texts) == finished.answer.raw_text == "Voilà, 日本 😀 [SEG]." + END
@@ -278,18 +278,20 @@ class TestStream:
     def test_a_text_cut_inside_a_character_is_streamed_to_its_end(self, engine, teach, image):
         messages = [Message.user("Where?", image)]
         teach(engine, [messages], ["A 日" + END])
-        events = list(engine.stream(messages, Options(max_new_tokens=4)))
+        events = list(engine.stream_answer(messages, Options(max_new_tokens=4)))
         texts = [event.text for event in events if isinstance(event, TextDelta)]
         assert "".join(texts) == events[-1].answer.raw_text
 
     def test_an_answer_without_objects_has_no_other_events(self, engine, image):
-        kinds = [type(event) for event in engine.stream([Message.user("Where?", image)], Options(prefill="Nowhere."))]
+        kinds = [
+            type(event) for event in engine.stream_answer([Message.user("Where?", image)], Options(prefill="Nowhere."))
+        ]
         assert kinds == [TextDelta, Finished]
 
     def test_a_videos_masks_come_frame_by_frame_and_are_those_of_the_answer(self, engine, clip):
         frames = clip(6)
         media = open_media(frames)
-        events = list(engine.stream([Message.user("Where?", media)], TWO))
+        events = list(engine.stream_answer([Message.user("Where?", media)], TWO))
         kinds = [type(event) for event in events]
         assert kinds == [TextDelta, ObjectsFound, *[FrameMasks] * 6, Finished]
         answer = events[-1].answer
@@ -302,7 +304,7 @@ class TestStream:
 
     def test_a_stream_that_is_closed_does_no_more_work(self, engine, clip, count_calls):
         sam2 = count_calls(engine.model.grounder.sam2.vision_encoder)
-        events = engine.stream([Message.user("Where?", open_media(clip(9)))], ONE)
+        events = engine.stream_answer([Message.user("Where?", open_media(clip(9)))], ONE)
         while not isinstance(next(events), FrameMasks):
             pass
         done = len(sam2)
@@ -315,7 +317,7 @@ class TestStream:
         teach(engine, [messages], ["It is far away." + END])
         passes = []
         hook = engine.model.mllm.language_model.model.register_forward_hook(lambda *_: passes.append(1))
-        events = engine.stream(messages)
+        events = engine.stream_answer(messages)
         next(events), next(events)
         events.close()
         hook.remove()
@@ -329,7 +331,7 @@ class TestStream:
         assert engines[0].processor.visual_id != engines[1].processor.visual_id
         messages, options = [Message.user("Where?", open_media(clip(4)))], [TWO, Options()]
         alone = [each.answer(messages, settings) for each, settings in zip(engines, options, strict=True)]
-        streams = [each.stream(messages, settings) for each, settings in zip(engines, options, strict=True)]
+        streams = [each.stream_answer(messages, settings) for each, settings in zip(engines, options, strict=True)]
         events = list(zip_longest(*streams))
         together = [[event for event in column if event is not None][-1].answer for column in zip(*events, strict=True)]
         assert [same(one, other) for one, other in zip(together, alone, strict=True)] == [True, True]
@@ -337,7 +339,7 @@ class TestStream:
     def test_two_streams_of_one_engine_do_not_disturb_each_other(self, engine, clip, picture):
         dialogues = [[Message.user("a", open_media(clip(4)))], [Message.user("b", open_media(clip(4)[::-1].copy()))]]
         alone = [engine.answer(messages, ONE) for messages in dialogues]
-        pairs = list(zip(*(engine.stream(messages, ONE) for messages in dialogues), strict=True))
+        pairs = list(zip(*(engine.stream_answer(messages, ONE) for messages in dialogues), strict=True))
         assert [same(one.answer, other) for one, other in zip(pairs[-1], alone, strict=True)] == [True, True]
         assert not same(*alone)
 
@@ -352,7 +354,7 @@ class TestStream:
 
         monkeypatch.setattr(grounder, "encode", watched)
         alive = []
-        for event in engine.stream(
+        for event in engine.stream_answer(
             [Message.user("a", open_media(clip(6)))], Options(prefill="[SEG]", frames="first:1")
         ):
             if isinstance(event, FrameMasks):
@@ -492,7 +494,7 @@ class TestSegment:
             count_calls(engine.model.mllm.vision_tower),
             count_calls(engine.model.grounder.sam2.vision_encoder),
         )
-        answer = list(engine.segment(media, ["the cat", "a ghost", "the dogs"]))[-1].answer
+        answer = engine.segment(media, ["the cat", "a ghost", "the dogs"])
         assert [region.phrase for region in answer.regions] == ["the cat", "the dogs", "the dogs"]
         assert answer.lineage["not_found"] == ["a ghost"]
         assert answer.text.split("\n")[1] == "No."
@@ -500,9 +502,20 @@ class TestSegment:
         alone = [engine.answer(messages).regions for messages in questions]
         assert [r.masks.rles for regions in alone for r in regions] == rles(answer)
 
+    def test_what_is_shown_is_read_once_for_all_phrases(self, engine, clip):
+        media, read = open_media(clip(6)), []
+        language = engine.model.mllm.language_model.model
+        hook = language.register_forward_pre_hook(
+            lambda _, args, named: read.append(named["inputs_embeds"].shape), with_kwargs=True
+        )
+        engine.segment(media, ["the cat", "a ghost", "the dogs"], Options(max_new_tokens=1))
+        hook.remove()
+        prompts = [length for rows, length, _ in read if rows == 1]
+        assert prompts[0] > 5 * 16 and all(0 < length < prompts[0] - 5 * 16 for length in prompts[1:3])
+
     def test_a_phrase_that_the_model_wrote_itself_wins_and_its_place_counts_over_all_answers(self, engine, image):
         options = replace(ONE, prefill="See <p> it </p> [SEG].")
-        answer = list(engine.segment(image, ["x", "y"], options))[-1].answer
+        answer = engine.segment(image, ["x", "y"], options)
         assert [region.phrase for region in answer.regions] == ["it", "it"]
         assert [answer.text[slice(*region.span)] for region in answer.regions] == ["it", "it"]
         assert answer.regions[0].span != answer.regions[1].span
@@ -512,16 +525,29 @@ class TestSegment:
     )
     def test_the_question_is_the_familys_for_the_medium(self, engine, image, clip, kind, ending):
         media = image if kind == "image" else open_media(clip(2))
-        answer = list(engine.segment(media, ["a {b}\\"], ONE))[-1].answer
+        answer = engine.segment(media, ["a {b}\\"], ONE)
         (prompt,) = answer.lineage["request"]["prompts"]
         assert prompt.endswith(f"\n{ending}<|im_end|>\n<|im_start|>assistant\n")
 
     def test_everything_found_leaves_nothing_to_report(self, engine, image):
-        assert "not_found" not in list(engine.segment(image, ["x"], ONE))[-1].answer.lineage
+        assert "not_found" not in engine.segment(image, ["x"], ONE).lineage
 
     def test_nothing_to_segment_is_refused(self, engine, image):
-        with pytest.raises(DataError, match="no phrase to segment"):
-            list(engine.segment(image, []))
+        for phrases, told in (([], "there is no phrase"), ([" "], "an empty one"), ("the cat", r"write \['the cat'\]")):
+            with pytest.raises(DataError, match=told):
+                engine.segment(image, phrases)
+
+    def test_a_reply_without_a_seg_token_is_refused(self, engine, image):
+        with pytest.raises(ConfigError, match="'It is.' asks for no mask"):
+            engine.segment(image, ["x"], Options(prefill="It is."))
+
+    def test_pixels_are_taken_as_they_are_held_and_a_stream_ends_with_the_answer(self, engine, picture):
+        pixels = picture(60, 60)
+        answer = engine.segment(torch.tensor(pixels).permute(2, 0, 1), ["x"], ONE)
+        assert same(answer, engine.segment(open_media(pixels), ["x"], ONE))
+        assert same(answer, list(engine.stream_segment(pixels, ["x"], ONE))[-1].answer)
+        asked = list(engine.stream(pixels, "Where?", options=ONE))[-1].answer
+        assert same(asked, engine.ask(pixels, "Where?", options=ONE))
 
 
 class TestQuestionsAboutOneMedium:
@@ -759,13 +785,13 @@ class TestFeatures:
         Image.fromarray(picture(60, 120)).save(tmp_path / "a.png")
         media = [open_media(tmp_path / "a.png"), open_media(clip(6))]
         other, store = make_engine(), MemoryStore(2)
-        other.features = store
+        other.encoder.features = store
         dialogues = [[Message.user("What?", one)] for one in media]
         teach(engine, dialogues, ["Nothing." + END, "It moves." + END])
         teach(other, dialogues, ["Nothing." + END, "It moves." + END])
         first = other.answer_all(dialogues)
         kept = make_engine()
-        kept.features = store
+        kept.encoder.features = store
         teach(kept, dialogues, ["Nothing." + END, "It moves." + END])
         decodes, tower = [], count_calls(kept.model.mllm.vision_tower)
         monkeypatch.setattr("segue.prepare.read_frames", lambda *_: decodes.append(1))
@@ -793,12 +819,12 @@ class TestFeatures:
     def test_the_fingerprint_of_a_point_changes_with_the_weights_below_it_alone(self, make_engine):
         asked = make_engine(seed=3)
         points = ("tower", "projected")
-        before = [asked.fingerprint(point) for point in points]
+        before = [asked.encoder.fingerprint(point) for point in points]
         with torch.no_grad():
             asked.model.mllm.language_model.lm_head.weight.add_(1)
-            assert [asked.fingerprint(point) for point in points] == before
+            assert [asked.encoder.fingerprint(point) for point in points] == before
             asked.model.mllm.projector[1].weight.add_(1)
-        changed = [asked.fingerprint(point) for point in points]
+        changed = [asked.encoder.fingerprint(point) for point in points]
         assert changed[0] == before[0] and changed[1] != before[1] and before[0] != before[1]
 
 
@@ -806,7 +832,7 @@ class TestKeptMasks:
     def test_an_answer_without_kept_masks_has_scores_and_a_stream_that_had_the_masks(self, engine, clip):
         media = open_media(clip(6))
         options = replace(ONE, keep_logits=False, keep_masks=False)
-        events = list(engine.stream([Message.user("Where?", media)], options))
+        events = list(engine.stream_answer([Message.user("Where?", media)], options))
         (region,) = events[-1].answer.regions
         assert region.masks is None and len(region.scores) == len(region.presence) == 6
         assert sum(isinstance(event, FrameMasks) for event in events) == 6

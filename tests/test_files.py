@@ -1,7 +1,7 @@
 import pytest
 
 from segue.errors import MediaError
-from segue.files import atomic_folder
+from segue.files import atomic_folder, recover, replace_folder
 
 
 def names(folder):
@@ -43,3 +43,20 @@ def test_what_was_not_written_here_is_never_replaced(tmp_path):
         with pytest.raises(MediaError, match=message), atomic_folder(tmp_path / name, replaces=("images",)):
             pass
     assert names(tmp_path) == ["file", "out"] and names(tmp_path / "out") == ["thesis.tex"]
+
+
+def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_name(tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "out", tmp_path / "gone")
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_a_killed_process_left_is_removed_or_comes_back(tmp_path):
+    for name in (".segue-half", ".old-whole", ".old-replaced", "replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of").write_text(name)
+    (tmp_path / ".segue-half.json").write_text("{")
+    recover(tmp_path)
+    assert names(tmp_path) == ["replaced", "whole"]
+    assert [(tmp_path / name / "of").read_text() for name in names(tmp_path)] == ["replaced", ".old-whole"]

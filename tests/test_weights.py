@@ -196,7 +196,7 @@ def test_every_tensor_finds_its_place(folder):
     assert torch.equal(net.layers[1].bias, tensors["body.1.bias"])
     assert torch.equal(torch.cat([net.query.weight, net.key.weight]), tensors["qk.kernel"])
     assert torch.equal(net.table.weight, torch.cat([tensors[f"rows.{number}"] for number in range(3)]))
-    assert report == weights.LoadReport(total=9, renamed=8, tied=(), fresh=())
+    assert (report.total, report.renamed, report.tied, report.fresh) == (9, 8, (), ())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -310,12 +310,12 @@ def test_a_saved_module_loads_under_its_own_names_in_the_precision_asked_for(tmp
 def test_lineage_names_every_file_with_its_hash_and_tells_other_weights_apart(folder):
     place = folder(upstream())
     report = weights.load(Net(), place, TABLE)
-    found = weights.lineage(place, report)
+    found = weights.lineage(report)
     file = place / "part0.safetensors"
     assert found["files"]["part0.safetensors"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert (found["tensors"], found["tied"]) == (9, [])
     folder(upstream() | {"rows.1": torch.ones(1, 2)})
-    assert weights.lineage(place, report)["model_hash"] != found["model_hash"]
+    assert weights.lineage(weights.load(Net(), place, TABLE))["model_hash"] != found["model_hash"]
 
 
 def test_written_lineage_says_what_a_folder_was_made_from(folder):
@@ -323,7 +323,40 @@ def test_written_lineage_says_what_a_folder_was_made_from(folder):
     weights.write_lineage(place, {"model": "some/parent"})
     found = weights.read_json(place / "lineage.json")
     assert found["made_from"] == {"model": "some/parent"}
-    assert found["model_hash"] == weights.lineage(place, weights.LoadReport(0, 0, (), ()))["model_hash"]
+    assert found["model_hash"] == weights.lineage(weights.load(Net(), place, TABLE))["model_hash"]
+
+
+def test_weights_of_the_right_type_stay_in_the_file_and_are_changed_here_alone(folder):
+    tensors = upstream()
+    place = folder(tensors)
+    first, second = Net(), Net()
+    weights.load(first, place, TABLE)
+    weights.load(second, place, TABLE)
+    file = place / "part1.safetensors"
+    if Path("/proc/self/maps").exists():
+        assert any(is_mapped(tensor, place) for tensor in first.parameters())
+    before = file.read_bytes()
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1)
+    assert file.read_bytes() == before
+    assert torch.equal(second.layers[1].bias, tensors["body.1.bias"])
+
+
+def is_mapped(tensor, folder):
+    """Whether a tensor lies in a memory map of a file in that folder."""
+    lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+    spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+    return any(first <= tensor.data_ptr() < last for first, last in spans)
+
+
+def test_places_that_receive_the_same_tensor_do_not_share_it(folder):
+    place = folder({"both": torch.ones(2, 2)})
+    net = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2, bias=False), "b": torch.nn.Linear(2, 2, bias=False)})
+    weights.load(net, place, [weights.Rule("both", ("a.weight", "b.weight"))])
+    with torch.no_grad():
+        net["a"].weight.zero_()
+    assert torch.equal(net["b"].weight, torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000])

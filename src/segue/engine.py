@@ -8,24 +8,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from segue import types, weights
+from segue import weights
 from segue.checkpoints import model_folder
+from segue.encoder import MediaEncoder
 from segue.errors import ConfigError, DataError, LimitError, SegueError
-from segue.features import Features, FeatureStore, MemoryStore, Sources, fingerprint
-from segue.geometry.masks import region_at_threshold
+from segue.features import FeatureCache, FeatureStore, Store
+from segue.geometry.notation import check_prefill
 from segue.grounding import model as grounded
 from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
-from segue.media import VideoFrame, iter_frames, open_media, read_ahead
+from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
+from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import stop_check
-from segue.output import results
-from segue.prepare import MediaInput, TokenizedExample, collate, prepare, preprocess_media
+from segue.output.answers import Answer
+from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
 from segue.requests import (
     DEFAULTS,
     Job,
@@ -57,10 +58,9 @@ from segue.types import (
     target_media,
 )
 
-__all__ = ["DEFAULTS", "DTYPES", "ROWS", "Answer", "Engine", "Options", "Request"]
+__all__ = ["DEFAULTS", "DTYPES", "ROWS", "Answer", "Engine", "Options", "Request", "as_dtype"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 ROWS = 16
 """Dialogues that are decoded together, unless told."""
@@ -80,27 +80,6 @@ class MediaCache:
     encoded: Encoded | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer(types.Answer):
-    """An answer that can write itself down, and draw its masks anew."""
-
-    def save(self, folder: str | Path, formats: Sequence[str] = ("png", "coco", "overlay")) -> None:
-        """Write masks, overlay, scores and text to a new folder; `formats` as `segue segment --formats`.
-
-        Raises: ConfigError, as `segue.output.results.save` does.
-        """
-        results.save(self, Path(folder), formats)
-
-    def at_threshold(self, threshold: float) -> Answer:
-        """The same answer with a pixel in a mask where its probability is above `threshold`; boxes follow.
-
-        Needs `Options(keep_logits=True)`. Nothing is computed but the masks.
-
-        Raises: ConfigError, if the threshold is not in (0, 1); DataError, if the logits were not kept.
-        """
-        return replace(self, regions=tuple(region_at_threshold(region, threshold) for region in self.regions))
-
-
 class Engine:
     """A loaded model and how to ask it. An answer depends on the arguments alone, whatever was asked before.
 
@@ -117,32 +96,38 @@ class Engine:
         self.model = model
         self.processor = processor
         self.lineage = dict(lineage)
-        self.features = features or MemoryStore()
-        self._sources = Sources()
+        self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
+        self._last_prompt: LastPrompt | None = None
         self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
 
+    @property
+    def features(self) -> FeatureStore:
+        """Where features of media are kept."""
+        return self.encoder.features
+
     def ask(
-        self,
-        source: str | Path | Media | np.ndarray | None,
-        text: str,
-        *,
-        regions: Sequence[Region] = (),
-        options: Options = DEFAULTS,
+        self, source: Source | None, text: str, *, regions: Sequence[Region] = (), options: Options = DEFAULTS
     ) -> Answer:
-        """One question about an image, a video, or nothing but text. `regions` mark parts of an image to be spoken of.
+        """One question about an image, a video (all that `open_media` takes), or nothing but text. `regions` mark parts
+        of an image to be spoken of.
 
         Raises: MediaError, LimitError, DataError and ConfigError, for what cannot be asked.
         """
-        media = source if isinstance(source, Media) or source is None else open_media(source)
-        return self.answer([Message.user(text, media, tuple(regions))], options)
+        return self.answer(_question(source, text, regions), options)
+
+    def stream(
+        self, source: Source | None, text: str, *, regions: Sequence[Region] = (), options: Options = DEFAULTS
+    ) -> Iterator[Event]:
+        """What `ask` answers, as it comes; see `stream_answer`."""
+        return self.stream_answer(_question(source, text, regions), options)
 
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
         request = Request([messages], options)
         return answers_of(self.run([request]))[request][0]
 
-    def stream(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
+    def stream_answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
 
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
@@ -150,27 +135,33 @@ class Engine:
         """
         return raised(self.run([Request([messages], options)]))
 
-    def segment(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
+    def segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Answer:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
 
         Regions carry the phrase they were asked for. Phrases that brought no object are in `lineage["not_found"]`.
 
-        Raises: DataError, if there is no phrase.
+        Raises: DataError, if there is no phrase; ConfigError, without a grounder, or for a `prefill` without `[SEG]`.
         """
-        return raised(self.run([self.segmentation(media, phrases, options)]))
+        request = self.segmentation(source, phrases, options)
+        return answers_of(self.run([request]))[request][0]
 
-    def segmentation(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Request:
-        """What `segment` asks, for `run`: each phrase on its own, and all objects followed together.
+    def stream_segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
+        """What `segment` answers, as it comes; see `stream_answer`."""
+        return raised(self.run([self.segmentation(source, phrases, options)]))
 
-        Raises: DataError, if there is no phrase; ConfigError, if the model has no grounder.
-        """
-        if not phrases:
-            raise DataError("no phrase to segment; give at least one, such as 'the cyclist'")
+    def segmentation(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Request:
+        """What `segment` asks, for `run`. Raises as `segment` does."""
+        if isinstance(phrases, str):
+            raise DataError(f"phrases are a list, and {phrases!r} is text; write [{phrases!r}]")
+        if not phrases or not all(phrase.strip() for phrase in phrases):
+            raise DataError("there is no phrase, or an empty one; say what to find, such as ['the cyclist']")
         if self.model.grounder is None:
             raise ConfigError(
                 f"{self.lineage['model']} has no grounder, so that it cannot segment; take a Sa2VA, "
                 "or ask where things are in words (`segue chat`)"
             )
+        check_prefill(options.prefill)
+        media = open_media(source)
         question = self.model.family.prompts[f"segment_{media.kind}"]
         dialogues = [[Message.user(question.replace("{phrase}", phrase), media)] for phrase in phrases]
         return Request(dialogues, options, phrases)
@@ -218,7 +209,7 @@ class Engine:
         """
         if not answers or not all(answers):
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
-        plan, inputs = self._plan(options), list[MediaInput]()
+        plan, inputs = self.plan(options), list[MediaInput]()
         for media in _shown(messages):
             if not any(one.media is media for one in inputs):
                 inputs.append(self._preprocess(media, plan))
@@ -226,7 +217,7 @@ class Engine:
             self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
             for answer in answers
         ]
-        self._encode([one for row in rows for one in row.media])
+        self.encoder.encode([one for row in rows for one in row.media])
         found: list[float] = []
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
@@ -284,36 +275,51 @@ class Engine:
             decoder.close()
             self._static = decoder.static or self._static
 
-    def fingerprint(self, point: Point) -> str:
-        """A hash of the weights that what is kept of media at this point depends on."""
-        return fingerprint(self.model.mllm.below(point), self.model.dtype)
+    def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
+        """Take features of media from a store, and keep there what is computed. `forget` when weights have changed.
+
+        Raises: ConfigError, for an unknown format, or a model in a type that is not kept.
+        """
+        self._seen = None
+        return self.encoder.use_cache(store, form=form, point=point)
+
+    def reuse_prefixes(self) -> None:
+        """From now on read of each prompt only what comes after its common beginning with the one read before it: of
+        many questions about one video, the video once. Sums are then taken in another order, so that the last bits of a
+        score depend on what was asked before.
+        """
+        self._last_prompt = LastPrompt()
 
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
         self._seen = None
-        if isinstance(self.features, MemoryStore):
-            self.features.clear()
+        self.encoder.forget()
+        if self._last_prompt is not None:
+            self._last_prompt.forget()
 
-    def save(self, folder: str | Path, *, dtype: str | None = None) -> None:
+    def save(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
 
-        `dtype` is fp32, bf16 or fp16; without one the weights keep the precision they have. The folder appears when
+        `dtype` as in `segue.load`; without one the weights keep the precision they have. The folder appears when
         all of it is written, and any Hugging Face loader of this class reads it.
 
         Raises: ConfigError, for another dtype, or if the folder exists.
         """
         folder = Path(folder)
-        if dtype is not None and dtype not in DTYPES:
-            raise ConfigError(f"unknown dtype {dtype!r}; expected {', '.join(DTYPES)}")
+        precision = None if dtype is None else as_dtype(dtype)
         if folder.exists():
             raise ConfigError(f"{folder} exists already; choose a new folder to save the model in")
-        model_folder.save(self.model, folder, dtype=DTYPES[dtype] if dtype else None, also=self._save_rest)
+        model_folder.save(self.model, folder, dtype=precision, also=self._save_rest)
 
     def _save_rest(self, folder: Path) -> None:
         self.processor.save(folder)
         weights.write_lineage(folder, self.lineage)
 
-    def _plan(self, options: Options) -> Plan:
+    def plan(self, options: Options = DEFAULTS) -> Plan:
+        """Options with `auto` resolved for this model.
+
+        Raises: ConfigError, for a policy that it cannot follow.
+        """
         has_both = self.model.config.two_decoders
         policy: Policy = "consistent" if has_both else "upstream"
         if options.policy != "auto":
@@ -330,7 +336,7 @@ class Engine:
 
     def _take(self, request: Request) -> Job:
         """A request with its media looked at and its dialogues made ready."""
-        timer, plan = Timer(), self._plan(request.options)
+        timer, plan = Timer(), self.plan(request.options)
         shown = [target_media(messages) for messages in request.dialogues]
         if not shown or any(one is not shown[0] for one in shown):
             raise DataError(f"{len(shown)} questions cannot be asked together; give some, all about the same medium")
@@ -346,21 +352,13 @@ class Engine:
         ]
         media_input = next((one for one in inputs if one.media is shown[0]), None)
         timer.lap("vision")
-        return Job(request, plan, timer, media_input, rows)
+        return Job(request, plan, timer, media_input, rows, LastPrompt() if len(rows) > 1 else None)
 
     def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
         """A medium as it is shown, from kept features where there are some."""
-        sampling = plan.frames if media.kind == "video" else f"tiles:{plan.options.max_tiles}"
-        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
-        key = (self._sources.hash(media), sampling)
-        shown = preprocess_media(
-            media,
-            self.processor,
-            frames=plan.frames,
-            max_tiles=plan.options.max_tiles,
-            key=key,
-            features=self.features.get(*key),
-        )
+        shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
+        key = shown.key
+        assert key is not None
         if self._seen is not None and self._seen.key == key:
             shown.decoded = shown.decoded or self._seen.shown.decoded
             self._seen.shown = shown
@@ -401,16 +399,20 @@ class Engine:
 
     def _prefill(self, cohort: Sequence[tuple[Job, Row]], decoder: Decoder) -> None:
         """Encode what rows show, and read their prompts; where the caller gave a reply, read it too."""
-        self._encode([medium for _, row in cohort for medium in row.example.media])
+        self.encoder.encode([medium for _, row in cohort for medium in row.example.media])
         for job in dict.fromkeys(job for job, _ in cohort):
             job.timer.lap("vision")
         given = [row for job, row in cohort if job.plan.options.prefill is not None]
-        asked = [(job, row) for job, row in cohort if job.plan.options.prefill is None]
-        if asked:
-            batch = collate([row.example for _, row in asked], self.processor).to(self.model.device)
-            decodings = [self._decoding(job.plan.options) for job, _ in asked]
-            states = decoder.add(self.model.mllm.prompt(batch), decodings)
-            for (_, row), state in zip(asked, states, strict=True):
+        asked: dict[LastPrompt | None, list[tuple[Job, Row]]] = {}
+        for job, row in cohort:
+            if job.plan.options.prefill is None:
+                asked.setdefault(self._last_prompt or job.last_prompt, []).append((job, row))
+        for last, group in asked.items():
+            batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
+            decodings = [self._decoding(job.plan.options) for job, _ in group]
+            contents = [content_of(row.example, self.processor) for _, row in group] if last is not None else []
+            states = decoder.add(self.model.mllm.prompt(batch), decodings, last, contents)
+            for (_, row), state in zip(group, states, strict=True):
                 row.state = state
         if given:
             batch = collate([row.example for row in given], self.processor).to(self.model.device)
@@ -420,25 +422,6 @@ class Engine:
                 states_said = said[len(said) - len(reply) :]
                 seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
                 row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
-
-    def _encode(self, media: Sequence[MediaInput]) -> None:
-        """Put features in the place of pixels; what has none yet goes through the tower in one batch, and is kept."""
-        fresh = {one.key: one.vision for one in media if one.vision.features is None}
-        if not fresh:
-            return
-        known = list(fresh.values())
-        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
-        grids = [vision.grids for vision in known if vision.grids is not None]
-        together = torch.cat(grids) if grids else None
-        features = self.model.mllm.project(self.model.mllm.tower(pixels, together), together)
-        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
-        for one in media:
-            if one.vision.features is None:
-                one.vision = replace(one.vision, pixels=None, features=parts[one.key])
-        for key, vision in fresh.items():
-            assert key is not None, "the engine gives every medium a key"
-            beside = {} if vision.grids is None else {"grids": vision.grids}
-            self.features.put(*key, Features(parts[key], beside))
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(
@@ -592,6 +575,22 @@ class Engine:
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
+
+
+def as_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The precision of that name, ours or PyTorch's: fp32, bf16, fp16, float32, bfloat16, float16.
+
+    Raises: ConfigError, for another.
+    """
+    known = {**DTYPES, **{str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}}
+    found = known.get(str(name).removeprefix("torch."))
+    if found is None:
+        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(known)}")
+    return found
+
+
+def _question(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:
+    return [Message.user(text, None if source is None else open_media(source), tuple(regions))]
 
 
 def _shown(messages: Sequence[Message]) -> list[Media]:

@@ -6,6 +6,7 @@ trained on and what it is asked are the same tokens.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -286,6 +287,8 @@ def _region_mask(region: Region, size: tuple[int, int]) -> Bool[np.ndarray, "h w
 def collate(examples: Sequence[TokenizedExample], processor: Processor) -> Batch:
     """Rows to a batch, padded on the left. A medium that several rows share, by its key, is in it once.
 
+    Media without pixels, states and features are given to the model by the caller.
+
     Raises: DataError, if some media come as pixels and others as states or features.
     """
     ids = _pad_left([example.ids for example in examples], 0)
@@ -317,13 +320,30 @@ def collate(examples: Sequence[TokenizedExample], processor: Processor) -> Batch
     )
 
 
+def content_of(example: TokenizedExample, processor: Processor) -> Int[Tensor, " s"]:
+    """What stands at each place of a row: the id of text; at a visual token a negative number that says of which medium
+    it is which feature, equal only for equal features.
+
+    Raises: DataError, for a medium without a key.
+    """
+    content, features = example.ids.clone(), []
+    for medium in example.media:
+        if medium.key is None:
+            raise DataError(f"{medium.media.name} has no key by which another prompt could know it")
+        number = int.from_bytes(hashlib.sha256("\n".join(medium.key).encode()).digest()[:4], "big")
+        features.append(-1 - (medium.vision.rows + (number << 31)))
+    if features:
+        content[content == processor.visual_id] = torch.cat(features)
+    return content
+
+
 def _given(shown: Sequence[VisionInput]) -> dict[str, Tensor]:
     """What media are given as, together."""
     found = {
         name: [part for vision in shown if (part := getattr(vision, name)) is not None]
         for name in ("pixels", "states", "features")
     }
-    if len(given := {name: parts for name, parts in found.items() if parts}) != 1:
+    if len(given := {name: parts for name, parts in found.items() if parts}) > 1:
         raise DataError(f"media of one batch are given as {' and '.join(given)}; give all of them in one form")
     return {name: torch.cat(parts) for name, parts in given.items()}
 

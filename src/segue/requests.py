@@ -12,6 +12,7 @@ from segue.errors import ConfigError
 from segue.geometry.masks import logit
 from segue.grounding.following import Policy, TrackBuilder
 from segue.models.decoding import DecodeState, Generation, IncrementalText
+from segue.models.prefill import LastPrompt
 from segue.models.protocol import Parse, Processor
 from segue.prepare import MediaInput, TokenizedExample
 from segue.types import Event, Failed, Finished, MediaKind, Message, Region, StopReason
@@ -29,9 +30,9 @@ class Options:
     came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
-    `stop` are texts at which an answer ends, and which it does not contain.
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
     confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
+    `stop` are texts at which an answer ends, and which it does not contain.
     """
 
     frames: str = "auto"
@@ -104,13 +105,16 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A request that is being answered. `told` counts the rows whose text was told to its end."""
+    """A request that is being answered. `told` counts the rows whose text was told to its end. Several rows show the
+    same medium, so that each but the first goes on from the `last_prompt`.
+    """
 
     request: Request
     plan: Plan
     timer: Timer
     media: MediaInput | None
     rows: list[Row]
+    last_prompt: LastPrompt | None = None
     told: int = 0
 
     @property

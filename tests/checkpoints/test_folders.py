@@ -6,7 +6,7 @@ from collections import namedtuple
 import pytest
 import torch
 
-from segue import files, loading, weights
+from segue import loading, weights
 from segue.checkpoints import convert, folders
 from segue.errors import CheckpointError, ConfigError
 from segue.weights import lazy
@@ -87,13 +87,6 @@ def test_what_is_not_yet_tested_does_not_load(source, target, tmp_path):
                 loading.load(part)
 
     convert.import_folder(source, target(progress=look))
-
-
-def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_name(tmp_path):
-    (tmp_path / "out").mkdir()
-    with pytest.raises(FileNotFoundError):
-        files.replace_folder(tmp_path / "out", tmp_path / "gone")
-    assert names(tmp_path) == ["out"]
 
 
 def test_too_little_space_is_told_before_writing(source, target, tmp_path, monkeypatch):

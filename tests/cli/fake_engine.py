@@ -51,13 +51,13 @@ class Engine:
     loads = 0
     lineage: dict[str, Any] = {"model": "fake", "dtype": "float32"}
 
-    def stream(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
+    def stream_answer(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
         """Say which turn it is and find the words of BRIGHTNESS that the last message names, if there is a medium."""
         media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
         asked = [word for word in BRIGHTNESS if media is not None and word in messages[-1].text]
         yield from self._answer(media, asked, options, f"Turn {len(messages) // 2 + 1}: ")
 
-    def segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
+    def stream_segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
         if "impossible" in phrases:
             raise DataError("the phrase 'impossible' cannot be asked; ask for something else")
         known = [phrase for phrase in phrases if phrase in BRIGHTNESS]

@@ -6,7 +6,6 @@ import torch
 from kept import features, identity
 
 from segue.features import FeatureCache, Identity, Sources, Store, digest, fingerprint
-from segue.features import sources as sources_module
 from segue.features.keys import differences
 from segue.media import open_media
 
@@ -84,42 +83,11 @@ def test_26_a_tower_in_two_models_is_one_namespace_and_projected_features_are_no
 def test_28_a_video_replaced_in_place_is_another_and_a_moved_one_is_the_same(tmp_path):
     sources, file = Sources(tmp_path / "known"), tmp_path / "a.npy"
     file.write_bytes(b"one")
-    before = sources._file(file)
+    before = sources.facts.hash(file)
     moved = file.rename(tmp_path / "b.npy")
-    assert sources._file(moved) == before
+    assert sources.facts.hash(moved) == before
     file.write_bytes(b"two")
-    assert sources._file(file) != before
-
-
-def test_28_even_one_that_has_the_same_length_and_a_clock_that_was_turned_back(tmp_path, monkeypatch):
-    sources, file = Sources(tmp_path / "known"), tmp_path / "a"
-    file.write_bytes(b"one")
-    monkeypatch.setattr(sources_module, "time", lambda: file.stat().st_mtime - 3600)
-    before = sources._file(file)
-    assert not list(tmp_path.glob("known/*/*")), "what is dated in the future is not remembered"
-    file.write_bytes(b"two")
-    assert sources._file(file) != before
-
-
-def test_a_file_that_was_left_alone_is_read_once(tmp_path, monkeypatch):
-    sources, file = Sources(tmp_path / "known"), tmp_path / "a"
-    file.write_bytes(b"one")
-    monkeypatch.setattr(sources_module, "time", lambda: file.stat().st_mtime + 60)
-    first = sources._file(file)
-    monkeypatch.setattr(sources_module.hashlib, "file_digest", None)
-    assert Sources(tmp_path / "known")._file(file) == first
-
-
-def test_a_damaged_memory_of_hashes_is_not_believed(tmp_path, monkeypatch):
-    sources, file = Sources(tmp_path / "known"), tmp_path / "a"
-    file.write_bytes(b"one")
-    monkeypatch.setattr(sources_module, "time", lambda: file.stat().st_mtime + 60)
-    first = sources._file(file)
-    (row,) = tmp_path.glob("known/*/*")
-    text = row.read_text()
-    for position in range(0, len(text), 7):
-        row.write_text(text[:position] + chr(ord(text[position]) ^ 1) + text[position + 1 :])
-        assert sources._file(file) == first
+    assert sources.facts.hash(file) != before
 
 
 def test_arrays_bytes_and_files_are_told_apart_by_content(tmp_path):

@@ -32,7 +32,7 @@ def test_the_docs_state_every_format_as_the_software_computes_it():
 def test_a_built_entry_weighs_what_was_computed(root, form, shape):
     identity = Identity({"family": "x", "fingerprint": "0", "compute_dtype": "F16"}, "tower", {})
     cache = FeatureCache(Store(root, reserve=0), identity, form)
-    cache.put("s", "u", Features(torch.randn(shape).half(), {"frame_index": torch.arange(shape[0])}))
+    cache.put("s", "u", Features(torch.randn(shape).half(), {"grids": torch.tensor([[shape[0], 2]])}))
     (found,) = cache.store.entries()
     assert found.nbytes == entry_bytes(shape, torch.float16, form)
 
@@ -41,7 +41,7 @@ def test_a_clip_of_real_size_weighs_what_was_computed(root):
     identity = Identity({"family": "x", "fingerprint": "0", "compute_dtype": "F16"}, "tower", {})
     cache = FeatureCache(Store(root, reserve=0), identity, "int8")
     values = torch.ones(TOWER, dtype=torch.float16)
-    cache.put("s", "u", Features(values, {"frame_index": torch.arange(128)}))
+    cache.put("s", "u", Features(values, {"grids": torch.tensor([[128, 2]])}))
     (found,) = cache.store.entries()
     assert found.nbytes == entry_bytes(TOWER, torch.float16, "int8")
     assert fresh(root).store.shortage(0) <= 0

@@ -14,14 +14,14 @@ FLOORS = (
     ("cli", "segue"),
     ("serve", "evals", "parity", "bench"),
     ("engine", "loading", "train", "jobs"),
-    ("requests",),
+    ("requests", "encoder"),
     ("prepare", "checkpoints", "datasets", "demo"),
     ("own_data", "synth"),
     ("grounding", "data", "features"),
     ("models", "output"),
     ("media",),
     ("geometry", "weights", "registry", "config"),
-    ("types", "errors", "files", "pickled", "progress", "reading"),
+    ("types", "errors", "facts", "files", "pickled", "progress", "reading"),
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

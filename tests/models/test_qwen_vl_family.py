@@ -158,7 +158,7 @@ def test_likelihood_ranks_answers_whatever_stands_beside_them(model, image):
 
 def test_masks_are_refused_as_region_prompts_and_so_is_segmenting(model, image):
     with pytest.raises(ConfigError, match="has no grounder"):
-        list(model.segment(image, ["the cat"]))
+        model.segment(image, ["the cat"])
     visual = model.processor.image(np.zeros((9, 9, 3), np.uint8), max_tiles=1)
     with pytest.raises(DataError, match="reads boxes"):
         model.processor.regions(visual, np.zeros((1, 4, 4), bool))

@@ -45,7 +45,8 @@ class WordyEngine(Engine):
 
     def __init__(self):
         self.model = SimpleNamespace(family=SimpleNamespace(parse=notation.parse), grounder=None)
-        self.lineage, self.features, self.said = {"model": "wordy"}, MemoryStore(), []
+        self.encoder = SimpleNamespace(features=MemoryStore())
+        self.lineage, self.said = {"model": "wordy"}, []
 
     def ask(self, *_, **__):
         return None

@@ -104,11 +104,7 @@ class TestSegment:
     def test_masks_are_those_of_the_engine(self, server, served_engine, picture, image_url):
         with server.http() as http:
             found = http.post("/v1/segment", json={"image": image_url, "phrases": ["dog", "cat"]}).json()
-        from segue.media import open_media
-        from segue.types import Finished
-
-        events = served_engine.segment(open_media(picture(60, 80)), ["dog", "cat"])
-        answer = next(event.answer for event in events if isinstance(event, Finished))
+        answer = served_engine.segment(picture(60, 80), ["dog", "cat"])
         assert [region["phrase"] for region in found["regions"]] == ["dog", "cat"]
         for region, expected in zip(found["regions"], answer.regions, strict=True):
             assert np.array_equal(dense(region["rle"]), expected.masks.dense())

@@ -41,7 +41,7 @@ def load(folder: Path, *, dtype: torch.dtype, device: str, filling: Filling | No
     model, report = model_folder.load(folder, dtype=dtype, device=device, filling=filling)
     lineage = {
         "model": str(folder),
-        **weights.lineage(folder, report),
+        **weights.lineage(report),
         "family": model.config.family,
         "dtype": str(dtype).removeprefix("torch."),
         "device": device,

@@ -72,7 +72,7 @@ def command(
     drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     settings = engine.Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
     loaded = loading.load()
-    session = Session(lambda messages: loaded.stream(messages, settings), opened, out=output, formats=wanted)
+    session = Session(lambda messages: loaded.stream_answer(messages, settings), opened, out=output, formats=wanted)
     if ask is None:
         talk(session)
     elif session.ask(ask, quiet=as_json) is None:

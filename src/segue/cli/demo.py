@@ -99,7 +99,7 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions
             challenge = asked[[source.name for source in sources].index(media.name)]
             found[challenge.name] = _FoundMasks({}, {}, {})
             phrases = [phrase.words["en"] for phrase in challenge.phrases]
-            yield from _watched(loaded.segment(media, phrases, engine.Options()), media, found[challenge.name])
+            yield from _watched(loaded.stream_segment(media, phrases, engine.Options()), media, found[challenge.name])
 
         return ask
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segue.evals.run.evaluation import Evaluation
     from segue.evals.run.report import RunReport
     from segue.evals.run.workers import EvaluationSpec
+    from segue.features import Usage
 
 RUN = "run"
 _FAILURES_TOLD = 5
@@ -55,6 +56,25 @@ ShowNames = Annotated[
 ]
 Judge = Annotated[Path | None, typer.Option("--judge", help="With --rescore: a judge's ratings.")]
 Rescore = Annotated[Path | None, typer.Option("--rescore", help="Score the answers of a run anew; no model is needed.")]
+Cache = Annotated[
+    str | None,
+    typer.Option("--cache", help="Folder of a feature cache: what is there is neither decoded nor encoded again."),
+]
+CacheFormat = Annotated[
+    str, typer.Option("--cache-format", help="How features are kept: lossless, lossless-split, int8, bf16.")
+]
+CachePoint = Annotated[
+    Literal["tower", "projected"],
+    typer.Option(
+        "--cache-point", help="Where features are taken: after the tower, or as the language model sees them."
+    ),
+]
+ReusePrefix = Annotated[
+    bool,
+    typer.Option(
+        "--reuse-prefix", help="Read the common beginning of prompts in a row once; last bits of scores may differ."
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
 
 
@@ -94,14 +114,18 @@ def run(
     *,
     settings: Annotated[dict[str, Any], options.AnswerOptions],
     show_names: ShowNames = False,
+    cache: Cache = None,
+    cache_format: CacheFormat = "lossless",
+    cache_point: CachePoint = "tower",
+    reuse_prefix: ReusePrefix = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Ask a model every question of a benchmark and report its figures.
 
-    Each answer is on the disk before the next question; the same command again
-    goes on where it stopped. What fails is listed and has no score. Options that
+    Answers are on the disk before the next batch is asked; the same command
+    again goes on where it stopped. What fails is listed and has no score. Options that
     change what the benchmark fixes make it another protocol, which is not
     compared with the first.
     """
@@ -119,6 +143,7 @@ def run(
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
+        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point, "reuse_prefix": reuse_prefix}
         specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
@@ -213,16 +238,18 @@ def _evaluate(
 
     if not is_resumed:
         _throw_away(spec.out)
-    evaluation = spec.evaluation(_shard(shard))
+    evaluation = spec.evaluation(parse_shard(shard))
     dataset = evaluation.open_data()
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
             if shard is not None:
                 raise ConfigError("--shard and --workers both deal out rows; give one of them")
-            processes.run_workers(spec, workers, bar)
+            usage = processes.run_workers(spec, workers, bar)
         else:
-            runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
-    return _reported(evaluation, dataset, show_names=show_names)
+            usage = runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
+    if spec.cache is not None:
+        say(f"{spec.out.name}: {usage}")
+    return _reported(evaluation, dataset, usage if spec.cache is not None else None, show_names=show_names)
 
 
 def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> RunReport:
@@ -240,7 +267,9 @@ def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bo
     return made
 
 
-def _reported(evaluation: Evaluation, dataset: Dataset, *, show_names: bool) -> RunReport | None:
+def _reported(
+    evaluation: Evaluation, dataset: Dataset, usage: Usage | None = None, *, show_names: bool
+) -> RunReport | None:
     """The report of a folder, written there; None while rows of it are other shards' work."""
     from segue.evals.run import page, report
 
@@ -250,7 +279,7 @@ def _reported(evaluation: Evaluation, dataset: Dataset, *, show_names: bool) -> 
         say(f"{out.name}: {missing:,} rows are other shards' work; the last to end writes the report")
         return None
     made = report.gather(run)
-    report.write(run, made)
+    report.write(run, made, usage)
     page.write(run, made, dataset)
     return {**made, "folder": str(out)}
 
@@ -268,7 +297,11 @@ def _throw_away(out: Path) -> None:
         shutil.rmtree(out)
 
 
-def _shard(text: str | None) -> tuple[int, int]:
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """(i, N) of a shard in words, i/N; all of it without any.
+
+    Raises: ConfigError.
+    """
     if text is None:
         return 0, 1
     number, _, count = text.partition("/")

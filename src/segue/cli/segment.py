@@ -93,7 +93,7 @@ def command(
         settings = engine.Options(**how)
         loading.tell_limits()
         loaded = loading.load()
-        return lambda media: loaded.segment(media, phrases, settings)
+        return lambda media: loaded.stream_segment(media, phrases, settings)
 
     job = BatchJob(
         out=output,

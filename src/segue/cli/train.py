@@ -30,6 +30,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Another value for a key of the recipe, such as clip=0.5."),
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Feature cache: the frozen vision tower sees each picture in the first epoch alone."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many steps; --resume goes on.")]
 Estimate = Annotated[
@@ -42,6 +46,7 @@ def command(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file; recipes/ holds some.")],
     sets: Set = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Run folder, instead of the recipe's.")] = None,
+    cache: Cache = None,
     resume: Resume = False,
     limit: Limit = None,
     estimate: Estimate = False,
@@ -59,6 +64,8 @@ def command(
     read = config.load(TrainRecipe, recipe, sets or [])
     if output is not None:
         read = replace(read, output=output)
+    if cache is not None:
+        read = replace(read, cache=cache)
     _run(read, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
 
 
@@ -71,6 +78,7 @@ def finetune(
     epochs: Annotated[float | None, typer.Option("--epochs", help="How often to go through the data.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of eight samples.")] = None,
     sets: Set = None,
+    cache: Cache = None,
     resume: Resume = False,
     limit: Limit = None,
     estimate: Estimate = False,
@@ -97,6 +105,8 @@ def finetune(
         )
         objects = _check_data(folder, phrase=phrase, group=group)
         made = _with_sets(_preset(replace(wish, objects=objects), device), sets or [])
+        if cache is not None:
+            made = replace(made, cache=cache)
         say(f"recipe ({output / 'recipe.yaml'}):\n{config.dump(made)}")
     _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
 

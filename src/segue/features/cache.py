@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -39,6 +39,9 @@ class Usage:
     written_bytes: int = 0
     read_seconds: float = 0.0
     saved_seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
 
     @property
     def misses(self) -> int:
@@ -80,7 +83,16 @@ class FeatureCache:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self._run = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._unwritten = 0
+        self._last: tuple[str, Features] | None = None
         store.write_namespace(self.namespace, {**identity.describe(), "format": form, "dtype": identity.dtype})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FeatureCache, (self.store, self.identity, self.form.name)
+
+    @property
+    def point(self) -> Literal["tower", "projected"]:
+        """Where features are taken."""
+        return "tower" if self.identity.point == "tower" else "projected"
 
     def place(self, key: Key) -> Place:
         """Where the entry of a key lies."""
@@ -93,6 +105,9 @@ class FeatureCache:
     def get(self, source: str, sampling: str) -> Features | None:
         """Features of the medium with this content hash, its frames chosen by this rule; `None` if there are none."""
         key, start = self.identity.key(source, sampling), perf_counter()
+        if self._last is not None and self._last[0] == key.hash:
+            self._count("hits")
+            return self._last[1]
         content = self.store.get(self.place(key))
         if not isinstance(content, Content):
             self._count(content)
@@ -108,6 +123,7 @@ class FeatureCache:
         self.usage.read_seconds += seconds
         self.usage.saved_seconds += float(content.facts.get("seconds", 0.0)) - seconds
         self._count("hits")
+        self._last = key.hash, features
         return features
 
     def _restored(self, content: Content, key: Key) -> Features:
@@ -123,8 +139,9 @@ class FeatureCache:
     def put(self, source: str, sampling: str, features: Features, *, seconds: float = 0.0) -> formats.Loss | None:
         """Keep features that took so many seconds; returns what keeping them has cost, `None` if they are not kept.
 
-        Raises: DataError, if they hold infinities or NaN, which are refused and counted; or if their type is not the
-            one that the identity says.
+        Features with infinities or NaN are refused, which is counted and told.
+
+        Raises: DataError, if their type is not the one that the identity says.
         """
         values = features.values.detach()
         if formats.CODES.get(values.dtype) != self.identity.dtype:
@@ -134,7 +151,8 @@ class FeatureCache:
             formats.check_finite(values)
         except DataError as error:
             self.usage.refused += 1
-            raise DataError(f"the entry {key.hash[:16]} is not kept: {error}") from error
+            self.store.tell(f"the entry {key.hash[:16]} is not kept: {error}")
+            return None
         if self.store.has(self.place(key)):
             return None
         parts = self.form.encode(values)
@@ -165,6 +183,11 @@ class FeatureCache:
         self._unwritten += 1
         if self._unwritten >= WRITTEN_EVERY:
             self.write_usage()
+
+    def take_usage(self) -> Usage:
+        """What was counted so far, which from now on somebody else accounts for."""
+        taken, self.usage, self._unwritten = self.usage, Usage(), 0
+        return taken
 
     def write_usage(self) -> None:
         """Write down in the store what this run has found and missed so far."""

@@ -37,19 +37,24 @@ def spaces(store: Store) -> list[Space]:
 
 def datasets(store: Store) -> list[dict[str, Any]]:
     """The datasets that were built: how many of their media are there, how many bytes, and whether they are pinned."""
-    sizes = {(one.place.namespace, one.place.key): one.nbytes for one in store.entries()}
+    sizes: dict[Any, int] = {(one.place.namespace, one.place.key): one.nbytes for one in store.entries()}
+    keys: dict[tuple[str, str], set[str]] = {}
+    pinned: dict[tuple[str, str], bool] = {}
+    for ref in store.refs():  # one for each shard
+        name = str(ref.get("dataset")), str(ref.get("namespace"))
+        keys.setdefault(name, set()).update(map(str, ref["entries"]))
+        pinned[name] = pinned.get(name, False) or bool(ref.get("pinned"))
     rows = []
-    for ref in store.refs():
-        places = [(str(ref.get("namespace")), key) for key in ref["entries"]]
-        there = [sizes[place] for place in places if place in sizes]
+    for (dataset, namespace), media in keys.items():
+        there = [sizes[namespace, key] for key in media if (namespace, key) in sizes]
         rows.append(
             {
-                "dataset": ref.get("dataset"),
-                "namespace": ref.get("namespace"),
-                "media": len(ref["entries"]),
+                "dataset": dataset,
+                "namespace": namespace,
+                "media": len(media),
                 "there": len(there),
                 "bytes": sum(there),
-                "pinned": bool(ref.get("pinned")),
+                "pinned": pinned[dataset, namespace],
             }
         )
     return rows

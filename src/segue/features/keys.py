@@ -20,6 +20,12 @@ from segue.features.formats import CODES
 VERSION = 1
 """Of the key object. Another meaning of a field is another version."""
 
+PREPROCESSING = 1
+"""Of the way from files to pixels. Another way is another number: what was kept of the old one is not found then."""
+
+_PLAIN = (int, float, str, bool, list)
+_UNSEEN = ("transformers_version", "dtype", "torch_dtype", "architectures", "model_type", "id2label", "label2id")
+
 
 def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> str:
     """One hash over the weights that features depend on, as they compute in `dtype`.
@@ -27,13 +33,23 @@ def fingerprint(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> str:
     Names are relative to the part (`encoder.layers.0.mlp.fc1.weight`). Values count after the cast, so that a copy in
     another precision that says the same is the same. Buffers on any device are read one at a time.
     """
-    lines = []
+    return joined(fingerprints(tensors, dtype))
+
+
+def fingerprints(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, str]:
+    """What each weight adds to the fingerprint of all, by name."""
+    lines = {}
     for name in sorted(tensors, key=str.encode):
         tensor = tensors[name].detach().to("cpu", dtype).contiguous()
         shape = "x".join(map(str, tensor.shape))
         digest = hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
-        lines.append(f"{name}\t{CODES[dtype]}\t{shape}\t{digest}\n")
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+        lines[name] = f"{name}\t{CODES[dtype]}\t{shape}\t{digest}\n"
+    return lines
+
+
+def joined(lines: Mapping[str, str]) -> str:
+    """The fingerprint of all weights of which these are the `fingerprints`."""
+    return hashlib.sha256("".join(lines.values()).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:
@@ -74,6 +90,32 @@ class Identity:
     def namespace(self, form: str) -> str:
         """The folder that entries of this identity share in one format: 16 hexadecimal digits."""
         return digest({**self.describe(), "mode": form, "dtype": self.dtype})[:16]
+
+
+def identity_of(model: Any, weights: str, dtype: torch.dtype, point: str) -> Identity:
+    """The identity of features that a model makes, from its configuration and the fingerprint of the weights below the
+    point. What decides the states of the tower alone is told apart from what decides projected features.
+    """
+    family, config = model.family, model.mllm_config
+    names = ("select_layer",) if point == "tower" else sorted(vars(config))
+    encoder = {
+        "family": family,
+        "fingerprint": weights,
+        "compute_dtype": CODES[dtype],
+        **_plain({name: getattr(config, name, None) for name in names}),
+        "tower": _plain(config.vision_config.to_dict()),
+    }
+    pixels = {"version": PREPROCESSING, "processor": family, "resize": "pillow", "decoder": "pyav"}
+    return Identity(encoder, point, pixels)
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration that say something about numbers."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if isinstance(value, _PLAIN) and not name.startswith("_") and name not in _UNSEEN
+    }
 
 
 @dataclass(frozen=True, slots=True)

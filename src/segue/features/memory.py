@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from segue.features.cache import Features
 
 
 @runtime_checkable
 class FeatureStore(Protocol):
-    """Features of media under the hash of their content and the rule by which they are shown."""
+    """Features of media under the hash of their content and the rule by which they are shown.
+
+    `point` says where they are taken: after the tower, or projected.
+    """
+
+    @property
+    def point(self) -> Literal["tower", "projected"]:
+        """Where features are taken."""
+        ...
 
     def get(self, source: str, sampling: str) -> Features | None:
         """What was kept, or `None`."""
         ...
 
-    def put(self, source: str, sampling: str, features: Features) -> object:
-        """Keep features of a medium, if there is room."""
+    def put(self, source: str, sampling: str, features: Features, *, seconds: float = 0.0) -> object:
+        """Keep features of a medium that took so many seconds, if there is room."""
         ...
 
 
 class MemoryStore:
     """Features of the media that were put or found last, on the device where they were computed."""
+
+    point: Literal["tower", "projected"] = "projected"
 
     def __init__(self, count: int = 1):
         self.count = count
@@ -34,7 +44,7 @@ class MemoryStore:
             self._kept.move_to_end((source, sampling))
         return self._kept.get((source, sampling))
 
-    def put(self, source: str, sampling: str, features: Features) -> None:
+    def put(self, source: str, sampling: str, features: Features, *, seconds: float = 0.0) -> None:
         """Keep features of a medium; those used longest ago go."""
         self._kept[source, sampling] = features
         self._kept.move_to_end((source, sampling))

@@ -107,7 +107,7 @@ class Store:
                 raise ConfigError(
                     f"{self.folder} is a feature store of format {content['format']}; this reads {FORMAT}"
                 )
-            self._tell(f"{mark} was damaged or missing and is written anew; the entries speak for themselves")
+            self.tell(f"{mark} was damaged or missing and is written anew; the entries speak for themselves")
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ConfigError(f"{self.folder} holds other files and is no feature store; give an empty or new folder")
         self._writing(lambda: _write_json(mark, {"segue": "features", "format": FORMAT}))
@@ -139,7 +139,7 @@ class Store:
         except OSError as error:
             # a bad sector, a share that went away: as good as damaged, but nothing to move
             self._bad.add(place)
-            self._tell(f"{self.path(place)} cannot be read ({error.strerror or error}); it is computed anew")
+            self.tell(f"{self.path(place)} cannot be read ({error.strerror or error}); it is computed anew")
             return "corrupt"
         self._checked.add(place)
         return content
@@ -171,7 +171,7 @@ class Store:
         """Take an entry out of use; it stays in `quarantine/` to be looked at."""
         path = self.path(place)
         self._bad.add(place)
-        self._tell(f"{path} is damaged: {why}; it is set aside and computed anew")
+        self.tell(f"{path} is damaged: {why}; it is set aside and computed anew")
         if self.remote is not None:
             return
         target = self.folder / "quarantine" / f"{place.namespace}-{place.key}-{secrets.token_hex(4)}{ENTRY}"
@@ -190,7 +190,7 @@ class Store:
         Nothing is seen of it until all of it is on the disk and was read back.
         """
         if self.remote is not None:
-            self._tell(f"{self.root} is an address, which is only read; features computed now are not kept")
+            self.tell(f"{self.root} is an address, which is only read; features computed now are not kept")
             return 0
         if self.has(place):
             return 0
@@ -215,7 +215,7 @@ class Store:
         try:
             self._writing(publish)
         except DataError as error:
-            self._tell(f"what was just written to {self.folder} reads back damaged ({error}); check the disk")
+            self.tell(f"what was just written to {self.folder} reads back damaged ({error}); check the disk")
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -232,7 +232,7 @@ class Store:
         if over > 0:
             self.is_full = True
             limit = f"its budget of {self.budget} bytes" if self.budget is not None else "the space to be left free"
-            self._tell(f"the feature cache {self.folder} has reached {limit}; what is computed from now on is not kept")
+            self.tell(f"the feature cache {self.folder} has reached {limit}; what is computed from now on is not kept")
         return over <= 0
 
     def shortage(self, need: int) -> int:
@@ -297,10 +297,12 @@ class Store:
         found = [_json(path) for path in sorted((self.folder / "refs").glob("*.json"))]
         return [ref for ref in found if ref is not None and isinstance(ref.get("entries"), list)]
 
-    def write_ref(self, dataset: str, namespace: str, keys: Sequence[str], *, pinned: bool = False) -> None:
-        """Write down which entries of a namespace a dataset uses. `pinned` keeps them from eviction."""
+    def write_ref(
+        self, dataset: str, namespace: str, keys: Sequence[str], *, pinned: bool = False, shard: str = ""
+    ) -> None:
+        """Write down which entries of a namespace a dataset, or a shard of it, uses; `pinned` ones are not evicted."""
         name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in dataset).lstrip(".")
-        path = self.folder / "refs" / f"{name}--{namespace}.json"
+        path = self.folder / "refs" / f"{name}--{namespace}{'-' * bool(shard)}{shard}.json"
         content = {"dataset": dataset, "namespace": namespace, "pinned": pinned, "entries": sorted(set(keys))}
         self._writing(lambda: _write_json(path, content))
 
@@ -327,7 +329,8 @@ class Store:
     def _address(self, place: Place) -> str:
         return f"{self.root.rstrip('/')}/ns/{place.namespace}/{place.key[:2]}/{place.key}{ENTRY}"
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Say a problem once, and keep it for reports."""
         if text not in self.problems:
             self.problems.append(text)
             log.warning("%s", text)
@@ -339,9 +342,7 @@ class Store:
         except OSError as error:
             if error.errno in FULL:
                 self.is_full = True
-            self._tell(
-                f"the feature cache {self.folder} cannot be written ({error.strerror or error}); it is only read"
-            )
+            self.tell(f"the feature cache {self.folder} cannot be written ({error.strerror or error}); it is only read")
 
 
 def _remote(root: str) -> Any:

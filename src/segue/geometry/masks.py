@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from pycocotools import mask as coco
 
 from segue.errors import ConfigError, DataError, LimitError
-from segue.types import MaskTrack, Region
+from segue.types import MaskTrack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,15 +145,6 @@ def at_threshold(track: MaskTrack, threshold: float) -> MaskTrack:
     """
     cut = logit(threshold)
     return replace(track, rles=tuple(encode(full_logits(track, position) > cut) for position in range(len(track))))
-
-
-def region_at_threshold(region: Region, threshold: float) -> Region:
-    """The region with its masks drawn anew, and the box around the first that is not empty; as `at_threshold`."""
-    if region.masks is None:
-        return region
-    masks = at_threshold(region.masks, threshold)
-    boxes = (box_of(masks.dense(position)) for position in range(len(masks)))
-    return replace(region, masks=masks, box=next((box for box in boxes if box is not None), None))
 
 
 def logit(threshold: float) -> float:

@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from segue.errors import CheckpointError, ConfigError
+from segue.models.prefill import LastPrompt, read_prompt, row_of
 from segue.models.protocol import MLLM, Batch, Prompt
 from segue.models.static_decoding import StaticDecoder, decodes_alone, supports_static_decoding
 from segue.models.templates import TextTokenizer
@@ -252,8 +253,16 @@ class Decoder:
         return max((state.length for state in self.rows), default=0)
 
     @torch.no_grad()
-    def add(self, prompt: Prompt, decodings: Sequence[Decoding]) -> list[DecodeState]:
+    def add(
+        self,
+        prompt: Prompt,
+        decodings: Sequence[Decoding],
+        last: LastPrompt | None = None,
+        contents: Sequence[Int[Tensor, " _"]] = (),
+    ) -> list[DecodeState]:
         """Read prompts, one per row, and decode their answers from now on.
+
+        With `last` each prompt goes on from where it differs from the one read before it, by its `contents`.
 
         Raises: ConfigError, for sampling settings out of range.
         """
@@ -268,17 +277,7 @@ class Decoder:
             is_static = self.static is not None and supports_static_decoding(self.mllm.language_model, longest)
             self._cache = self.static if self.static and is_static else GrowingCache(self.mllm.language_model)
             self._is_alone = decodes_alone(self.mllm.language_model, longest)
-        cache = DynamicCache()
-        output = self.mllm.language_model.model(  # type: ignore[operator, union-attr]
-            inputs_embeds=prompt.embeddings,
-            attention_mask=prompt.attention,
-            position_ids=prompt.positions,
-            past_key_values=cache,
-            use_cache=True,
-            **prompt.extra,
-        )
-        self._cache.add(cache, prompt)
-        hidden = output.last_hidden_state[:, -1]
+        hidden = self._read_prompts(prompt, last, contents)
         self._hidden = torch.cat([self._hidden, hidden]) if self.rows else hidden
         self.rows += states
         for state in states:
@@ -286,6 +285,23 @@ class Decoder:
                 state.stop_reason = "length"
         self._drop_finished()
         return states
+
+    def _read_prompts(
+        self, prompt: Prompt, last: LastPrompt | None, contents: Sequence[Int[Tensor, " _"]]
+    ) -> Float[Tensor, "b d"]:
+        # what a family adds to the reading of several rows belongs to all of them
+        if last is None or prompt.extra:
+            cache = DynamicCache()
+            hidden = read_prompt(self.mllm.language_model, prompt, cache)
+            self._cache.add(cache, prompt)
+            return hidden
+        states = []
+        for row, content in enumerate(contents):
+            alone = row_of(prompt, row)
+            cache, state = last.read(self.mllm.language_model, alone, content)
+            self._cache.add(cache, alone)
+            states.append(state)
+        return torch.cat(states)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -8,6 +8,7 @@ its number, and a run goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.context import BaseContext
@@ -19,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from segue.data.mixture import Mixture, MixturePart
 from segue.datasets import DATASETS
 from segue.errors import ConfigError, DataError, LimitError, MediaError, SegueError
+from segue.features import Usage
+from segue.media import remembering
 from segue.train.examples import RowMaker, TrainBatch, collate
 from segue.train.recipe import DatasetSpec, TrainRecipe
 
@@ -89,6 +92,8 @@ class FetchedBatch:
     batch: TrainBatch | None
     ids: tuple[str, ...]
     error: SegueError | None = None
+    usage: Usage | None = None
+    """Of the feature cache, in making it."""
 
 
 class BatchStream(Dataset[FetchedBatch]):
@@ -102,21 +107,23 @@ class BatchStream(Dataset[FetchedBatch]):
     def __getitem__(self, number: int) -> FetchedBatch:
         """The batch of that number. Errors come back as values, for workers can only hand on their text."""
         step, micro = divmod(number, self.shard.accumulation)
-        rows = []
+        features, rows = self.make.features, []
         try:
-            for place in self.shard.positions(step, micro):
-                epoch, position = divmod(place, len(self.mixture))
-                sample = self.mixture.get(epoch, position)
-                if sample is None:
-                    continue
-                try:
-                    rows.append(self.make(sample))
-                except (DataError, MediaError, LimitError) as error:
-                    self.mixture.refuse(epoch, position, error)
+            with nullcontext() if features is None else remembering(features.sources.facts):
+                for place in self.shard.positions(step, micro):
+                    epoch, position = divmod(place, len(self.mixture))
+                    sample = self.mixture.get(epoch, position)
+                    if sample is None:
+                        continue
+                    try:
+                        rows.append(self.make(sample))
+                    except (DataError, MediaError, LimitError) as error:
+                        self.mixture.refuse(epoch, position, error)
         except SegueError as error:
             return FetchedBatch(None, (), error)
         batch = collate(rows, self.make.processor) if rows else None
-        return FetchedBatch(batch, tuple(row.id for row in rows))
+        usage = None if features is None else features.take_usage()
+        return FetchedBatch(batch, tuple(row.id for row in rows), usage=usage)
 
     def spare(self) -> TrainBatch:
         """The first batch that can be made: where all rows of a batch are bad, it goes through without counting.

@@ -9,23 +9,24 @@ Letters in shapes: s tokens, n objects, t frames, q the side of SAM 2's square.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from segue import prepare
 from segue.errors import DataError
+from segue.features import FeatureCache
 from segue.geometry.masks import box_of
 from segue.grounding.sam2 import frame_square
 from segue.media import read_frames
 from segue.media.sampling import choose
-from segue.models.protocol import Batch, Processor
-from segue.types import Frames, MaskTrack, Message, Sample
+from segue.models.protocol import Batch, Processor, VisionInput
+from segue.types import Frames, MaskTrack, Media, Message, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,28 @@ class Truth:
     centres: Float[Tensor, "n t 2"]
 
 
+Key = tuple[str, str]
+"""A medium's content, and how it is shown."""
+
+
+def frame_keys(key: Key) -> list[Key]:
+    """The keys under which features of a training sample's medium are kept: an image's own, a video's frame by frame,
+    for each epoch may show others of them.
+    """
+    source, sampling = key
+    return [key] if sampling.startswith("tiles:") else [(source, number) for number in sampling.split(",")]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownMedium:
+    """A medium of a batch whose tower states were kept (`states`), or are to be (`pixels`)."""
+
+    key: Key
+    pixels: Float[Tensor, "p ..."] | None
+    states: Float[Tensor, "q ..."] | None
+    grids: Int[Tensor, "i 2"] | None
+
+
 @dataclass(frozen=True, slots=True)
 class TrainRow:
     """A sample ready for a batch; `truth` is None if it points at nothing."""
@@ -60,6 +83,8 @@ class TrainBatch:
 
     batch: Batch
     truths: tuple[Truth | None, ...]
+    shown: tuple[ShownMedium, ...] = ()
+    """With a feature cache, what the rows show; the batch itself then has neither pixels nor states."""
 
     @property
     def tokens(self) -> int:
@@ -69,11 +94,12 @@ class TrainBatch:
 
     def to(self, device: torch.device) -> TrainBatch:
         """The same batch on a device."""
-        return _whole(self.batch.to(device), [part.to(device) for part in _parts(self.truths)], _shells(self.truths))
+        parts = [part.to(device) for part in _parts(self.truths)]
+        return _whole(self.batch.to(device), parts, _shells(self.truths), self.shown)
 
     def __reduce__(self) -> tuple[Callable[..., TrainBatch], tuple[Any, ...]]:
         # between processes each tensor costs its own handshake, so the truths of all rows go as three
-        return _whole, (self.batch, _parts(self.truths), _shells(self.truths))
+        return _whole, (self.batch, _parts(self.truths), _shells(self.truths), self.shown)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +109,8 @@ class RowMaker:
     `side` is that of SAM 2's square; None, for a model without a grounder. Of a video sample's frames the language
     model is shown those that the plan `frames` takes of them (see `segue.media.sampling.choose`); on the others objects
     are followed by memory, as at inference. Without a plan all are shown. Whole turns are dropped from the end of a
-    dialogue until it has at most `max_tokens`.
+    dialogue until it has at most `max_tokens`. What `features` has of a medium is taken from there; then only a
+    grounder's frames are decoded.
     """
 
     processor: Processor
@@ -91,6 +118,8 @@ class RowMaker:
     max_tokens: int = 8192
     max_tiles: int = 12
     frames: str | None = None
+    features: FeatureCache | None = None
+    _layouts: dict[object, VisionInput] = field(default_factory=dict)
 
     def __call__(self, sample: Sample) -> TrainRow:
         """The row of a sample.
@@ -111,15 +140,41 @@ class RowMaker:
         if self.frames is not None and prompted:
             prompted = tuple(dict.fromkeys(choose(self.frames, len(prompted))))
         plan = tuple(frames[place] for place in prompted)
+        key = self._key(media, plan)
+        view = None if key is None else self._kept(media, plan, key)
+        if view is not None and not sample.regions:
+            return TrainRow(sample.id, self._fitting(sample, view)[0], None)
         # the grounder sees all frames, the language model some of them: each is decoded once for both
         decoded = read_frames(media, frames if sample.regions else plan)
-        shown = decoded
-        if len(decoded.index) > len(plan):
-            at = list(prompted)
-            shown = Frames(decoded.pixels[at], decoded.index[at], decoded.seconds[at])
-        view = prepare.preprocess_frames(media, shown, plan, self.processor, max_tiles=self.max_tiles)
+        if view is None:
+            shown = decoded
+            if len(decoded.index) > len(plan):
+                at = list(prompted)
+                shown = Frames(decoded.pixels[at], decoded.index[at], decoded.seconds[at])
+            view = prepare.preprocess_frames(media, shown, plan, self.processor, max_tiles=self.max_tiles, key=key)
         example, count = self._fitting(sample, view)
         return TrainRow(sample.id, example, self._truth(sample, decoded, count, prompted) if count else None)
+
+    def _key(self, media: Media, plan: tuple[int, ...]) -> Key | None:
+        if self.features is None:
+            return None
+        sampling = f"tiles:{self.max_tiles}" if media.kind == "image" else ",".join(map(str, plan))
+        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
+        return self.features.sources.hash(media), sampling
+
+    def _kept(self, media: Media, plan: tuple[int, ...], key: Key) -> prepare.MediaInput | None:
+        """A medium whose states are all kept; a black one of its size says how it is laid out."""
+        assert self.features is not None
+        found = [self.features.get(*part) for part in frame_keys(key)]
+        states = [one.values for one in found if one is not None]
+        if len(states) < len(found):
+            return None
+        case = media.kind, media.size, len(plan)
+        if case not in self._layouts:
+            black = Frames(np.zeros((len(plan), *media.size, 3), np.uint8), np.array(plan), np.zeros(len(plan)))
+            vision = prepare.preprocess_frames(media, black, plan, self.processor, max_tiles=self.max_tiles).vision
+            self._layouts[case] = replace(vision, pixels=None)
+        return prepare.MediaInput(media, replace(self._layouts[case], states=torch.cat(states)), plan, key)
 
     def _fitting(self, sample: Sample, view: prepare.MediaInput | None) -> tuple[prepare.TokenizedExample, int]:
         """The longest beginning of the dialogue that is short enough, and how many regions it points at."""
@@ -182,7 +237,9 @@ def _shell(truth: Truth) -> _Shell:
     return len(truth.masks), len(truth.frames), truth.prompted, truth.numbers, truth.phrases
 
 
-def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None]) -> TrainBatch:
+def _whole(
+    batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None], shown: tuple[ShownMedium, ...]
+) -> TrainBatch:
     """The batch of parts and shells; the truths' tensors are views of the parts."""
     counts = [shell[:2] for shell in shells if shell is not None]
     frames, masks, centres = (
@@ -206,7 +263,7 @@ def _whole(batch: Batch, parts: Sequence[Tensor], shells: Sequence[_Shell | None
                 next(centres).unflatten(0, shape),
             )
         )
-    return TrainBatch(batch, tuple(truths))
+    return TrainBatch(batch, tuple(truths), shown)
 
 
 def _centre(mask: np.ndarray) -> Float[np.ndarray, " 2"]:
@@ -223,4 +280,14 @@ def _covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:
 
 def collate(rows: Sequence[TrainRow], processor: Processor) -> TrainBatch:
     """Rows to a batch."""
-    return TrainBatch(prepare.collate([row.example for row in rows], processor), tuple(row.truth for row in rows))
+    examples, truths = [row.example for row in rows], tuple(row.truth for row in rows)
+    known = {one.key: one.vision for example in examples for one in example.media if one.key is not None}
+    bare = [
+        replace(example, media=tuple(replace(one, vision=_bare(one)) for one in example.media)) for example in examples
+    ]
+    shown = tuple(ShownMedium(key, one.pixels, one.states, one.grids) for key, one in known.items())
+    return TrainBatch(prepare.collate(bare, processor), truths, shown)
+
+
+def _bare(medium: prepare.MediaInput) -> VisionInput:
+    return medium.vision if medium.key is None else replace(medium.vision, pixels=None, states=None)

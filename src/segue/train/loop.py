@@ -171,6 +171,8 @@ class StageLoop:
                 fetched = next(batches)
                 if fetched.error:
                     raise fetched.error
+                if state.features is not None and fetched.usage is not None:
+                    state.features.usage += fetched.usage
                 with accelerator.accumulate(state.loss_module):
                     terms, counts = self._terms(fetched, step, micro)
                     accelerator.backward(terms["loss"] * counts)
@@ -200,7 +202,9 @@ class StageLoop:
         self._check(float(terms["loss"].detach()), "loss", step, fetched)
         if counts and fetched.batch is not None:
             batch = fetched.batch
-            self.is_complete = batch.batch.pixels is not None and any(truth is not None for truth in batch.truths)
+            self.is_complete = batch.batch.visual_places is not None and any(
+                truth is not None for truth in batch.truths
+            )
             for name, term in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
             self.count += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import torch
 from jaxtyping import Float, Int
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segue.errors import DataError
+from segue.features import FeatureCache, Features
 from segue.geometry.masks import encode
 from segue.grounding.losses import NUM_POINTS
 from segue.grounding.model import VisionLanguageModel
 from segue.models.protocol import seg_states, visual_features
-from segue.train.examples import TrainBatch
+from segue.train.examples import ShownMedium, TrainBatch, frame_keys
 from segue.train.mask_terms import Decode, PromptedRow, decode_masks, encode_frames, mask_terms
 from segue.train.recipe import LossWeights
 
@@ -73,7 +75,7 @@ class LossModule(nn.Module):
 
     Each row counts with `num_masks` objects: of more some are drawn by chance, fewer are repeated. Each mask is
     compared at `num_points` points. `objective`, one of `segue.train.from_scratch.objectives`, gives the terms that a
-    batch has; they are weighted and added here.
+    batch has; they are weighted and added here. What the tower makes of pictures is kept in `features`.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class LossModule(nn.Module):
         self.objective = objective
         self.num_masks = num_masks
         self.num_points = num_points
+        self.features: FeatureCache | None = None
 
     def forward(self, batch: TrainBatch, seed: int) -> Terms:
         """The weighted sum as `loss`, and every term as it is. All chance comes from `seed`.
@@ -147,7 +150,29 @@ class LossModule(nn.Module):
 
     def visual_features(self, batch: TrainBatch) -> Float[Tensor, "v w"] | None:
         """Visual features of all the batch's pictures; None if there is none."""
-        return visual_features(self.model.mllm, batch.batch)
+        if not batch.shown:
+            return visual_features(self.model.mllm, batch.batch)
+        states = torch.cat([self._states(one) for one in batch.shown])
+        projected: Tensor = self.model.mllm.project(states, batch.batch.grids)
+        return projected
+
+    @torch.no_grad()
+    def _states(self, shown: ShownMedium) -> Float[Tensor, "q ..."]:
+        """A medium's tower states, computed as an engine computes them: by themselves, in the model's precision."""
+        device = self.model.device
+        if shown.states is not None:
+            return shown.states.to(device)
+        assert shown.pixels is not None and self.features is not None
+        began = perf_counter()
+        with torch.autocast(device.type, enabled=False):
+            states: Tensor = self.model.mllm.tower(shown.pixels.to(device), shown.grids)
+        keys = frame_keys(shown.key)
+        seconds = (perf_counter() - began) / len(keys)
+        for key, part in zip(keys, states.tensor_split(len(keys)), strict=True):
+            # where frames are laid out one by one, an engine finds the same entry
+            beside = {} if shown.grids is None or len(keys) > 1 else {"grids": shown.grids}
+            self.features.put(*key, Features(part, beside), seconds=seconds)
+        return states
 
     def mask_terms(
         self,

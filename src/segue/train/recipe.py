@@ -251,6 +251,8 @@ class TrainRecipe:
     """Processes that read and prepare samples ahead; 0 does it between the steps."""
     max_tokens: int = 8192
     """Longest row; whole turns are left out from the end until a sample fits."""
+    cache: Path | None = None
+    """A feature cache (docs/cache.md): what the frozen vision tower makes of pictures is taken from there, or kept."""
     frames: str | None = None
     """Which of a video sample's frames the language model is shown (first:k, uniform:k, numbers); on the others objects
     are followed by memory, as at inference. All are shown, where null."""

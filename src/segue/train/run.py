@@ -26,7 +26,7 @@ from segue.train.setup import Accelerator, Base, StageState
 log = logging.getLogger(__name__)
 
 STAGES, RUN, DATA = "stages", "run.json", "data.json"
-_MAY_DIFFER = ("output", "log_every", "save_every", "keep", "workers", "on_bad_sample", "ceiling")
+_MAY_DIFFER = ("output", "log_every", "save_every", "keep", "workers", "on_bad_sample", "ceiling", "cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,11 @@ def _stages(run: _Run, start: tuple[Path, CheckpointRecord] | None) -> tuple[Run
             if start is not None:
                 _restore(state, *start)
         _check_data(run, state)
-        if _stage(run, state, progress):
+        is_stopped = _stage(run, state, progress)
+        if state.features is not None:
+            state.features.write_usage()
+            run.logger.say(f"stage {state.stage.name}: {state.features.usage}")
+        if is_stopped:
             return progress, True
         _close(run, state)
         progress, start = RunProgress(step=progress.step), None

@@ -17,7 +17,9 @@ from segue.checkpoints import adapters, model_folder
 from segue.checkpoints.locate import resolve
 from segue.data.base import rng_for
 from segue.data.mixture import Mixture
+from segue.encoder import MediaEncoder
 from segue.errors import ConfigError
+from segue.features import FeatureCache, Store
 from segue.grounding.model import VisionLanguageModel
 from segue.models.protocol import Processor
 from segue.train import optim, zero
@@ -64,6 +66,7 @@ class StageState:
     make: RowMaker
     mixture: Mixture
     steps: int
+    features: FeatureCache | None = None
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -163,7 +166,12 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
     if recipe.image_side is not None:
         model_folder.set_image_side(model.config, recipe.image_side)
         processor = model_folder.load_processor(adapters.find(base.folder) or base.folder, model.config)
+    features = None
+    if recipe.cache is not None:
+        features = MediaEncoder(model, processor).use_cache(Store(recipe.cache))
     trainable = switch_on(model, stage, processor, seed=step_seed(recipe.seed, index, 0, 0, 2**20))
+    if features is not None:
+        _check_frozen(model, stage, trainable)
     if recipe.gradient_checkpointing:
         _checkpoint_activations(model.mllm.language_model)
     loss_module: Any = LossModule(
@@ -174,6 +182,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         num_masks=recipe.objects,
         num_points=recipe.points,
     )
+    loss_module.features = features
     loss_module.train()
     optimizer: Any = optim.optimizer(
         *optim.layer_groups(
@@ -198,6 +207,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         max_tokens=recipe.max_tokens,
         max_tiles=recipe.max_tiles,
         frames=recipe.frames,
+        features=features,
     )
     mixture = mixture_of(recipe.data if stage.data is None else stage.data, recipe, recipe.output)
     steps = stage.steps or math.ceil((stage.epochs or 0) * len(mixture) / shard.per_step)
@@ -215,7 +225,24 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         make=make,
         mixture=mixture,
         steps=steps,
+        features=features,
     )
+
+
+def _check_frozen(model: VisionLanguageModel, stage: Stage, trainable: TrainableParameters) -> None:
+    """Refuse to learn weights that decide what is kept: from the second step on it would be of other weights.
+
+    Raises: ConfigError.
+    """
+    below = {tensor.data_ptr() for tensor in model.mllm.below("tower").values()}
+    learned = [
+        name for name, group in trainable.groups.items() if any(one.data_ptr() in below for one in group.values())
+    ]
+    if learned:
+        raise ConfigError(
+            f"stage {stage.name!r} trains {', '.join(learned)}, whose features a cache keeps: after one step they "
+            "would be those of other weights. Freeze that group, or train without --cache"
+        )
 
 
 def _matrices(model: VisionLanguageModel) -> frozenset[nn.Parameter]:

@@ -13,7 +13,8 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
+from segue import facts
 from segue.errors import CheckpointError
+from segue.facts import file_hash
 from segue.weights.headers import (
     ADAPTER,
     DTYPES,
@@ -75,12 +78,15 @@ _PART = 1 << 24
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What a load did: tensors read, how many were renamed, and places filled from a tied tensor or left fresh."""
+    """What a load did: tensors read, how many were renamed, places filled from a tied tensor or left fresh, and the
+    SHA-256 of each file that was read, by its name.
+    """
 
     total: int
     renamed: int
     tied: tuple[str, ...]
     fresh: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -96,25 +102,28 @@ def load(
 
     `table` renames upstream names; without one the names are the module's own. `tied` maps places that the
     checkpoint may leave out to the place whose value they repeat. `fresh` are whole-name patterns of places that may
-    stay as they are. Nothing is written unless every tensor and every place is accounted for. Tensors are held one at a
-    time. `filled` is told each place that is not `tied` when it has its numbers; where it says True, the place has gone
-    and is let go of.
+    stay as they are. Nothing is written unless every tensor and every place is accounted for. Tensors that are cast are
+    held one at a time; others stay in the file's memory map, private to this process, so that they need no memory of
+    their own until they are changed. `filled` is told each place that is not `tied` when it has its numbers; where it
+    says True, the place has gone and is let go of.
 
     Raises: CheckpointError, naming every tensor missing, unexpected or misshapen, with both shapes.
     """
     headers = read_headers(folder)
-    places = module.state_dict()
+    places = module.state_dict(keep_vars=True)
     writes, report = check(headers, {name: tuple(t.shape) for name, t in places.items()}, table, tied=tied, fresh=fresh)
     by_file: dict[Path, list[Write]] = defaultdict(list)
     for write in writes:
         by_file[headers[write.upstream].file].append(write)
-    for file, file_writes in by_file.items():
-        for write, tensor in zip(file_writes, read_tensors(file, [w.upstream for w in file_writes]), strict=True):
-            check_finite(tensor, write.upstream, file)
-            _fill(places, write, tensor)
-            for place in write.places:
-                if filled(place):
-                    del places[place]
+    with ThreadPoolExecutor(1) as beside:
+        digests = beside.submit(_hashes, checkpoint_files(folder))
+        for file, file_writes in by_file.items():
+            for write, tensor in zip(file_writes, read_tensors(file, [w.upstream for w in file_writes]), strict=True):
+                check_finite(tensor, write.upstream, file)
+                _fill(places, write, tensor)
+                for place in write.places:
+                    if filled(place):
+                        del places[place]
     with torch.no_grad():
         for name in report.tied:
             places[name].copy_(places[(tied or {})[name]])
@@ -122,7 +131,7 @@ def load(
     if unused:
         log.warning("%d tensors mean nothing here and are left out: %s", len(unused), ", ".join(unused[:5]))
     log.info("%d tensors, %d renamed, tied: %s, fresh: %s", report.total, report.renamed, report.tied, report.fresh)
-    return report
+    return replace(report, files=digests.result())
 
 
 def check(
@@ -262,10 +271,17 @@ def check_finite(tensor: Tensor, name: str, file: Path) -> None:
 
 
 def _fill(places: Mapping[str, Tensor], write: Write, tensor: Tensor) -> None:
+    # several places that receive the same must not share its memory
+    is_alone = len(write.places) == 1 or (write.rule is not None and write.rule.split is not None)
     with torch.no_grad():
         for place, piece in zip(write.places, write.cut(tensor), strict=True):
-            target = places[place] if write.row is None else places[place][write.row : write.row + 1]
-            target.copy_(piece)
+            target = places[place]
+            if write.row is not None:
+                target[write.row : write.row + 1].copy_(piece)
+            elif is_alone and piece.dtype == target.dtype and piece.device == target.device and piece.is_contiguous():
+                target.data = piece
+            else:
+                target.copy_(piece)
 
 
 def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, shard: str = "4GB") -> None:
@@ -280,19 +296,14 @@ def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, s
         file.chmod(0o644)
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def lineage(folder: Path, report: LoadReport) -> dict[str, Any]:
+def lineage(report: LoadReport) -> dict[str, Any]:
     """Where a loaded model's numbers come from: every weight file with its hash, and what was tied or left fresh.
 
     `model_hash` is one hash over the files' hashes: two models with the same value hold the same weights.
     """
     return {
-        **_hashes(folder),
+        "files": dict(report.files),
+        "model_hash": joint_hash(report.files),
         "tensors": report.total,
         "renamed": report.renamed,
         "tied": list(report.tied),
@@ -302,13 +313,14 @@ def lineage(folder: Path, report: LoadReport) -> dict[str, Any]:
 
 def write_lineage(folder: Path, made_from: Mapping[str, Any]) -> None:
     """Write `lineage.json` into a model folder: the hashes of its own weight files, and what they were made from."""
-    content = {**_hashes(folder), "made_from": made_from}
+    files = _hashes(checkpoint_files(folder))
+    content = {"files": files, "model_hash": joint_hash(files), "made_from": made_from}
     (folder / LINEAGE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _hashes(folder: Path) -> dict[str, Any]:
-    files = {file.name: file_hash(file) for file in checkpoint_files(folder)}
-    return {"files": files, "model_hash": joint_hash(files)}
+def _hashes(files: Sequence[Path]) -> dict[str, str]:
+    known = facts.of_this_user()
+    return {file.name: known.hash(file) for file in files}
 
 
 def joint_hash(digests: Mapping[str, str]) -> str:

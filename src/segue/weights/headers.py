@@ -31,6 +31,8 @@ MAX_JSON_BYTES = 200_000_000
 MAX_TENSORS = 200_000
 MAX_AXES = 8
 """What no model that is known comes near: more is no header of one."""
+_MAPPED = 1 << 29
+"""Bytes that are read through one memory map before the next is opened."""
 FLOATING = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """The types that weights of a model can have."""
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -217,13 +219,18 @@ def _end_of_data(rows: Mapping[str, Any]) -> int:
 
 
 def read_tensors(file: Path, names: Iterable[str]) -> Iterator[Tensor]:
-    """Tensors of one file, one at a time, as they are stored.
+    """Tensors of one file, one at a time, as they are stored: parts of a memory map that is private to this process.
 
     Raises: CheckpointError, if the file cannot be read.
     """
-    with open_tensors(file) as reader:
-        for name in names:
-            yield read_tensor(reader, file, name)
+    read = _MAPPED
+    for name in names:
+        if read >= _MAPPED:
+            # what was read through a map counts as memory until nothing refers to the map
+            reader, read = open_tensors(file), 0
+        tensor = read_tensor(reader, file, name)
+        read += tensor.nbytes
+        yield tensor
 
 
 def open_tensors(file: Path) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from segue.engine import Options
-from segue.errors import DataError, MediaError
+from segue.errors import ConfigError, DataError, MediaError
 from segue.evals.harnesses import harness_adapter
 from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, medium, options_from
 from segue.types import Media
@@ -42,6 +42,18 @@ def still(tmp_path):
         return str(tmp_path / name)
 
     return write
+
+
+def test_features_are_kept_unless_the_cache_is_disabled(make_engine, still, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness_adapter, "load", lambda model, **how: make_engine())
+    request = HarnessRequest("What?", (still(),), Options(prefill="Yes."))
+    for enable_cache, counted in ((None, (0, 1)), (True, (1, 0)), (False, None)):
+        adapter = HarnessAdapter.load("m", cache_dir=str(tmp_path / "cache"), enable_cache=enable_cache)
+        adapter.answer(request)
+        usage = getattr(adapter.model.features, "usage", None)
+        assert counted == (usage and (usage.hits, usage.misses))
+    with pytest.raises(ConfigError, match="cache_dir is not given"):
+        HarnessAdapter.load("m", enable_cache=True)
 
 
 def test_a_text_alone_is_asked_as_it_stands(adapter):

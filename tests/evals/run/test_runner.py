@@ -197,16 +197,16 @@ def test_a_batch_holds_no_more_pixels_than_are_allowed(chat, monkeypatch):
     assert [len(asked) for asked in bright.asked] == [3, 1]
 
 
-def test_what_does_not_fit_into_memory_is_asked_in_halves_from_there_on(chat, caplog):
+def test_fewer_are_computed_at_once_from_where_they_did_not_fit_into_memory(chat, caplog):
     class Small(Bright):
         def answer_all(self, dialogues, options, *, rows):
-            if len(dialogues) > 2:
+            if min(len(dialogues), rows) > 2:
                 raise torch.OutOfMemoryError("no room")
             return super().answer_all(dialogues, options, rows=rows)
 
     bright = Small()
     runner.run(chat, questions(16, 1), lambda: bright, Recorded(), batch=8)
-    assert [len(asked) for asked in bright.asked] == [2] * 8
+    assert [len(asked) for asked in bright.asked] == [8, 8]
     assert [record.getMessage() for record in caplog.records] == [
         "8 questions at once do not fit into memory; from here on 4 are asked",
         "4 questions at once do not fit into memory; from here on 2 are asked",

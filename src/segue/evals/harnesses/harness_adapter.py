@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -18,10 +19,11 @@ import numpy as np
 from PIL import Image
 
 from segue.engine import Options
-from segue.errors import DataError
+from segue.errors import ConfigError, DataError
 from segue.evals.base import EvaluatedModel
+from segue.features import FeatureCache, Store
 from segue.loading import load
-from segue.media import open_media, read_image
+from segue.media import open_media, read_image, remembering
 from segue.types import Media, Message
 
 log = logging.getLogger(__name__)
@@ -56,9 +58,26 @@ class HarnessAdapter:
         self._last: tuple[tuple[str, ...], Media] | None = None
 
     @classmethod
-    def load(cls, model: str, *, device: str = "auto", dtype: str = "auto") -> HarnessAdapter:
-        """An adapter of a model, named as for `segue.load`."""
-        return cls(load(model, device=device, dtype=dtype))
+    def load(
+        cls,
+        model: str,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_dir: str | None = None,
+        enable_cache: bool | None = None,
+    ) -> HarnessAdapter:
+        """An adapter of a model, named as for `segue.load`. Features are taken from the feature cache in `cache_dir`
+        and kept there, unless `enable_cache` is false.
+
+        Raises: ConfigError, for a cache without a folder; what `segue.load` raises.
+        """
+        if enable_cache and cache_dir is None:
+            raise ConfigError("enable_cache is true and cache_dir is not given; say where the feature cache is")
+        engine = load(model, device=device, dtype=dtype)
+        if cache_dir is not None and enable_cache is not False:
+            engine.use_cache(Store(cache_dir))
+        return cls(engine)
 
     def answer(self, request: HarnessRequest) -> str:
         """What the model answers, without special tokens.
@@ -69,14 +88,19 @@ class HarnessAdapter:
 
     def answer_all(self, requests: Sequence[HarnessRequest], *, batch: int = 1) -> Iterator[str]:
         """Answers in the order of the requests, up to `batch` neighbours with the same options computed together."""
+        cache = getattr(self.model, "features", None)
+        cache = cache if isinstance(cache, FeatureCache) else None
         for start in range(0, len(requests), batch):
-            opened = [(request, self._medium(request.sources)) for request in requests[start : start + batch]]
+            with nullcontext() if cache is None else remembering(cache.sources.facts):
+                opened = [(request, self._medium(request.sources)) for request in requests[start : start + batch]]
             for options, alike in groupby(opened, lambda one: _shown(*one)):
                 group = list(alike)
                 dialogues = [[_message(request, media)] for request, media in group]
                 answers = self.model.answer_all(dialogues, options, rows=batch)
                 for (request, _), answer in zip(group, answers, strict=True):
                     yield _cut(answer.text, request.until)
+        if cache is not None:
+            cache.write_usage()
 
     def _medium(self, sources: Sequence[object]) -> Media | None:
         if not sources:

@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 class Segue(lmms):
     """A model of Segue's behind the interface of lmms-eval.
 
-    `pretrained` is what `segue.load` takes; `frames`, `max_tiles` and `policy` are as in `segue.Options`. Several
-    processes, as `accelerate launch` starts them, share the questions.
+    `pretrained` is what `segue.load` takes; `frames`, `max_tiles` and `policy` are as in `segue.Options`. Features of
+    media are kept in the folder `cache_dir` and taken from there, unless `enable_cache` is false. Several processes, as
+    `accelerate launch` starts them, share the questions.
     """
 
     def __init__(  # noqa: PLR0913 - the names are lmms-eval's, and are given on its command line
@@ -39,6 +40,8 @@ class Segue(lmms):
         dtype: str = "auto",
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,
+        cache_dir: str | None = None,
+        enable_cache: bool | None = None,
         **options: Any,
     ):
         super().__init__()
@@ -50,7 +53,13 @@ class Segue(lmms):
         self._batch = _batch_size(batch_size)
         if max_batch_size is not None:
             log.warning("max_batch_size %s means nothing here; the size of a batch is batch_size", max_batch_size)
-        self._adapter = HarnessAdapter.load(str(pretrained), device=device, dtype=dtype)
+        self._adapter = HarnessAdapter.load(
+            str(pretrained),
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir,
+            enable_cache=enable_cache,
+        )
         self.device = state.device
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
@@ -105,7 +114,8 @@ def _options(given: dict[str, Any]) -> Options:
     known = ("frames", "max_tiles", "policy", "seed")
     if unknown := sorted(set(given) - set(known)):
         raise ConfigError(
-            f"unknown model_args {', '.join(unknown)}; expected pretrained, device, dtype, {', '.join(known)}"
+            f"unknown model_args {', '.join(unknown)}; expected pretrained, device, dtype, cache_dir, enable_cache, "
+            f"{', '.join(known)}"
         )
     return Options(keep_masks=False, **given)
 

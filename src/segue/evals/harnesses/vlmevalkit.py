@@ -36,7 +36,8 @@ _BARE = ("MathVista", "MathVision", "VCR", "MTVQA", "MMVet", "MathVerse")
 class Segue(BaseModel):
     """A model of Segue's behind the interface of VLMEvalKit.
 
-    `model` is what `segue.load` takes; `options` are fields of `segue.Options`.
+    `model` is what `segue.load` takes; `options` are fields of `segue.Options`. Features of media are
+    kept in the folder `cache_dir` and taken from there, unless `enable_cache` is false.
     """
 
     INSTALL_REQ = False
@@ -44,10 +45,25 @@ class Segue(BaseModel):
     VIDEO_LLM = True
     allowed_types = ["text", "image", "video"]  # noqa: RUF012 - the base class has a list too
 
-    def __init__(self, model: str = "demo", *, device: str = "auto", dtype: str = "auto", **options: Any):
+    def __init__(  # noqa: PLR0913 - all of it is written in a configuration of VLMEvalKit
+        self,
+        model: str = "demo",
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        cache_dir: str | None = None,
+        enable_cache: bool | None = None,
+        **options: Any,
+    ):
         super().__init__()
         self._options = Options(keep_masks=False, **options)
-        self._adapter = HarnessAdapter.load(model, device=device, dtype=dtype)
+        self._adapter = HarnessAdapter.load(
+            model,
+            device=device,
+            dtype=dtype,
+            cache_dir=cache_dir,
+            enable_cache=enable_cache,
+        )
 
     def generate_inner(self, message: Sequence[Part], dataset: str | None = None) -> str:
         """The answer to a message: its texts as lines, after what it shows.

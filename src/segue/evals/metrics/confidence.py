@@ -8,8 +8,10 @@ Source: Efron and Tibshirani 1993, chapters 8 and 13.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +44,19 @@ class Interval:
     low: float
     high: float
     resamples: int
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Between which shares the true one lies with a confidence of 95%, after so many successes; (0, 1) without trials.
+
+    Source: Wilson 1927.
+    """
+    if not trials:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+    centre = (successes + z * z / 2) / (trials + z * z)
+    half = z / (trials + z * z) * math.sqrt(successes * (trials - successes) / trials + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def draws(groups: int, rows: int) -> Int[np.ndarray, "b g"]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from segue.evals.base import Benchmark, Row
 from segue.evals.metrics.confidence import grouped, intervals
 from segue.evals.run import rows
 from segue.evals.run.evaluation import read_run
+from segue.features import Usage
 from segue.files import atomic_path
 
 REPORT, MARKDOWN, TABLE, TIMINGS = "report.json", "report.md", "rows.csv", "timings.json"
@@ -104,18 +105,21 @@ def row_set(scored: Sequence[Row]) -> str:
     return hashlib.sha256("\n".join(sorted(row["id"] for row in scored)).encode()).hexdigest()[:16]
 
 
-def write(run: RunFolder, report: RunReport) -> None:
+def write(run: RunFolder, report: RunReport, features: Usage | None = None) -> None:
     """Write a report as JSON and Markdown, the rows as a table, timings, and what a server or a judge takes.
+
+    `features` is what a feature cache was used for; it stands with the timings.
 
     Raises: MediaError, if it cannot be written.
     """
     lines = list(run.lines().values())
     machine = {name: read_run(run.out)["model"].get(name) for name in ("device", "python")}
     seconds = round(math.fsum(line.get("seconds", 0.0) for line in lines), 3)
+    used = {} if features is None else {"features": asdict(features)}
     texts = {
         REPORT: json.dumps(report, indent=2, ensure_ascii=False) + "\n",
         MARKDOWN: markdown(report),
-        TIMINGS: json.dumps({"asking_seconds": seconds, **machine}, indent=2) + "\n",
+        TIMINGS: json.dumps({"asking_seconds": seconds, **machine, **used}, indent=2) + "\n",
     }
     for name, text in texts.items():
         with atomic_path(run.out / name) as path:

@@ -1,4 +1,4 @@
-"""`rows.jsonl`: one line for each question that was answered or failed, on the disk before the next is asked.
+"""`rows.jsonl`: one line for each question that was answered or failed, on the disk before the next batch is asked.
 
 Lines come in the order in which questions were asked, and several files may stand beside one another, one for each
 shard. What counts is their union, by the number of the row: an answer counts once, a failure only where no answer came

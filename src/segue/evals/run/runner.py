@@ -25,8 +25,9 @@ from segue.errors import ConfigError, DataError, SegueError
 from segue.evals.base import Benchmark, EvaluatedModel, medium_of
 from segue.evals.run import answer_store, rows
 from segue.evals.run.evaluation import Evaluation, check_run, read_run, shard_of, units, write_run
+from segue.features import FeatureCache, Usage
 from segue.files import alone
-from segue.media import read_ahead, read_frames, read_image
+from segue.media import read_ahead, read_frames, read_image, remembering
 from segue.progress import Progress
 from segue.types import Answer, Media, Message, Sample
 
@@ -61,8 +62,8 @@ def run(
     progress: Progress,
     *,
     batch: int = BATCH,
-) -> None:
-    """Ask what is not yet answered of this evaluation's shard.
+) -> Usage:
+    """Ask what is not yet answered of this evaluation's shard; returns what the model's feature cache was used for.
 
     A question that fails is written down as failed and asked again by the next run; it has no score.
 
@@ -83,10 +84,18 @@ def run(
         mine = shard_of(units(dataset, evaluation.count(dataset)), shard)
         progress.start(sum(map(len, mine)), sum(index in done for unit in mine for index in unit))
         if todo := [unit for unit in mine if not done.issuperset(unit)]:
-            asking = _Asking(evaluation, model, batch)
-            with closing(read_ahead(_batches(dataset, todo, batch), 1)) as batches:
+            asking, cache = _Asking(evaluation, model, batch), getattr(model, "features", None)
+            cache = cache if isinstance(cache, FeatureCache) else None
+            if cache is not None:
+                others.enter_context(remembering(cache.sources.facts))
+            # features that are kept need no pixels: nothing is decoded before the engine asks for it
+            with closing(read_ahead(_batches(dataset, todo, batch, decodes=cache is None), 1)) as batches:
                 lines = (line for questions in batches for line in asking.lines(questions))
                 _keep((line for line in lines if line["index"] not in done), path, progress)
+            if cache is not None:
+                cache.write_usage()
+                return cache.usage
+    return Usage()
 
 
 def rescore(evaluation: Evaluation, dataset: Dataset, *, ratings: Path | None = None) -> None:
@@ -151,13 +160,19 @@ def _keep(lines: Iterable[rows.Line], path: Path, progress: Progress) -> None:
             raise SegueError(f"the first {failures} questions all failed, the last because: {failure}")
 
 
-def _batches(dataset: Dataset, todo: Sequence[list[int]], most: int) -> Iterator[list[_PendingRow]]:
-    """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's."""
+def _batches(
+    dataset: Dataset, todo: Sequence[list[int]], most: int, *, decodes: bool = True
+) -> Iterator[list[_PendingRow]]:
+    """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's.
+
+    A unit stays whole, so that its clip is followed once, unless each question is asked on its own. Without `decodes`
+    files stay files.
+    """
     waiting: list[_PendingRow] = []
     known: list[tuple[Media, Media]] = []
     for unit in todo:
-        for start in range(0, len(unit), most):
-            questions = [_read(dataset, index, known) for index in unit[start : start + most]]
+        for part in [unit] if most > 1 else [[index] for index in unit]:
+            questions = [_read(dataset, index, known, decodes) for index in part]
             if waiting and not _fit([*waiting, *questions], most):
                 yield waiting
                 waiting = []
@@ -172,23 +187,25 @@ def _fit(questions: Sequence[_PendingRow], most: int) -> bool:
     return len(questions) <= most and pixels <= _DECODED
 
 
-def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]]) -> _PendingRow:
+def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]], decodes: bool) -> _PendingRow:
     """A row with the pixels of its medium; `known` has the medium of the row before, as opened and as decoded."""
     try:
         sample = dataset.get(index, rng_for(0, 0, index))
-        return _PendingRow(index, replace(sample, messages=_decoded(sample.messages, known)))
+        return _PendingRow(index, replace(sample, messages=_decoded(sample.messages, known, decodes)))
     except SegueError as error:
         return _PendingRow(index, None, error)
 
 
-def _decoded(messages: tuple[Message, ...], known: list[tuple[Media, Media]]) -> tuple[Message, ...]:
-    """Messages with pixels in the place of files that are not too long."""
+def _decoded(messages: tuple[Message, ...], known: list[tuple[Media, Media]], decodes: bool) -> tuple[Message, ...]:
+    """Messages with pixels in the place of files that are not too long, if it `decodes`; else with one medium for each
+    file, which questions about it share.
+    """
 
     def of(media: Media) -> Media:
         if known and _is_same(known[0][0], media):
             return known[0][1]
         decoded = media
-        if not isinstance(media.source, np.ndarray) and 3 * prod(media.size) * media.count <= _DECODED:
+        if decodes and not isinstance(media.source, np.ndarray) and 3 * prod(media.size) * media.count <= _DECODED:
             is_video = media.kind == "video"
             pixels = read_frames(media, range(media.count)).pixels if is_video else read_image(media)
             decoded = replace(media, source=pixels)
@@ -219,34 +236,28 @@ class _Asking:
         for question in questions:
             if question.failure is not None:
                 yield _failed(question, question.failure)
-        yield from self._asked([question for question in questions if question.sample is not None])
-
-    def _asked(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
-        start = 0
-        while start < len(questions):
-            part = questions[start : start + self.most]
-            start += len(part)
-            yield from self._together(part)
+        if asked := [question for question in questions if question.sample is not None]:
+            yield from self._together(asked)
 
     def _together(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
-        """Questions that cannot be asked together are asked in halves, down to each on its own."""
+        """A line for each; questions that cannot be asked together are asked in halves, down to each on its own."""
         # all but the last message, which is the reference
         dialogues = [question.sample.messages[:-1] for question in questions if question.sample is not None]
+        count = min(self.most, len(questions))
         began = perf_counter()
         try:
             answers = self.model.answer_all(dialogues, self.options, rows=self.most)
         except (SegueError, torch.OutOfMemoryError) as error:
-            half = len(questions) // 2
-            if not half:
+            if isinstance(error, torch.OutOfMemoryError) and count > 1:
+                self.most = count // 2
+                log.warning("%d questions at once do not fit into memory; from here on %d are asked", count, self.most)
+                yield from self._together(questions)
+            elif len(questions) > 1:
+                half = len(questions) // 2
+                yield from self._together(questions[:half])
+                yield from self._together(questions[half:])
+            else:
                 yield _failed(questions[0], error)
-                return
-            if isinstance(error, torch.OutOfMemoryError):
-                self.most = half
-                log.warning(
-                    "%d questions at once do not fit into memory; from here on %d are asked", len(questions), half
-                )
-            yield from self._asked(questions[:half])
-            yield from self._asked(questions[half:])
             return
         seconds = (perf_counter() - began) / len(questions)
         for question, answer in zip(questions, answers, strict=True):

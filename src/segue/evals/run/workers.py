@@ -7,11 +7,11 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.queues import Queue
 from pathlib import Path
 from queue import Empty
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -21,6 +21,7 @@ from segue.evals import benchmarks
 from segue.evals.base import EvaluatedModel
 from segue.evals.run.evaluation import Evaluation
 from segue.evals.run.runner import BATCH, run
+from segue.features import Store, Usage
 from segue.progress import Progress
 
 _TOLD: list[Queue[tuple[Any, ...]]] = []
@@ -43,6 +44,10 @@ class EvaluationSpec:
     batch: int = BATCH
     device: str = "auto"
     dtype: str = "auto"
+    cache: str | None = None
+    cache_format: str = "lossless"
+    cache_point: Literal["tower", "projected"] = "tower"
+    reuse_prefix: bool = False
 
     def evaluation(self, shard: tuple[int, int] = (0, 1)) -> Evaluation:
         """The part of it that is a shard's.
@@ -59,12 +64,17 @@ class EvaluationSpec:
         )
 
     def load(self) -> EvaluatedModel:
-        """The model; what `segue.loading.load` raises."""
-        return loading.load(self.model, device=self.device, dtype=self.dtype)
+        """The model, with its feature cache if there is to be one; what `segue.loading.load` raises."""
+        engine = loading.load(self.model, device=self.device, dtype=self.dtype)
+        if self.cache is not None:
+            engine.use_cache(Store(self.cache), form=self.cache_format, point=self.cache_point)
+        if self.reuse_prefix:
+            engine.reuse_prefixes()
+        return engine
 
 
-def run_workers(spec: EvaluationSpec, workers: int, progress: Progress) -> None:
-    """Run an evaluation in so many processes; where there are several GPUs, each has its own.
+def run_workers(spec: EvaluationSpec, workers: int, progress: Progress) -> Usage:
+    """Run an evaluation in so many processes; where there are several GPUs, each has its own. Returns what `run` does.
 
     Raises: SegueError, as `run` does, and if a worker dies.
     """
@@ -74,8 +84,7 @@ def run_workers(spec: EvaluationSpec, workers: int, progress: Progress) -> None:
         shards = [pool.submit(_work, spec, (number, workers)) for number in range(workers)]
         _pass_on(told, shards, progress)
         try:
-            for shard in shards:
-                shard.result()
+            return sum((shard.result() for shard in shards), Usage())
         except BrokenProcessPool as error:
             raise SegueError(
                 "a worker died, perhaps for want of memory; what is answered is kept: give fewer --workers, and the "
@@ -83,7 +92,7 @@ def run_workers(spec: EvaluationSpec, workers: int, progress: Progress) -> None:
             ) from error
 
 
-def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[None]], progress: Progress) -> None:
+def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[Usage]], progress: Progress) -> None:
     """Tell what all workers say, until they are done."""
     begun: list[tuple[int, int]] = []
     is_over = False
@@ -106,16 +115,13 @@ def _begin(told: Queue[tuple[Any, ...]], workers: int) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def _work(spec: EvaluationSpec, shard: tuple[int, int]) -> None:
+def _work(spec: EvaluationSpec, shard: tuple[int, int]) -> Usage:
     evaluation = spec.evaluation(shard)
     device, gpus = spec.device, torch.cuda.device_count()
     if device == "auto" and gpus > 1:
         device = f"cuda:{shard[0] % gpus}"
-
-    def load() -> EvaluatedModel:
-        return loading.load(spec.model, device=device, dtype=spec.dtype)
-
-    run(evaluation, evaluation.open_data(), load, _ToParent(), batch=spec.batch)
+    load = replace(spec, device=device).load
+    return run(evaluation, evaluation.open_data(), load, _ToParent(), batch=spec.batch)
 
 
 class _ToParent:

@@ -1,0 +1,133 @@
+"""Media as a language model sees them: their features taken from where they are kept, else computed and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from time import perf_counter
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from segue.errors import ConfigError
+from segue.features import FeatureCache, Features, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
+from segue.features.formats import CODES
+from segue.features.keys import identity_of
+from segue.grounding.model import VisionLanguageModel
+from segue.media.sampling import choose
+from segue.models.protocol import Point, Processor, VisionInput
+from segue.prepare import MediaInput, preprocess_media
+from segue.types import Media
+
+Key = tuple[str, str]
+"""What a medium is and how it is shown: the hash of its content, and the rule that chose its frames or tiles."""
+
+
+class MediaEncoder:
+    """Decodes, preprocesses and encodes media for one model, and keeps their features in `features`."""
+
+    def __init__(self, model: VisionLanguageModel, processor: Processor, features: FeatureStore | None = None):
+        self.model, self.processor = model, processor
+        self.features: FeatureStore = features or MemoryStore()
+        self._sources = Sources()
+
+    def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
+        """Take features from a store, and keep there what is computed. `forget` when weights have changed.
+
+        Raises: ConfigError, for an unknown format, or weights in a type that is not kept.
+        """
+        # a fingerprint is taken of floating weights alone
+        bits = any(one.dtype in (torch.int8, torch.uint8) for one in self.model.mllm.state_dict().values())
+        if bits or self.model.dtype not in CODES:
+            kind = "8 or 4 bits" if bits else str(self.model.dtype)
+            raise ConfigError(f"features of a model in {kind} are not kept; load it in fp32, fp16 or bf16")
+        cache = FeatureCache(store, self.identity(point), form)
+        self.features, self._sources = cache, cache.sources
+        return cache
+
+    def identity(self, point: Point) -> Identity:
+        """What features at this point depend on, beside the medium: weights, sizes, preprocessing."""
+        return identity_of(self.model.config, self.fingerprint(point), self.model.dtype, point)
+
+    def fingerprint(self, point: Point) -> str:
+        """A hash of the weights that features at this point depend on."""
+        return fingerprint(self.model.mllm.below(point), self.model.dtype)
+
+    def forget(self) -> None:
+        """Let go of features in memory, and look at the weights anew."""
+        if isinstance(self.features, MemoryStore):
+            self.features.clear()
+        elif isinstance(self.features, FeatureCache):
+            self.use_cache(self.features.store, form=self.features.form.name, point=self.features.point)
+
+    def key(self, media: Media, *, frames: str, max_tiles: int) -> Key:
+        """The key of a medium; a file that was hashed before is not read.
+
+        Raises: MediaError, if it cannot be read.
+        """
+        sampling = frames if media.kind == "video" else f"tiles:{max_tiles}"
+        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
+        return self._sources.hash(media), sampling
+
+    def preprocess(self, media: Media, *, frames: str, max_tiles: int) -> MediaInput:
+        """A medium as it is shown, from kept features where there are some.
+
+        Raises: MediaError, LimitError and ConfigError, as `preprocess_media` does.
+        """
+        key = self.key(media, frames=frames, max_tiles=max_tiles)
+        features = self._kept(key)
+        return preprocess_media(media, self.processor, frames=frames, max_tiles=max_tiles, key=key, features=features)
+
+    def _kept(self, key: Key) -> Features | None:
+        """Projected features that are kept of a medium, or that become of its tower states that are."""
+        found = self.features.get(*key)
+        if found is None:
+            return None
+        values = found.values.to(self.model.device)
+        if self.features.point == "tower":
+            values = self.model.mllm.project(values, found.beside.get("grids"))
+        return replace(found, values=values)
+
+    def encode(self, media: Sequence[MediaInput]) -> None:
+        """Put features in the place of pixels. What has none yet goes through the tower, and is kept.
+
+        All of it goes in one batch, unless it is kept for long: that must not depend on what happened to be beside it.
+        """
+        fresh = {one.key: one.vision for one in media if one.key is not None and one.vision.features is None}
+        if not fresh:
+            return
+        is_apart = not isinstance(self.features, MemoryStore)
+        parts: dict[Key, Tensor] = {}
+        for group in [{key: vision} for key, vision in fresh.items()] if is_apart else [fresh]:
+            parts |= self._encode_together(group)
+        for one in media:
+            if one.key is not None and one.vision.features is None:
+                one.vision = replace(one.vision, pixels=None, features=parts[one.key])
+
+    def _encode_together(self, fresh: Mapping[Key, VisionInput]) -> dict[Key, Tensor]:
+        began, known = perf_counter(), list(fresh.values())
+        pixels = torch.cat([vision.pixels for vision in known if vision.pixels is not None]).to(self.model.device)
+        grids = [vision.grids for vision in known if vision.grids is not None]
+        together = torch.cat(grids) if grids else None
+        states = self.model.mllm.tower(pixels, together)
+        features = self.model.mllm.project(states, together)
+        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
+        for key, vision in fresh.items():
+            beside = {} if vision.grids is None else {"grids": vision.grids}
+            kept = states if self.features.point == "tower" else parts[key]
+            self.features.put(*key, Features(kept, beside), seconds=perf_counter() - began)
+        return parts
+
+    @torch.no_grad()
+    def computed(self, vision: VisionInput, point: Point) -> Float[Tensor, "*t c"]:
+        """What is kept of pixels at a point, computed now."""
+        assert vision.pixels is not None
+        grids = None if vision.grids is None else vision.grids.to(self.model.device)
+        states: Tensor = self.model.mllm.tower(vision.pixels.to(self.model.device), grids)
+        return states if point == "tower" else self.model.mllm.project(states, grids)
+
+
+def num_frames(media: Media, frames: str) -> int:
+    """How many different pictures of a medium are shown by a plan of frames."""
+    return 1 if media.kind == "image" else len(set(choose(frames, media.count, media.fps)))

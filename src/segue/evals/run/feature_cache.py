@@ -1,0 +1,250 @@
+"""Features of a benchmark's media, computed before anything is asked, and held against fresh ones."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from segue.data.base import Dataset, rng_for
+from segue.encoder import Key, MediaEncoder, num_frames
+from segue.engine import Engine
+from segue.errors import SegueError
+from segue.evals.metrics.confidence import wilson
+from segue.evals.run.evaluation import Evaluation, shard_of, units
+from segue.features import FeatureCache, FeatureStore, MemoryStore, formats
+from segue.features.sizes import entry_bytes
+from segue.media import read_ahead, remembering
+from segue.prepare import MediaInput, preprocess_media
+from segue.progress import UNWATCHED, Progress
+from segue.types import Media, Message
+
+
+class Shown(TypedDict):
+    """How media are shown: the plan of a video's frames, and the most tiles of an image."""
+
+    frames: str
+    max_tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class CachedBenchmark:
+    """A benchmark, the model that is to be asked, and its cache, which the model must have been given."""
+
+    evaluation: Evaluation
+    dataset: Dataset
+    model: Engine
+    cache: FeatureCache
+
+    @property
+    def encoder(self) -> MediaEncoder:
+        """The model's."""
+        return self.model.encoder
+
+    @property
+    def shown(self) -> Shown:
+        """How the benchmark and the model have it."""
+        plan = self.model.plan(self.evaluation.options)
+        return {"frames": plan.frames, "max_tiles": plan.options.max_tiles}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A medium that a benchmark shows, and its key."""
+
+    media: Media
+    key: Key
+
+
+@dataclass(slots=True)
+class Listed:
+    """The distinct media of a benchmark: those that are kept, those to be encoded, and why others cannot be."""
+
+    there: list[Wanted] = field(default_factory=list)
+    absent: list[Wanted] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def list_media(this: CachedBenchmark, progress: Progress = UNWATCHED) -> Listed:
+    """The media of an evaluation's shard. Files that were looked at before are not opened, and no entry is."""
+    found, seen, shown = Listed(), set[Key](), this.shown
+    mine = shard_of(units(this.dataset, this.evaluation.count(this.dataset)), this.evaluation.shard)
+    progress.start(len(mine))
+    with remembering(this.cache.sources.facts):
+        for unit in mine:
+            failure = None
+            try:
+                # rows of a unit are about one medium
+                for media in _media(this.dataset, unit[0]):
+                    key = this.encoder.key(media, **shown)
+                    if key not in seen:
+                        seen.add(key)
+                        (found.there if this.cache.has(*key) else found.absent).append(Wanted(media, key))
+            except SegueError as error:
+                found.failures.append(failure := str(error))
+            progress.step(failure)
+    return found
+
+
+def _media(dataset: Dataset, row: int) -> Iterator[Media]:
+    messages = dataset.get(row, rng_for(0, 0, row)).messages
+    return (part for message in messages for part in message.parts if isinstance(part, Media))
+
+
+def projected_bytes(this: CachedBenchmark, wanted: Sequence[Wanted]) -> list[int]:
+    """What the entries of some media will weigh; of `lossless-split` the most it can be. Nothing is decoded: a black
+    picture of each size is preprocessed, one of each kind encoded, and the rest follows from numbers of tiles.
+    """
+    cache, frames = this.cache, this.shown["frames"]
+    known: dict[object, int] = {}
+    rates: dict[str, tuple[float, int]] = {}
+    weights = []
+    for media in (one.media for one in wanted):
+        count = num_frames(media, frames)
+        case = (media.kind, media.size, count)
+        if case not in known:
+            vision = _black(this, media).vision
+            assert vision.pixels is not None
+            if media.kind not in rates:
+                kept = this.encoder.computed(vision, cache.point)
+                rates[media.kind] = (math.prod(kept.shape[:-1]) / len(vision.pixels), kept.shape[-1])
+            rate, channels = rates[media.kind]
+            beside = 0 if vision.grids is None else vision.grids.nbytes
+            shape = (round(rate * len(vision.pixels) * count), channels)
+            known[case] = entry_bytes(shape, this.model.model.dtype, cache.form.name, beside=beside)
+        weights.append(known[case])
+    return weights
+
+
+def _black(this: CachedBenchmark, media: Media) -> MediaInput:
+    """A black picture of a medium's size, or a video of one."""
+    pixels = np.zeros((*media.size, 3), np.uint8)
+    black = Media(pixels if media.kind == "image" else pixels[None], media.kind, media.size)
+    return preprocess_media(black, this.encoder.processor, frames="first:1", max_tiles=this.shown["max_tiles"])
+
+
+def _decoded(this: CachedBenchmark, one: Wanted) -> MediaInput:
+    return preprocess_media(one.media, this.encoder.processor, key=one.key, **this.shown)
+
+
+@torch.no_grad()
+def build(this: CachedBenchmark, wanted: Sequence[Wanted], progress: Progress) -> list[str]:
+    """Encode media and keep their features, the next two decoded meanwhile; returns why some could not be.
+
+    It ends early where the cache takes no more, which `cache.store.is_full` says.
+    """
+    failures: list[str] = []
+
+    def decoded() -> Iterator[MediaInput | SegueError]:
+        for one in wanted:
+            try:
+                yield _decoded(this, one)
+            except SegueError as error:
+                yield error
+
+    with closing(read_ahead(decoded())) as coming:
+        for shown in coming:
+            if isinstance(shown, SegueError):
+                failures.append(str(shown))
+            else:
+                this.encoder.encode([shown])
+            if this.cache.store.is_full:
+                break
+            progress.step(failures[-1] if isinstance(shown, SegueError) else None)
+    this.cache.write_usage()
+    return failures
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What is kept beside what is computed anew: the largest relative L2 error and the least mean cosine of tokens
+    without their channels' means, over so many media; `wrong` are those beyond what their format may cost.
+    """
+
+    media: int
+    error: float
+    cosine: float
+    wrong: tuple[str, ...]
+
+
+MOST = {"lossless": 1e-3, "lossless-split": 1e-3, "bf16": 5e-3, "int8": 0.015}
+"""The relative error that a format may cost, on another device too; of `int8-per-tensor` nobody can say."""
+
+
+def compare_features(this: CachedBenchmark, wanted: Sequence[Wanted], progress: Progress) -> Compared:
+    """Encode media anew and compare what is kept of them with that."""
+    form = this.cache.form.name
+    errors, cosines, wrong = [0.0], [1.0], list[str]()
+    progress.start(len(wanted))
+    for one in wanted:
+        fresh = this.encoder.computed(_decoded(this, one).vision, this.cache.point).cpu()
+        kept = this.cache.get(*one.key)
+        failure = None
+        if kept is None or kept.values.shape != fresh.shape:
+            failure = f"{one.media.name}: its entry is damaged or has another shape"
+        else:
+            errors.append(formats.measure(fresh, kept.values.cpu()).error)
+            cosines.append(_cosine(fresh, kept.values.cpu()))
+            if errors[-1] > MOST.get(form, math.inf):
+                failure = f"{one.media.name}: the error is {errors[-1]:.2e}; {form} may cost {MOST[form]:g}"
+        if failure is not None:
+            wrong.append(failure)
+        progress.step(failure)
+    return Compared(len(wanted), max(errors), min(cosines), tuple(wrong))
+
+
+def chosen(wanted: Sequence[Wanted], count: int, seed: int) -> list[Wanted]:
+    """So many of them, by chance that follows from the seed and from each one's content."""
+    return sorted(wanted, key=lambda one: hashlib.sha256(f"{seed} {one.key}".encode()).digest())[:count]
+
+
+def _cosine(one: Float[Tensor, "*t c"], other: Float[Tensor, "*t c"]) -> float:
+    first, second = (values.flatten(0, -2).float() for values in (one, other))
+    mean = first.mean(0)
+    return float(torch.nn.functional.cosine_similarity(first - mean, second - mean, dim=-1).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class SameAnswers:
+    """How many of some questions are answered with the same words with the cache and without."""
+
+    equal: int
+    asked: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Between which shares of all questions the truth lies, with 95 % confidence (Wilson)."""
+        return wilson(self.equal, self.asked)
+
+
+def compare_answers(this: CachedBenchmark, count: int, tokens: int, progress: Progress) -> SameAnswers:
+    """Ask so many questions, spread over the data, greedily, with the cache and without; so many tokens count."""
+    total = this.evaluation.count(this.dataset)
+    rows = [place * total // min(count, total) for place in range(min(count, total))]
+    equal = 0
+    progress.start(len(rows))
+    for row in rows:
+        messages = this.dataset.get(row, rng_for(0, 0, row)).messages[:-1]
+        with_cache, without = (_answer(this, features, messages, tokens) for features in (this.cache, MemoryStore()))
+        is_equal = with_cache == without
+        equal += is_equal
+        progress.step(None if is_equal else f"row {row}: {with_cache[:40]!r} with the cache, {without[:40]!r} without")
+    return SameAnswers(equal, len(rows))
+
+
+def _answer(this: CachedBenchmark, features: FeatureStore, messages: Sequence[Message], tokens: int) -> str:
+    before, this.encoder.features = this.encoder.features, features
+    try:
+        return this.model.answer(
+            messages, replace(this.evaluation.options, temperature=0.0, max_new_tokens=tokens)
+        ).raw_text
+    finally:
+        this.encoder.features = before

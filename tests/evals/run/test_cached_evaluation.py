@@ -1,0 +1,239 @@
+"""A set of questions about long videos, a LongVA and its siblings, and one cache.
+
+Numbers in names are those of the conformance list in docs/cache.md.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from long_video import write_set
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+import segue as segue_package
+from segue import facts
+from segue.cli.main import application
+from segue.evals.run import report, runner
+from segue.evals.run.workers import EvaluationSpec, run_workers
+from segue.features import Store, Usage, entries
+from segue.media import formats
+from segue.progress import UNWATCHED
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "longva"
+SETTINGS = {"frames": "uniform:4", "max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def longva(tmp_path_factory, byte_tokenizer):
+    """Writes the recorded LongVA in the official layout; the tensors whose name holds `changed` are larger by 1."""
+
+    def make(changed=None):
+        folder = tmp_path_factory.mktemp("longva")
+        for name in ("config.json", "vision_config.json"):
+            shutil.copy(GOLDEN / name, folder / name)
+        tensors = load_file(GOLDEN / "model.safetensors")
+        moved = {name: tensor + 1 if changed and changed in name else tensor for name, tensor in tensors.items()}
+        save_file(moved, folder / "model.safetensors")
+        byte_tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("questions"))
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch):
+    """Files that were written a moment ago count as left alone."""
+    monkeypatch.setattr(facts, "SETTLED", -10.0)
+
+
+class Counted:
+    """How often files were opened for their pixels, and how many tiles went through a tower."""
+
+    def __init__(self, monkeypatch):
+        self.opened = self.encoded = 0
+        reader = formats.reader
+
+        def counting(source):
+            self.opened += 1
+            return reader(source)
+
+        monkeypatch.setattr(formats, "reader", counting)
+
+    def load(self, spec):
+        engine = spec.load()
+        tower = engine.model.mllm.tower
+
+        def counting(pixels, *rest):
+            self.encoded += len(pixels)
+            return tower(pixels, *rest)
+
+        engine.model.mllm.tower = counting
+        return engine
+
+
+@pytest.fixture
+def evaluate(questions, tmp_path, monkeypatch):
+    """Evaluates a model; returns the answers, the usage of the cache, and what was counted."""
+
+    def run(model, name, **cached):
+        spec = EvaluationSpec(
+            model=str(model),
+            on="video_mme",
+            data=questions,
+            out=tmp_path / name,
+            settings=SETTINGS,
+            dtype="fp32",
+            **cached,
+        )
+        evaluation, counted = spec.evaluation(), Counted(monkeypatch)
+        usage = runner.run(evaluation, evaluation.open_data(), lambda: counted.load(spec), UNWATCHED)
+        lines = [json.loads(line) for path in spec.out.glob("rows*.jsonl") for line in path.read_text().splitlines()]
+        answers = {line["id"]: line["answer"]["text"] for line in lines if line["status"] == "ok"}
+        assert len(answers) == 15
+        return answers, usage, counted
+
+    return run
+
+
+def test_38_39_41_the_second_run_encodes_nothing_and_opens_no_video(longva, evaluate, tmp_path):
+    model, store = longva(), str(tmp_path / "cache")
+    plain, usage, counted = evaluate(model, "plain")
+    assert (usage, counted.encoded) == (Usage(), 12)
+    first, usage, counted = evaluate(model, "first", cache=store)
+    assert (first, usage.hits, usage.misses, counted.encoded) == (plain, 0, 3, 12)
+    second, usage, counted = evaluate(model, "second", cache=store)
+    assert (second, usage.hits, usage.misses) == (plain, 3, 0)
+    assert (counted.opened, counted.encoded) == (0, 0)
+
+
+def test_26_siblings_share_entries_only_if_their_towers_are_equal(longva, evaluate, tmp_path):
+    store = str(tmp_path / "cache")
+    evaluate(longva(), "first", cache=store)
+    for changed, hits in (("model.layers.0.mlp.up_proj", 3), ("mm_projector.0.bias", 3), ("layers.0.layer_norm1", 0)):
+        other = longva(changed)
+        expected, _, _ = evaluate(other, f"plain {changed}")
+        answers, usage, _ = evaluate(other, changed, cache=store)
+        assert (answers, usage.hits) == (expected, hits)
+
+
+def test_45_questions_go_on_from_the_video_that_was_read(longva, evaluate):
+    model = longva()
+    plain, _, _ = evaluate(model, "plain")
+    assert evaluate(model, "reused", reuse_prefix=True)[0] == plain
+
+
+def test_the_report_tells_what_the_cache_was_used_for(longva, questions, tmp_path):
+    words = ["evaluate", longva(), "--on", "video_mme", "--data", questions, "-o", tmp_path / "out"]
+    words += ["--cache", tmp_path / "cache", "--frames", "uniform:4", "--max-new-tokens", 4, "--dtype", "fp32"]
+    result = CliRunner().invoke(application(), list(map(str, words)), catch_exceptions=False)
+    assert "features: 0 hits, 3 misses (0.0 %)" in result.stderr
+    told = json.loads((tmp_path / "out" / "video_mme" / report.TIMINGS).read_text())
+    assert told["features"]["absent"] == 3
+
+
+@pytest.mark.slow
+def test_workers_share_the_cache(longva, questions, tmp_path):
+    for name, hits in (("first", 0), ("second", 3)):
+        spec = EvaluationSpec(
+            model=str(longva()),
+            on="video_mme",
+            data=questions,
+            out=tmp_path / name,
+            settings=SETTINGS,
+            cache=str(tmp_path / "cache"),
+        )
+        assert run_workers(spec, 2, UNWATCHED).hits == hits
+
+
+@pytest.fixture
+def segue():
+    """Runs `segue cache ...`; returns the exit code and what it says as JSON."""
+
+    def run(*words):
+        result = CliRunner().invoke(application(), ["cache", *map(str, words), "--json"], catch_exceptions=False)
+        return result.exit_code, json.loads(result.stdout)
+
+    return run
+
+
+def built(segue, model, questions, store, *more):
+    shown = ("--frames", "uniform:4", "--dtype", "fp32")
+    words = ("build", "video_mme", "--model", model, "--data", questions, "--cache", store, *shown, *more)
+    code, (told,) = segue(*words)
+    return code, told
+
+
+def test_34_35_a_build_weighs_what_was_projected_and_goes_on_without_opening_anything(
+    longva, questions, evaluate, segue, tmp_path, monkeypatch
+):
+    model, store = longva(), tmp_path / "cache"
+    code, told = built(segue, model, questions, store, "--dry-run")
+    assert (code, told["media"], told["there"]) == (0, 3, 0)
+    assert not list(Store(store, reserve=0).entries())
+    assert built(segue, model, questions, store, "--limit", 5)[1]["encoded"] == 1
+    code, made = built(segue, model, questions, store)
+    assert (code, made["there"], made["encoded"], made["failed"], made["left"]) == (0, 1, 2, 0, 0)
+    found = list(Store(store, reserve=0).entries())
+    assert sum(one.nbytes for one in found) == told["bytes"]
+    monkeypatch.setattr(entries, "read", None)
+    monkeypatch.setattr(entries, "read_head", None)
+    counted = Counted(monkeypatch)
+    assert built(segue, model, questions, store)[1]["encoded"] == 0
+    assert counted.opened == 0
+    monkeypatch.undo()
+    assert evaluate(model, "run", cache=str(store))[1].misses == 0
+
+
+def test_33_34_shards_together_are_the_whole_and_a_full_cache_stops_the_build(longva, questions, segue, tmp_path):
+    model = longva()
+    for shard in ("0/2", "1/2"):
+        assert built(segue, model, questions, tmp_path / "cache", "--shard", shard)[0] == 0
+    (row,) = segue("stats", tmp_path / "cache")[1]["datasets"]
+    assert (row["dataset"], row["media"], row["there"]) == ("video_mme", 3, 3)
+    code, told = built(segue, model, questions, tmp_path / "small", "--budget", row["bytes"] // 3 + 1)
+    assert (code, told["encoded"], told["left"]) == (2, 1, 2)
+
+
+def test_43_verify_compares_features_and_answers_with_fresh_ones(longva, questions, segue, tmp_path):
+    model, store = longva(), tmp_path / "cache"
+    built(segue, model, questions, store)
+    words = ("verify", store, "--model", model, "--on", "video_mme", "--data", questions)
+    words += ("--frames", "uniform:4", "--dtype", "fp32", "--samples", 3)
+    code, told = segue(*words, "--answers", "--max-new-tokens", 4)
+    assert (code, told["sound"], told["features"]["error"], told["answers"]["equal"]) == (0, 3, 0.0, 3)
+    assert told["answers"]["interval"] == pytest.approx([0.4385, 1.0], abs=1e-4)
+    cache = segue_package.load(model, dtype="fp32").use_cache(Store(store, reserve=0))
+    place = next(cache.store.entries()).place
+    content = cache.store.get(place)
+    cache.store.remove(next(cache.store.entries()))
+    cache.store.put(place, content.facts, {name: tensor.flip(0) for name, tensor in content.tensors.items()})
+    code, told = segue(*words)
+    assert (code, told["wrong"], len(told["features"]["wrong"])) == (2, [], 1)
+
+
+def test_29_signatures_name_the_tensors_that_differ(longva, segue):
+    first, other, projector = longva(), longva("layers.0.layer_norm1.weight"), longva("mm_projector.0.bias")
+    code, rows = segue("signature", first, other, projector)
+    assert (code, rows[0]["tower_differs"]) == (0, [])
+    assert rows[1]["tower_differs"] == ["encoder.layers.0.layer_norm1.weight"]
+    assert (rows[2]["tower_differs"], rows[2]["projected_differs"]) == ([], ["projector.0.bias"])
+
+
+def test_42_inspect_says_why_a_model_does_not_find_a_medium(longva, questions, tmp_path):
+    model, store = longva(), tmp_path / "cache"
+    spec = EvaluationSpec(
+        model=str(model), on="video_mme", data=questions, out=tmp_path, settings=SETTINGS, cache=str(store)
+    )
+    engine, clip = spec.load(), questions / "long_video" / "Video-MME" / "video" / "v0.mp4"
+    engine.ask(clip, "What?", options=segue_package.Options(**SETTINGS))
+    words = ["cache", "inspect", store, clip, "--model", longva("mm_projector.0.bias")]
+    for frames, told in (("uniform:4", "is there"), ("uniform:3", "sampling: uniform:4 is not uniform:3")):
+        result = CliRunner().invoke(application(), [*map(str, words), "--frames", frames], catch_exceptions=False)
+        assert told in result.stdout
