@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -39,7 +38,10 @@ from segue.requests import (
     Row,
     Timer,
     Tracks,
+    answers_of,
     parse_replies,
+    raised,
+    readable_prompt,
     stop_reason,
     until_stop,
 )
@@ -123,7 +125,7 @@ class Engine:
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
         request = Request([messages], options)
-        return _answers(self.run([request]))[request][0]
+        return answers_of(self.run([request]))[request][0]
 
     def stream_answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
@@ -131,7 +133,7 @@ class Engine:
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
         several, masks are of the last one shown.
         """
-        return _raised(self.run([Request([messages], options)]))
+        return raised(self.run([Request([messages], options)]))
 
     def segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Answer:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
@@ -141,17 +143,14 @@ class Engine:
         Raises: DataError, if there is no phrase; ConfigError, without a grounder, or for a `prefill` without `[SEG]`.
         """
         request = self.segmentation(source, phrases, options)
-        return _answers(self.run([request]))[request][0]
+        return answers_of(self.run([request]))[request][0]
 
     def stream_segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
         """What `segment` answers, as it comes; see `stream_answer`."""
-        return _raised(self.run([self.segmentation(source, phrases, options)]))
+        return raised(self.run([self.segmentation(source, phrases, options)]))
 
     def segmentation(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Request:
-        """What `segment` asks, for `run`: each phrase on its own, and all objects followed together.
-
-        Raises: as `segment` does.
-        """
+        """What `segment` asks, for `run`. Raises as `segment` does."""
         if isinstance(phrases, str):
             raise DataError(f"phrases are a list, and {phrases!r} is text; write [{phrases!r}]")
         if not phrases or not all(phrase.strip() for phrase in phrases):
@@ -175,7 +174,7 @@ class Engine:
         Raises: DataError, if there is no dialogue, or two of them are about different media.
         """
         request = Request(dialogues, options)
-        return _answers(self.run([request]))[request]
+        return answers_of(self.run([request]))[request]
 
     def answer_all(
         self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS, *, rows: int = ROWS
@@ -191,7 +190,7 @@ class Engine:
             alike = next((first for first in groups if one is not None and media[first] is one), number)
             groups.setdefault(alike, []).append(number)
         requests = {number: Request([dialogues[one] for one in group], options) for number, group in groups.items()}
-        found = _answers(self.run(requests.values(), rows=rows))
+        found = answers_of(self.run(requests.values(), rows=rows))
         answers = {
             number: answer
             for first, group in groups.items()
@@ -573,19 +572,10 @@ class Engine:
             "policy": job.plan.policy if is_video else None,
             "frames": job.plan.frames if is_video else None,
             "frames_shown": list(job.media.plan) if job.media is not None and is_video else None,
-            "prompts": [self._collapsed(reply.example.ids[: reply.example.answer_start].tolist()) for reply in replies],
+            "prompts": [readable_prompt(reply, self.processor) for reply in replies],
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
-
-    def _collapsed(self, ids: Sequence[int]) -> str:
-        """A prompt for people: each run of visual tokens as its length."""
-        pieces = []
-        for is_visual, run in groupby(ids, lambda token: token == self.processor.visual_id):
-            part = list(run)
-            text = self.processor.tokenizer.decode(part, skip_special_tokens=False)
-            pieces.append(f"{self.processor.visual_token}*{len(part)}" if is_visual else text)
-        return "".join(pieces)
 
 
 def as_dtype(name: str | torch.dtype) -> torch.dtype:
@@ -606,22 +596,3 @@ def _question(source: Source | None, text: str, regions: Sequence[Region]) -> li
 
 def _shown(messages: Sequence[Message]) -> list[Media]:
     return [part for message in messages for part in message.parts if isinstance(part, Media)]
-
-
-def _raised(events: Iterator[tuple[Request, Event | Failed]]) -> Iterator[Event]:
-    """Events of one request; its failure is raised."""
-    for _, event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        yield event
-
-
-def _answers(events: Iterator[tuple[Request, Event | Failed]]) -> dict[Request, list[Answer]]:
-    """The answers to each request; a failure is raised."""
-    found: dict[Request, list[Answer]] = {}
-    for request, event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Finished):
-            found.setdefault(request, []).append(cast(Answer, event.answer))
-    return found

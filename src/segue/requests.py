@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 from segue.errors import ConfigError
 from segue.geometry.masks import logit
 from segue.grounding.following import Policy, TrackBuilder
 from segue.models.decoding import DecodeState, Generation, IncrementalText
 from segue.models.prefill import LastPrompt
-from segue.models.protocol import Parse
+from segue.models.protocol import Parse, Processor
 from segue.prepare import MediaInput, TokenizedExample
-from segue.types import MediaKind, Message, Region, StopReason
+from segue.types import Event, Failed, Finished, MediaKind, Message, Region, StopReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +30,10 @@ class Options:
     came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
-    `stop` are texts at which an answer ends, and which it does not contain.
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
     confidence of following falls below it (`segue.grounding.following.follow`); 0 never does. `raw` leaves the chat
-    template's turns out: the text is continued as it is, up to the end of a text.
+    template's turns out: the text is continued as it is, up to the end of a text. `stop` are texts at which an answer
+    ends, and which it does not contain.
     """
 
     frames: str = "auto"
@@ -211,6 +212,17 @@ def parse_replies(
     return "\n".join(texts), tuple(regions), tuple(boxes)
 
 
+def readable_prompt(reply: Reply, processor: Processor) -> str:
+    """The prompt of a reply for people: each run of visual tokens as its length."""
+    pieces = []
+    ids = reply.example.ids[: reply.example.answer_start].tolist()
+    for is_visual, run in groupby(ids, lambda token: token == processor.visual_id):
+        part = list(run)
+        text = processor.tokenizer.decode(part, skip_special_tokens=False)
+        pieces.append(f"{processor.visual_token}*{len(part)}" if is_visual else text)
+    return "".join(pieces)
+
+
 def stop_reason(replies: Sequence[Reply]) -> StopReason:
     """Why an answer ended: of several replies, the reason that says most."""
     reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
@@ -220,3 +232,22 @@ def stop_reason(replies: Sequence[Reply]) -> StopReason:
 def until_stop(text: str, stops: Sequence[str]) -> str:
     """A text up to the first of some others in it; all of it, if none is."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+def raised(events: Iterator[tuple[Request, Event | Failed]]) -> Iterator[Event]:
+    """Events of one request; its failure is raised."""
+    for _, event in events:
+        if isinstance(event, Failed):
+            raise event.error
+        yield event
+
+
+def answers_of(events: Iterator[tuple[Request, Event | Failed]]) -> dict[Request, list[Any]]:
+    """The answers to each request, as the engine makes them; a failure is raised."""
+    found: dict[Request, list[Any]] = {}
+    for request, event in events:
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Finished):
+            found.setdefault(request, []).append(event.answer)
+    return found

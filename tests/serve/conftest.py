@@ -100,12 +100,15 @@ def serve():
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()
+        running = Server(f"http://127.0.0.1:{port}", app, server)
         try:
             while not (server.started and app.state.context.scheduler.is_ready):
                 assert thread.is_alive()
                 time.sleep(0.02)
-            yield Server(f"http://127.0.0.1:{port}", app, server)
+            yield running
         finally:
+            for client in running.clients:
+                client.close()
             server.should_exit = True
             thread.join()
 
@@ -117,12 +120,14 @@ class Server:
 
     def __init__(self, url, app, uvicorn):
         self.url, self.app, self.uvicorn = url, app, uvicorn
-        self.context = app.state.context
+        self.context, self.clients = app.state.context, []
 
     def client(self, **options):
         import openai
 
-        return openai.OpenAI(base_url=f"{self.url}/v1", **({"api_key": "none", "max_retries": 0} | options))
+        client = openai.OpenAI(base_url=f"{self.url}/v1", **({"api_key": "none", "max_retries": 0} | options))
+        self.clients.append(client)
+        return client
 
     def http(self, **options):
         import httpx2

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 
 import openai
 import pytest
@@ -173,15 +174,16 @@ class TestDecoders:
         async def run():
             decoders = Decoders(Limits(), tmp_path)
             for _ in range(2):
-                await decoders.decode(still, is_image=True)
-            for _ in range(decoders._free.qsize()):
-                process = decoders._free.get_nowait()
-                process.kill()
-                decoders._free.put_nowait(process)
+                await decoders.decode(still, "image")
             for _ in range(2):
+                process = decoders._free._queue[0]
+                process.send_signal(signal.SIGSTOP)
+                work = asyncio.ensure_future(decoders.decode(still, "image"))
+                await asyncio.sleep(0.1)
+                process.kill()
                 with pytest.raises(MediaError, match="damaged, or needs too much memory"):
-                    await decoders.decode(still, is_image=True)
-            found = [await decoders.decode(still, is_image=True) for _ in range(2)]
+                    await work
+            found = [await decoders.decode(still, "image") for _ in range(2)]
             await decoders.close()
             return found
 
@@ -198,7 +200,7 @@ class TestDecoders:
         async def run():
             decoders = Decoders(Limits(**limits), tmp_path)
             with pytest.raises(error, match=text):
-                await decoders.decode(still, is_image=True)
+                await decoders.decode(still, "image")
             await decoders.close()
 
         asyncio.run(run())

@@ -28,6 +28,10 @@ def command(
         list[str] | None,
         typer.Option("--allowed-host", help="Name by which clients call this server; may be repeated."),
     ] = None,
+    media_domain: Annotated[
+        list[str] | None,
+        typer.Option("--media-domain", help="Host that images and videos may be fetched from; none without it."),
+    ] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Answers that are written at the same time.")] = 8,
     waiting: Annotated[
         int, typer.Option("--waiting", min=1, help="Requests that may wait; more are told to come later.")
@@ -54,6 +58,7 @@ def command(
         port=port,
         keys=read_keys(api_keys),
         hosts=tuple(allowed_host or ()),
+        media_domains=tuple(media_domain or ()),
         rows=rows,
         requests_per_minute=rate,
         limits=Limits(waiting=waiting, deadline_seconds=deadline),

@@ -14,15 +14,17 @@ from fastapi.responses import Response
 
 from segue.engine import Engine
 from segue.features import MemoryStore
-from segue.serve import chat, errors
+from segue.serve import chat, errors, files, segment, sessions
 from segue.serve.context import Context
 from segue.serve.decoding import Decoders
 from segue.serve.errors import ApiError
+from segue.serve.fetch import Fetcher
 from segue.serve.guards import Guards
 from segue.serve.media import MediaReader
 from segue.serve.metrics import Metrics
 from segue.serve.scheduler import Scheduler
 from segue.serve.settings import Settings
+from segue.serve.storage import FileStore
 
 MEDIA_KEPT = 16
 """Images and videos whose features stay in memory, so that those who ask about one share them."""
@@ -37,7 +39,8 @@ def create_app(engine: Engine, settings: Settings, *, model: str) -> FastAPI:
     folder = tempfile.TemporaryDirectory(prefix="segue-serve-")
     place = Path(folder.name)
     decoders = Decoders(settings.limits, place)
-    context = Context(model, settings, scheduler, MediaReader(settings.limits, decoders, place, _refuse), metrics)
+    media = MediaReader(settings.limits, decoders, place, Fetcher(settings.media_domains, settings.limits))
+    context = Context(model, settings, scheduler, media, FileStore(place, settings.limits), metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -53,7 +56,8 @@ def create_app(engine: Engine, settings: Settings, *, model: str) -> FastAPI:
     app.add_middleware(Guards, settings=settings)
     errors.install(app)
     _add_states(app, context)
-    chat.add_routes(app, context)
+    for routes in (chat, files, segment, sessions):
+        routes.add_routes(app, context)
     app.state.context = context
     return app
 
@@ -94,8 +98,3 @@ def _model(context: Context, created: int) -> dict[str, Any]:
     return {"id": context.model, "object": "model", "created": created, "owned_by": "segue"} | {
         "can_segment": context.scheduler.engine.model.grounder is not None
     }
-
-
-async def _refuse(url: str) -> bytes:
-    message = "this server fetches nothing; send a data URL, or upload the file to /v1/files"
-    raise ApiError(400, message, code="remote_url")

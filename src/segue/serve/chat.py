@@ -84,7 +84,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
     async def complete(body: ChatRequest, request: Request) -> Response:
         """An answer to a dialogue, whole or as a stream."""
         context.check_model(body.model)
-        messages = await read(body.messages, context)
+        messages = await read(body.messages, context, request.state.client)
         shown = [part for message in messages for part in message.parts if isinstance(part, Media)]
         options = body.chosen(context.limits)
         check_frames(body, shown, context.limits)
@@ -106,7 +106,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
         return EventStream(_chunks(first, ticket, completion, has_usage), ticket, state.request_id)
 
 
-async def read(messages: Sequence[ChatMessage], context: Context) -> list[Message]:
+async def read(messages: Sequence[ChatMessage], context: Context, client: str) -> list[Message]:
     """A dialogue with its media decoded; everything is counted before anything is decoded.
 
     Raises: ApiError.
@@ -122,7 +122,7 @@ async def read(messages: Sequence[ChatMessage], context: Context) -> list[Messag
         if count > most:
             message = f"{count:,} {name}; at most {most:,} are allowed"
             raise ApiError(400, message, code="limit_exceeded", param="messages")
-    return [await _turn(message, number, context) for number, message in enumerate(messages)]
+    return [await _turn(message, number, context, client) for number, message in enumerate(messages)]
 
 
 def check_frames(body: Answering, shown: Sequence[Media], limits: Limits) -> None:
@@ -166,7 +166,7 @@ def usage(usage: Usage) -> Json:
     }
 
 
-async def _turn(message: ChatMessage, number: int, context: Context) -> Message:
+async def _turn(message: ChatMessage, number: int, context: Context, client: str) -> Message:
     role = "system" if message.role == "developer" else message.role
     parts: list[str | Media] = []
     for place, part in enumerate(message.parts):
@@ -175,7 +175,7 @@ async def _turn(message: ChatMessage, number: int, context: Context) -> Message:
             continue
         if role != "user":
             raise ApiError(400, "only users show images and videos", param=f"messages.{number}.content.{place}")
-        parts.append(await _medium(part, f"messages.{number}.content.{place}", context))
+        parts.append(await _medium(part, f"messages.{number}.content.{place}", context, client))
     return Message(role, tuple(_laid_out(parts)))
 
 
@@ -193,12 +193,13 @@ def _laid_out(parts: Sequence[str | Media]) -> list[str | Media]:
     return laid
 
 
-async def _medium(part: ImagePart | VideoPart | FilePart, param: str, context: Context) -> Media:
+async def _medium(part: ImagePart | VideoPart | FilePart, param: str, context: Context, client: str) -> Media:
     if isinstance(part, FilePart):
-        raise ApiError(404, "there is no such file", code="no_such_file", param=param)
-    given, kind = (part.image_url, "image") if isinstance(part, ImagePart) else (part.video_url, "video")
-    url = given if isinstance(given, str) else given.url
-    return await context.media.from_url(url, "image" if kind == "image" else "video", param)
+        kind = context.files.get(client, part.file.file_id, param).kind
+        return await context.open(part.file, kind, param, client)
+    if isinstance(part, ImagePart):
+        return await context.open(part.image_url, "image", param, client)
+    return await context.open(part.video_url, "video", param, client)
 
 
 async def _whole(ticket: Ticket, completion: Completion) -> Json:

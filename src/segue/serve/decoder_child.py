@@ -20,12 +20,13 @@ from segue.media import Limits, iter_frames, open_media
 def decode(job: dict[str, Any]) -> dict[str, Any]:
     """Write all frames of the file `source` to the array file `target`; what they are, or an `error` for the client.
 
-    With `is_image` a moving picture is its first frame; without, a still is refused.
+    As an "image", a moving picture is its first frame; as a "video", a still is refused; without a `kind` each is
+    taken as it is.
     """
     limits = Limits(pixels=job["pixels"], frames=job["frames"], file_bytes=job["bytes"])
     try:
-        media = open_media(Path(job["source"]).read_bytes(), limits, first=job["is_image"])
-        if (media.kind == "image") != job["is_image"]:
+        media = open_media(Path(job["source"]).read_bytes(), limits, first=job["kind"] == "image")
+        if job["kind"] not in (None, media.kind):
             raise MediaError(f"it is {'an image' if media.kind == 'image' else 'a video'}, which is not expected here")
         height, width = media.size
         size = media.count * height * width * 3
@@ -41,7 +42,7 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
     except SegueError as error:
         text = str(error).replace("<bytes>", "it")
         return {"error": text, "is_limit": isinstance(error, LimitError)}
-    return {"size": media.size, "count": media.count, "fps": media.fps, "notes": media.notes}
+    return {"kind": media.kind, "size": media.size, "count": media.count, "fps": media.fps, "notes": media.notes}
 
 
 def main() -> None:

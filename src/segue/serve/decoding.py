@@ -15,7 +15,7 @@ import numpy as np
 
 from segue.errors import LimitError, MediaError
 from segue.serve.settings import KEYS_VARIABLE, MIB, Limits
-from segue.types import Media
+from segue.types import Media, MediaKind
 
 PROCESSES = 2
 _BROKEN = (BrokenPipeError, ConnectionResetError, asyncio.IncompleteReadError, ValueError)
@@ -33,13 +33,13 @@ class Decoders:
         for _ in range(PROCESSES):
             self._free.put_nowait(None)
 
-    async def decode(self, source: Path, *, is_image: bool) -> Media:
-        """All pixels of an image or a video, in an array.
+    async def decode(self, source: Path, kind: MediaKind | None) -> Media:
+        """All pixels of an image or a video, in an array; without a `kind`, whichever it is.
 
         Raises: MediaError, if it cannot be decoded, or kills who tries; LimitError.
         """
         limits, target = self._limits, self._folder / f"{secrets.token_hex(8)}.npy"
-        job = {"source": str(source), "target": str(target), "is_image": is_image, "bytes": limits.upload_bytes}
+        job = {"source": str(source), "target": str(target), "kind": kind, "bytes": limits.upload_bytes}
         job |= {"pixels": limits.pixels, "frames": limits.frames, "decoded_bytes": limits.decoded_bytes}
         process = await self._free.get()
         try:
@@ -66,7 +66,7 @@ class Decoders:
             target.unlink(missing_ok=True)
         height, width = found["size"]
         notes = tuple(found["notes"])
-        if is_image:
+        if found["kind"] == "image":
             return Media(pixels[0], "image", (height, width), notes=notes)
         return Media(pixels, "video", (height, width), found["count"], found["fps"], notes=notes)
 

@@ -65,23 +65,26 @@ class MediaReader:
         finally:
             path.unlink(missing_ok=True)
 
-    async def from_file(self, path: Path, digest: str, kind: MediaKind, param: str) -> Media:
-        """An encoded image or video in a file whose content has this SHA-256.
+    async def from_file(self, path: Path, digest: str, kind: MediaKind | None, param: str) -> Media:
+        """An encoded image or video in a file whose content has this SHA-256; without a `kind`, whichever it is.
 
         Raises: ApiError.
         """
-        if (known := self._known(digest, kind)) is not None:
+        if kind is not None and (known := self._known(digest, kind)) is not None:
             return known
         try:
             with path.open("rb") as file:
                 found = formats.identify(file.read(formats.HEAD), "it")
-            if found not in _TAKEN[kind]:
-                raise MediaError(f"it is {found}, which is not taken as {kind}; expected {_EXPECTED[kind]}")
-            media = await self._decoders.decode(path, is_image=kind == "image")
+            if not any(found in _TAKEN[one] for one in ([kind] if kind else _TAKEN)):
+                expected = " or ".join([_EXPECTED[kind]] if kind else _EXPECTED.values())
+                raise MediaError(
+                    f"it is {found}, which is not taken as {kind or 'image or video'}; expected {expected}"
+                )
+            media = await self._decoders.decode(path, kind)
         except SegueError as error:
             code = "limit_exceeded" if isinstance(error, LimitError) else "invalid_media"
             raise ApiError(400, f"{param}: {error}", code=code, param=param) from error
-        self._keep(digest, kind, media)
+        self._keep(digest, media)
         return media
 
     def _from_data_url(self, url: str, param: str) -> bytes:
@@ -99,8 +102,8 @@ class MediaReader:
             self._kept.move_to_end((digest, kind))
         return self._kept.get((digest, kind))
 
-    def _keep(self, digest: str, kind: MediaKind, media: Media) -> None:
-        self._kept[digest, kind] = media
+    def _keep(self, digest: str, media: Media) -> None:
+        self._kept[digest, media.kind] = media
         while sum(_size(one) for one in self._kept.values()) > self._limits.decoded_bytes:
             self._kept.popitem(last=False)
 

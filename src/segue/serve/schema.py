@@ -83,6 +83,9 @@ class FilePart(Open):
     file: FileId
 
 
+Medium = str | Url | FileId
+"""An image or a video: a data URL or an address, as text or as an object, or a file that was uploaded."""
+Phrase = Annotated[str, Field(min_length=1, max_length=1000)]
 Part = Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")]
 
 
