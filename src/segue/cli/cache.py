@@ -154,8 +154,9 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
     weights = feature_cache.projected_bytes(this, listed.absent)
     there, total, room = len(listed.there), sum(weights), -this.cache.store.shortage(0)
     say(
-        f"{this.evaluation.benchmark.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; they "
-        f"take {size(total)} as {this.cache.form.name} at {this.cache.point}, and there is room for {size(max(room, 0))}"
+        f"{this.evaluation.benchmark.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; "
+        f"they take {size(total)} as {this.cache.form.name} at {this.cache.point}, and there is room for "
+        f"{size(max(room, 0))}"
     )
     if total > room:
         fit = sum(sofar <= room for sofar in accumulate(weights))
@@ -193,9 +194,9 @@ def verify(
     ] = None,
     on: Annotated[str | None, typer.Option("--on", help="With --model: the benchmark whose media are taken.")] = None,
     data: Data = Path(),
-    samples: Annotated[int, typer.Option("--samples", min=1, help="How many media and questions are compared.")] = 100,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many images or videos are taken.")] = 100,
     answers: Annotated[
-        bool, typer.Option("--answers", help="Ask as many questions with the cache and without, and compare.")
+        bool, typer.Option("--answers", help="Ask a question about each with the cache and without, and compare.")
     ] = False,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="How many tokens of answers are compared.")
@@ -251,7 +252,7 @@ def _compare(this: CachedBenchmark, samples: int, seed: int, *, tokens: int, is_
     told: dict[str, Any] = {"features": asdict(features), "as_expected": not features.wrong}
     if tokens:
         with Bar("answers", hidden=is_hidden, failures_told=FAILURES_TOLD) as bar:
-            same = feature_cache.compare_answers(this, samples, tokens, bar)
+            same = feature_cache.compare_answers(this, there, tokens, bar)
         low, high = same.interval
         say(
             f"{same.equal:,} of {same.asked:,} answers are equal with the cache and without: of all, "
