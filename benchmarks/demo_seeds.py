@@ -48,7 +48,7 @@ def asked(engine: Engine, seed: int) -> Iterator[tuple[str, str, float]]:
         words = [phrase.words["en"] for phrase in challenge.phrases]
         found = {one: np.zeros(challenge.scene.frames.shape[:3], dtype=bool) for one in words}
         names: list[str] = []
-        for event in engine.segment(challenge.scene.media, words, Options()):
+        for event in engine.stream_segment(challenge.scene.media, words, Options()):
             if isinstance(event, ObjectsFound):
                 names = [region.phrase for region in event.regions]
             if isinstance(event, FrameMasks):

@@ -23,8 +23,6 @@ import numpy as np
 
 import segue
 from segue.checkpoints.random_weights import random_checkpoint
-from segue.media import open_media
-from segue.types import Finished
 
 ALLOWED = 2.5
 SIZE = (448, 896)
@@ -51,7 +49,7 @@ def main() -> None:
         for count in settings.phrases:
             model.forget()
             started = time.process_time()
-            answer = segmented(model, picture, [f"the thing number {number}" for number in range(count)])
+            answer = model.segment(picture, [f"the thing number {number}" for number in range(count)])
             seconds[count].append(time.process_time() - started)
             parts[count] = answer.seconds
     one = min(seconds[settings.phrases[0]])
@@ -60,14 +58,6 @@ def main() -> None:
         shares = ", ".join(f"{name} {value:.1f} s" for name, value in parts[count].items())
         print(f"{count:3} phrases {spent:7.1f} CPU s, {spent / one:5.2f}x of one ({shares})")
     sys.exit(0 if min(seconds[settings.phrases[-1]]) <= ALLOWED * one else 1)
-
-
-def segmented(model: segue.Engine, picture: np.ndarray, phrases: list[str]) -> segue.Answer:
-    """The answer to all phrases."""
-    events = list(model.segment(open_media(picture), phrases))
-    last = events[-1]
-    assert isinstance(last, Finished)
-    return last.answer
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def asked(engine: Engine, scenes: list[Scene]) -> tuple[list[Answer], float]:
             question = engine.model.family.prompts[f"segment_{drawn.media.kind}"]
             message = Message.user(question.replace("{phrase}", phrase.words["en"]), drawn.media)
             begun = process_time()
-            events = engine.stream([message], Options(max_new_tokens=TOKENS))
+            events = engine.stream_answer([message], Options(max_new_tokens=TOKENS))
             for event in events:
                 if not isinstance(event, segue.TextDelta):
                     seconds += process_time() - begun

@@ -64,7 +64,7 @@ def test_phrases_asked_one_by_one_share_the_frames(request, clip, policy):
     options = Options(policy=policy, prefill="[SEG]", frames="first:2")
     model = engine.model
     with counting(model.grounder.sam2.vision_encoder) as frames, counting(model.mllm.vision_tower) as tiles:
-        *_, last = engine.segment(open_media(clip(4)), ["a cat", "a dog", "a hat"], options)
+        *_, last = engine.stream_segment(open_media(clip(4)), ["a cat", "a dog", "a hat"], options)
     assert isinstance(last, Finished)
     assert (len(last.answer.regions), sum(frames), len(tiles)) == (3, 4, 1)
 
@@ -95,7 +95,9 @@ def live_bytes(engine):
 
 def test_tensors_held_while_a_video_streams_stop_growing(engine, clip, live_bytes):
     held = {}
-    for event in engine.segment(open_media(clip(19)), ["a cat"], Options(prefill="[SEG] [SEG]", frames="first:1")):
+    for event in engine.stream_segment(
+        open_media(clip(19)), ["a cat"], Options(prefill="[SEG] [SEG]", frames="first:1")
+    ):
         if isinstance(event, FrameMasks) and event.index in (3, 16, 18):
             held[event.index] = live_bytes()
     assert 0 < held[3] < held[16] == held[18]
@@ -103,7 +105,7 @@ def test_tensors_held_while_a_video_streams_stop_growing(engine, clip, live_byte
 
 def test_masks_of_a_frame_are_let_go_when_the_next_one_comes(engine, clip):
     seen, alive = [], []
-    for event in engine.segment(open_media(clip(9)), ["a cat"], Options(prefill="[SEG]", frames="first:2")):
+    for event in engine.stream_segment(open_media(clip(9)), ["a cat"], Options(prefill="[SEG]", frames="first:2")):
         if isinstance(event, FrameMasks):
             seen.append(weakref.ref(event.masks))
         del event
@@ -121,7 +123,7 @@ def test_a_video_is_decoded_a_few_frames_ahead_in_a_thread_that_ends_with_the_st
             yield shot
 
     monkeypatch.setattr(engine_module, "iter_frames", watched)
-    events = engine.segment(open_media(clip(12)), ["a cat"], Options(prefill="[SEG]", frames="first:1"))
+    events = engine.stream_segment(open_media(clip(12)), ["a cat"], Options(prefill="[SEG]", frames="first:1"))
     for event in events:
         if isinstance(event, FrameMasks):
             assert event.index < len(decoded) <= event.index + 1 + AHEAD

@@ -76,7 +76,7 @@ def test_eight_bits_say_the_same_and_find_the_same(plain, packed, asked, kind):
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_stream_is_its_answer(plain, asked, kind):
     answer = plain.answer(question(plain, asked, kind), PLAIN)
-    events = list(plain.stream(question(plain, asked, kind), PLAIN))
+    events = list(plain.stream_answer(question(plain, asked, kind), PLAIN))
     text = "".join(event.text for event in events if isinstance(event, TextDelta))
     frames = [event.masks for event in events if isinstance(event, FrameMasks)]
     assert isinstance(events[-1], Finished) and text.strip() == answer.raw_text

@@ -266,7 +266,7 @@ class TestStream:
     def test_text_comes_first_then_objects_then_masks_then_the_answer(self, engine, teach, image):
         messages = [Message.user("Where?", image)]
         teach(engine, [messages], ["Voilà, 日本 😀 [SEG]." + END])
-        events = list(engine.stream(messages))
+        events = list(engine.stream_answer(messages))
         texts = [event.text for event in events if isinstance(event, TextDelta)]
         objects, masks, finished = events[len(texts) :]
         assert "".join(texts) == finished.answer.raw_text == "Voilà, 日本 😀 [SEG]." + END
@@ -278,18 +278,20 @@ class TestStream:
     def test_a_text_cut_inside_a_character_is_streamed_to_its_end(self, engine, teach, image):
         messages = [Message.user("Where?", image)]
         teach(engine, [messages], ["A 日" + END])
-        events = list(engine.stream(messages, Options(max_new_tokens=4)))
+        events = list(engine.stream_answer(messages, Options(max_new_tokens=4)))
         texts = [event.text for event in events if isinstance(event, TextDelta)]
         assert "".join(texts) == events[-1].answer.raw_text
 
     def test_an_answer_without_objects_has_no_other_events(self, engine, image):
-        kinds = [type(event) for event in engine.stream([Message.user("Where?", image)], Options(prefill="Nowhere."))]
+        kinds = [
+            type(event) for event in engine.stream_answer([Message.user("Where?", image)], Options(prefill="Nowhere."))
+        ]
         assert kinds == [TextDelta, Finished]
 
     def test_a_videos_masks_come_frame_by_frame_and_are_those_of_the_answer(self, engine, clip):
         frames = clip(6)
         media = open_media(frames)
-        events = list(engine.stream([Message.user("Where?", media)], TWO))
+        events = list(engine.stream_answer([Message.user("Where?", media)], TWO))
         kinds = [type(event) for event in events]
         assert kinds == [TextDelta, ObjectsFound, *[FrameMasks] * 6, Finished]
         answer = events[-1].answer
@@ -302,7 +304,7 @@ class TestStream:
 
     def test_a_stream_that_is_closed_does_no_more_work(self, engine, clip, count_calls):
         sam2 = count_calls(engine.model.grounder.sam2.vision_encoder)
-        events = engine.stream([Message.user("Where?", open_media(clip(9)))], ONE)
+        events = engine.stream_answer([Message.user("Where?", open_media(clip(9)))], ONE)
         while not isinstance(next(events), FrameMasks):
             pass
         done = len(sam2)
@@ -315,7 +317,7 @@ class TestStream:
         teach(engine, [messages], ["It is far away." + END])
         passes = []
         hook = engine.model.mllm.language_model.model.register_forward_hook(lambda *_: passes.append(1))
-        events = engine.stream(messages)
+        events = engine.stream_answer(messages)
         next(events), next(events)
         events.close()
         hook.remove()
@@ -329,7 +331,7 @@ class TestStream:
         assert engines[0].processor.visual_id != engines[1].processor.visual_id
         messages, options = [Message.user("Where?", open_media(clip(4)))], [TWO, Options()]
         alone = [each.answer(messages, settings) for each, settings in zip(engines, options, strict=True)]
-        streams = [each.stream(messages, settings) for each, settings in zip(engines, options, strict=True)]
+        streams = [each.stream_answer(messages, settings) for each, settings in zip(engines, options, strict=True)]
         events = list(zip_longest(*streams))
         together = [[event for event in column if event is not None][-1].answer for column in zip(*events, strict=True)]
         assert [same(one, other) for one, other in zip(together, alone, strict=True)] == [True, True]
@@ -337,7 +339,7 @@ class TestStream:
     def test_two_streams_of_one_engine_do_not_disturb_each_other(self, engine, clip, picture):
         dialogues = [[Message.user("a", open_media(clip(4)))], [Message.user("b", open_media(clip(4)[::-1].copy()))]]
         alone = [engine.answer(messages, ONE) for messages in dialogues]
-        pairs = list(zip(*(engine.stream(messages, ONE) for messages in dialogues), strict=True))
+        pairs = list(zip(*(engine.stream_answer(messages, ONE) for messages in dialogues), strict=True))
         assert [same(one.answer, other) for one, other in zip(pairs[-1], alone, strict=True)] == [True, True]
         assert not same(*alone)
 
@@ -352,7 +354,7 @@ class TestStream:
 
         monkeypatch.setattr(grounder, "encode", watched)
         alive = []
-        for event in engine.stream(
+        for event in engine.stream_answer(
             [Message.user("a", open_media(clip(6)))], Options(prefill="[SEG]", frames="first:1")
         ):
             if isinstance(event, FrameMasks):
@@ -492,7 +494,7 @@ class TestSegment:
             count_calls(engine.model.mllm.vision_tower),
             count_calls(engine.model.grounder.sam2.vision_encoder),
         )
-        answer = list(engine.segment(media, ["the cat", "a ghost", "the dogs"]))[-1].answer
+        answer = engine.segment(media, ["the cat", "a ghost", "the dogs"])
         assert [region.phrase for region in answer.regions] == ["the cat", "the dogs", "the dogs"]
         assert answer.lineage["not_found"] == ["a ghost"]
         assert answer.text.split("\n")[1] == "No."
@@ -506,14 +508,14 @@ class TestSegment:
         hook = language.register_forward_pre_hook(
             lambda _, args, named: read.append(named["inputs_embeds"].shape), with_kwargs=True
         )
-        list(engine.segment(media, ["the cat", "a ghost", "the dogs"], Options(max_new_tokens=1)))
+        engine.segment(media, ["the cat", "a ghost", "the dogs"], Options(max_new_tokens=1))
         hook.remove()
         prompts = [length for rows, length, _ in read if rows == 1]
         assert prompts[0] > 5 * 16 and all(0 < length < prompts[0] - 5 * 16 for length in prompts[1:3])
 
     def test_a_phrase_that_the_model_wrote_itself_wins_and_its_place_counts_over_all_answers(self, engine, image):
         options = replace(ONE, prefill="See <p> it </p> [SEG].")
-        answer = list(engine.segment(image, ["x", "y"], options))[-1].answer
+        answer = engine.segment(image, ["x", "y"], options)
         assert [region.phrase for region in answer.regions] == ["it", "it"]
         assert [answer.text[slice(*region.span)] for region in answer.regions] == ["it", "it"]
         assert answer.regions[0].span != answer.regions[1].span
@@ -523,16 +525,29 @@ class TestSegment:
     )
     def test_the_question_is_the_familys_for_the_medium(self, engine, image, clip, kind, ending):
         media = image if kind == "image" else open_media(clip(2))
-        answer = list(engine.segment(media, ["a {b}\\"], ONE))[-1].answer
+        answer = engine.segment(media, ["a {b}\\"], ONE)
         (prompt,) = answer.lineage["request"]["prompts"]
         assert prompt.endswith(f"\n{ending}<|im_end|>\n<|im_start|>assistant\n")
 
     def test_everything_found_leaves_nothing_to_report(self, engine, image):
-        assert "not_found" not in list(engine.segment(image, ["x"], ONE))[-1].answer.lineage
+        assert "not_found" not in engine.segment(image, ["x"], ONE).lineage
 
     def test_nothing_to_segment_is_refused(self, engine, image):
-        with pytest.raises(DataError, match="no phrase to segment"):
-            list(engine.segment(image, []))
+        for phrases, told in (([], "there is no phrase"), ([" "], "an empty one"), ("the cat", r"write \['the cat'\]")):
+            with pytest.raises(DataError, match=told):
+                engine.segment(image, phrases)
+
+    def test_a_reply_without_a_seg_token_is_refused(self, engine, image):
+        with pytest.raises(ConfigError, match="'It is.' asks for no mask"):
+            engine.segment(image, ["x"], Options(prefill="It is."))
+
+    def test_pixels_are_taken_as_they_are_held_and_a_stream_ends_with_the_answer(self, engine, picture):
+        pixels = picture(60, 60)
+        answer = engine.segment(torch.tensor(pixels).permute(2, 0, 1), ["x"], ONE)
+        assert same(answer, engine.segment(open_media(pixels), ["x"], ONE))
+        assert same(answer, list(engine.stream_segment(pixels, ["x"], ONE))[-1].answer)
+        asked = list(engine.stream(pixels, "Where?", options=ONE))[-1].answer
+        assert same(asked, engine.ask(pixels, "Where?", options=ONE))
 
 
 class TestQuestionsAboutOneMedium:
@@ -622,6 +637,28 @@ class TestBatch:
         assert engine.answer_all([]) == []
 
 
+class TestStop:
+    @pytest.mark.parametrize(
+        ("stop", "text"),
+        [((" far",), "It is"), (("way", "is"), "It "), (("It is",), ""), (("nowhere",), "It is far away.")],
+    )
+    def test_an_answer_ends_before_a_text_that_the_caller_stops_at(self, engine, teach, image, stop, text):
+        messages = [Message.user("Where?", image)]
+        teach(engine, [messages], ["It is far away." + END])
+        answer = engine.answer(messages, Options(stop=stop))
+        assert (answer.text, answer.stop_reason) == (text.rstrip(), "stop")
+
+    def test_objects_named_before_the_stop_have_masks(self, engine, teach, image):
+        messages = [Message.user("Where?", image)]
+        teach(engine, [messages], ["[SEG]. More [SEG]" + END])
+        answer = engine.answer(messages, Options(stop=(" More",)))
+        assert [region.masks is not None for region in answer.regions] == [True]
+
+    def test_an_empty_stop_is_refused(self):
+        with pytest.raises(ConfigError, match="empty"):
+            Options(stop=("",))
+
+
 class TestRun:
     @pytest.fixture
     def asked(self, picture):
@@ -703,6 +740,23 @@ class TestRun:
                 request.is_cancelled = True
         assert len(event.answer.regions[0].masks) == 2
 
+    def test_words_of_others_go_on_while_a_video_is_followed(self, engine, teach, asked, clip):
+        about_video = [Message.user("Where?", open_media(clip(6)))]
+        teach(engine, [about_video, asked[1]], ["[SEG]" + END, "A much longer answer." + END])
+        video, words = Request([about_video]), Request([asked[1]])
+        events = list(engine.run([video, words]))
+        frames = [at for at, (request, event) in enumerate(events) if isinstance(event, FrameMasks)]
+        text = [at for at, (request, event) in enumerate(events) if request is words and isinstance(event, TextDelta)]
+        assert len([at for at in text if frames[0] < at < frames[-1]]) >= 4
+        assert same(self.answers(events)[video], engine.answer(about_video))
+
+    def test_videos_that_are_followed_take_the_place_of_rows(self, engine, teach, asked, clip):
+        dialogues = [[Message.user("Where?", open_media(clip(count)))] for count in (5, 6)]
+        teach(engine, dialogues, ["[SEG]" + END] * 2)
+        first, second = (Request([messages]) for messages in dialogues)
+        events = [(request, type(event)) for request, event in engine.run([first, second], rows=1)]
+        assert events.index((first, Finished)) < events.index((second, TextDelta))
+
     def test_text_of_several_dialogues_comes_one_after_another(self, engine, teach, asked):
         image = asked[0][0].parts[0]
         dialogues = [[Message.user(text, image)] for text in ("x", "y")]
@@ -778,7 +832,7 @@ class TestKeptMasks:
     def test_an_answer_without_kept_masks_has_scores_and_a_stream_that_had_the_masks(self, engine, clip):
         media = open_media(clip(6))
         options = replace(ONE, keep_logits=False, keep_masks=False)
-        events = list(engine.stream([Message.user("Where?", media)], options))
+        events = list(engine.stream_answer([Message.user("Where?", media)], options))
         (region,) = events[-1].answer.regions
         assert region.masks is None and len(region.scores) == len(region.presence) == 6
         assert sum(isinstance(event, FrameMasks) for event in events) == 6

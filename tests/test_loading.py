@@ -133,3 +133,8 @@ def test_the_size_that_counts_is_read_from_the_folder(official_folder, monkeypat
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
     monkeypatch.setattr(loading, "LARGE", least)
     assert loading.load(official_folder, device="cpu").model.dtype == expected
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "float16", torch.float16])
+def test_precision_and_device_are_taken_as_pytorch_has_them_too(official_folder, dtype):
+    assert loading.load(official_folder, device=torch.device("cpu"), dtype=dtype).model.dtype == torch.float16

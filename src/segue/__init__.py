@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Answer": "segue.engine",
+    "Answer": "segue.output.answers",
     "Engine": "segue.engine",
     "FrameMasks": "segue.types",
     "Finished": "segue.types",

@@ -17,7 +17,7 @@ from torch import nn
 from segue import weights
 from segue.checkpoints import footprint, loaded, model_folder
 from segue.checkpoints.locate import resolve, weights_folder
-from segue.engine import DTYPES, Engine
+from segue.engine import Engine, as_dtype
 from segue.errors import ConfigError, LimitError
 from segue.grounding import model as grounded
 from segue.models import offloading, quantised
@@ -32,7 +32,7 @@ class Loading:
     """Where and how exactly a model runs; the fields are `load`'s."""
 
     device: str = "auto"
-    dtype: str = "auto"
+    dtype: str | torch.dtype = "auto"
     sam2: str | Path | None = None
     quantize: Bits | None = None
     offload: bool = False
@@ -42,8 +42,8 @@ class Loading:
 def load(  # noqa: PLR0913  every choice by its own name
     model: str | Path,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     sam2: str | Path | None = None,
     quantize: Bits | None = None,
     offload: bool = False,
@@ -52,8 +52,9 @@ def load(  # noqa: PLR0913  every choice by its own name
     """A model from a folder in the official Sa2VA or our own layout, or from the hub by its id; or what a training run
     has made of one: a checkpoint, or a run folder, which stands for its best.
 
-    `device` is auto, cpu, cuda, cuda:1, mps ...; `dtype` auto, bf16, fp16 or fp32. `auto` takes the best device there
-    is, and the precision that `pick_dtype` says. Nothing that the folder brings is executed.
+    `device` is auto, cpu, cuda, cuda:1, mps ..., `dtype` auto, bf16, fp16 or fp32; or PyTorch's own of either. `auto`
+    takes the best device there is, and the precision that `pick_dtype` says. Nothing that the folder brings is
+    executed.
 
     `sam2` is the file in which SAM 2 was published (or a model folder with both mask decoders), for a checkpoint with
     one mask decoder: objects are followed with SAM 2's own then, and videos by the policy `consistent`. `quantize`
@@ -209,12 +210,12 @@ def available_memory(device: str) -> int | None:
         return free
 
 
-def pick_device(name: str) -> str:
+def pick_device(device: str | torch.device) -> str:
     """The name of a device that is there; `auto` is the best of them.
 
     Raises: ConfigError, for a device that is unknown or not available.
     """
-    has_mps = torch.backends.mps.is_available()
+    name, has_mps = str(device), torch.backends.mps.is_available()
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
@@ -226,18 +227,16 @@ def pick_device(name: str) -> str:
     return name
 
 
-def pick_dtype(name: str, device: str, parameters: int = 0) -> torch.dtype:
-    """The precision of that name, for a model of that many parameters.
+def pick_dtype(dtype: str | torch.dtype, device: str, parameters: int = 0) -> torch.dtype:
+    """The precision of that name (`segue.engine.as_dtype`), for a model of that many parameters.
 
     `auto` is bfloat16 on a GPU that has it, and for a model of `LARGE` parameters or more on a CPU that multiplies
     bfloat16 itself (AMX, AVX512-BF16). It is float32 elsewhere: there, and for small models, bfloat16 would be slower.
 
     Raises: ConfigError, for another name.
     """
-    if name != "auto":
-        if name not in DTYPES:
-            raise ConfigError(f"unknown dtype {name!r}; expected auto, {', '.join(DTYPES)}")
-        return DTYPES[name]
+    if dtype != "auto":
+        return as_dtype(dtype)
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     is_faster = device == "cpu" and parameters >= LARGE and _multiplies_bf16()

@@ -10,14 +10,18 @@ import errno
 import io
 import logging
 import os
+import re
 import stat
 from pathlib import Path
+
+from segue.errors import MediaError
 
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 2 * 2**30
 """Bytes of an annotation file or other text, the most that is read: COCO's largest has a quarter of that."""
 
+_URL = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/|data:[a-z]")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -26,6 +30,17 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LEGACY = ("gb18030", "cp1252")
+
+
+def refuse_url(given: str | Path) -> None:
+    """Refuse what names a place on a network, where a file is expected.
+
+    Raises: MediaError.
+    """
+    text = str(given)
+    if _URL.match(text) and not Path(text[:4096]).exists():
+        shown = text if len(text) <= 200 else f"{text[:200]}..."
+        raise MediaError(f"{shown} is a URL, and Segue fetches nothing: download it first, then give the file")
 
 
 def open_regular(path: Path) -> io.BufferedReader:

@@ -113,7 +113,7 @@ def test_a_random_model_answers_with_an_object_whose_mask_is_neither_empty_nor_e
     image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     image[20:40, 30:50] = (250, 20, 20)
     media = open_media(image)
-    events = list(model.stream([Message.user("Please segment the square in this image.", media)]))
+    events = list(model.stream_answer([Message.user("Please segment the square in this image.", media)]))
     assert [event.masks.shape for event in events if isinstance(event, FrameMasks)] == [(1, 60, 80)]
     assert all(0.01 < event.masks.mean() < 0.99 for event in events if isinstance(event, FrameMasks))
     assert events[-1].answer.raw_text == random_weights.ANSWER and events[-1].answer.stop_reason == "stop"

@@ -51,13 +51,13 @@ class Engine:
     loads = 0
     lineage: dict[str, Any] = {"model": "fake", "dtype": "float32"}
 
-    def stream(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
+    def stream_answer(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
         """Say which turn it is and find the words of BRIGHTNESS that the last message names, if there is a medium."""
         media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
         asked = [word for word in BRIGHTNESS if media is not None and word in messages[-1].text]
         yield from self._answer(media, asked, options, f"Turn {len(messages) // 2 + 1}: ")
 
-    def segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
+    def stream_segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
         if "impossible" in phrases:
             raise DataError("the phrase 'impossible' cannot be asked; ask for something else")
         known = [phrase for phrase in phrases if phrase in BRIGHTNESS]
@@ -107,7 +107,7 @@ def _region(region: Region, number: int, media: Media, frames: list, options: Op
 
 
 def load(model: str = "demo", **choices: Any) -> Engine:
-    if model == "broken":
+    if model == "fake/broken":
         raise CheckpointError("broken lacks the tensor a.weight of shape (2, 3); download it again")
     Engine.loads += 1
     return Engine()

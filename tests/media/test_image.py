@@ -213,14 +213,14 @@ def test_pixels_read_from_an_array_are_a_copy():
     [
         np.zeros((4, 5), np.uint8),
         np.zeros((4, 5, 4), np.uint8),
-        np.zeros((4, 5, 3), np.float32),
+        np.full((4, 5, 3), 2, np.float32),
         np.zeros((0, 5, 3), np.uint8),
         np.zeros((1, 2, 4, 5, 3), np.uint8),
     ],
     ids=["grey", "alpha", "float", "empty", "five_axes"],
 )
 def test_other_arrays_are_refused(pixels):
-    with pytest.raises(MediaError, match="expected uint8 RGB"):
+    with pytest.raises(MediaError, match="cannot take an array|from 0 to 1"):
         open_media(pixels)
 
 

@@ -156,9 +156,16 @@ def test_likelihood_ranks_answers_whatever_stands_beside_them(model, image):
             model.score(dialogue, wrong)
 
 
+def test_a_chat_model_can_be_asked_without_turns(model, image):
+    said = model.ask(image, " What? Answer:", options=Options(raw=True, max_new_tokens=2))
+    assert said.lineage["request"]["prompts"] == ["<img><imgpad>*16</img> What? Answer:"]
+    asked = [Message("user", (image, " What? Answer:"))]
+    assert model.score(asked, [" A"], Options(raw=True)) != model.score(asked, [" A"])
+
+
 def test_masks_are_refused_as_region_prompts_and_so_is_segmenting(model, image):
     with pytest.raises(ConfigError, match="has no grounder"):
-        list(model.segment(image, ["the cat"]))
+        model.segment(image, ["the cat"])
     visual = model.processor.image(np.zeros((9, 9, 3), np.uint8), max_tiles=1)
     with pytest.raises(DataError, match="reads boxes"):
         model.processor.regions(visual, np.zeros((1, 4, 4), bool))

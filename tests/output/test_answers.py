@@ -5,9 +5,9 @@ import pytest
 
 from segue.errors import DataError
 from segue.media import open_media
-from segue.output.answers import from_dict, to_dict
+from segue.output.answers import Answer
 from segue.output.export import write_png
-from segue.types import Answer, MaskTrack, Region, Usage
+from segue.types import MaskTrack, Region, Usage
 
 TRACK = MaskTrack((3, 6), np.array([7, 9]), ("639", "b0"))
 REGION = Region(
@@ -32,13 +32,13 @@ def answer(tmp_path):
 
 
 def test_an_answer_comes_back_from_json_as_it_was(answer):
-    assert from_dict(json.loads(json.dumps(to_dict(answer)))) == answer
+    assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
 
 
 def test_a_medium_without_a_file_does_not_come_back(answer):
     shown = Answer("x", media=open_media(np.zeros((3, 6, 3), np.uint8)))
-    stored = json.loads(json.dumps(to_dict(shown)))
-    assert stored["media"]["path"] is None and from_dict(stored) == Answer("x")
+    stored = json.loads(json.dumps(shown.to_dict()))
+    assert stored["media"]["path"] is None and Answer.from_dict(stored) == Answer("x")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_medium_without_a_file_does_not_come_back(answer):
     ],
 )
 def test_what_has_another_form_is_refused(answer, spoil):
-    stored = to_dict(answer)
+    stored = answer.to_dict()
     spoil(stored)
     with pytest.raises(DataError, match="does not have its form"):
-        from_dict(stored)
+        Answer.from_dict(stored)

@@ -74,7 +74,7 @@ def command(
         result = {"seed": seed, "model": loading.model, "output": str(output), "mean_iou": mean}
         print(json.dumps({**result, "answers": [asdict(line) for line in lines]}))
         return
-    VisibleConsole().print(_table(lines, mean))
+    VisibleConsole().show(_table(lines, mean))
     print(visible(f"truth and answer side by side: {'  '.join(str(path) for path in compared)}"))
 
 
@@ -99,7 +99,7 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions
             challenge = asked[[source.name for source in sources].index(media.name)]
             found[challenge.name] = _FoundMasks({}, {}, {})
             phrases = [phrase.words["en"] for phrase in challenge.phrases]
-            yield from _watched(loaded.segment(media, phrases, engine.Options()), media, found[challenge.name])
+            yield from _watched(loaded.stream_segment(media, phrases, engine.Options()), media, found[challenge.name])
 
         return ask
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
+from segue.errors import ConfigError
 from segue.types import Region
 
 _SEGMENT = "[SEG]"
@@ -20,6 +21,17 @@ _JOINER = re.compile(r"\s*(,|and|, and)\s*")
 _STOPS = ".,;:!?…。，、；：！？"
 _PAUSES = ",;:，、；："
 _CLINGING = re.compile(rf"[{_STOPS})\]}}%）]|['’]s\b")
+
+
+def check_prefill(prefill: str | None) -> None:
+    """Refuse a reply given for the model to begin from that asks for no mask, where masks are what is wanted.
+
+    Raises: ConfigError.
+    """
+    if prefill is not None and _SEGMENT not in prefill:
+        raise ConfigError(
+            f"the prefill {prefill!r} asks for no mask, because it has no {_SEGMENT}; say 'It is {_SEGMENT}.'"
+        )
 
 
 def parse(raw: str, size: tuple[int, int] | None, _: object) -> tuple[str, tuple[Region, ...]]:

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,12 @@ from PIL import Image
 
 from segue.errors import ConfigError, MediaError
 from segue.facts import FileFacts
-from segue.media import deep, folder, formats, image
+from segue.media import arrays, deep, folder, formats, image
 from segue.media.ahead import read_ahead
+from segue.media.arrays import Source
 from segue.media.deep import Window
 from segue.media.limits import DEFAULT_LIMITS, Limits
+from segue.reading import refuse_url
 from segue.types import Frames, Media, MediaKind
 
 __all__ = [
@@ -49,41 +52,43 @@ class VideoFrame(NamedTuple):
 
 
 def open_media(
-    source: str | Path | bytes | Image.Image | np.ndarray,
-    limits: Limits = DEFAULT_LIMITS,
-    *,
-    first: bool = False,
-    window: Window | None = None,
+    source: Source, limits: Limits = DEFAULT_LIMITS, *, first: bool = False, window: Window | None = None
 ) -> Media:
     """Find out what an image or video is, without decoding it.
 
     Takes the path of an image, of a video or of a folder of numbered pictures (a video); the encoded bytes of an
-    image or video; a Pillow image; or RGB pixels, `UInt8[h w 3]` for an image and `UInt8[t h w 3]` for a video. What
-    a file is decides its content, not its name. A Pillow image is decoded here; arrays are kept, not copied.
+    image or video, or a file open for reading them; a Pillow image; an array or tensor, (h, w, 3) or (3, h, w) for an
+    image, (t, h, w, 3) or (t, 3, h, w) for a video, uint8 or floating point from 0 to 1; a list of such images of one
+    size, which are the frames of a video; or a `Media`, which is given back. What a file is decides its content, not
+    its name. Pillow images and lists are decoded here; arrays of uint8 with colours last are kept, not copied.
 
     An animated GIF, WebP, PNG or AVIF, and a TIFF with pages of one size, is a video; with `first` it is an image of
     its first picture, which the medium's `notes` say. Pictures of more than 8 bits are brought to 8 by a `window`,
     which becomes black and white: the one given, or the range of values that is used, for which they are decoded here.
     One that uses half of its 16 bits or more is shown as it is.
 
-    Raises: MediaError, if there is nothing there, or nothing that can be read; LimitError, if it is too large.
+    Raises: MediaError, if there is nothing there, or nothing that can be read, and for a URL; LimitError, if it is too
+    large.
     """
-    if isinstance(source, np.ndarray):
-        return _open_array(source, limits)
+    if isinstance(source, Media):
+        return source
+    if isinstance(source, str | Path):
+        return _open_path(source, limits, first=first, window=window)
     if isinstance(source, Image.Image):
-        limits.check_size("the Pillow image", (source.height, source.width))
-        return _open_array(image.rgb(source, "the Pillow image", window=window), limits)
-    if isinstance(source, bytes):
-        return _open_encoded(source, "<bytes>", limits, first=first, window=window)
-    path = Path(source)
-    try:
-        if path.is_dir():
-            return _open_folder(path, limits, window)
-        return _open_encoded(path, str(path), limits, first=first, window=window)
-    except FileNotFoundError as error:
-        raise MediaError(f"{path}: no such file or folder") from error
-    except OSError as error:
-        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
+        return _open_pillow(source, limits, window)
+    if isinstance(source, bytes | bytearray):
+        return _open_encoded(bytes(source), "<bytes>", limits, first=first, window=window)
+    if isinstance(source, arrays.Array):
+        return _open_array(arrays.rgb(source), limits)
+    if isinstance(source, arrays.OpenFile):
+        data = arrays.read_open(source, limits.file_bytes)
+        return _open_encoded(data, "<file>", limits, first=first, window=window)
+    if isinstance(source, Sequence):
+        return _open_frames(source, limits, window)
+    raise MediaError(
+        f"cannot take a {type(source).__name__} as an image or video; expected a path, encoded bytes, an open file, a "
+        "Pillow image, an array or tensor of pixels, or a list of frames"
+    )
 
 
 @contextmanager
@@ -143,18 +148,61 @@ def iter_frames(media: Media, start: int = 0, *, stop: int | None = None, step: 
     return _checked(media, range(start, media.count if stop is None else min(stop, media.count), step))
 
 
-def _open_array(pixels: np.ndarray, limits: Limits) -> Media:
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] != 3 or not pixels.size:
-        raise MediaError(
-            f"cannot take an array of {pixels.dtype} {pixels.shape} as pixels; "
-            "expected uint8 RGB, (h, w, 3) for an image or (t, h, w, 3) for a video"
-        )
+def _open_path(source: str | Path, limits: Limits, *, first: bool, window: Window | None) -> Media:
+    refuse_url(source)
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return _open_folder(path, limits, window)
+        return _open_encoded(path, str(path), limits, first=first, window=window)
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: no such file or folder") from error
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _open_pillow(picture: Image.Image, limits: Limits, window: Window | None) -> Media:
+    name = "the Pillow image"
+    limits.check_size(name, (picture.height, picture.width))
+    notes: tuple[str, ...] = ()
+    if window is None and deep.is_grey(picture):
+        window = deep.window(deep.values(picture, None, name))
+        notes = () if window is None else (deep.told(window),)
+    return replace(_open_array(image.rgb(picture, name, window=window), limits), window=window, notes=notes)
+
+
+def _open_array(pixels: UInt8[np.ndarray, "*t h w 3"], limits: Limits) -> Media:
     *times, height, width, _ = pixels.shape
     limits.check_size("the array", (height, width))
     if not times:
         return Media(pixels, "image", (height, width))
     limits.check_frames("the array", times[0])
     return Media(pixels, "video", (height, width), times[0])
+
+
+def _open_frames(frames: Sequence[arrays.Frame], limits: Limits, window: Window | None) -> Media:
+    """A video of images, decoded. Deep ones share the window that takes in all of theirs."""
+    name = "the list of frames"
+    if not frames:
+        raise MediaError(f"{name} is empty; give at least one image")
+    limits.check_frames(name, len(frames))
+    opened = [open_media(frame, limits, first=True, window=window) for frame in frames]
+    if window is None and (window := deep.joined(frame.window for frame in opened)) is not None:
+        sources = [
+            given if isinstance(given, Image.Image) else frame.source
+            for given, frame in zip(frames, opened, strict=True)
+        ]
+        opened = [open_media(one, limits, first=True, window=window) for one in sources]
+    for number, frame in enumerate(opened):
+        if frame.kind != "image" or frame.size != opened[0].size:
+            raise MediaError(
+                f"frame {number} of the list is {frame!r} where an image of the size of the first, {opened[0]!r}, was "
+                "expected; give a video by its own path"
+            )
+    limits.check_bytes(name, 3 * len(frames) * opened[0].size[0] * opened[0].size[1])
+    notes = (deep.told(window),) if window else tuple(dict.fromkeys(note for frame in opened for note in frame.notes))
+    pixels = np.stack([read_image(frame) for frame in opened])
+    return replace(_open_array(pixels, limits), window=window, notes=notes)
 
 
 def _open_folder(path: Path, limits: Limits, window: Window | None) -> Media:

@@ -58,7 +58,7 @@ def from_json(stored: Mapping[str, Any]) -> StoredAnswer:
 
     Raises: DataError, if that does not have its form.
     """
-    read = answers.from_dict(stored)
+    read = answers.Answer.from_dict(stored)
     try:
         scanned = {
             float(threshold): [answers.track_from_dict(track) for track in tracks]
