@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
 import shutil
@@ -12,11 +13,19 @@ from pathlib import Path
 
 from segue.errors import ConfigError, MediaError
 
+log = logging.getLogger(__name__)
+
 PART = ".segue-"
 """Begins the name of a file or folder that is being written."""
 
 OLD = ".old-"
 """Begins the name of a folder that is being replaced; the rest is its name."""
+
+_NO_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP})
+
+
+class InUseError(ConfigError):
+    """Another process holds a lock."""
 
 
 DISK_ERRORS = {
@@ -145,21 +154,26 @@ def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
 def alone(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds a lock on a folder or file that exists; the system lets go of it when the process dies in any way.
 
-    A `shared` lock may be held by several at once, as long as nobody holds it alone.
+    A `shared` lock may be held by several at once, as long as nobody holds it alone. Where the file system cannot lock
+    (NFS knows no locks on folders), a warning says so, and two runs into one folder are the user's to avoid.
 
-    Raises: ConfigError, if another process holds it.
+    Raises: InUseError, if another process holds it.
     """
     try:
         import fcntl
     except ImportError:  # Windows cannot lock a folder; there two runs into one folder are the user's to avoid
         yield
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only what may be written
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"another run is writing to {path}; wait for it, or give another -o") from error
+            raise InUseError(f"another run is writing to {path}; wait for it, or give another -o") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.warning("%s cannot be locked here: let no other run write to it", path)
         yield
     finally:
         os.close(descriptor)
@@ -180,3 +194,12 @@ def append(path: Path, line: bytes) -> None:
         except OSError:
             file.truncate(before)
             raise
+
+
+def mend(path: Path) -> None:
+    """Cut off a last line without its end, which a kill has torn."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)

@@ -109,9 +109,7 @@ def build(
         str | None, typer.Option("--budget", help="Most bytes of all entries: 200GB. Without it the disk decides.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
-    shard: Annotated[
-        str | None, typer.Option("--shard", help="Shard i/N, from 0: every process or machine does one.")
-    ] = None,
+    shard: options.Shard = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what there is to do, and what it weighs.")
     ] = False,
@@ -126,14 +124,14 @@ def build(
     it fits. The same command again goes on where it stopped, and opens no
     entry. The exit code is 2 if something could not be encoded or kept.
     """
-    from segue.cli.evaluate import parse_shard
     from segue.evals.run import feature_cache
     from segue.features import Store
 
     store = Store(cache, budget=None if budget is None else parse_size(budget))
     if store.remote is not None:
         raise ConfigError(f"{cache} is an address, which is only read; build into a folder, and copy it there")
-    how: dict[str, Any] = {"form": form, "point": point, "frames": frames, "limit": limit, "shard": parse_shard(shard)}
+    part = options.parse_shard(shard) or (0, 1)
+    how: dict[str, Any] = {"form": form, "point": point, "frames": frames, "limit": limit, "shard": part}
     engine, told = _loaded(model, device, dtype), list[dict[str, Any]]()
     for name in [word.strip() for word in dataset.split(",") if word.strip()]:
         this = _benchmark(name, data, engine, store, **how)
@@ -154,8 +152,8 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
     weights = feature_cache.projected_bytes(this, listed.absent)
     there, total, room = len(listed.there), sum(weights), -this.cache.store.shortage(0)
     say(
-        f"{this.evaluation.benchmark.name}: {there + len(weights):,} media, {there:,} there already; the other "
-        f"{len(weights):,} take {size(total)} as {this.cache.form.name} at {this.cache.point}; there is room for "
+        f"{this.evaluation.benchmark.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; "
+        f"they take {size(total)} as {this.cache.form.name} at {this.cache.point}, and there is room for "
         f"{size(max(room, 0))}"
     )
     if total > room:

@@ -45,9 +45,6 @@ Split = Annotated[str | None, typer.Option("--split", help="Of a folder of your 
 Protocol = Annotated[
     str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
 ]
-Shard = Annotated[
-    str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
-]
 MaxFailures = Annotated[
     int, typer.Option("--max-failures", min=0, help="Rows that may fail before the exit code is 2.")
 ]
@@ -67,12 +64,6 @@ CachePoint = Annotated[
     Literal["tower", "projected"],
     typer.Option(
         "--cache-point", help="Where features are taken: after the tower, or as the language model sees them."
-    ),
-]
-ReusePrefix = Annotated[
-    bool,
-    typer.Option(
-        "--reuse-prefix", help="Read the common beginning of prompts in a row once; last bits of scores may differ."
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
@@ -108,7 +99,7 @@ def run(
     ] = True,
     protocol: Protocol = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
-    shard: Shard = None,
+    shard: options.Shard = None,
     max_failures: MaxFailures = 0,
     batch: Annotated[
         int | None,
@@ -116,11 +107,13 @@ def run(
     ] = None,
     *,
     settings: Annotated[dict[str, Any], options.AnswerOptions],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the chat template's turns out, as Qwen-VL's evaluation does.")
+    ] = False,
     show_names: ShowNames = False,
     cache: Cache = None,
     cache_format: CacheFormat = "lossless",
     cache_point: CachePoint = "tower",
-    reuse_prefix: ReusePrefix = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -142,14 +135,17 @@ def run(
                 "say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT; --judge needs --rescore"
             )
         own = {"split": split, "phrase": phrase, "group": group}
+        settings |= {"raw": True} if raw else {}
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
-        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point, "reuse_prefix": reuse_prefix}
+        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
         specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
-            _evaluate(spec, shard, workers, is_resumed=resume, is_hidden=is_hidden, show_names=show_names)
+            _evaluate(
+                spec, options.parse_shard(shard), workers, is_resumed=resume, is_hidden=is_hidden, show_names=show_names
+            )
             for spec in specs
         ]
         reports = [report for report in made if report is not None]
@@ -232,7 +228,13 @@ def _specs(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[E
 
 
 def _evaluate(
-    spec: EvaluationSpec, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool, show_names: bool
+    spec: EvaluationSpec,
+    shard: tuple[int, int] | None,
+    workers: int,
+    *,
+    is_resumed: bool,
+    is_hidden: bool,
+    show_names: bool,
 ) -> RunReport | None:
     """Run one benchmark and report it; None while other shards are at work."""
     from segue.evals.run import runner
@@ -240,7 +242,7 @@ def _evaluate(
 
     if not is_resumed:
         _throw_away(spec.out)
-    evaluation = spec.evaluation(parse_shard(shard))
+    evaluation = spec.evaluation(shard or (0, 1))
     dataset = evaluation.open_data()
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
@@ -297,19 +299,6 @@ def _throw_away(out: Path) -> None:
         if any(out.iterdir()) and not (out / RECORD).is_file():
             raise ConfigError(f"{out} holds no evaluation, so it is not overwritten; choose another folder")
         shutil.rmtree(out)
-
-
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """(i, N) of a shard in words, i/N; all of it without any.
-
-    Raises: ConfigError.
-    """
-    if text is None:
-        return 0, 1
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal()) or int(number) >= int(count):
-        raise ConfigError(f"--shard {text!r} is no shard; expected i/N with i from 0 to N - 1, such as 0/4")
-    return int(number), int(count)
 
 
 def _tell(made: RunReport) -> None:

@@ -23,6 +23,7 @@ _ROWS = (
     ("demo", "segue.cli.demo:command", "Run the main job on a scene and a clip made on the spot."),
     ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
     ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
+    ("serve", "segue.cli.serve:command", "Serve a model over HTTP, in OpenAI's form, with regions on the answers."),
     ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; transfer parts to another model."),
     ("train", "segue.cli.train:command", "Train as a recipe says."),
     ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
@@ -34,6 +35,7 @@ _ROWS = (
     ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),
     ("parity", "segue.cli.parity:command", "Replay a recording of the original code and compare every seam."),
     ("bench", "segue.cli.bench:command", "Measure what things cost, as ratios from one run."),
+    ("estimate", "segue.cli.estimate:app", "Tell what a job will take on other machines, by arithmetic alone."),
 )
 
 COMMANDS = Table("command", {name: target for name, target, _ in _ROWS})

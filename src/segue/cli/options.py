@@ -102,6 +102,9 @@ Window = Annotated[
         help="Values that become black and white in pictures of more than 8 bits, such as 0,4095; else their range.",
     ),
 ]
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 
 
@@ -252,6 +255,21 @@ def parse_formats(text: str) -> tuple[str, ...]:
     if unknown := wanted - set(FORMATS):
         raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
     return tuple(name for name in FORMATS if name in wanted)
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Shard (i, N) in words: 0/4.
+
+    Raises: ConfigError.
+    """
+    from segue.errors import ConfigError
+
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()) or int(number) >= int(count):
+        raise ConfigError(f"--shard {text!r} is no shard; expected i/N with i from 0 to N - 1, such as 0/4")
+    return int(number), int(count)
 
 
 def parse_window(text: str | None) -> tuple[float, float] | None:

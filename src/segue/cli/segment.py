@@ -69,6 +69,7 @@ def command(
     formats: options.Formats = options.FORMATS,
     folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
+    shard: options.Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
     skip_bad: SkipBad = False,
     window: options.Window = None,
@@ -101,6 +102,7 @@ def command(
         out=output,
         formats=wanted,
         overwrite=overwrite,
+        shard=options.parse_shard(shard),
         settings={"phrases": phrases, "formats": wanted, **opening, **_weights(loading), **how},
     )
     skipped: list[inputs.Skipped] = []
@@ -142,9 +144,23 @@ def _told(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
+    if job.shard is not None:
+        _merge(sources, job)
     if len(sources) > 1 or tally.skipped:
         say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {job.out / 'manifest.jsonl'}")
     return tally
+
+
+def _merge(sources: Sequence[Path], job: BatchJob) -> None:
+    """Make one list of what all shards have done, if this one is the last, and say which it is."""
+    from segue.jobs.run import merge
+
+    left = merge(sources, job)
+    if left:
+        total = _many(len(sources), "input")
+        say(f"{len(left):,} of {total} are other shards' work; the last to end lists all in one file")
+    elif left is not None:
+        say(f"all shards are done: {_many(len(sources), 'input')} listed, none missing, none twice")
 
 
 def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:

@@ -117,6 +117,7 @@ def folder_names(
         wanted = (stem, *([f"{stem}-{words}"] if words else ())) if is_alone else ()
         own = next((name for name in wanted if name.casefold() not in refused), unique)
         names[source] = known.get(str(source), own)
+        refused.add(names[source].casefold())
     return names
 
 
