@@ -637,6 +637,28 @@ class TestBatch:
         assert engine.answer_all([]) == []
 
 
+class TestStop:
+    @pytest.mark.parametrize(
+        ("stop", "text"),
+        [((" far",), "It is"), (("way", "is"), "It "), (("It is",), ""), (("nowhere",), "It is far away.")],
+    )
+    def test_an_answer_ends_before_a_text_that_the_caller_stops_at(self, engine, teach, image, stop, text):
+        messages = [Message.user("Where?", image)]
+        teach(engine, [messages], ["It is far away." + END])
+        answer = engine.answer(messages, Options(stop=stop))
+        assert (answer.text, answer.stop_reason) == (text.rstrip(), "stop")
+
+    def test_objects_named_before_the_stop_have_masks(self, engine, teach, image):
+        messages = [Message.user("Where?", image)]
+        teach(engine, [messages], ["[SEG]. More [SEG]" + END])
+        answer = engine.answer(messages, Options(stop=(" More",)))
+        assert [region.masks is not None for region in answer.regions] == [True]
+
+    def test_an_empty_stop_is_refused(self):
+        with pytest.raises(ConfigError, match="empty"):
+            Options(stop=("",))
+
+
 class TestRun:
     @pytest.fixture
     def asked(self, picture):
@@ -717,6 +739,23 @@ class TestRun:
             if isinstance(event, FrameMasks) and event.index == 1:
                 request.is_cancelled = True
         assert len(event.answer.regions[0].masks) == 2
+
+    def test_words_of_others_go_on_while_a_video_is_followed(self, engine, teach, asked, clip):
+        about_video = [Message.user("Where?", open_media(clip(6)))]
+        teach(engine, [about_video, asked[1]], ["[SEG]" + END, "A much longer answer." + END])
+        video, words = Request([about_video]), Request([asked[1]])
+        events = list(engine.run([video, words]))
+        frames = [at for at, (request, event) in enumerate(events) if isinstance(event, FrameMasks)]
+        text = [at for at, (request, event) in enumerate(events) if request is words and isinstance(event, TextDelta)]
+        assert len([at for at in text if frames[0] < at < frames[-1]]) >= 4
+        assert same(self.answers(events)[video], engine.answer(about_video))
+
+    def test_videos_that_are_followed_take_the_place_of_rows(self, engine, teach, asked, clip):
+        dialogues = [[Message.user("Where?", open_media(clip(count)))] for count in (5, 6)]
+        teach(engine, dialogues, ["[SEG]" + END] * 2)
+        first, second = (Request([messages]) for messages in dialogues)
+        events = [(request, type(event)) for request, event in engine.run([first, second], rows=1)]
+        assert events.index((first, Finished)) < events.index((second, TextDelta))
 
     def test_text_of_several_dialogues_comes_one_after_another(self, engine, teach, asked):
         image = asked[0][0].parts[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -25,10 +25,26 @@ from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
-from segue.models.templates import stop_check
+from segue.models.templates import RAW, stop_check
 from segue.output.answers import Answer
 from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
-from segue.requests import DEFAULTS, Job, Options, Plan, Reply, Request, Row, Timer, Tracks, parse_replies, stop_reason
+from segue.requests import (
+    DEFAULTS,
+    Job,
+    Options,
+    Plan,
+    Reply,
+    Request,
+    Row,
+    Timer,
+    Tracks,
+    answers_of,
+    parse_replies,
+    raised,
+    readable_prompt,
+    stop_reason,
+    until_stop,
+)
 from segue.types import (
     Event,
     Failed,
@@ -83,7 +99,6 @@ class Engine:
         self.lineage = dict(lineage)
         self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
-        self._last_prompt: LastPrompt | None = None
         self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
 
     @property
@@ -110,7 +125,7 @@ class Engine:
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
         request = Request([messages], options)
-        return _answers(self.run([request]))[request][0]
+        return answers_of(self.run([request]))[request][0]
 
     def stream_answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
@@ -118,7 +133,7 @@ class Engine:
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
         several, masks are of the last one shown.
         """
-        return _raised(self.run([Request([messages], options)]))
+        return raised(self.run([Request([messages], options)]))
 
     def segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Answer:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
@@ -127,14 +142,15 @@ class Engine:
 
         Raises: DataError, if there is no phrase; ConfigError, without a grounder, or for a `prefill` without `[SEG]`.
         """
-        request = self._segmenting(source, phrases, options)
-        return _answers(self.run([request]))[request][0]
+        request = self.segmentation(source, phrases, options)
+        return answers_of(self.run([request]))[request][0]
 
     def stream_segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
         """What `segment` answers, as it comes; see `stream_answer`."""
-        return _raised(self.run([self._segmenting(source, phrases, options)]))
+        return raised(self.run([self.segmentation(source, phrases, options)]))
 
-    def _segmenting(self, source: Source, phrases: Sequence[str], options: Options) -> Request:
+    def segmentation(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Request:
+        """What `segment` asks, for `run`. Raises as `segment` does."""
         if isinstance(phrases, str):
             raise DataError(f"phrases are a list, and {phrases!r} is text; write [{phrases!r}]")
         if not phrases or not all(phrase.strip() for phrase in phrases):
@@ -158,7 +174,7 @@ class Engine:
         Raises: DataError, if there is no dialogue, or two of them are about different media.
         """
         request = Request(dialogues, options)
-        return _answers(self.run([request]))[request]
+        return answers_of(self.run([request]))[request]
 
     def answer_all(
         self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS, *, rows: int = ROWS
@@ -174,7 +190,7 @@ class Engine:
             alike = next((first for first in groups if one is not None and media[first] is one), number)
             groups.setdefault(alike, []).append(number)
         requests = {number: Request([dialogues[one] for one in group], options) for number, group in groups.items()}
-        found = _answers(self.run(requests.values(), rows=rows))
+        found = answers_of(self.run(requests.values(), rows=rows))
         answers = {
             number: answer
             for first, group in groups.items()
@@ -220,15 +236,17 @@ class Engine:
 
         Up to `rows` dialogues are decoded together, of any age and about whatever media; a request is taken when there
         is room for it. `None` among the requests says that none is waiting now. A request ends with `Finished` for
-        each of its answers, in order, or with `Failed`. Close the iterator to cancel all.
+        each of its answers, in order, or with `Failed`. Of videos a frame of each is done at a time, between the words
+        of the others. Close the iterator to cancel all.
         """
         coming, jobs = iter(requests), list[Job]()
+        followed: list[Generator[tuple[Request, Event | Failed]]] = []
         waiting: deque[tuple[Job, Row]] = deque()
         decoder, self._static = Decoder(self.model.mllm, self._static), None
         is_open = True
         try:
-            while is_open or jobs:
-                while is_open and len(waiting) + len(decoder.rows) < rows:
+            while is_open or jobs or followed:
+                while is_open and len(waiting) + len(decoder.rows) + len(followed) < rows:
                     request = next(coming, _NO_MORE)
                     is_open = request is not _NO_MORE
                     if not isinstance(request, Request):
@@ -243,8 +261,17 @@ class Engine:
                 yield from self._generate_text(jobs, decoder)
                 done = [job for job in jobs if job.is_said]
                 jobs = [job for job in jobs if not job.is_said]
-                yield from self._ground(done)
+                yield from self._ground([job for job in done if not job.points_into("video")])
+                followed += [self._ground([job]) for job in done if job.points_into("video")]
+                for one in list(followed):
+                    event = next(one, None)
+                    if event is None:
+                        followed.remove(one)
+                    else:
+                        yield event
         finally:
+            for one in followed:
+                one.close()
             decoder.close()
             self._static = decoder.static or self._static
 
@@ -256,19 +283,10 @@ class Engine:
         self._seen = None
         return self.encoder.use_cache(store, form=form, point=point)
 
-    def reuse_prefixes(self) -> None:
-        """From now on read of each prompt only what comes after its common beginning with the one read before it: of
-        many questions about one video, the video once. Sums are then taken in another order, so that the last bits of a
-        score depend on what was asked before.
-        """
-        self._last_prompt = LastPrompt()
-
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
         self._seen = None
         self.encoder.forget()
-        if self._last_prompt is not None:
-            self._last_prompt.forget()
 
     def save(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -342,7 +360,7 @@ class Engine:
     def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
-        example = prepare(messages, self.processor, prefill=plan.options.prefill, media=media)
+        example = prepare(messages, self._talking(plan.options), prefill=plan.options.prefill, media=media)
         text = self.model.config.get_text_config()
         # other kinds of rotary angles are made to go beyond the length that was trained
         is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
@@ -350,6 +368,14 @@ class Engine:
         if most is not None and len(example.ids) > most:
             raise LimitError(f"the prompt has {len(example.ids):,} tokens and the model {most:,} positions; shorten it")
         return example
+
+    def _talking(self, options: Options) -> Processor:
+        """The processor with the template that a request is written in."""
+        if not options.raw:
+            return self.processor
+        talking = copy(self.processor)
+        talking.template = RAW
+        return talking
 
     def _cohort(self, waiting: deque[tuple[Job, Row]], decoder: Decoder, rows: int) -> list[tuple[Job, Row]]:
         """The rows that join now: as many as there is room for, in rows and in tokens, but at least one."""
@@ -379,7 +405,7 @@ class Engine:
         asked: dict[LastPrompt | None, list[tuple[Job, Row]]] = {}
         for job, row in cohort:
             if job.plan.options.prefill is None:
-                asked.setdefault(self._last_prompt or job.last_prompt, []).append((job, row))
+                asked.setdefault(job.last_prompt, []).append((job, row))
         for last, group in asked.items():
             batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
             decodings = [self._decoding(job.plan.options) for job, _ in group]
@@ -398,7 +424,9 @@ class Engine:
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(
-            is_over=stop_check(self.processor.tokenizer, self.processor.template, self.processor.eos_ids),
+            is_over=stop_check(
+                self.processor.tokenizer, self._talking(options).template, self.processor.eos_ids, options.stop
+            ),
             seg_id=self.processor.seg_id,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
@@ -424,7 +452,7 @@ class Engine:
             if job.is_said:
                 job.timer.lap("language")
 
-    def _ground(self, jobs: Sequence[Job]) -> Iterator[tuple[Request, Event | Failed]]:
+    def _ground(self, jobs: Sequence[Job]) -> Generator[tuple[Request, Event | Failed]]:
         """Masks for what was said, frame by frame, then the answers."""
         try:
             images = {} if self.model.grounder is None else self._encode_images(jobs)
@@ -466,7 +494,7 @@ class Engine:
         if self.model.grounder is None or job.media is None or job.request.is_cancelled or not job.num_objects:
             return Tracks()
         options = job.plan.options
-        _, regions, _ = self._parse(job, job.replies, self._raw(job.replies))
+        _, regions, _ = self._parse(job, job.replies, self._raw(job, job.replies))
         yield job.request, ObjectsFound(job.media.media, regions)
         tracks = tuple(TrackBuilder(options.keep_masks) for _ in range(job.num_objects))
         frames = 0
@@ -510,7 +538,7 @@ class Engine:
 
     def _answer(self, job: Job, replies: Sequence[Reply], found: Tracks) -> Answer:
         """Everything that was said and found, together; `found` has a track for each region, or none at all."""
-        raw = self._raw(replies)
+        raw = self._raw(job, replies)
         text, regions, boxes = self._parse(job, replies, raw)
         media = None if job.media is None else job.media.media
         if media is not None and found.tracks:
@@ -531,9 +559,10 @@ class Engine:
     ) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
         return parse_replies(replies, raw, self.model.family.parse, job.media)
 
-    def _raw(self, replies: Sequence[Reply]) -> list[str]:
-        """What was generated, special tokens included."""
-        return [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
+    def _raw(self, job: Job, replies: Sequence[Reply]) -> list[str]:
+        """What was generated, special tokens included, up to a text that the caller stops at."""
+        said = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
+        return [until_stop(text, job.plan.options.stop) for text in said]
 
     def _lineage(self, job: Job, replies: Sequence[Reply]) -> dict[str, Any]:
         """The model's lineage, and all that decided this answer."""
@@ -543,19 +572,10 @@ class Engine:
             "policy": job.plan.policy if is_video else None,
             "frames": job.plan.frames if is_video else None,
             "frames_shown": list(job.media.plan) if job.media is not None and is_video else None,
-            "prompts": [self._collapsed(reply.example.ids[: reply.example.answer_start].tolist()) for reply in replies],
+            "prompts": [readable_prompt(reply, self.processor) for reply in replies],
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
-
-    def _collapsed(self, ids: Sequence[int]) -> str:
-        """A prompt for people: each run of visual tokens as its length."""
-        pieces = []
-        for is_visual, run in groupby(ids, lambda token: token == self.processor.visual_id):
-            part = list(run)
-            text = self.processor.tokenizer.decode(part, skip_special_tokens=False)
-            pieces.append(f"{self.processor.visual_token}*{len(part)}" if is_visual else text)
-        return "".join(pieces)
 
 
 def as_dtype(name: str | torch.dtype) -> torch.dtype:
@@ -576,22 +596,3 @@ def _question(source: Source | None, text: str, regions: Sequence[Region]) -> li
 
 def _shown(messages: Sequence[Message]) -> list[Media]:
     return [part for message in messages for part in message.parts if isinstance(part, Media)]
-
-
-def _raised(events: Iterator[tuple[Request, Event | Failed]]) -> Iterator[Event]:
-    """Events of one request; its failure is raised."""
-    for _, event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        yield event
-
-
-def _answers(events: Iterator[tuple[Request, Event | Failed]]) -> dict[Request, list[Answer]]:
-    """The answers to each request; a failure is raised."""
-    found: dict[Request, list[Answer]] = {}
-    for request, event in events:
-        if isinstance(event, Failed):
-            raise event.error
-        if isinstance(event, Finished):
-            found.setdefault(request, []).append(cast(Answer, event.answer))
-    return found

@@ -28,6 +28,15 @@ class InUseError(ConfigError):
     """Another process holds a lock."""
 
 
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EFBIG: "a file grew too large for the disk",
+}
+"""What a disk that takes no more says, and what it means."""
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes the name `path` when the block ends well.

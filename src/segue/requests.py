@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 from segue.errors import ConfigError
 from segue.geometry.masks import logit
 from segue.grounding.following import Policy, TrackBuilder
 from segue.models.decoding import DecodeState, Generation, IncrementalText
 from segue.models.prefill import LastPrompt
-from segue.models.protocol import Parse
+from segue.models.protocol import Parse, Processor
 from segue.prepare import MediaInput, TokenizedExample
-from segue.types import MediaKind, Message, Region, StopReason
+from segue.types import Event, Failed, Finished, MediaKind, Message, Region, StopReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,9 @@ class Options:
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
-    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
+    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does. `raw` leaves the chat
+    template's turns out: the text is continued as it is, up to the end of a text. `stop` are texts at which an answer
+    ends, and which it does not contain.
     """
 
     frames: str = "auto"
@@ -45,6 +48,8 @@ class Options:
     seed: int = 0
     max_tiles: int = 12
     reprompt: float = 0.0
+    stop: tuple[str, ...] = ()
+    raw: bool = False
 
     def __post_init__(self) -> None:
         logit(self.threshold)
@@ -52,6 +57,8 @@ class Options:
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
         if self.keep_logits and not self.keep_masks:
             raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
+        if not all(self.stop):
+            raise ConfigError("a text to stop at is empty; every answer would end before it begins")
         if not 0 <= self.reprompt <= 1:
             raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
         if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
@@ -205,7 +212,42 @@ def parse_replies(
     return "\n".join(texts), tuple(regions), tuple(boxes)
 
 
+def readable_prompt(reply: Reply, processor: Processor) -> str:
+    """The prompt of a reply for people: each run of visual tokens as its length."""
+    pieces = []
+    ids = reply.example.ids[: reply.example.answer_start].tolist()
+    for is_visual, run in groupby(ids, lambda token: token == processor.visual_id):
+        part = list(run)
+        text = processor.tokenizer.decode(part, skip_special_tokens=False)
+        pieces.append(f"{processor.visual_token}*{len(part)}" if is_visual else text)
+    return "".join(pieces)
+
+
 def stop_reason(replies: Sequence[Reply]) -> StopReason:
     """Why an answer ended: of several replies, the reason that says most."""
     reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
     return next((one for one in ("cancelled", "length") if one in reasons), reasons[0])
+
+
+def until_stop(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first of some others in it; all of it, if none is."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+
+
+def raised(events: Iterator[tuple[Request, Event | Failed]]) -> Iterator[Event]:
+    """Events of one request; its failure is raised."""
+    for _, event in events:
+        if isinstance(event, Failed):
+            raise event.error
+        yield event
+
+
+def answers_of(events: Iterator[tuple[Request, Event | Failed]]) -> dict[Request, list[Any]]:
+    """The answers to each request, as the engine makes them; a failure is raised."""
+    found: dict[Request, list[Any]] = {}
+    for request, event in events:
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Finished):
+            found.setdefault(request, []).append(event.answer)
+    return found

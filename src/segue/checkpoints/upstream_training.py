@@ -27,7 +27,7 @@ from segue.weights.keys import Rules, Write, compiled, match
 from segue.weights.lazy import Spec, Tensors, cut_shapes
 
 # a name inside peft's wrappers: what it is of, and the part it plays
-_PAIR = re.compile(r"(.+)\.lora_([AB])\.\w+\.weight")
+_PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.\w+)?\.weight")
 _WHOLE = re.compile(r"(.+)\.(?:modules_to_save\.\w+|base_layer)\.(weight|bias)")
 _UNUSED = re.compile(r".+\.original_module\.(weight|bias)")
 _PREFIXES = ("", "mllm.", "mllm.model.")

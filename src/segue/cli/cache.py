@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from segue.cli import options
-from segue.cli.console import Bar, say
+from segue.cli.console import Bar, VisibleConsole, say
 from segue.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -29,7 +28,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 FAILURES_TOLD = 5
 Cache = Annotated[str, typer.Argument(metavar="CACHE", help="The folder of the feature cache.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Whose features: a folder, a hub id, or demo.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Whose features: a folder, a hub id, or demo.", callback=options.check_model),
+]
 Data = Annotated[Path, typer.Option("--data", help="Folder below which the benchmark's files lie.")]
 Frames = Annotated[
     str | None, typer.Option("--frames", help="Another plan of a video's frames than the benchmark's, as for evaluate.")
@@ -68,7 +70,7 @@ def stats(cache: Cache, as_json: options.Json = False) -> None:
 
 
 def _print_stats(found: dict[str, Any]) -> None:
-    console = Console()
+    console = VisibleConsole()
     table = Table("namespace", "encoder", "point", "format", "entries", "size", box=SIMPLE_HEAD)
     for row in found["namespaces"]:
         identity = row["identity"] or {}
@@ -76,24 +78,22 @@ def _print_stats(found: dict[str, Any]) -> None:
         name = f"{encoder.get('family', '?')} {str(encoder.get('fingerprint', '?'))[:12]} {identity.get('dtype', '')}"
         cells = (row["namespace"], name, identity.get("point", "?"), identity.get("format", "?"))
         table.add_row(*cells, f"{row['entries']:,}", size(row["bytes"]))
-    console.print(table)
+    console.show(table)
     if found["datasets"]:
         table = Table("dataset", "namespace", "media", "there", "size", "", box=SIMPLE_HEAD)
         for row in found["datasets"]:
             mark = "pinned" if row["pinned"] else ""
             cells = (str(row["dataset"]), str(row["namespace"]), f"{row['media']:,}", f"{row['there']:,}")
             table.add_row(*cells, size(row["bytes"]), mark)
-        console.print(table)
-    table = Table(
-        Column("run", overflow="fold"), "hits", "misses", "rate", "read", "written", "time saved", box=SIMPLE_HEAD
-    )
+        console.show(table)
+    table = Table("run", "hits", "misses", "rate", "read", "written", "time saved", box=SIMPLE_HEAD)
     for row in [*found["runs"], {"started": "all runs", **found["totals"]}]:
         hits, misses = row.get("hits", 0), row.get("absent", 0) + row.get("corrupt", 0)
         rate = f"{100 * hits / (hits + misses):.1f} %" if hits + misses else ""
         sizes = (size(row.get("read_bytes", 0)), size(row.get("written_bytes", 0)))
         saved = f"{row.get('saved_seconds', 0.0):.1f} s"
         table.add_row(str(row.get("started", "?")), f"{hits:,.0f}", f"{misses:,.0f}", rate, *sizes, saved)
-    console.print(table)
+    console.show(table)
 
 
 @app.command("build")
@@ -152,8 +152,8 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
     weights = feature_cache.projected_bytes(this, listed.absent)
     there, total, room = len(listed.there), sum(weights), -this.cache.store.shortage(0)
     say(
-        f"{this.evaluation.benchmark.name}: {there + len(weights):,} media, {there:,} there already; the other "
-        f"{len(weights):,} take {size(total)} as {this.cache.form.name} at {this.cache.point}; there is room for "
+        f"{this.evaluation.benchmark.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; "
+        f"they take {size(total)} as {this.cache.form.name} at {this.cache.point}, and there is room for "
         f"{size(max(room, 0))}"
     )
     if total > room:

@@ -104,7 +104,7 @@ def _print(data: Path, found: Report, settings: Settings) -> None:
     about = f"{_many(found.rows, 'row')} ({', '.join(parts) or 'none'}), {_many(found.objects, 'object')}"
     console.print(Text(f"{data}: {about}", "bold"), soft_wrap=True)
     if found.findings:
-        console.print(_table(found))
+        console.show(_table(found))
     for kind, several in found.by_kind().items():
         first = several[0]
         heading = f"{first.severity}, {KINDS[kind].title}: {first.advice}"
@@ -127,7 +127,7 @@ def _table(found: Report) -> Table:
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for title, side in (("severity", "left"), ("count", "right"), ("what", "left"), ("first in", "left")):
-        table.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
+        table.add_column(title, justify="right" if side == "right" else "left")
     for kind, several in found.by_kind().items():
         first = several[0]
         severity = Text(first.severity, _STYLES[first.severity])

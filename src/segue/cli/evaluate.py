@@ -33,7 +33,7 @@ class _RunByDefault(TyperGroup):
     """What is no sub-command is a model: `segue evaluate demo` is `segue evaluate run demo`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = [RUN, *args]
         return super().parse_args(ctx, args)
 
@@ -66,12 +66,6 @@ CachePoint = Annotated[
         "--cache-point", help="Where features are taken: after the tower, or as the language model sees them."
     ),
 ]
-ReusePrefix = Annotated[
-    bool,
-    typer.Option(
-        "--reuse-prefix", help="Read the common beginning of prompts in a row once; last bits of scores may differ."
-    ),
-]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
 
 
@@ -84,7 +78,10 @@ def entry() -> None:
 @options.expanded
 def run(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A folder, a training run, a hub id, or demo.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A folder, a training run, a hub id, or demo.", callback=options.check_model
+        ),
     ] = None,
     on: Annotated[
         str | None, typer.Option("--on", help="Benchmarks, separated by commas, or a folder of your own masks.")
@@ -110,11 +107,13 @@ def run(
     ] = None,
     *,
     settings: Annotated[dict[str, Any], options.AnswerOptions],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the chat template's turns out, as Qwen-VL's evaluation does.")
+    ] = False,
     show_names: ShowNames = False,
     cache: Cache = None,
     cache_format: CacheFormat = "lossless",
     cache_point: CachePoint = "tower",
-    reuse_prefix: ReusePrefix = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -126,7 +125,6 @@ def run(
     change what the benchmark fixes make it another protocol, which is not
     compared with the first.
     """
-    options.check_frames(settings.get("frames", "auto"))
     if rescore is not None:
         if model is not None or on is not None:
             raise ConfigError("--rescore takes the answers of a run; leave MODEL and --on away")
@@ -137,10 +135,11 @@ def run(
                 "say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT; --judge needs --rescore"
             )
         own = {"split": split, "phrase": phrase, "group": group}
+        settings |= {"raw": True} if raw else {}
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
-        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point, "reuse_prefix": reuse_prefix}
+        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
         specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
@@ -183,7 +182,7 @@ def compare(
         interval = f"{report.number(one.low)} to {report.number(one.high)}"
         verdict = ("higher" if one.difference > 0 else "lower") if one.is_significant else "may be luck"
         table.add_row(one.figure, *values, interval, f"{one.p:.3f}", verdict)
-    VisibleConsole().print(table)
+    VisibleConsole().show(table)
 
 
 @app.command("list")
@@ -211,7 +210,7 @@ def list_(as_json: options.Json = False) -> None:
     table = Table("name", "headline", "protocol", "needs below --data", box=SIMPLE_HEAD)
     for one in records:
         table.add_row(one["name"], one["headline"], one["protocol"], Text("\n".join(one["files"]) or "nothing"))
-    VisibleConsole().print(table)
+    VisibleConsole().show(table)
 
 
 def _specs(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[EvaluationSpec]:
@@ -303,12 +302,18 @@ def _throw_away(out: Path) -> None:
 
 
 def _tell(made: RunReport) -> None:
-    from segue.evals.run.report import figure_lines
+    from segue.evals.run.report import figure_lines, threshold_lines
 
     table = Table("figure", "value", "95% interval", title=f"{made['benchmark']} ({made['protocol']})", box=SIMPLE_HEAD)
     for line in figure_lines(made):
         table.add_row(*line)
-    STDERR.print(table)
+    STDERR.show(table)
+    if scanned := threshold_lines(made):
+        headings, *lines = scanned
+        table = Table(*headings, box=SIMPLE_HEAD)
+        for one in lines:
+            table.add_row(*one, style="bold" if one[-1] else "")
+        STDERR.show(table)
     counted = f"{made['n']:,} of {made['rows']:,} rows"
     if made["failed"]:
         error(f"{made['failed']:,} rows failed and are in no figure, such as")

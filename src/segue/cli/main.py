@@ -16,12 +16,14 @@ from typer.core import TyperGroup
 
 from segue.cli import console
 from segue.errors import SegueError
+from segue.files import DISK_ERRORS
 from segue.registry import Table
 
 _ROWS = (
     ("demo", "segue.cli.demo:command", "Run the main job on a scene and a clip made on the spot."),
     ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
     ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
+    ("serve", "segue.cli.serve:command", "Serve a model over HTTP, in OpenAI's form, with regions on the answers."),
     ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; transfer parts to another model."),
     ("train", "segue.cli.train:command", "Train as a recipe says."),
     ("finetune", "segue.cli.train:finetune", "Fine-tune a model on your own masks."),
@@ -58,6 +60,13 @@ class _Group(TyperGroup):
             console.error(str(error))
             if ctx.meta.get("json"):
                 print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
+            raise typer.Exit(USER_ERROR) from error
+        except OSError as error:
+            # a full disk, a place that cannot be written, a folder removed on the way: no traceback says more
+            if error.filename is None and error.errno not in DISK_ERRORS:
+                raise
+            place = "" if error.filename is None else f"{error.filename}: "
+            console.error(f"{place}{error.strerror or error}; what was finished is kept")
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             console.say("interrupted")
@@ -99,7 +108,13 @@ def _listed() -> None:
 
 def application() -> typer.Typer:
     """The command line as a typer application, every command listed and none imported."""
-    app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    app = typer.Typer(
+        cls=_Group,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},  # commands below take over these names
+    )
     app.callback()(_common)
     for name, _, summary in _ROWS:
         app.command(name, help=summary)(_listed)

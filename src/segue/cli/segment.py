@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ import typer
 from segue.cli import options
 from segue.cli.console import Bar, error, say
 from segue.errors import ConfigError
+from segue.geometry.notation import check_prefill
 from segue.jobs import inputs
 from segue.types import Event, FrameMasks, Media
 
@@ -52,8 +55,9 @@ def command(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="An image, a video, a folder, a quoted pattern ('photos/*.jpg') or a .txt list of paths. A folder of "
-            "images is one video if they are named by evenly spaced numbers of one width (00000.jpg, 00001.jpg ...).",
+            help="An image, a video, a folder, a quoted pattern ('photos/*.jpg'), a .txt list of paths, or - for what "
+            "is piped in. A folder of images is one video if they are named by evenly spaced numbers of one width "
+            "(00000.jpg, 00001.jpg ...).",
         ),
     ],
     phrases: Annotated[list[str], typer.Argument(metavar="PHRASE...", help="What to find, each in its own quotes.")],
@@ -77,10 +81,8 @@ def command(
     same command again goes on where a run stopped and leaves finished inputs
     alone. The exit code is 2 if any input failed.
     """
-    skipped: list[inputs.Skipped] = []
-    sources = inputs.find(source, folder_kind=folder_kind, skipped=skipped)[:limit]
-    _tell_skipped(skipped)
     _check_phrases(phrases)
+    check_prefill(prefill)
     wanted = options.parse_formats(formats)
     from segue.jobs.run import BatchJob
 
@@ -103,8 +105,25 @@ def command(
         shard=options.parse_shard(shard),
         settings={"phrases": phrases, "formats": wanted, **opening, **_weights(loading), **how},
     )
-    failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
+    skipped: list[inputs.Skipped] = []
+    with _piped(source) as place:
+        sources = inputs.find(place, folder_kind=folder_kind, skipped=skipped)[:limit]
+        _tell_skipped(skipped)
+        failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
     raise typer.Exit(2 if failed and not skip_bad else 0)
+
+
+@contextmanager
+def _piped(source: str) -> Iterator[str]:
+    """The place of INPUT: its own; of what is piped in, a file that is removed afterwards, named by its content."""
+    if source not in options.PIPED:
+        yield source
+        return
+    with TemporaryDirectory() as folder:
+        content = options.read_piped()
+        path = Path(folder) / f"stdin-{hashlib.sha256(content).hexdigest()[:8]}"
+        path.write_bytes(content)
+        yield str(path)
 
 
 def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:

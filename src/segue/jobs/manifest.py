@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, DataError, MediaError, SegueError
-from segue.files import OLD, PART, alone, append, recover
+from segue.files import DISK_ERRORS, OLD, PART, alone, append, recover
 from segue.jobs import shards
 from segue.jobs.inputs import folder_names
 from segue.jobs.shards import Shard
@@ -29,18 +29,13 @@ Key = tuple[str, tuple[str, ...]]
 
 REGION = ("phrase", "score", "box", "is_found", "area", "share", "frames")
 """What a record keeps of each region of a `result.json`."""
-_DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk is read-only",
-    errno.EFBIG: "a file grew too large for the disk",
-}
-
 _REFUSALS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a file is in the way",
     errno.EEXIST: "a file is in the way",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOENT: "it cannot be made there, or was removed on the way",
 }
 
 
@@ -56,7 +51,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__cause__
         if not is_disk_error(cause) and not _is_refused(error, out):
             raise
-        reason = (_DISK_ERRORS | _REFUSALS)[getattr(cause, "errno", 0)]
+        reason = (DISK_ERRORS | _REFUSALS)[getattr(cause, "errno", 0)]
         raise SegueError(
             f"cannot write to {out}: {reason}; "
             "what was finished is kept: make room or give another -o, and run the same command again"
@@ -65,7 +60,7 @@ def disk_errors(out: Path) -> Iterator[None]:
 
 def is_disk_error(cause: BaseException | None) -> bool:
     """Whether an error's cause is a disk that takes no more, and so no fault of the input at work."""
-    return isinstance(cause, OSError) and cause.errno in _DISK_ERRORS
+    return isinstance(cause, OSError) and cause.errno in DISK_ERRORS
 
 
 def _is_refused(error: Exception, out: Path) -> bool:

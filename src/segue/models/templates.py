@@ -116,6 +116,10 @@ TEMPLATES = {
 }
 
 
+RAW = TEMPLATES["qwen_vl_raw"]
+"""Text that is continued, without turns."""
+
+
 def template(name: str) -> Template:
     """The template of that name; checkpoints spell names with `-` or `_`.
 
@@ -123,7 +127,7 @@ def template(name: str) -> Template:
     """
     key = name.replace("-", "_")
     if key not in TEMPLATES:
-        raise ConfigError(f"unknown chat template {name!r} in config.json; known are {', '.join(TEMPLATES)}")
+        raise ConfigError(f"unknown chat template {name!r}; known are {', '.join(TEMPLATES)}")
     return TEMPLATES[key]
 
 
@@ -192,8 +196,10 @@ def opening(renderer: Renderer, chat: Template, block: str) -> str:
     return text.removesuffix(ending)
 
 
-def stop_check(tokenizer: TextTokenizer, chat: Template, eos_ids: Sequence[int]) -> Callable[[Sequence[int]], bool]:
-    """A function that tells from the ids generated so far whether the answer is over.
+def stop_check(
+    tokenizer: TextTokenizer, chat: Template, eos_ids: Sequence[int], also: Sequence[str] = ()
+) -> Callable[[Sequence[int]], bool]:
+    """A function that tells from the ids generated so far whether the answer is over. `also` are a caller's own stops.
 
     A stop string that is one token is compared as an id. One that is ordinary text to this tokenizer can merge with
     what stands before it, so it is looked for in the decoded tail.
@@ -207,6 +213,7 @@ def stop_check(tokenizer: TextTokenizer, chat: Template, eos_ids: Sequence[int])
             ids.add(pieces[0])
         else:
             texts.append((stop, len(stop.encode()) + 8))
+    texts += [(stop, len(stop.encode()) + 8) for stop in also]
 
     def is_over(generated: Sequence[int]) -> bool:
         if not generated:

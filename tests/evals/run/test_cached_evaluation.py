@@ -19,6 +19,7 @@ from segue.evals.run import report, runner
 from segue.evals.run.workers import EvaluationSpec, run_workers
 from segue.features import Store, Usage, entries
 from segue.media import formats
+from segue.models.prefill import LastPrompt
 from segue.progress import UNWATCHED
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "longva"
@@ -93,7 +94,7 @@ def evaluate(questions, tmp_path, monkeypatch):
             **cached,
         )
         evaluation, counted = spec.evaluation(), Counted(monkeypatch)
-        usage = runner.run(evaluation, evaluation.open_data(), lambda: counted.load(spec), UNWATCHED)
+        usage = runner.run(evaluation, evaluation.open_data(), lambda: counted.load(spec), UNWATCHED, batch=spec.batch)
         lines = [json.loads(line) for path in spec.out.glob("rows*.jsonl") for line in path.read_text().splitlines()]
         answers = {line["id"]: line["answer"]["text"] for line in lines if line["status"] == "ok"}
         assert len(answers) == 15
@@ -123,10 +124,14 @@ def test_26_siblings_share_entries_only_if_their_towers_are_equal(longva, evalua
         assert (answers, usage.hits) == (expected, hits)
 
 
-def test_45_questions_go_on_from_the_video_that_was_read(longva, evaluate):
-    model = longva()
-    plain, _, _ = evaluate(model, "plain")
-    assert evaluate(model, "reused", reuse_prefix=True)[0] == plain
+def test_45_questions_go_on_from_the_video_that_was_read(longva, evaluate, monkeypatch):
+    model, reused = longva(), []
+    shared = LastPrompt.shared
+    monkeypatch.setattr(LastPrompt, "shared", lambda *given: reused.append(shared(*given)) or reused[-1])
+    alone, _, _ = evaluate(model, "alone", batch=1)
+    assert not any(reused)
+    assert evaluate(model, "together")[0] == alone
+    assert sum(count > 0 for count in reused) == 12, "all but the first about each of three videos"
 
 
 def test_the_report_tells_what_the_cache_was_used_for(longva, questions, tmp_path):

@@ -1,0 +1,76 @@
+"""`segue serve`: one model over HTTP, in OpenAI's form, with regions on the answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from segue.cli import options
+from segue.cli.console import say
+from segue.errors import ConfigError
+
+
+@options.expanded
+def command(
+    *,
+    loading: options.ModelOptions,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; one that others reach needs a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8000,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option("--api-keys", help="File with a key on each line; also the variable SEGUE_API_KEYS, by commas."),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option("--allowed-host", help="Name by which clients call this server; may be repeated."),
+    ] = None,
+    media_domain: Annotated[
+        list[str] | None,
+        typer.Option("--media-domain", help="Host that images and videos may be fetched from; none without it."),
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Answers that are written at the same time.")] = 8,
+    waiting: Annotated[
+        int, typer.Option("--waiting", min=1, help="Requests that may wait; more are told to come later.")
+    ] = 64,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=1, help="Seconds after which an answer is given up.")
+    ] = 300.0,
+    rate: Annotated[int | None, typer.Option("--rate", min=1, help="Requests a minute for each key.")] = None,
+) -> None:
+    """Serve a model over HTTP, in OpenAI's form, with regions on the answers.
+
+    Listens on this machine alone, unless told otherwise. Ctrl-C or SIGTERM
+    ends it: what runs is answered first.
+    """
+    try:
+        from segue.serve.app import create_app
+        from segue.serve.run import run
+        from segue.serve.settings import Limits, Settings, read_keys
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serving needs {error.name}; install it with: pip install 'segue[serve]'") from error
+
+    settings = Settings(
+        host=host,
+        port=port,
+        keys=read_keys(api_keys),
+        hosts=tuple(allowed_host or ()),
+        media_domains=tuple(media_domain or ()),
+        rows=rows,
+        requests_per_minute=rate,
+        limits=Limits(waiting=waiting, deadline_seconds=deadline),
+    )
+    loading.tell_limits()
+    app = create_app(loading.load(), settings, model=served_name(loading.model))
+    keys = f"{len(settings.keys)} keys" if settings.keys else "no key asked for"
+    say(f"serving {served_name(loading.model)} on http://{host}:{port}/ ({keys}); Ctrl-C ends it")
+    run(app, settings)
+
+
+def served_name(model: str) -> str:
+    """What clients call a model: its hub id, or the name of its folder, without where it lies."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model

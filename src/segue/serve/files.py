@@ -1,0 +1,78 @@
+"""`/v1/files`: images and videos that are sent once and spoken of often."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi.responses import Response
+from PIL import Image
+
+from segue.serve.context import Context
+from segue.serve.errors import ApiError
+from segue.serve.regions import media_to_json
+from segue.serve.storage import StoredFile
+from segue.types import Media
+
+Json = dict[str, Any]
+LONGEST_NAME = 200
+
+
+def add_routes(app: FastAPI, context: Context) -> None:
+    """The routes."""
+    files, kept = context.files, context.limits.kept_seconds
+
+    @app.post("/v1/files")
+    async def upload(
+        request: Request, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form()] = "user_data"
+    ) -> Json:
+        """Upload an image or a video; it is decoded at once, so that what cannot be read is told at once."""
+        path, digest, size = await files.write(file)
+        try:
+            media = await context.media.from_file(path, digest, None, "file")
+        except ApiError:
+            files.drop(path)
+            raise
+        name = (file.filename or "")[:LONGEST_NAME]
+        shown = media_to_json(media)
+        assert shown is not None
+        stored = StoredFile(request.state.client, name, path, digest, size, media.kind, shown)
+        files.add(stored)
+        return stored.to_json(kept) | ({"notes": list(media.notes)} if media.notes else {})
+
+    @app.get("/v1/files")
+    async def listed(request: Request) -> Json:
+        """The files of whoever asks."""
+        found = [file.to_json(kept) for file in files.owned(request.state.client)]
+        return {"object": "list", "data": found, "has_more": False}
+
+    @app.get("/v1/files/{file_id}")
+    async def one(file_id: str, request: Request) -> Json:
+        """What is known of a file."""
+        return files.get(request.state.client, file_id).to_json(kept)
+
+    @app.delete("/v1/files/{file_id}")
+    async def delete(file_id: str, request: Request) -> Json:
+        """Forget a file."""
+        files.remove(files.get(request.state.client, file_id))
+        return {"id": file_id, "object": "file", "deleted": True}
+
+    @app.get("/v1/files/{file_id}/frames/{number}")
+    async def frame(file_id: str, number: int, request: Request) -> Response:
+        """One frame of a file as JPEG, for whoever draws masks on it; an image has frame 0."""
+        file = files.get(request.state.client, file_id)
+        media = await context.media.from_file(file.path, file.digest, file.kind, "file_id")
+        if not 0 <= number < media.count:
+            raise ApiError(404, f"there is no frame {number}; there are 0 to {media.count - 1}", code="no_such_frame")
+        return Response(await asyncio.to_thread(_jpeg, media, number), media_type="image/jpeg")
+
+
+def _jpeg(media: Media, number: int) -> bytes:
+    assert isinstance(media.source, np.ndarray)
+    pixels = media.source if media.kind == "image" else media.source[number]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=92)
+    return file.getvalue()

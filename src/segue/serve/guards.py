@@ -1,0 +1,167 @@
+"""What every request passes before a route sees it: its id, host, origin, key, rate and size."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segue.serve.errors import ApiError, bug
+from segue.serve.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OPEN = ("/health", "/", "/page/")
+"""Routes that need no key: whether the server lives, and the files of the page, which hold nothing of anybody's."""
+UPLOADS = "/v1/files"
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
+
+
+class Keys:
+    """Which key a client holds, found in a time that does not depend on it."""
+
+    def __init__(self, keys: Sequence[str]):
+        self._digests = [sha256(key.encode()).digest() for key in keys]
+
+    def client(self, headers: Headers, address: str) -> str:
+        """A name for who asks: by the key, or where there are none by the address.
+
+        Raises: ApiError, without a key that is known.
+        """
+        if not self._digests:
+            return address
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        given = sha256((key if scheme.lower() == "bearer" else "").encode()).digest()
+        known = [hmac.compare_digest(given, digest) for digest in self._digests]
+        if not any(known):
+            hint = "send it as the header 'Authorization: Bearer KEY'"
+            raise ApiError(
+                401, f"no valid API key; {hint}", code="invalid_api_key", headers={"www-authenticate": "Bearer"}
+            )
+        return f"key {known.index(True)}"
+
+
+class Rate:
+    """How many requests each client may begin in a minute; they come back evenly."""
+
+    def __init__(self, per_minute: int | None):
+        self._per_minute = per_minute
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def take(self, client: str) -> None:
+        """Count a request.
+
+        Raises: ApiError, if the client has had its share; it says when there is more.
+        """
+        if self._per_minute is None:
+            return
+        now, each = time.monotonic(), 60 / self._per_minute
+        left, since = self._left.get(client, (float(self._per_minute), now))
+        left = min(self._per_minute, left + (now - since) / each)
+        if left < 1:
+            wait = max(1, round((1 - left) * each))
+            raise ApiError(429, f"more than {self._per_minute} requests a minute", code="rate_limit_exceeded",
+                           headers={"retry-after": str(wait)})  # fmt: skip
+        if len(self._left) > 10_000:
+            self._left = {name: kept for name, kept in self._left.items() if now - kept[1] < 60}
+        self._left[client] = (left - 1, now)
+
+
+class Guards:
+    """The middleware around all routes. `scope["state"]` gets `request_id` and `client`."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app, self.settings = app, settings
+        self.keys, self.rate = Keys(settings.keys), Rate(settings.requests_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        has_begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] == "http.response.start":
+                has_begun = True
+                own = {name for name, _ in message["headers"]}
+                extra = [(name, value) for name, value in HEADERS.items() if name not in own]
+                message["headers"] = [*message["headers"], *extra, (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+            await self.app(scope, self._bounded(scope, receive), answer)
+        except ApiError as error:
+            await error.response()(scope, receive, answer)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if has_begun:
+                raise
+            await bug(request_id).response()(scope, receive, answer)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        host = hostname(headers.get("host", ""))
+        if host not in self.settings.known_hosts:
+            raise ApiError(
+                400, "this server is not called by that name; its operator can add it with --allowed-host", code="host"
+            )
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2].lower() != headers.get("host", "").lower():
+            raise ApiError(403, "pages of other origins may not ask", code="origin")
+        path, address = scope["path"], (scope.get("client") or ("unknown",))[0]
+        is_open = path in OPEN or path.startswith("/page/")
+        scope["state"]["client"] = address if is_open else self.keys.client(headers, address)
+        if not is_open:
+            self.rate.take(scope["state"]["client"])
+        stated = headers.get("content-length", "0")
+        if not stated.isdecimal() or int(stated) > self._most(scope):
+            raise self._too_large(scope)
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """The body as it comes, refused as soon as it is too large, whatever length was stated."""
+        came = 0
+
+        async def bounded() -> Any:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > self._most(scope):
+                raise self._too_large(scope)
+            return message
+
+        return bounded
+
+    def _most(self, scope: Scope) -> int:
+        limits = self.settings.limits
+        return limits.upload_bytes if scope["path"] == UPLOADS else limits.body_bytes
+
+    def _too_large(self, scope: Scope) -> ApiError:
+        message = f"the request has more than {self._most(scope):,} bytes, the most allowed"
+        return ApiError(413, message, code="body_too_large", headers={"connection": "close"})
+
+
+def hostname(host: str) -> str:
+    """The name in a Host header, in lower case, without the port."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()

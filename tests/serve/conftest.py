@@ -1,0 +1,160 @@
+"""A server on a real socket around a tiny model that answers every question with one object."""
+
+import base64
+import io
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from segue import loading, types
+from segue.engine import Engine
+from segue.features import MemoryStore
+from segue.geometry import notation
+
+
+@pytest.fixture(scope="session")
+def png():
+    """Pixels as a PNG; several pictures as an animated one, ten a second."""
+
+    def encode(pixels):
+        file = io.BytesIO()
+        first, *more = [Image.fromarray(one) for one in (pixels if pixels.ndim == 4 else [pixels])]
+        first.save(file, format="PNG", save_all=bool(more), append_images=more, duration=100)
+        return file.getvalue()
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def data_url():
+    return lambda data, kind="image/png": f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+@pytest.fixture(scope="session")
+def served_engine(official_folder):
+    return loading.load(official_folder, device="cpu", dtype="fp32")
+
+
+class WordyEngine(Engine):
+    """Says "word " as often as it may, or until it is told to stop; `said` are the questions in order."""
+
+    def __init__(self):
+        self.model = SimpleNamespace(family=SimpleNamespace(parse=notation.parse), grounder=None)
+        self.encoder = SimpleNamespace(features=MemoryStore())
+        self.lineage, self.said = {"model": "wordy"}, []
+
+    def ask(self, *_, **__):
+        return None
+
+    def run(self, requests, *, rows=4):
+        running, coming = {}, iter(requests)
+        while True:
+            while len(running) < rows:
+                request = next(coming, "over")
+                if request == "over" and not running:
+                    return
+                if request == "over" or request is None:
+                    break
+                running[request] = 0
+                self.said.append(request.dialogues[0][-1].text)
+            for request, words in list(running.items()):
+                if request.is_cancelled or words == request.options.max_new_tokens:
+                    del running[request]
+                    reason = "cancelled" if request.is_cancelled else "length"
+                    yield request, types.Finished(types.Answer("word " * words, stop_reason=reason))
+                else:
+                    running[request] += 1
+                    yield request, types.TextDelta("word ")
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def wordy():
+    return WordyEngine()
+
+
+@pytest.fixture(scope="session")
+def wordy_once():
+    return WordyEngine()
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """Starts a server around an engine and ends it: `with serve(engine) as server`."""
+    import uvicorn
+
+    from segue.serve.app import create_app
+    from segue.serve.settings import Limits, Settings
+
+    @contextmanager
+    def run(engine, limits=None, **settings):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        app = create_app(engine, Settings(port=port, limits=Limits(**(limits or {})), **settings), model="tiny")
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", access_log=False))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        running = Server(f"http://127.0.0.1:{port}", app, server)
+        try:
+            while not (server.started and app.state.context.scheduler.is_ready):
+                assert thread.is_alive()
+                time.sleep(0.02)
+            yield running
+        finally:
+            for client in running.clients:
+                client.close()
+            server.should_exit = True
+            thread.join()
+
+    return run
+
+
+class Server:
+    """Where it listens, and what is inside."""
+
+    def __init__(self, url, app, uvicorn):
+        self.url, self.app, self.uvicorn = url, app, uvicorn
+        self.context, self.clients = app.state.context, []
+
+    def client(self, **options):
+        import openai
+
+        client = openai.OpenAI(base_url=f"{self.url}/v1", **({"api_key": "none", "max_retries": 0} | options))
+        self.clients.append(client)
+        return client
+
+    def http(self, **options):
+        import httpx2
+
+        return httpx2.Client(base_url=self.url, **({"timeout": 60} | options))
+
+    def wait_idle(self):
+        """Until nothing runs and nothing waits."""
+        scheduler = self.context.scheduler
+        for _ in range(1000):
+            if not scheduler.running and not scheduler.waiting:
+                return
+            time.sleep(0.02)
+        raise AssertionError("work goes on that nobody waits for")
+
+
+@pytest.fixture(scope="session")
+def server(serve, served_engine):
+    with serve(served_engine) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def image_url(picture, png, data_url):
+    return data_url(png(picture(60, 80)))
+
+
+@pytest.fixture(scope="session")
+def video_url(clip, png, data_url):
+    return data_url(png(clip(5)))

@@ -1,0 +1,205 @@
+"""The stock client over a real socket."""
+
+import base64
+import io
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+
+def asked(url, text="Where is it?", kind="image_url"):
+    return [{"role": "user", "content": [{"type": "text", "text": text}, {"type": kind, kind: url}]}]
+
+
+def dense(rle):
+    return coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("form", [lambda url: {"url": url, "detail": "auto"}, lambda url: url])
+    def test_an_answer_carries_the_regions_that_the_engine_finds(self, server, served_engine, picture, image_url, form):
+        found = server.client().chat.completions.create(model="tiny", messages=asked(form(image_url)))
+        expected = served_engine.ask(picture(60, 80), "Where is it?")
+        message = found.choices[0].message
+        assert (message.content, found.choices[0].finish_reason) == (expected.text, "stop")
+        assert message.regions_version == 1
+        assert message.media == {"kind": "image", "width": 80, "height": 60, "frames": 1, "fps": None}
+        region = message.regions[0]
+        assert np.array_equal(dense(region["rle"]), expected.regions[0].masks.dense())
+        assert region["score"] == expected.regions[0].score and 0 <= region["presence"] <= 1
+        assert found.usage.completion_tokens == expected.usage.answer_tokens
+        assert found.usage.total_tokens == found.usage.prompt_tokens + found.usage.completion_tokens
+
+    def test_a_video_has_masks_for_every_frame(self, server, video_url):
+        found = server.client().chat.completions.create(model="tiny", messages=asked(video_url, kind="video_url"))
+        message = found.choices[0].message
+        assert message.media["kind"] == "video" and message.media["fps"] == 10
+        frames = message.regions[0]["frames"]
+        assert [(frame["index"], frame["seconds"]) for frame in frames] == [(n, n / 10) for n in range(5)]
+        assert {tuple(frame["rle"]["size"]) for frame in frames} == {(60, 80)}
+
+    def test_probabilities_move_the_threshold_without_another_question(self, server, image_url):
+        create = server.client().chat.completions.create
+        found = create(model="tiny", messages=asked(image_url), extra_body={"probabilities": True})
+        region = found.choices[0].message.regions[0]
+        levels = Image.open(io.BytesIO(base64.b64decode(region["probabilities"].partition(",")[2])))
+        assert np.array_equal(np.array(levels) >= 128, dense(region["rle"]))
+        other = create(model="tiny", messages=asked(image_url), extra_body={"threshold": 0.3})
+        differ = (np.array(levels) > 0.3 * 255) ^ dense(other.choices[0].message.regions[0]["rle"])
+        assert differ.mean() < 0.02
+
+    def test_a_dialogue_goes_on_and_needs_no_picture(self, server):
+        turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "Two."), ("user", "And?")]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        found = server.client().chat.completions.create(model="tiny", messages=messages)
+        assert found.choices[0].message.media is None and found.choices[0].message.content
+
+    def test_what_asks_for_nothing_is_taken(self, server):
+        found = server.client().chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "One?"}],
+            n=1,
+            logprobs=False,
+            user="me",
+            store=False,
+            presence_penalty=0,
+            response_format={"type": "text"},
+            seed=3,
+        )
+        assert found.choices[0].message.content
+
+    def test_length_and_stops_are_kept(self, server, image_url):
+        create = server.client().chat.completions.create
+        whole = create(model="tiny", messages=asked(image_url)).choices[0].message.content
+        cut = create(model="tiny", messages=asked(image_url), max_tokens=1)
+        assert (cut.choices[0].finish_reason, cut.usage.completion_tokens) == ("length", 1)
+        stopped = create(model="tiny", messages=asked(image_url), stop=whole[2:4]).choices[0]
+        assert (stopped.message.content, stopped.finish_reason) == (whole[:2].rstrip(), "stop")
+
+    def test_more_than_is_given_is_told(self, server):
+        found = server.client().chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "One?"}], max_completion_tokens=10**6
+        )
+        assert found.notes == ["max_tokens is 2048, the most this server gives"]
+
+
+class TestStreams:
+    def stream(self, server, **options):
+        return list(server.client().chat.completions.create(model="tiny", stream=True, **options))
+
+    def test_pieces_are_the_whole_answer_and_the_last_has_its_regions(self, server, image_url):
+        whole = server.client().chat.completions.create(model="tiny", messages=asked(image_url)).choices[0].message
+        chunks = self.stream(server, messages=asked(image_url))
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert "".join(chunk.choices[0].delta.content for chunk in chunks) == whole.content
+        assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
+        assert chunks[-1].choices[0].delta.regions == whole.regions
+        assert len({chunk.id for chunk in chunks}) == 1
+
+    def test_frames_come_as_they_are_followed(self, server, video_url):
+        chunks = self.stream(server, messages=asked(video_url, kind="video_url"))
+        deltas = [chunk.choices[0].delta for chunk in chunks]
+        frames = [delta.frame for delta in deltas if getattr(delta, "frame", None)]
+        assert [frame["index"] for frame in frames] == list(range(5))
+        assert [frame["regions"][0]["rle"] for frame in frames] == [
+            frame["rle"] for frame in deltas[-1].regions[0]["frames"]
+        ]
+
+    def test_usage_is_a_chunk_of_its_own_where_asked_for(self, server):
+        messages = [{"role": "user", "content": "One?"}]
+        chunks = self.stream(server, messages=messages, stream_options={"include_usage": True})
+        assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens > 0
+        assert {chunk.usage for chunk in chunks[:-1]} == {None}
+        assert all("usage" not in chunk.model_fields_set for chunk in self.stream(server, messages=messages))
+
+    def test_what_breaks_on_the_way_is_an_error_of_the_stream(self, server, served_engine, monkeypatch):
+        def broken(*_):
+            raise RuntimeError("a secret of the server")
+
+        monkeypatch.setattr(served_engine, "_finish", broken)
+        with pytest.raises(openai.APIError, match="internal error; request id") as caught:
+            self.stream(server, messages=[{"role": "user", "content": "One?"}])
+        assert "secret" not in str(caught.value)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("change", "kind", "text"),
+        [
+            ({"model": "gpt"}, openai.NotFoundError, "no model 'gpt'"),
+            ({"temperature": 3}, openai.BadRequestError, "temperature: Input should be less than or equal to 2"),
+            ({"temperature": "hot"}, openai.BadRequestError, "temperature"),
+            ({"n": 2}, openai.BadRequestError, "n is not supported"),
+            ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools is not supported"),
+            ({"extra_body": {"colour": 1}}, openai.BadRequestError, "unknown parameter 'colour'"),
+            ({"extra_body": {"frames": "all"}}, openai.BadRequestError, "frames"),
+            ({"extra_body": {"policy": "consistent"}}, openai.BadRequestError, "consistent"),
+            ({"stop": ["a"] * 5}, openai.BadRequestError, "one to four"),
+            ({"messages": []}, openai.BadRequestError, "messages"),
+            ({"messages": [{"role": "assistant", "content": "I"}]}, openai.BadRequestError, "turn"),
+            ({"messages": asked("https://a.b/c.png")}, openai.BadRequestError, "fetches nothing"),
+            ({"messages": asked("file:///etc/passwd")}, openai.BadRequestError, "fetches nothing"),
+            ({"messages": asked("data:image/png;base64,!!!")}, openai.BadRequestError, "base64"),
+            ({"messages": asked("data:image/png;base64,aGVsbG8=")}, openai.BadRequestError, "no image or video"),
+            ({"messages": asked("x") * 65}, openai.BadRequestError, "65 messages; at most 64"),
+        ],
+    )
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_bad_request_says_what_is_wrong(self, server, change, kind, text, stream):
+        request = {"model": "tiny", "messages": [{"role": "user", "content": "One?"}], "stream": stream} | change
+        with pytest.raises(kind, match=text) as caught:
+            server.client().chat.completions.create(**request)
+        error = caught.value
+        assert error.type in ("invalid_request_error", "not_found_error")
+        assert error.response.headers["x-request-id"] == error.request_id
+
+    def test_an_image_where_a_video_is_expected_is_refused_and_the_other_way_round(self, server, image_url):
+        with pytest.raises(openai.BadRequestError, match="it is an image"):
+            server.client().chat.completions.create(model="tiny", messages=asked(image_url, kind="video_url"))
+
+    @pytest.mark.parametrize("body", ["", "[]", "{", '{"model": NaN', '{"a":' * 100_000, "nul\0"])
+    def test_a_body_that_is_no_request_is_a_400(self, server, body):
+        with server.http() as http:
+            found = http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+        assert found.status_code == 400 and found.json()["error"]["type"] == "invalid_request_error"
+
+    def test_a_mistake_of_ours_says_its_id_and_nothing_else_and_is_not_tried_again(
+        self, server, served_engine, monkeypatch
+    ):
+        calls = []
+
+        def broken(*_):
+            calls.append(1)
+            raise RuntimeError("a secret of the server")
+
+        monkeypatch.setattr(served_engine, "_finish", broken)
+        with pytest.raises(openai.InternalServerError, match="internal error; request id") as caught:
+            server.client(max_retries=2).chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "One?"}]
+            )
+        assert "secret" not in str(caught.value) and len(calls) == 1
+        monkeypatch.undo()
+        assert server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": "One?"}])
+
+
+def test_models_are_listed(server):
+    client = server.client()
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").can_segment
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.models.retrieve("other")
+
+
+def test_a_model_without_a_grounder_talks(serve, tmp_path):
+    from segue import loading
+    from segue.checkpoints.random_weights import random_checkpoint
+
+    folder = random_checkpoint(tmp_path / "plain", "tiny", grounder=False)
+    with serve(loading.load(folder, device="cpu", dtype="fp32")) as server:
+        message = server.client().chat.completions.create(
+            model="tiny", messages=[{"role": "user", "content": "One?"}], max_tokens=5
+        )
+    assert message.choices[0].finish_reason == "length"

@@ -1,0 +1,165 @@
+"""Files that are uploaded once, masks in one request, and sessions about a video."""
+
+import io
+import json
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+KEYS = ("first-key-of-someone", "second-key-of-someone")
+
+
+def dense(rle):
+    return coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
+
+
+@pytest.fixture(scope="module")
+def still(png, picture):
+    return png(picture(60, 80))
+
+
+@pytest.fixture(scope="module")
+def moving(png, clip):
+    return png(clip(5))
+
+
+class TestFiles:
+    def test_a_file_is_uploaded_once_and_spoken_of_by_its_id(self, server, still, image_url):
+        client = server.client()
+        file = client.files.create(file=("a.png", still), purpose="user_data")
+        assert (file.filename, file.bytes, file.media["kind"]) == ("a.png", len(still), "image")
+        assert file.expires_at > file.created_at
+
+        def ask(part):
+            content = [part, {"type": "text", "text": "Where?"}]
+            return client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
+
+        by_id, by_url = (
+            ask(part).choices[0].message.regions
+            for part in ({"type": "file", "file": {"file_id": file.id}}, {"type": "image_url", "image_url": image_url})
+        )
+        assert by_id == by_url
+        assert file.id in [one.id for one in client.files.list()]
+        client.files.delete(file.id)
+        with pytest.raises(openai.NotFoundError, match="no such file"):
+            client.files.retrieve(file.id)
+
+    def test_frames_are_shown_as_they_are_decoded(self, server, moving, clip):
+        with server.http() as http:
+            file = http.post("/v1/files", files={"file": ("a.png", moving)}).json()
+            assert file["media"] == {"kind": "video", "width": 80, "height": 60, "frames": 5, "fps": 10.0}
+            found = http.get(f"/v1/files/{file['id']}/frames/3")
+            shown = np.array(Image.open(io.BytesIO(found.content)), np.int16)
+            assert found.headers["content-type"] == "image/jpeg"
+            assert np.abs(shown - clip(5)[3]).mean() < 4
+            assert http.get(f"/v1/files/{file['id']}/frames/5").status_code == 404
+
+    def test_what_is_no_medium_is_refused_and_not_kept(self, server):
+        before = sorted(path.name for path in server.context.files._folder.iterdir())
+        with pytest.raises(openai.BadRequestError, match="no image or video"):
+            server.client().files.create(file=("../../a.png", b"GIF99a nothing"), purpose="user_data")
+        assert sorted(path.name for path in server.context.files._folder.iterdir()) == before
+
+    def test_a_name_of_the_client_is_no_path(self, server, still):
+        file = server.client().files.create(file=("../../etc/passwd", still), purpose="user_data")
+        assert "/" not in server.context.files.get("127.0.0.1", file.id).path.name
+        assert server.context.files.get("127.0.0.1", file.id).path.parent == server.context.files._folder
+
+    def test_nobody_sees_files_or_sessions_of_others(self, serve, wordy, still, moving):
+        with serve(wordy, keys=KEYS) as server:
+            mine, theirs = (server.client(api_key=key) for key in KEYS)
+            file = mine.files.create(file=("a.png", still), purpose="user_data")
+            with pytest.raises(openai.NotFoundError):
+                theirs.files.retrieve(file.id)
+            assert theirs.files.list().data == []
+            part = {"type": "file", "file": {"file_id": file.id}}
+            with pytest.raises(openai.NotFoundError, match="no such file"):
+                theirs.chat.completions.create(model="tiny", messages=[{"role": "user", "content": [part]}])
+            clip_file = mine.files.create(file=("b.png", moving), purpose="user_data")
+            with server.http(headers={"authorization": f"Bearer {KEYS[0]}"}) as http:
+                session = http.post("/v1/video/sessions", json={"video": {"file_id": clip_file.id}}).json()
+            with server.http(headers={"authorization": f"Bearer {KEYS[1]}"}) as http:
+                assert http.get(f"/v1/video/sessions/{session['id']}").status_code == 404
+
+    def test_what_nobody_uses_is_forgotten_with_its_bytes(self, serve, wordy, still):
+        with serve(wordy, {"kept_seconds": 0.0}) as server:
+            file = server.client().files.create(file=("a.png", still), purpose="user_data")
+            path = next(path for path in server.context.files._folder.iterdir() if len(path.name) == 64)
+            with pytest.raises(openai.NotFoundError, match="expired"):
+                server.client().files.retrieve(file.id)
+            assert not path.exists()
+
+    def test_storage_has_an_end(self, serve, wordy, still):
+        with serve(wordy, {"stored_bytes": len(still) + 10}) as server:
+            create = server.client().files.create
+            create(file=("a.png", still), purpose="user_data")
+            with pytest.raises(openai.APIStatusError, match="no room for more files"):
+                create(file=("b.png", still + b" "), purpose="user_data")
+
+
+class TestSegment:
+    def test_masks_are_those_of_the_engine(self, server, served_engine, picture, image_url):
+        with server.http() as http:
+            found = http.post("/v1/segment", json={"image": image_url, "phrases": ["dog", "cat"]}).json()
+        answer = served_engine.segment(picture(60, 80), ["dog", "cat"])
+        assert [region["phrase"] for region in found["regions"]] == ["dog", "cat"]
+        for region, expected in zip(found["regions"], answer.regions, strict=True):
+            assert np.array_equal(dense(region["rle"]), expected.masks.dense())
+        assert (found["not_found"], found["media"]["kind"], found["regions_version"]) == ([], "image", 1)
+
+    @pytest.mark.parametrize(
+        ("change", "text"),
+        [
+            ({"phrases": []}, "phrases"),
+            ({"phrases": ["a"] * 17}, "17 phrases; at most 16"),
+            ({"image": None}, "expected an image or a video"),
+            ({"image": {"file_id": "file-1"}}, "no such file"),
+            ({"threshold": 1}, "threshold"),
+            ({"model": "other"}, "no model"),
+        ],
+    )
+    def test_a_bad_request_says_what_is_wrong(self, server, image_url, change, text):
+        with server.http() as http:
+            found = http.post("/v1/segment", json={"image": image_url, "phrases": ["dog"]} | change)
+        assert found.status_code in (400, 404) and text in found.json()["error"]["message"]
+
+    def test_a_model_without_a_grounder_says_so(self, serve, wordy, image_url):
+        with serve(wordy) as server, server.http() as http:
+            found = http.post("/v1/segment", json={"image": image_url, "phrases": ["dog"]})
+        assert found.status_code == 400 and "no grounder" in found.json()["error"]["message"]
+
+
+class TestSessions:
+    @pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+    def test_a_video_is_followed_frame_by_frame(self, server, video_url, accept):
+        with server.http() as http:
+            started = http.post("/v1/video/sessions", json={"video": video_url})
+            path = f"/v1/video/sessions/{started.json()['id']}"
+            assert started.status_code == 201 and started.json()["media"]["frames"] == 5
+            assert "no phrase" in http.post(f"{path}/follow", json={}).json()["error"]["message"]
+            for phrase in ("dog", "cat"):
+                session = http.post(f"{path}/phrases", json={"phrase": phrase}).json()
+            assert session["phrases"] == http.get(path).json()["phrases"] == ["dog", "cat"]
+            told = http.post(f"{path}/follow", json={}, headers={"accept": accept})
+            whole = http.post("/v1/segment", json={"video": video_url, "phrases": ["dog", "cat"]}).json()
+            assert http.delete(path).json()["deleted"] and http.get(path).status_code == 404
+        assert told.headers["content-type"].startswith(accept)
+        lines = [line.removeprefix("data: ") for line in told.text.split("\n") if line]
+        found, *frames, done = [json.loads(line) for line in lines if line != "[DONE]"]
+        assert [region["phrase"] for region in found["regions"]] == ["dog", "cat"]
+        assert [frame["index"] for frame in frames] == list(range(5))
+        for number, region in enumerate(whole["regions"]):
+            assert [frame["regions"][number]["rle"] for frame in frames] == [one["rle"] for one in region["frames"]]
+            assert done["regions"][number]["score"] == region["score"]
+        assert (done["type"], done["not_found"]) == ("done", []) and "frames" not in done["regions"][0]
+
+    def test_too_many_sessions_or_phrases_are_refused(self, serve, wordy, video_url):
+        with serve(wordy, {"sessions": 1, "phrases": 1}) as server, server.http() as http:
+            first = http.post("/v1/video/sessions", json={"video": video_url}).json()
+            second = http.post("/v1/video/sessions", json={"video": video_url})
+            assert (second.status_code, second.json()["error"]["code"]) == (429, "too_many_sessions")
+            path = f"/v1/video/sessions/{first['id']}/phrases"
+            assert [http.post(path, json={"phrase": "a"}).status_code for _ in range(2)] == [200, 400]
