@@ -57,20 +57,22 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except SegueError as error:
-            console.error(str(error))
-            if ctx.meta.get("json"):
-                print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
-            raise typer.Exit(USER_ERROR) from error
+            self._end(ctx, str(error), error)
         except OSError as error:
             # a full disk, a place that cannot be written, a folder removed on the way: no traceback says more
             if error.filename is None and error.errno not in DISK_ERRORS:
                 raise
             place = "" if error.filename is None else f"{error.filename}: "
-            console.error(f"{place}{error.strerror or error}; what was finished is kept")
-            raise typer.Exit(USER_ERROR) from error
+            self._end(ctx, f"{place}{error.strerror or error}; what was finished is kept", error)
         except KeyboardInterrupt as error:
             console.say("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+    def _end(self, ctx: Any, text: str, error: Exception) -> NoReturn:
+        console.error(text)
+        if ctx.meta.get("json"):
+            print(json.dumps({"error": text, "kind": type(error).__name__}), flush=True)
+        raise typer.Exit(USER_ERROR) from error
 
 
 def built(name: str) -> Any:

@@ -211,6 +211,7 @@ def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
             f"`{doctor} --fix {shlex.quote(f'{folder}-mended')}` writes a corrected copy"
         )
     parts = ", ".join(f"{count} {split or 'in no split'}" for split, count in report.splits.items())
+    say(f"{folder} is read as {examined.survey.form}")
     say(f"checked {folder}: {_many(report.rows, 'row')} ({parts}) with {_many(report.objects, 'object')}, no errors")
     if report.findings:
         say(f"{_many(len(report.findings), 'warning')}; `{doctor}` shows them", style="yellow")

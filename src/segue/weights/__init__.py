@@ -23,7 +23,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from segue import facts
-from segue.errors import CheckpointError
+from segue.errors import CheckpointError, ConfigError
 from segue.facts import file_hash
 from segue.weights.headers import (
     ADAPTER,
@@ -42,12 +42,14 @@ from segue.weights.keys import KeyTable, Rule, Write, compiled, match, sources, 
 __all__ = [
     "ADAPTER",
     "DTYPES",
-    "MAX_LINES",
-    "KeyTable",
     "LINEAGE",
+    "MAX_LINES",
+    "PRECISIONS",
+    "KeyTable",
     "LoadReport",
     "Rule",
     "Stored",
+    "as_dtype",
     "check",
     "check_finite",
     "checkpoint_files",
@@ -70,6 +72,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LINEAGE = "lineage.json"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The types that a model is held in, by the names that people give them."""
 MAX_LINES = 50
 PACKED = ("qweight", "qzeros", "g_idx")
 """Parts of layers in 4 bits, which hold whole numbers; what is loaded besides are floating-point numbers."""
@@ -294,6 +298,18 @@ def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, s
     for file in folder.glob("*.safetensors"):
         # the library leaves them readable by their owner alone
         file.chmod(0o644)
+
+
+def as_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The precision of that name, ours or PyTorch's: fp32, bf16, fp16, float32, bfloat16, float16.
+
+    Raises: ConfigError, for another.
+    """
+    known = {**PRECISIONS, **{str(dtype).removeprefix("torch."): dtype for dtype in PRECISIONS.values()}}
+    found = known.get(str(name).removeprefix("torch."))
+    if found is None:
+        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(known)}")
+    return found
 
 
 def lineage(report: LoadReport) -> dict[str, Any]:
