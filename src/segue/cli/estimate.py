@@ -202,9 +202,9 @@ def _print(table: Table, title: str) -> None:
 
 
 def _models(names: str) -> dict[str, Any]:
-    from segue.bench.estimate import Arithmetic
+    from segue.bench.estimate import arithmetic
 
-    models = {name: Arithmetic(name) for name in _words(names)}
+    models = {name: arithmetic(name) for name in _words(names)}
     if without := [name for name, model in models.items() if model.config.sam2_config is None]:
         raise ConfigError(f"{', '.join(without)} has no grounder, so that it cannot segment; take a Sa2VA")
     return models
