@@ -196,9 +196,9 @@ def _figure(value: float) -> str:
 
 
 def _print(table: Table, title: str) -> None:
-    console = VisibleConsole(width=110, highlight=False)
+    console = VisibleConsole(highlight=False)
     console.print(title)
-    console.print(table)
+    console.show(table)
 
 
 def _models(names: str) -> dict[str, Any]:
