@@ -218,7 +218,10 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     what = contrast or "the weights do not fit the architecture that config.json describes"
     if all(name.startswith("module.") for name in headers):
-        cure = "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead"
+        cure = (
+            "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead, "
+            "or import the .pth file of that training"
+        )
         return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems[:MAX_LINES])}"
     is_cut = set(kinds) == {"missing"} and not contrast
     cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"
@@ -291,13 +294,19 @@ def _fill(places: Mapping[str, Tensor], write: Write, tensor: Tensor) -> None:
 def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, shard: str = "4GB") -> None:
     """Write a module's tensors as sharded safetensors under its own names, floating ones cast to `dtype` if given."""
     state = {
-        name: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous()
+        name: _whole(tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor)
         for name, tensor in module.state_dict().items()
     }
     save_torch_state_dict(state, folder, max_shard_size=shard)
     for file in folder.glob("*.safetensors"):
         # the library leaves them readable by their owner alone
         file.chmod(0o644)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor with memory of its own, where it is a part of a larger one, as queries are of a fused layer."""
+    is_part = tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone() if is_part else tensor.contiguous()
 
 
 def as_dtype(name: str | torch.dtype) -> torch.dtype:
