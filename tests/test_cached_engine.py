@@ -184,6 +184,6 @@ def test_a_sa2va_uses_the_cache_too(tmp_path):
 def test_13_a_prompt_beyond_the_models_positions_is_refused_before_anything_is_encoded(folder, video, monkeypatch):
     engine = segue.load(folder)
     engine.model.config.get_text_config().max_position_embeddings = 40
-    monkeypatch.setattr(engine.model.mllm, "tower", None)
+    monkeypatch.setattr(engine.model.mllm, "tower", lambda *_: pytest.fail("something was encoded"))
     with pytest.raises(LimitError, match=r"the prompt has \d+ tokens and the model 40 positions; shorten it"):
         answer(engine, video)

@@ -123,9 +123,8 @@ class MediaEncoder:
     def computed(self, vision: VisionInput, point: Point) -> Float[Tensor, "*t c"]:
         """What is kept of pixels at a point, computed now."""
         assert vision.pixels is not None
-        grids = None if vision.grids is None else vision.grids.to(self.model.device)
-        states: Tensor = self.model.mllm.tower(vision.pixels.to(self.model.device), grids)
-        return states if point == "tower" else self.model.mllm.project(states, grids)
+        states: Tensor = self.model.mllm.tower(vision.pixels.to(self.model.device), vision.grids)
+        return states if point == "tower" else self.model.mllm.project(states, vision.grids)
 
 
 def num_frames(media: Media, frames: str) -> int:

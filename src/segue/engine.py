@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
-from segue.models.templates import stop_check
+from segue.models.templates import RAW, stop_check
 from segue.output.answers import Answer
 from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
 from segue.requests import (
@@ -58,9 +59,8 @@ from segue.types import (
     target_media,
 )
 
-__all__ = ["DEFAULTS", "DTYPES", "ROWS", "Answer", "Engine", "Options", "Request", "as_dtype"]
+__all__ = ["DEFAULTS", "ROWS", "Answer", "Engine", "Options", "Request"]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 ROWS = 16
 """Dialogues that are decoded together, unless told."""
@@ -98,7 +98,6 @@ class Engine:
         self.lineage = dict(lineage)
         self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
-        self._last_prompt: LastPrompt | None = None
         self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
 
     @property
@@ -283,19 +282,10 @@ class Engine:
         self._seen = None
         return self.encoder.use_cache(store, form=form, point=point)
 
-    def reuse_prefixes(self) -> None:
-        """From now on read of each prompt only what comes after its common beginning with the one read before it: of
-        many questions about one video, the video once. Sums are then taken in another order, so that the last bits of a
-        score depend on what was asked before.
-        """
-        self._last_prompt = LastPrompt()
-
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
         self._seen = None
         self.encoder.forget()
-        if self._last_prompt is not None:
-            self._last_prompt.forget()
 
     def save(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
         """Write the model in our layout: `config.json`, sharded safetensors, tokenizer files and `lineage.json`.
@@ -306,7 +296,7 @@ class Engine:
         Raises: ConfigError, for another dtype, or if the folder exists.
         """
         folder = Path(folder)
-        precision = None if dtype is None else as_dtype(dtype)
+        precision = None if dtype is None else weights.as_dtype(dtype)
         if folder.exists():
             raise ConfigError(f"{folder} exists already; choose a new folder to save the model in")
         model_folder.save(self.model, folder, dtype=precision, also=self._save_rest)
@@ -369,7 +359,7 @@ class Engine:
     def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
-        example = prepare(messages, self.processor, prefill=plan.options.prefill, media=media)
+        example = prepare(messages, self._talking(plan.options), prefill=plan.options.prefill, media=media)
         text = self.model.config.get_text_config()
         # other kinds of rotary angles are made to go beyond the length that was trained
         is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
@@ -377,6 +367,14 @@ class Engine:
         if most is not None and len(example.ids) > most:
             raise LimitError(f"the prompt has {len(example.ids):,} tokens and the model {most:,} positions; shorten it")
         return example
+
+    def _talking(self, options: Options) -> Processor:
+        """The processor with the template that a request is written in."""
+        if not options.raw:
+            return self.processor
+        talking = copy(self.processor)
+        talking.template = RAW
+        return talking
 
     def _cohort(self, waiting: deque[tuple[Job, Row]], decoder: Decoder, rows: int) -> list[tuple[Job, Row]]:
         """The rows that join now: as many as there is room for, in rows and in tokens, but at least one."""
@@ -406,7 +404,7 @@ class Engine:
         asked: dict[LastPrompt | None, list[tuple[Job, Row]]] = {}
         for job, row in cohort:
             if job.plan.options.prefill is None:
-                asked.setdefault(self._last_prompt or job.last_prompt, []).append((job, row))
+                asked.setdefault(job.last_prompt, []).append((job, row))
         for last, group in asked.items():
             batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
             decodings = [self._decoding(job.plan.options) for job, _ in group]
@@ -425,7 +423,9 @@ class Engine:
 
     def _decoding(self, options: Options) -> Decoding:
         return Decoding(
-            is_over=stop_check(self.processor.tokenizer, self.processor.template, self.processor.eos_ids, options.stop),
+            is_over=stop_check(
+                self.processor.tokenizer, self._talking(options).template, self.processor.eos_ids, options.stop
+            ),
             seg_id=self.processor.seg_id,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
@@ -575,18 +575,6 @@ class Engine:
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
-
-
-def as_dtype(name: str | torch.dtype) -> torch.dtype:
-    """The precision of that name, ours or PyTorch's: fp32, bf16, fp16, float32, bfloat16, float16.
-
-    Raises: ConfigError, for another.
-    """
-    known = {**DTYPES, **{str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}}
-    found = known.get(str(name).removeprefix("torch."))
-    if found is None:
-        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(known)}")
-    return found
 
 
 def _question(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import time
 
 from segue.errors import ConfigError, MediaError
+
+log = logging.getLogger(__name__)
 
 PART = ".segue-"
 """Begins the name of a file or folder that is being written."""
 
+ABANDONED = 60.0
+"""Seconds without a new file after which a folder that nobody holds is taken for one of a process that was killed."""
+
 OLD = ".old-"
 """Begins the name of a folder that is being replaced; the rest is its name."""
+
+_NO_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP})
+
+
+class InUseError(ConfigError):
+    """Another process holds a lock."""
+
+
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the disk is read-only",
+    errno.EFBIG: "a file grew too large for the disk",
+}
+"""What a disk that takes no more says, and what it means."""
 
 
 @contextmanager
@@ -68,15 +92,17 @@ def atomic_folder(path: Path, *, replaces: Collection[str] | None = None) -> Ite
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` to fill; it takes the name `path` in the place of an older one when the block ends
-    well, and is removed otherwise.
+    well, and is removed otherwise. One that a killed process left beside it is removed first.
 
     Raises: OSError, as filling it and giving it its name do.
     """
+    _remove_abandoned(path.parent)
     temporary = path.with_name(f"{PART}{secrets.token_hex(6)}")
     try:
         temporary.mkdir(parents=True)
-        yield temporary
-        replace_folder(path, temporary)
+        with alone(temporary):
+            yield temporary
+            replace_folder(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -119,6 +145,21 @@ def recover(folder: Path) -> None:
             old.rename(whole)
 
 
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes had begun to fill: folders that have been left alone for a while and that nobody
+    holds a lock on.
+    """
+    if os.name == "nt":  # where a lock says nothing
+        return
+    for part in folder.glob(f"{PART}*"):
+        is_ours = re.fullmatch(f"{re.escape(PART)}[0-9a-f]{{12}}", part.name) and part.is_dir()
+        if not is_ours or time() - part.stat().st_mtime < ABANDONED:
+            continue
+        with suppress(ConfigError), alone(part):  # somebody is at work on it
+            log.warning("%s was left by a process that was killed; it is removed", part)
+            shutil.rmtree(part, ignore_errors=True)
+
+
 def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
     if names is None:
         raise MediaError(f"{path} is there already; choose another folder, or ask for it to be overwritten")
@@ -135,21 +176,26 @@ def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
 def alone(path: Path, *, shared: bool = False) -> Iterator[None]:
     """Holds a lock on a folder or file that exists; the system lets go of it when the process dies in any way.
 
-    A `shared` lock may be held by several at once, as long as nobody holds it alone.
+    A `shared` lock may be held by several at once, as long as nobody holds it alone. Where the file system cannot lock
+    (NFS knows no locks on folders), a warning says so, and two runs into one folder are the user's to avoid.
 
-    Raises: ConfigError, if another process holds it.
+    Raises: InUseError, if another process holds it.
     """
     try:
         import fcntl
     except ImportError:  # Windows cannot lock a folder; there two runs into one folder are the user's to avoid
         yield
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # NFS locks only what may be written
     try:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigError(f"another run is writing to {path}; wait for it, or give another -o") from error
+            raise InUseError(f"another run is writing to {path}; wait for it, or give another -o") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            log.warning("%s cannot be locked here: let no other run write to it", path)
         yield
     finally:
         os.close(descriptor)
@@ -170,3 +216,12 @@ def append(path: Path, line: bytes) -> None:
         except OSError:
             file.truncate(before)
             raise
+
+
+def mend(path: Path) -> None:
+    """Cut off a last line without its end, which a kill has torn."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)

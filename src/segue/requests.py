@@ -31,8 +31,9 @@ class Options:
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
-    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does.
-    `stop` are texts at which an answer ends, and which it does not contain.
+    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does. `raw` leaves the chat
+    template's turns out: the text is continued as it is, up to the end of a text. `stop` are texts at which an answer
+    ends, and which it does not contain.
     """
 
     frames: str = "auto"
@@ -48,6 +49,7 @@ class Options:
     max_tiles: int = 12
     reprompt: float = 0.0
     stop: tuple[str, ...] = ()
+    raw: bool = False
 
     def __post_init__(self) -> None:
         logit(self.threshold)

@@ -107,7 +107,7 @@ def _region(region: Region, number: int, media: Media, frames: list, options: Op
 
 
 def load(model: str = "demo", **choices: Any) -> Engine:
-    if model == "broken":
+    if model == "fake/broken":
         raise CheckpointError("broken lacks the tensor a.weight of shape (2, 3); download it again")
     Engine.loads += 1
     return Engine()

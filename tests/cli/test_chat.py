@@ -7,7 +7,7 @@ from pictures import BLOCK_AREA, HEIGHT, WIDTH, make_frames, make_image
 
 from segue.cli import chat
 from segue.geometry import masks
-from segue.types import Answer
+from segue.types import Answer, Finished, Media, Region, TextDelta
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def talk(run_segue, photo):
 def interrupted(fake, monkeypatch):
     """The next answer is interrupted by Ctrl-C after its first words; lists the answers that were closed."""
     closed = []
-    original = fake.Engine.stream
+    original = fake.Engine.stream_answer
 
     def stream(self, messages, options):
-        monkeypatch.setattr(fake.Engine, "stream", original)
+        monkeypatch.setattr(fake.Engine, "stream_answer", original)
         events = original(self, messages, options)
         try:
             yield next(events)
@@ -43,7 +43,7 @@ def interrupted(fake, monkeypatch):
         finally:
             closed.append(messages[-1].text)
 
-    monkeypatch.setattr(fake.Engine, "stream", stream)
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
     return closed
 
 
@@ -69,10 +69,10 @@ def test_a_dialogue_remembers_its_turns(talk):
 
 def test_the_medium_is_shown_once_and_answers_come_back_without_their_terminator(talk, fake, monkeypatch):
     seen = []
-    original = fake.Engine.stream
+    original = fake.Engine.stream_answer
     monkeypatch.setattr(
         fake.Engine,
-        "stream",
+        "stream_answer",
         lambda self, messages, options: seen.append(messages) or original(self, messages, options),
     )
     talk("dark?", "bright?")
@@ -91,6 +91,34 @@ def test_reset_and_open_begin_anew(talk, tmp_path):
     stdout, stderr = talk("dark?", "/reset", "dark?", f"/open {walk}", "bright?")
     assert stdout == "Turn 1: dark [SEG] \nTurn 1: dark [SEG] \nTurn 1: bright [SEG] \n"
     assert "the dialogue is forgotten" in stderr and "a walk: video, 48 x 32, 3 frames" in stderr
+
+
+def test_another_picture_is_shown_within_the_dialogue(talk, fake, monkeypatch, tmp_path):
+    def stream(self, messages, options):
+        shown.append([part.name for message in messages for part in message.parts if isinstance(part, Media)])
+        yield from original(self, messages, options)
+
+    shown, original = [], fake.Engine.stream_answer
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
+    other = make_image(tmp_path / "other.png", shift=0)
+    _, stderr = talk("One?", f"/show {other}", "Two?", "Three?", "/reset", "Four?")
+    assert f"other.png: image, {WIDTH} x {HEIGHT}" in stderr
+    assert shown == [["street.png"], ["street.png", "other.png"], ["street.png", "other.png"], ["other.png"]]
+
+
+@pytest.mark.parametrize("cut", range(1, 40, 3))
+def test_no_piece_of_a_mark_or_a_place_is_printed(talk, fake, monkeypatch, cut):
+    raw = "图<ref>a cat</ref><box>(1,2),(3,4)</box> < 1 metre.<|im_end|>"
+
+    def stream(self, messages, options):
+        yield from (TextDelta(raw[start : start + cut]) for start in range(0, len(raw), cut))
+        cat = Region("a cat", box=np.array([1.0, 2, 3, 4]))
+        yield Finished(Answer("图a cat < 1 metre.", (cat,), raw))
+
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
+    stdout, stderr = talk("Where?")
+    assert stdout == "图a cat < 1 metre.\n"
+    assert ["1", "a", "cat", "1", "2", "3", "4"] in [line.split() for line in stderr.splitlines()]
 
 
 def test_quit_leaves_and_help_tells_how(talk):
@@ -146,8 +174,8 @@ def test_an_interrupted_answer_leaves_no_files(talk, fake, monkeypatch, tmp_path
             if type(event).__name__ == "FrameMasks":
                 raise KeyboardInterrupt
 
-    original = fake.Engine.stream
-    monkeypatch.setattr(fake.Engine, "stream", stream)
+    original = fake.Engine.stream_answer
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
     talk("dark?", options=("-o", tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -178,7 +206,7 @@ def test_save_replaces_an_answer_and_nothing_else(talk, tmp_path):
         (("--json",), "--json needs --ask"),
         (("--formats", "gif"), "unknown output format"),
         (("--frames", "all"), "unknown frame plan"),
-        (("--model", "broken"), "lacks the tensor"),
+        (("--model", "fake/broken"), "lacks the tensor"),
     ],
 )
 def test_a_wrong_start_is_a_user_error(run_segue, arguments, text):

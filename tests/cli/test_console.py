@@ -2,6 +2,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from segue.cli import console
 
@@ -48,3 +49,18 @@ def test_a_bar_that_never_starts_draws_nothing(terminal):
 def test_long_lines_and_brackets_stay_as_they_are(terminal):
     console.error("[bold] " + "x" * 300)
     assert terminal.getvalue() == "error: [bold] " + "x" * 300 + "\n"
+
+
+@pytest.mark.parametrize("columns", [None, 120, 75, 60, 20])
+def test_a_table_cuts_no_word_at_any_width(columns, monkeypatch):
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    table = Table("seam", "max difference", "what it says", title="a recording")
+    table.add_row("sam2.video.memory", "1.2e-05", "agrees with what was recorded, as far as it was compared")
+    sent = io.StringIO()
+    console.VisibleConsole(file=sent).show(table)
+    words = sent.getvalue().replace(":", "").replace(",", "").split()
+    assert {"sam2.video.memory", "1.2e-05", "recorded", "difference", "compared"} <= set(words)
+    assert max(map(len, sent.getvalue().splitlines())) <= (columns or 1000)

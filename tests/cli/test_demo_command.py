@@ -45,7 +45,7 @@ def knowing(fake, monkeypatch):
         ]
         yield Finished(Answer("It is.", tuple(regions), media=media))
 
-    monkeypatch.setattr(fake.Engine, "segment", segment)
+    monkeypatch.setattr(fake.Engine, "stream_segment", segment)
     return fake
 
 
@@ -104,7 +104,7 @@ def test_a_second_run_into_the_same_folder_replaces_the_first(knowing, run_segue
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line_and_exit_code_2(run_segue, tmp_path):
-    result = run_segue("demo", "-o", tmp_path, "--seed", 4, "--model", "broken")
+    result = run_segue("demo", "-o", tmp_path, "--seed", 4, "--model", "fake/broken")
     assert result.exit_code == 2 and "broken lacks the tensor" in result.stderr
     assert not (tmp_path / "scene").exists()
 

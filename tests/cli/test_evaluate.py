@@ -1,6 +1,7 @@
 """`segue evaluate` on the command line."""
 
 import json
+from pathlib import Path
 
 import pytest
 from asked import Bright, write_folder
@@ -13,7 +14,11 @@ from segue.cli.main import application
 @pytest.fixture
 def evaluate(monkeypatch):
     """Runs `segue evaluate ...`; a model is named by the brightness that it finds."""
-    monkeypatch.setattr(loading, "load", lambda model, **_: Bright(level=int(model), name=model, broken=("dragon",)))
+
+    def load(model, **_):
+        return Bright(level=int(Path(model).name), name=model, broken=("dragon",))
+
+    monkeypatch.setattr(loading, "load", load)
 
     def run(*words):
         return CliRunner().invoke(application(), ["evaluate", *map(str, words)], catch_exceptions=False)
@@ -27,34 +32,34 @@ def mine(tmp_path):
 
 
 def test_a_folder_of_ones_own_is_scored_and_reported(evaluate, mine, tmp_path):
-    done = evaluate("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--json")
+    done = evaluate("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--json")
     assert done.exit_code == 0, done.output
     (made,) = json.loads(done.stdout)
     assert made["figures"]["dice"] == 1.0 and made["n"] == 6
     written = {path.name for path in (tmp_path / "out" / "mine_test").iterdir()}
     assert written == {"run.json", "rows.jsonl", "report.json", "report.md", "report.html", "rows.csv", "timings.json"}
-    assert "6 of 6 rows, model 100-100" in done.stderr
+    assert "6 of 6 rows, model bright/100-100" in done.stderr
 
 
 def test_the_same_command_goes_on_and_overwriting_begins_anew(evaluate, mine, tmp_path):
-    words = ("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
+    words = ("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
     assert evaluate(*words, "--limit", 2).exit_code == 0
     assert "2 of 6 are done already" in " ".join(evaluate(*words).stderr.split())
-    other = evaluate("200", *words[1:])
+    other = evaluate("bright/200", *words[1:])
     assert other.exit_code == 2 and "holds rows of another run" in other.stderr
-    assert evaluate("200", *words[1:], "--overwrite").exit_code == 0
+    assert evaluate("bright/200", *words[1:], "--overwrite").exit_code == 0
 
 
 def test_overwriting_spares_what_is_no_evaluation(evaluate, mine, tmp_path):
     (tmp_path / "out/mine_test").mkdir(parents=True)
     (tmp_path / "out/mine_test/thesis.txt").write_text("")
-    done = evaluate("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--overwrite")
+    done = evaluate("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--overwrite")
     assert done.exit_code == 2 and "is not overwritten" in done.stderr
     assert (tmp_path / "out/mine_test/thesis.txt").exists()
 
 
 def test_the_last_shard_writes_the_report(evaluate, mine, tmp_path):
-    words = ("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
+    words = ("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
     first = evaluate(*words, "--shard", "1/2")
     assert first.exit_code == 0 and "3 rows are other shards' work" in first.stderr
     assert not (tmp_path / "out/mine_test/report.json").exists()
@@ -65,12 +70,12 @@ def test_the_last_shard_writes_the_report(evaluate, mine, tmp_path):
 @pytest.mark.parametrize(("allowed", "code"), [(0, 2), (1, 0)])
 def test_failed_rows_are_told_and_decide_the_exit_code(evaluate, mine, tmp_path, allowed, code):
     (mine / "test/images/patient0/1.png").write_bytes(b"damaged")
-    done = evaluate("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--max-failures", allowed)
+    done = evaluate("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--max-failures", allowed)
     assert done.exit_code == code and "1 rows failed and are in no figure" in done.stderr
 
 
 def test_answers_are_scored_again_without_a_model(evaluate, mine, tmp_path, monkeypatch):
-    evaluate("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
+    evaluate("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
     out = tmp_path / "out/mine_test"
     before = (out / "report.json").read_bytes()
     (out / "report.json").unlink()
@@ -81,7 +86,7 @@ def test_answers_are_scored_again_without_a_model(evaluate, mine, tmp_path, monk
 
 def test_two_runs_are_compared(evaluate, mine, tmp_path):
     for level in ("100", "250"):
-        evaluate(level, "--on", mine, "--phrase", "square", "-o", tmp_path / level)
+        evaluate(f"bright/{level}", "--on", mine, "--phrase", "square", "-o", tmp_path / level)
     runs = [tmp_path / level / "mine_test" for level in ("100", "250")]
     (first, *_) = json.loads(evaluate("compare", *runs, "--json").stdout)
     assert (first["figure"], first["difference"], first["significant"]) == ("dice", -1.0, True)
@@ -114,5 +119,5 @@ def test_what_cannot_be_done_is_told_in_one_line(evaluate, words, message):
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "0/0"])
 def test_a_shard_is_one_of_several(evaluate, mine, tmp_path, shard):
-    done = evaluate("100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--shard", shard)
+    done = evaluate("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--shard", shard)
     assert done.exit_code == 2 and "is no shard" in done.stderr

@@ -67,6 +67,44 @@ def test_a_user_error_is_json_too_where_json_was_asked_for(doing):
     assert run("demo", "--json").stdout == '{"error": "no such thing", "kind": "DataError"}\n'
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), "error: /x: Permission denied; what was finished is kept\n"),
+        (OSError(28, "No space left on device"), "error: No space left on device; what was finished is kept\n"),
+    ],
+)
+def test_a_disk_that_refuses_is_one_line_and_exit_2(doing, error, told):
+    doing(fail(error))
+    result = run("demo")
+    assert (result.exit_code, result.stderr) == (2, told)
+
+
+@pytest.mark.parametrize("words", [(), ("segment",), ("convert", "init"), ("evaluate",), ("evaluate", "compare")])
+def test_h_is_help_everywhere(words):
+    assert run(*words, "-h").output == run(*words, "--help").output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("segment a b -o c -m deno", "did you mean 'demo'?"),
+        ("inspect huggingface.co/ByteDance/Sa2VA-4B", "did you mean 'ByteDance/Sa2VA-4B'?"),
+        ("finetune x --base demoo", "did you mean 'demo'?"),
+        ("chat --device cudda", "did you mean cuda?"),
+        ("finetune x --base demo --device cuda", "cannot be trained on by name"),
+        ("segment a b -o c --frames every:3", "unknown frame plan"),
+        ("segment https://a.b/c.png b -o c", "download it first"),
+        ("segment a b -o c --prefill Yes.", "asks for no mask"),
+        ("train nothing.yaml", "there is no recipe nothing.yaml"),
+    ],
+)
+def test_arguments_are_judged_before_torch_is_imported(words, told):
+    code = "import sys, segue.cli.main as m\ntry: m.main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_ctrl_c_is_one_line_and_exit_130(doing):
     doing(fail(KeyboardInterrupt()))
     result = run("demo")

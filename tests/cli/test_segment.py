@@ -122,7 +122,7 @@ def test_nothing_found_is_an_answer_too(run_segue, photo, out):
 
 def test_the_demo_model_says_first_what_it_knows_and_other_models_do_not(run_segue, photo, out):
     assert run_segue("segment", photo, "bright", "-o", out).stderr.startswith("The demo model knows drawn scenes only")
-    told = run_segue("segment", photo, "bright", "-o", out, "--model", "other", "--overwrite").stderr
+    told = run_segue("segment", photo, "bright", "-o", out, "--model", "fake/other", "--overwrite").stderr
     assert "drawn scenes" not in told
 
 
@@ -173,7 +173,7 @@ def test_what_the_engine_refuses_is_this_inputs_failure(run_segue, photo, out):
 
 
 def test_a_model_that_does_not_load_ends_the_run(run_segue, mixed, out):
-    run = run_segue("segment", mixed, "bright", "-o", out, "--model", "broken")
+    run = run_segue("segment", mixed, "bright", "-o", out, "--model", "fake/broken")
     assert run.exit_code == 2 and run.stderr.startswith("error: broken lacks the tensor")
     assert tree(out) == []
 
@@ -350,14 +350,14 @@ def test_json_is_one_object_per_input_on_stdout(run_segue, mixed, out, json_line
 
 def test_ctrl_c_keeps_what_is_finished(run_segue, fake, mixed, out, monkeypatch):
     calls = iter([None, KeyboardInterrupt()])
-    original = fake.Engine.segment
+    original = fake.Engine.stream_segment
 
     def interrupted(self, *arguments):
         if (error := next(calls)) is not None:
             raise error
         return original(self, *arguments)
 
-    monkeypatch.setattr(fake.Engine, "segment", interrupted)
+    monkeypatch.setattr(fake.Engine, "stream_segment", interrupted)
     run = run_segue("segment", mixed, "bright", "-o", out)
     assert run.exit_code == 130 and run.stderr.endswith("interrupted\n") and "Traceback" not in run.stderr
     assert {path.name for path in out.iterdir()} == {"manifest.jsonl", "a"}
@@ -462,3 +462,9 @@ def test_an_animation_is_a_clip_or_its_first_picture(run_segue, tmp_path, out):
     assert read_result(out / "a")["frames"] == [0, 1]
     run = run_segue("segment", tmp_path / "a.gif", "bright", "-o", out / "b", "--as", "images")
     assert "the first of 2 frames" in run.stderr and read_result(out / "b" / "a")["frames"] == [0]
+
+
+def test_what_is_piped_in_is_an_input(run_segue, photo, out, json_lines, monkeypatch):
+    monkeypatch.setattr("segue.cli.options.read_piped", photo.read_bytes)
+    (record,) = json_lines(run_segue("segment", "-", "bright", "-o", out, "--json").stdout)
+    assert record["status"] == "ok" and record["folder"].startswith("stdin-")

@@ -35,6 +35,7 @@ def test_a_fine_tune_is_one_command_and_goes_on_by_its_recipe(mine, official_fol
     assert json.loads(told.out)["step"] == 1
     assert "mine: 6 rows (1 test, 4 train, 1 val) with 6 objects, no errors" in told.err
     assert "memory per process: about" in told.err
+    assert "learns for 2 steps" in told.err and "-o " + str(out) + " --resume" in told.err
     assert run("train", out / "recipe.yaml", "--resume", "--device", "cpu", "--json") == 0
     assert json.loads(capsys.readouterr().out)["step"] == 2
     assert (out / "report.html").read_text().startswith("<!doctype html>")

@@ -79,6 +79,10 @@ class Oracle:
             assert [message.text for message in sample.messages[:-1]] == [message.text for message in dialogue]
         return [self.speak(sample) for sample in mine]
 
+    def score(self, messages: Sequence[Message], answers: Sequence[str], options: object) -> list[float]:
+        (said,) = self.answer_all([messages], options, rows=1)
+        return [0.0 if answer == f" {said.text}" else -1.0 for answer in answers]
+
 
 @dataclass
 class Recorded:

@@ -501,6 +501,7 @@ FIXTURES: dict[str, Callable[[Path], Path]] = {
             ("refcoco", ("val", "testA", "testB")),
             ("refcoco+", ("val", "testA", "testB")),
             ("refcocog", ("val", "test")),
+            ("grit", ("refexp",)),
         )
         for split in splits
     },
@@ -516,4 +517,11 @@ FIXTURES: dict[str, Callable[[Path], Path]] = {
     "video_mmmu": video_mmmu,
     "mmbench_video": mmbench_video,
     "longvideobench": longvideobench,
+}
+FIXTURES |= {
+    f"{name}_upstream": FIXTURES[name]
+    for name in (
+        *("scienceqa_test", "mmbench_dev", "mmbench_test"),
+        *("seed_bench_all", "seed_bench_image", "seed_bench_video"),
+    )
 }

@@ -156,6 +156,13 @@ def test_likelihood_ranks_answers_whatever_stands_beside_them(model, image):
             model.score(dialogue, wrong)
 
 
+def test_a_chat_model_can_be_asked_without_turns(model, image):
+    asked = [Message("user", (image, " What? Answer:"))]
+    said = model.answer(asked, Options(raw=True, max_new_tokens=2))
+    assert said.lineage["request"]["prompts"] == ["<img><imgpad>*16</img> What? Answer:"]
+    assert model.score(asked, [" A"], Options(raw=True)) != model.score(asked, [" A"])
+
+
 def test_masks_are_refused_as_region_prompts_and_so_is_segmenting(model, image):
     with pytest.raises(ConfigError, match="has no grounder"):
         model.segment(image, ["the cat"])

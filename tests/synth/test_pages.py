@@ -59,6 +59,13 @@ def test_pages_are_a_dataset_whose_answer_is_their_lines(tmp_path):
     assert [part.phrase for part in answer.parts] == sample.target["answers"] != []
 
 
+def test_only_the_words_that_are_given_are_written_as_large_as_asked():
+    writing = pages.Writing(words="tea egg", most_lines=1, most_words=2, least_height=0.2, most_height=0.25)
+    lines = [line for number in range(6) for line in pages.page(0, number, size=(64, 64), writing=writing).lines]
+    assert {word for line in lines for word in line.phrase.split()} == {"tea", "egg"}
+    assert all(np.ptp(line.quad[:, 1]) > 6 for line in lines)
+
+
 def test_fonts_of_the_machine_have_the_letters_that_are_asked_for():
     for file in pages.fonts_for("en")[:3]:
         assert pages._has(file, "en")

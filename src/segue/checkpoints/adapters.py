@@ -42,7 +42,8 @@ class CheckpointRecord:
     `adapter_config.json`. `token_ids` are the rows that `.rows` tensors replace. `stage` and `step` say how far the run
     was: `step` counts over all stages, `stage_step` within this one, `position` the samples that the stage has drawn.
     `metrics` is the last judgement, of which `metric` is the figure that counts. `image_side` is the side of the
-    squares that it was shown, where that is not the base's. `progress` is what the trainer needs to go on.
+    squares that it was shown, and `template` how it was talked to, where that is not the base's. `progress` is what the
+    trainer needs to go on.
     """
 
     base: str
@@ -61,6 +62,7 @@ class CheckpointRecord:
     progress: dict[str, Any] = field(default_factory=dict)
     recipe: str = ""
     image_side: int | None = None
+    template: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -31,6 +31,7 @@ from segue.checkpoints.sam2_weights import open_sam2
 from segue.checkpoints.upstream_training import Merge, TrainingTensors, read_training, rows_of
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding.model import expected
+from segue.models import FAMILIES
 from segue.models.protocol import GROUNDING_TOKENS
 from segue.weights.lazy import Tensors
 
@@ -103,7 +104,7 @@ def import_training(source: Path, target: Target, options: TrainingOptions) -> I
 
 
 def open_base(options: TrainingOptions) -> OpenedFolder:
-    """The model that training began from, SAM 2 put to it where it has none.
+    """The model that training began from, SAM 2 put to it where it has none and its family has such a form.
 
     Raises: ConfigError and CheckpointError, as `open_folder` does; ConfigError, if there would be two SAM 2.
     """
@@ -112,6 +113,11 @@ def open_base(options: TrainingOptions) -> OpenedFolder:
         if options.sam2:
             raise ConfigError(f"{options.base} has SAM 2 already; leave --sam2 out")
         return open_folder(options.base, chat=options.template)
+    plain = open_folder(options.base, chat=options.template)
+    if FAMILIES[plain.config.family].grounded is None:
+        if options.sam2:
+            raise ConfigError(f"{options.base} is a {plain.config.family}, which has no SAM 2; leave --sam2 out")
+        return plain
     # a Sa2VA is taught the plain template of its language model, whatever its base was asked with
     is_internlm2 = "InternLM2ForCausalLM" in ((raw.get("llm_config") or {}).get("architectures") or [])
     base = open_folder(options.base, chat=options.template or ("internlm2_chat" if is_internlm2 else "qwen_chat"))
@@ -138,16 +144,16 @@ def _grounder_of(source: Path) -> tuple[Tensors, Sam2VideoConfig]:
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerFast, rows: int | None, base: OpenedFolder) -> int:
-    """Add the tokens that training adds; returns how many rows the tables need."""
-    known = tokenizer.get_vocab()
-    fresh = [AddedToken(token, special=True, normalized=False) for token in GROUNDING_TOKENS if token not in known]
+    """Add the tokens that training adds to a model with a grounder; returns how many rows the tables need."""
+    known, needed = tokenizer.get_vocab(), () if base.config.sam2_config is None else GROUNDING_TOKENS
+    fresh = [AddedToken(token, special=True, normalized=False) for token in needed if token not in known]
     tokenizer.add_tokens(fresh, special_tokens=True)
-    needed = len(tokenizer)
+    count = len(tokenizer)
     if rows is None:
-        return max(needed, base.config.get_text_config().vocab_size)
-    if rows < needed:
+        return max(count, base.config.get_text_config().vocab_size)
+    if rows < count:
         raise CheckpointError(
-            f"the training file's tables have {rows} rows and the tokenizer of {base.folder} has {needed} tokens, "
+            f"the training file's tables have {rows} rows and the tokenizer of {base.folder} has {count} tokens, "
             f"{len(fresh)} of them new; take as base the model that this training began from"
         )
     return rows

@@ -59,8 +59,7 @@ def apply(base: LoadedModel, checkpoint: Path) -> tuple[LoadedModel, adapters.Ap
     record = adapters.read(checkpoint)
     adapters.check_base(checkpoint, record, base.lineage["model_hash"])
     applied = adapters.apply(base.model, checkpoint, record)
-    if record.image_side is not None:
-        model_folder.set_image_side(base.model.config, record.image_side)
+    model_folder.change(base.model.config, image_side=record.image_side, chat=record.template)
     lineage = {
         **base.lineage,
         "model": str(checkpoint),

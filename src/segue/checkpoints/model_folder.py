@@ -194,15 +194,24 @@ def load_processor(folder: Path, config: VisionLanguageConfig) -> Processor:
     return processor
 
 
-def set_image_side(config: VisionLanguageConfig, side: int) -> None:
-    """Say that a model is shown squares of another side, for which its processor must be loaded anew.
+def change(config: VisionLanguageConfig, *, image_side: int | None, chat: str | None) -> bool:
+    """Say that a model is shown squares of another side or talked to with another chat template, where they are given;
+    returns whether any is, for then its processor must be loaded anew.
 
-    Raises: ConfigError, for a family whose pictures are of one size or of their own, or a side that does not fit.
+    Raises: ConfigError, for a family whose pictures are of one size or of their own, a side that does not fit, or an
+        unknown template.
     """
-    change = getattr(config.mllm_config, "set_image_side", None)
-    if change is None:
-        raise ConfigError(f"image_side is for models that are shown squares of any side; {config.family} is not one")
-    change(side)
+    if image_side is not None:
+        set_side = getattr(config.mllm_config, "set_image_side", None)
+        if set_side is None:
+            raise ConfigError(
+                f"image_side is for models that are shown squares of any side; {config.family} is not one"
+            )
+        set_side(image_side)
+    if chat is not None:
+        template(chat)
+        config.template = chat
+    return image_side is not None or chat is not None
 
 
 SAM2_UPSTREAM = "grounding_encoder.sam2_model."

@@ -27,7 +27,7 @@ from segue.weights.keys import Rules, Write, compiled, match
 from segue.weights.lazy import Spec, Tensors, cut_shapes
 
 # a name inside peft's wrappers: what it is of, and the part it plays
-_PAIR = re.compile(r"(.+)\.lora_([AB])\.\w+\.weight")
+_PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.\w+)?\.weight")
 _WHOLE = re.compile(r"(.+)\.(?:modules_to_save\.\w+|base_layer)\.(weight|bias)")
 _UNUSED = re.compile(r".+\.original_module\.(weight|bias)")
 _PREFIXES = ("", "mllm.", "mllm.model.")
@@ -102,8 +102,10 @@ def find_place(name: str, rules: Rules, places: Container[str]) -> Write | None:
 
 
 def spellings(name: str) -> Iterator[str]:
-    """A trainer's name for a tensor without peft's wrapper, and under each part of the trainer that may hold it."""
-    bare = name.replace("base_model.model.", "")
+    """A trainer's name for a tensor without the wrappers of peft and of several processes, and under each part of the
+    trainer that may hold it.
+    """
+    bare = name.removeprefix("module.").replace("base_model.model.", "")
     return (bare.removeprefix(prefix) for prefix in _PREFIXES if bare.startswith(prefix))
 
 

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 def command(
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Model to measure: a folder, or a hub id such as ByteDance/Sa2VA-4B."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model to measure: a folder, or a hub id such as ByteDance/Sa2VA-4B.",
+            callback=options.check_model,
+        ),
     ] = None,
     architecture: Annotated[
         str | None,
@@ -65,7 +70,7 @@ def command(
     if as_json:
         print(json.dumps(report.as_json()))
     else:
-        print_report(report, VisibleConsole(width=110, highlight=False, markup=False))
+        print_report(report, VisibleConsole(highlight=False, markup=False))
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -94,7 +99,7 @@ def print_report(report: BenchReport, console: VisibleConsole) -> None:
         table.add_column(title, justify="right")
     for stage in report.stages:
         table.add_row(*_cells(stage, report.share(stage)))
-    console.print(table)
+    console.show(table)
     console.print()
     for line in _lines(report):
         console.print(line, soft_wrap=True)

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
 from segue.cli import options
-from segue.cli.console import Bar, say
+from segue.cli.console import Bar, VisibleConsole, say
 from segue.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -29,7 +28,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 FAILURES_TOLD = 5
 Cache = Annotated[str, typer.Argument(metavar="CACHE", help="The folder of the feature cache.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Whose features: a folder, a hub id, or demo.")]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Whose features: a folder, a hub id, or demo.", callback=options.check_model),
+]
 Data = Annotated[Path, typer.Option("--data", help="Folder below which the benchmark's files lie.")]
 Frames = Annotated[
     str | None, typer.Option("--frames", help="Another plan of a video's frames than the benchmark's, as for evaluate.")
@@ -68,7 +70,7 @@ def stats(cache: Cache, as_json: options.Json = False) -> None:
 
 
 def _print_stats(found: dict[str, Any]) -> None:
-    console = Console()
+    console = VisibleConsole()
     table = Table("namespace", "encoder", "point", "format", "entries", "size", box=SIMPLE_HEAD)
     for row in found["namespaces"]:
         identity = row["identity"] or {}
@@ -76,24 +78,22 @@ def _print_stats(found: dict[str, Any]) -> None:
         name = f"{encoder.get('family', '?')} {str(encoder.get('fingerprint', '?'))[:12]} {identity.get('dtype', '')}"
         cells = (row["namespace"], name, identity.get("point", "?"), identity.get("format", "?"))
         table.add_row(*cells, f"{row['entries']:,}", size(row["bytes"]))
-    console.print(table)
+    console.show(table)
     if found["datasets"]:
         table = Table("dataset", "namespace", "media", "there", "size", "", box=SIMPLE_HEAD)
         for row in found["datasets"]:
             mark = "pinned" if row["pinned"] else ""
             cells = (str(row["dataset"]), str(row["namespace"]), f"{row['media']:,}", f"{row['there']:,}")
             table.add_row(*cells, size(row["bytes"]), mark)
-        console.print(table)
-    table = Table(
-        Column("run", overflow="fold"), "hits", "misses", "rate", "read", "written", "time saved", box=SIMPLE_HEAD
-    )
+        console.show(table)
+    table = Table("run", "hits", "misses", "rate", "read", "written", "time saved", box=SIMPLE_HEAD)
     for row in [*found["runs"], {"started": "all runs", **found["totals"]}]:
         hits, misses = row.get("hits", 0), row.get("absent", 0) + row.get("corrupt", 0)
         rate = f"{100 * hits / (hits + misses):.1f} %" if hits + misses else ""
         sizes = (size(row.get("read_bytes", 0)), size(row.get("written_bytes", 0)))
         saved = f"{row.get('saved_seconds', 0.0):.1f} s"
         table.add_row(str(row.get("started", "?")), f"{hits:,.0f}", f"{misses:,.0f}", rate, *sizes, saved)
-    console.print(table)
+    console.show(table)
 
 
 @app.command("build")
@@ -109,9 +109,7 @@ def build(
         str | None, typer.Option("--budget", help="Most bytes of all entries: 200GB. Without it the disk decides.")
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
-    shard: Annotated[
-        str | None, typer.Option("--shard", help="Shard i/N, from 0: every process or machine does one.")
-    ] = None,
+    shard: options.Shard = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what there is to do, and what it weighs.")
     ] = False,
@@ -126,14 +124,14 @@ def build(
     it fits. The same command again goes on where it stopped, and opens no
     entry. The exit code is 2 if something could not be encoded or kept.
     """
-    from segue.cli.evaluate import parse_shard
     from segue.evals.run import feature_cache
     from segue.features import Store
 
     store = Store(cache, budget=None if budget is None else parse_size(budget))
     if store.remote is not None:
         raise ConfigError(f"{cache} is an address, which is only read; build into a folder, and copy it there")
-    how: dict[str, Any] = {"form": form, "point": point, "frames": frames, "limit": limit, "shard": parse_shard(shard)}
+    part = options.parse_shard(shard) or (0, 1)
+    how: dict[str, Any] = {"form": form, "point": point, "frames": frames, "limit": limit, "shard": part}
     engine, told = _loaded(model, device, dtype), list[dict[str, Any]]()
     for name in [word.strip() for word in dataset.split(",") if word.strip()]:
         this = _benchmark(name, data, engine, store, **how)
@@ -154,8 +152,8 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
     weights = feature_cache.projected_bytes(this, listed.absent)
     there, total, room = len(listed.there), sum(weights), -this.cache.store.shortage(0)
     say(
-        f"{this.evaluation.benchmark.name}: {there + len(weights):,} media, {there:,} there already; the other "
-        f"{len(weights):,} take {size(total)} as {this.cache.form.name} at {this.cache.point}; there is room for "
+        f"{this.evaluation.benchmark.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; "
+        f"they take {size(total)} as {this.cache.form.name} at {this.cache.point}, and there is room for "
         f"{size(max(room, 0))}"
     )
     if total > room:
@@ -194,9 +192,9 @@ def verify(
     ] = None,
     on: Annotated[str | None, typer.Option("--on", help="With --model: the benchmark whose media are taken.")] = None,
     data: Data = Path(),
-    samples: Annotated[int, typer.Option("--samples", min=1, help="How many media and questions are compared.")] = 100,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many images or videos are taken.")] = 100,
     answers: Annotated[
-        bool, typer.Option("--answers", help="Ask as many questions with the cache and without, and compare.")
+        bool, typer.Option("--answers", help="Ask a question about each with the cache and without, and compare.")
     ] = False,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="How many tokens of answers are compared.")
@@ -252,7 +250,7 @@ def _compare(this: CachedBenchmark, samples: int, seed: int, *, tokens: int, is_
     told: dict[str, Any] = {"features": asdict(features), "as_expected": not features.wrong}
     if tokens:
         with Bar("answers", hidden=is_hidden, failures_told=FAILURES_TOLD) as bar:
-            same = feature_cache.compare_answers(this, samples, tokens, bar)
+            same = feature_cache.compare_answers(this, there, tokens, bar)
         low, high = same.interval
         say(
             f"{same.equal:,} of {same.asked:,} answers are equal with the cache and without: of all, "

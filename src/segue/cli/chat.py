@@ -19,13 +19,16 @@ from rich.text import Text
 from segue.cli import options
 from segue.cli.console import STDERR, Bar, error, say, visible
 from segue.errors import ConfigError, SegueError
-from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, TextDelta
+from segue.geometry import qwen_notation
+from segue.reading import refuse_url
+from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, Region, TextDelta
 
 Stream = Callable[[Sequence[Message]], Iterator[Event]]
 """Answers the last of some messages. What it returns is a generator; closing it stops the model."""
 
 HELP = """\
 /open FILE   talk about another image, video or frame folder, from the beginning
+/show FILE   show another one along with the next question; places are on the one shown last
 /reset       forget the dialogue, keep the image or video
 /save DIR    write the last answer there: text, scores, masks, overlay
 /quit        leave (so does Ctrl-D); Ctrl-C stops an answer
@@ -37,7 +40,10 @@ _TERMINATOR = re.compile(rf"(\s*({_SPECIAL.pattern}))+\s*$")
 
 @options.expanded
 def command(
-    media: Annotated[str | None, typer.Argument(metavar="[MEDIA]", help="An image, a video or a frame folder.")] = None,
+    media: Annotated[
+        str | None,
+        typer.Argument(metavar="[MEDIA]", help="An image, a video or a frame folder; - is what is piped in."),
+    ] = None,
     *,
     loading: options.ModelOptions,
     output: Annotated[
@@ -63,7 +69,14 @@ def command(
     if as_json and ask is None:
         raise ConfigError("--json needs --ask: a dialogue has no single result")
     wanted = options.parse_formats(formats)
-    opened = None if media is None else open_media(Path(media).expanduser())
+    opened: Media | None = None
+    if media in options.PIPED:
+        if ask is None:
+            raise ConfigError("the image or video is piped in, so that nothing can be typed; add --ask QUESTION")
+        opened = open_media(options.read_piped())
+    elif media is not None:
+        refuse_url(media)
+        opened = open_media(Path(media).expanduser())
     if not as_json:
         loading.tell_limits()
 
@@ -82,7 +95,7 @@ def command(
 
 
 class Session:
-    """A dialogue about at most one medium. Its list of messages is all the memory there is.
+    """A dialogue. Its list of messages is all the memory there is, beside `media`, which was shown last or will be.
 
     With `out`, every answer that points at something is written there while it comes, as answer-001 and so on.
     """
@@ -90,6 +103,7 @@ class Session:
     def __init__(self, stream: Stream, media: Media | None, *, out: Path | None, formats: Sequence[str]):
         self.media = media
         self.messages: list[Message] = []
+        self._unseen = media
         self._stream = stream
         self._out = out
         self._formats = formats
@@ -105,7 +119,7 @@ class Session:
         """
         from segue.jobs.manifest import disk_errors
 
-        question = Message.user(text, None if self.messages else self.media)
+        question = Message.user(text, self._unseen)
         self._folder = None
         try:
             events = cast("Generator[Event]", self._stream([*self.messages, question]))
@@ -115,6 +129,7 @@ class Session:
             say("\nstopped; the question is forgotten")
             return None
         self.messages += [question, Message("assistant", (spoken(answer),))]
+        self._unseen = None
         self._last = answer
         if not quiet:
             show_regions(answer)
@@ -135,15 +150,23 @@ class Session:
 
         Raises: MediaError, LimitError; the dialogue stays as it was.
         """
+        self.show(path)
+        self.messages.clear()
+
+    def show(self, path: str) -> None:
+        """Show another medium along with the next question.
+
+        Raises: MediaError, LimitError; the dialogue stays as it was.
+        """
         from segue.media import open_media
 
-        self.media = open_media(Path(path).expanduser())
-        self.messages.clear()
+        self.media = self._unseen = open_media(Path(path).expanduser())
         say(f"{self.media.name}: {describe_media(self.media)}")
 
     def reset(self) -> None:
         """Forget the dialogue and keep the medium."""
         self.messages.clear()
+        self._unseen = self.media
         say("the dialogue is forgotten")
 
     def save(self, path: str) -> None:
@@ -165,14 +188,17 @@ class Session:
 
     def _follow(self, events: Iterator[Event], *, quiet: bool) -> Answer:
         """Take in an answer's events: show them, and write them down where the answer points at something."""
-        from segue.output.results import ResultWriter
+        from segue.output.results import ResultWriter, save
 
         answer: Answer | None = None
         writer: ResultWriter | None = None
+        said = _Said()
         with ExitStack() as stack:
             bar = stack.enter_context(Bar("answer", hidden=quiet))
             for event in events:
-                _show(event, bar, quiet=quiet)
+                if not quiet:
+                    said.take(event)
+                _move(event, bar)
                 if isinstance(event, ObjectsFound) and self._out is not None:
                     self._folder = _next_folder(self._out)
                     writer = stack.enter_context(ResultWriter(self._folder, event.media, self._formats))
@@ -184,6 +210,9 @@ class Session:
                 raise RuntimeError("the engine's stream ended without an answer")
             if writer is not None:
                 writer.finish(answer)
+            elif self._out is not None and answer.media is not None and answer.regions:
+                self._folder = _next_folder(self._out)
+                save(answer, self._folder, self._formats)
         return answer
 
 
@@ -218,11 +247,15 @@ def spoken(answer: Answer) -> str:
 
 
 def show_regions(answer: Answer) -> None:
-    """Print a table of what an answer points at: phrase, estimated IoU, presence and share of the picture.
+    """Print a table of what an answer points at: phrase, estimated IoU, presence and share of the picture; of what it
+    places in words, the box in pixels.
 
     Presence is the mean probability of being visible; the share is the mean over the frames that show any of it.
     """
     if not answer.regions:
+        return
+    if all(region.masks is None for region in answer.regions):
+        _show_places(answer.regions)
         return
     table = Table("#", "phrase", "score", "presence", "area", box=SIMPLE_HEAD)
     for number, region in enumerate(answer.regions, start=1):
@@ -234,7 +267,15 @@ def show_regions(answer: Answer) -> None:
             "-" if presence is None else f"{presence:.0%}",
             "-" if region.masks is None else f"{area_share(region.masks):.1%}",
         )
-    STDERR.print(table)
+    STDERR.show(table)
+
+
+def _show_places(regions: Sequence[Region]) -> None:
+    table = Table("#", "phrase", "left", "top", "right", "bottom", "", box=SIMPLE_HEAD)
+    for number, region in enumerate(regions, start=1):
+        edges = ["-"] * 4 if region.box is None else [f"{edge:.0f}" for edge in region.box]
+        table.add_row(str(number), Text(region.phrase), *edges, "" if region.quad is None else "quad")
+    STDERR.show(table)
 
 
 def area_share(track: MaskTrack) -> float:
@@ -266,20 +307,35 @@ def _act(session: Session, line: str) -> None:
         say(HELP)
     elif name == "/reset":
         session.reset()
-    elif name in ("/open", "/save"):
+    elif name in ("/open", "/show", "/save"):
         if not rest:
             raise ConfigError(f"{name} needs a path")
-        (session.open if name == "/open" else session.save)(rest)
+        {"/open": session.open, "/show": session.show, "/save": session.save}[name](rest)
     else:
         raise ConfigError(f"unknown command {name}; /help lists the commands")
 
 
-def _show(event: Event, bar: Bar, *, quiet: bool) -> None:
-    if isinstance(event, TextDelta) and not quiet:
-        print(visible(_SPECIAL.sub("", event.text)), end="", flush=True)
-    has_said_all = isinstance(event, ObjectsFound) or (isinstance(event, Finished) and not event.answer.regions)
-    if has_said_all and not quiet:
-        print(flush=True)
+class _Said:
+    """Prints an answer's text while it comes; a mark or a place in words is never cut, for it is never shown."""
+
+    def __init__(self) -> None:
+        self._raw = self._told = ""
+        self._is_over = False
+
+    def take(self, event: Event) -> None:
+        """Print what can be told now."""
+        if isinstance(event, TextDelta):
+            self._raw += event.text
+        elif isinstance(event, ObjectsFound | Finished) and not self._is_over:
+            self._is_over = True
+        else:
+            return
+        text = _SPECIAL.sub("", qwen_notation.spoken(self._raw, is_over=self._is_over))
+        print(visible(text[len(self._told) :]), end="\n" if self._is_over else "", flush=True)
+        self._told = text
+
+
+def _move(event: Event, bar: Bar) -> None:
     if isinstance(event, ObjectsFound):
         bar.start_frames(event.media.name, event.media.count)
     if isinstance(event, FrameMasks):

@@ -6,17 +6,21 @@ On a terminal there is a bar with the time left; elsewhere only plain lines, so 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable
 from time import perf_counter
 from types import TracebackType
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.table import Column, Table
 from rich.text import Text
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNBOUNDED = 10_000  # characters across
 _EVERY = 15.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -35,6 +39,51 @@ class VisibleConsole(Console):
         """What is printed, with its text made visible."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    def show(self, table: Table) -> None:
+        """Print a table with no word of it cut: as wide as it is where nothing bounds that (a pipe), wrapped between
+        words where they fit, else row by row, each cell behind its heading.
+        """
+        wide = self.options.update(width=_UNBOUNDED)
+        ranges = [self._range(column, wide) for column in table.columns]
+        frame = Measurement.get(self, wide, table).maximum - sum(most for _, most in ranges)
+        if not self.is_terminal and "COLUMNS" not in os.environ:
+            self.width = max(self.width, frame + sum(most for _, most in ranges))
+        widths = [most for _, most in ranges]
+        while sum(widths) > self.width - frame:
+            loose = [place for place, (least, _) in enumerate(ranges) if widths[place] > least]
+            if not loose:
+                self._show_rows(table)
+                return
+            widths[max(loose, key=widths.__getitem__)] -= 1
+        for column, width in zip(table.columns, widths, strict=True):
+            column.width, column.no_wrap, column.overflow = width, False, "fold"
+        self.print(table)
+
+    def _range(self, column: Column, wide: ConsoleOptions) -> tuple[int, int]:
+        """The least and the most characters across that a column takes with whole words."""
+        cells = [Measurement.get(self, wide, cell) for cell in (column.header, *column.cells, column.footer)]
+        most = max(cell.maximum for cell in cells)
+        return most if column.no_wrap else max(cell.minimum for cell in cells), most
+
+    def _show_rows(self, table: Table) -> None:
+        if table.title is not None:
+            self.print(self._line(table.title))
+        heads = [self._line(column.header) for column in table.columns] if table.show_header else []
+        rows = [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+        if table.show_footer:
+            rows.append([column.footer for column in table.columns])
+        for first, *others in rows:
+            pairs = zip(heads[1:] or [Text()] * len(others), map(self._line, others), strict=True)
+            told = [Text.assemble(head, " " * bool(head), cell) for head, cell in pairs if cell]
+            name = self._line(first)
+            name.stylize("bold")
+            self.print(Text.assemble(name, ": " * bool(told), Text(", ").join(told)))
+
+    def _line(self, cell: RenderableType) -> Text:
+        """A cell on one line."""
+        text = cell if isinstance(cell, Text) else self.render_str(str(cell))
+        return Text(" ").join(text.split("\n"))
 
 
 STDERR = VisibleConsole(stderr=True)

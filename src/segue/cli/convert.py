@@ -48,7 +48,12 @@ def import_(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A model folder, a hub id, or a .pth of training.")],
     out: Out,
     base: Annotated[
-        str | None, typer.Option("--base", help="For a .pth: the model that training began from, a folder or a hub id.")
+        str | None,
+        typer.Option(
+            "--base",
+            help="For a .pth: the model that training began from, a folder or a hub id.",
+            callback=options.check_model,
+        ),
     ] = None,
     sam2: Annotated[
         Path | None,
@@ -110,7 +115,10 @@ def safetensors(
 
 @app.command("export")
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a hub id, or demo.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A model folder, a hub id, or demo.", callback=options.check_model),
+    ],
     out: Out,
     dtype: Dtype = "bf16",
     overwrite: Overwrite = False,
@@ -149,7 +157,12 @@ def merge(
 
 @app.command("init")
 def init(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model to change: a folder, a hub id, or demo.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The model to change: a folder, a hub id, or demo.", callback=options.check_model
+        ),
+    ],
     out: Out,
     source: Annotated[str, typer.Option("--from", help="The checkpoint to take from: a folder, a hub id or a .pth.")],
     components: Annotated[
@@ -221,7 +234,7 @@ def _account(rows: Sequence[Coverage], title: str) -> None:
     for row in rows:
         counts = (f"{number:,}" for number in (row.loaded, row.mismatched, row.absent, row.unused, row.loaded_numbers))
         table.add_row(Text(row.component), *counts, f"{row.fraction:.1%}")
-    VisibleConsole().print(table)
+    VisibleConsole().show(table)
 
 
 def _plain(rows: Sequence[Coverage]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,6 +55,7 @@ def synth(
 
     The folder appears when all is written; a run that is cut short leaves nothing.
     """
+    from segue.own_data.formats.entries import split_named
     from segue.synth.writers import FORMATS
     from segue.synth.writing import Request, write
 
@@ -79,7 +81,12 @@ def synth(
         return
     word = "clip" if reader.holds == "clips" else "image"
     print(visible(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files"))
-    say(f"Read it with segue.datasets.DATASETS[{reader.dataset!r}](root, split{given}).")
+    say(f"In Python: segue.datasets.DATASETS[{reader.dataset!r}](root, split{given})")
+    is_mine = reader.dataset == "folder"
+    whole = out.parent if is_mine and split_named(out.name) else out
+    say(f"look at it:     {shlex.join(['segue', 'doctor', str(whole)])}")
+    if is_mine:
+        say(f"learn from it:  {shlex.join(['segue', 'finetune', str(whole), '--base', 'demo', '-o', 'run'])}")
 
 
 @app.command()
@@ -94,6 +101,7 @@ def clean(
         typer.Option("--set", help="A rule and its value, such as least_side=100 or emoji=false; can be repeated."),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that clean at once.")] = 1,
+    shard: options.Shard = None,
     as_json: options.Json = False,
 ) -> None:
     """Clean pairs of pictures and texts, and count what each rule drops.
@@ -111,10 +119,14 @@ def clean(
             out.expanduser(),
             asked,
             workers=workers,
+            shard=options.parse_shard(shard) or (0, 1),
             progress=bar,
         )
     if as_json:
         print(json.dumps({"output": str(out), "counts": counts}))
+        return
+    if counts is None:
+        say(f"{out}: the rest is other shards' work; the last to end joins all")
         return
     total = sum(counts.values())
     for name, count in cleaning.told(counts):

@@ -69,6 +69,7 @@ def report(data: Path, settings: Settings) -> int:
     if settings.as_json:
         print(json.dumps(_plain(data, examined.report, out, settings.fix, repaired)))
     else:
+        say(f"{data} is read as {examined.survey.form}")
         _print(data, examined.report, settings)
         _tell(out, len(written) - 1, settings.fix, repaired)
     return CLEAN if is_good else FAULTY
@@ -84,7 +85,7 @@ def _check_apart(data: Path, fix: Path | None) -> None:
 
 def _examined(data: Path, settings: Settings) -> Examined:
     from segue.own_data.doctor import examine
-    from segue.own_data.folder import NotRecognisedError
+    from segue.own_data.recognition import NotRecognisedError
 
     try:
         with Bar(f"looking at {data}", failures_told=0) as bar:
@@ -104,7 +105,7 @@ def _print(data: Path, found: Report, settings: Settings) -> None:
     about = f"{_many(found.rows, 'row')} ({', '.join(parts) or 'none'}), {_many(found.objects, 'object')}"
     console.print(Text(f"{data}: {about}", "bold"), soft_wrap=True)
     if found.findings:
-        console.print(_table(found))
+        console.show(_table(found))
     for kind, several in found.by_kind().items():
         first = several[0]
         heading = f"{first.severity}, {KINDS[kind].title}: {first.advice}"
@@ -127,7 +128,7 @@ def _table(found: Report) -> Table:
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for title, side in (("severity", "left"), ("count", "right"), ("what", "left"), ("first in", "left")):
-        table.add_column(title, justify="right" if side == "right" else "left", overflow="fold")
+        table.add_column(title, justify="right" if side == "right" else "left")
     for kind, several in found.by_kind().items():
         first = several[0]
         severity = Text(first.severity, _STYLES[first.severity])

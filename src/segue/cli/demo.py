@@ -74,7 +74,7 @@ def command(
         result = {"seed": seed, "model": loading.model, "output": str(output), "mean_iou": mean}
         print(json.dumps({**result, "answers": [asdict(line) for line in lines]}))
         return
-    VisibleConsole().print(_table(lines, mean))
+    VisibleConsole().show(_table(lines, mean))
     print(visible(f"truth and answer side by side: {'  '.join(str(path) for path in compared)}"))
 
 

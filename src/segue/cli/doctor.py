@@ -114,5 +114,5 @@ def _print(findings: Sequence[EnvironmentCheck], usable: bool) -> None:
     for found in findings:
         table.add_row(Text(found.status, style=_STYLES[found.status]), Text(found.name), Text(found.value))
     console = VisibleConsole()
-    console.print(table)
+    console.show(table)
     console.print("Segue can run here." if usable else "Segue cannot run here until the problems above are solved.")

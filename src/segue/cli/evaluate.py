@@ -33,7 +33,7 @@ class _RunByDefault(TyperGroup):
     """What is no sub-command is a model: `segue evaluate demo` is `segue evaluate run demo`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] != "--help":
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
             args = [RUN, *args]
         return super().parse_args(ctx, args)
 
@@ -44,9 +44,6 @@ app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, add_completion=False)
 Split = Annotated[str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")]
 Protocol = Annotated[
     str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
-]
-Shard = Annotated[
-    str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
 ]
 MaxFailures = Annotated[
     int, typer.Option("--max-failures", min=0, help="Rows that may fail before the exit code is 2.")
@@ -69,12 +66,6 @@ CachePoint = Annotated[
         "--cache-point", help="Where features are taken: after the tower, or as the language model sees them."
     ),
 ]
-ReusePrefix = Annotated[
-    bool,
-    typer.Option(
-        "--reuse-prefix", help="Read the common beginning of prompts in a row once; last bits of scores may differ."
-    ),
-]
 Out = Annotated[Path | None, typer.Option("--output", "-o", help="Folder for results, one folder per benchmark in it.")]
 
 
@@ -87,7 +78,10 @@ def entry() -> None:
 @options.expanded
 def run(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="A folder, a training run, a hub id, or demo.")
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A folder, a training run, a hub id, or demo.", callback=options.check_model
+        ),
     ] = None,
     on: Annotated[
         str | None, typer.Option("--on", help="Benchmarks, separated by commas, or a folder of your own masks.")
@@ -105,7 +99,7 @@ def run(
     ] = True,
     protocol: Protocol = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
-    shard: Shard = None,
+    shard: options.Shard = None,
     max_failures: MaxFailures = 0,
     batch: Annotated[
         int | None,
@@ -113,11 +107,13 @@ def run(
     ] = None,
     *,
     settings: Annotated[dict[str, Any], options.AnswerOptions],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Leave the chat template's turns out, as Qwen-VL's evaluation does.")
+    ] = False,
     show_names: ShowNames = False,
     cache: Cache = None,
     cache_format: CacheFormat = "lossless",
     cache_point: CachePoint = "tower",
-    reuse_prefix: ReusePrefix = False,
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
@@ -129,7 +125,6 @@ def run(
     change what the benchmark fixes make it another protocol, which is not
     compared with the first.
     """
-    options.check_frames(settings.get("frames", "auto"))
     if rescore is not None:
         if model is not None or on is not None:
             raise ConfigError("--rescore takes the answers of a run; leave MODEL and --on away")
@@ -140,14 +135,17 @@ def run(
                 "say which model, on what, and where to: segue evaluate MODEL --on NAME -o OUT; --judge needs --rescore"
             )
         own = {"split": split, "phrase": phrase, "group": group}
+        settings |= {"raw": True} if raw else {}
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
-        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point, "reuse_prefix": reuse_prefix}
+        how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
         specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
-            _evaluate(spec, shard, workers, is_resumed=resume, is_hidden=is_hidden, show_names=show_names)
+            _evaluate(
+                spec, options.parse_shard(shard), workers, is_resumed=resume, is_hidden=is_hidden, show_names=show_names
+            )
             for spec in specs
         ]
         reports = [report for report in made if report is not None]
@@ -184,7 +182,7 @@ def compare(
         interval = f"{report.number(one.low)} to {report.number(one.high)}"
         verdict = ("higher" if one.difference > 0 else "lower") if one.is_significant else "may be luck"
         table.add_row(one.figure, *values, interval, f"{one.p:.3f}", verdict)
-    VisibleConsole().print(table)
+    VisibleConsole().show(table)
 
 
 @app.command("list")
@@ -212,7 +210,7 @@ def list_(as_json: options.Json = False) -> None:
     table = Table("name", "headline", "protocol", "needs below --data", box=SIMPLE_HEAD)
     for one in records:
         table.add_row(one["name"], one["headline"], one["protocol"], Text("\n".join(one["files"]) or "nothing"))
-    VisibleConsole().print(table)
+    VisibleConsole().show(table)
 
 
 def _specs(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[EvaluationSpec]:
@@ -230,7 +228,13 @@ def _specs(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[E
 
 
 def _evaluate(
-    spec: EvaluationSpec, shard: str | None, workers: int, *, is_resumed: bool, is_hidden: bool, show_names: bool
+    spec: EvaluationSpec,
+    shard: tuple[int, int] | None,
+    workers: int,
+    *,
+    is_resumed: bool,
+    is_hidden: bool,
+    show_names: bool,
 ) -> RunReport | None:
     """Run one benchmark and report it; None while other shards are at work."""
     from segue.evals.run import runner
@@ -238,7 +242,7 @@ def _evaluate(
 
     if not is_resumed:
         _throw_away(spec.out)
-    evaluation = spec.evaluation(parse_shard(shard))
+    evaluation = spec.evaluation(shard or (0, 1))
     dataset = evaluation.open_data()
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
@@ -297,26 +301,19 @@ def _throw_away(out: Path) -> None:
         shutil.rmtree(out)
 
 
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """(i, N) of a shard in words, i/N; all of it without any.
-
-    Raises: ConfigError.
-    """
-    if text is None:
-        return 0, 1
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal()) or int(number) >= int(count):
-        raise ConfigError(f"--shard {text!r} is no shard; expected i/N with i from 0 to N - 1, such as 0/4")
-    return int(number), int(count)
-
-
 def _tell(made: RunReport) -> None:
-    from segue.evals.run.report import figure_lines
+    from segue.evals.run.report import figure_lines, threshold_lines
 
     table = Table("figure", "value", "95% interval", title=f"{made['benchmark']} ({made['protocol']})", box=SIMPLE_HEAD)
     for line in figure_lines(made):
         table.add_row(*line)
-    STDERR.print(table)
+    STDERR.show(table)
+    if scanned := threshold_lines(made):
+        headings, *lines = scanned
+        table = Table(*headings, box=SIMPLE_HEAD)
+        for one in lines:
+            table.add_row(*one, style="bold" if one[-1] else "")
+        STDERR.show(table)
     counted = f"{made['n']:,} of {made['rows']:,} rows"
     if made["failed"]:
         error(f"{made['failed']:,} rows failed and are in no figure, such as")

@@ -26,7 +26,9 @@ _SHOWN_FAULTS = 10
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, or a hub id.", callback=options.check_model)
+    ],
     as_json: options.Json = False,
 ) -> None:
     """Tell what a model folder is, from its headers alone. The exit code is 0 where it would load, else 2."""
@@ -41,8 +43,8 @@ def command(
         if learned is not None:
             told = ", ".join(f"{name} {value}" for name, value in learned.items() if value)
             console.print(Text(f"A training checkpoint ({told}). Its base:"), soft_wrap=True)
-        console.print(_facts(found))
-        console.print(_parts(found))
+        console.show(_facts(found))
+        console.show(_parts(found))
         _verdict(console, found)
     raise typer.Exit(USABLE if found.is_usable else UNUSABLE)
 
@@ -62,11 +64,12 @@ def report(target: str, *, as_json: bool) -> int:
         print(json.dumps({"usable": is_sound, "checks": listed, "model": _plain(found)}))
         return USABLE if is_sound else UNUSABLE
     console = VisibleConsole()
-    console.print(_facts(found), Text())
+    console.show(_facts(found))
+    console.print()
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for check in checks:
         table.add_row(check.name, Text(check.status, _STYLES[check.status]), Text(check.value))
-    console.print(table)
+    console.show(table)
     verdict = "This model is sound." if is_sound else "This model cannot be used as it is."
     console.print(Text(f"\n{verdict}", "bold green" if is_sound else "bold red"))
     return USABLE if is_sound else UNUSABLE
@@ -106,7 +109,7 @@ def _plain(found: FolderReport) -> dict[str, Any]:
 def _facts(found: FolderReport) -> Table:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table.add_column()
     for name, value in _rows(found):
         table.add_row(name, Text(value))
     return table

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from segue.cli import console
 from segue.errors import SegueError
+from segue.files import DISK_ERRORS
 from segue.registry import Table
 
 _ROWS = (
@@ -34,6 +35,7 @@ _ROWS = (
     ("data", "segue.cli.data:app", "Make data sets: generated scenes and vessels with exact masks."),
     ("parity", "segue.cli.parity:command", "Replay a recording of the original code and compare every seam."),
     ("bench", "segue.cli.bench:command", "Measure what things cost, as ratios from one run."),
+    ("estimate", "segue.cli.estimate:app", "Tell what a job will take on other machines, by arithmetic alone."),
 )
 
 COMMANDS = Table("command", {name: target for name, target, _ in _ROWS})
@@ -55,13 +57,22 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except SegueError as error:
-            console.error(str(error))
-            if ctx.meta.get("json"):
-                print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
-            raise typer.Exit(USER_ERROR) from error
+            self._end(ctx, str(error), error)
+        except OSError as error:
+            # a full disk, a place that cannot be written, a folder removed on the way: no traceback says more
+            if error.filename is None and error.errno not in DISK_ERRORS:
+                raise
+            place = "" if error.filename is None else f"{error.filename}: "
+            self._end(ctx, f"{place}{error.strerror or error}; what was finished is kept", error)
         except KeyboardInterrupt as error:
             console.say("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+    def _end(self, ctx: Any, text: str, error: Exception) -> NoReturn:
+        console.error(text)
+        if ctx.meta.get("json"):
+            print(json.dumps({"error": text, "kind": type(error).__name__}), flush=True)
+        raise typer.Exit(USER_ERROR) from error
 
 
 def built(name: str) -> Any:
@@ -99,7 +110,13 @@ def _listed() -> None:
 
 def application() -> typer.Typer:
     """The command line as a typer application, every command listed and none imported."""
-    app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+    app = typer.Typer(
+        cls=_Group,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},  # commands below take over these names
+    )
     app.callback()(_common)
     for name, _, summary in _ROWS:
         app.command(name, help=summary)(_listed)

@@ -41,9 +41,10 @@ def command(as_json: options.Json = False) -> None:
     if as_json:
         print(json.dumps([asdict(model) for model in models]))
         return
-    console = VisibleConsole(width=100, highlight=False)
+    console = VisibleConsole(highlight=False)
     for table, note in ((_needs, _NEEDS), (_origins, _ORIGINS), (_published, _PUBLISHED)):
-        console.print(table(models), note)
+        console.show(table(models))
+        console.print(note)
 
 
 def _table(words: Sequence[str], figures: Sequence[str] = ()) -> Table:

@@ -18,7 +18,69 @@ from segue.cli.console import say
 if TYPE_CHECKING:
     from segue.engine import Engine
 
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+
+PIPED = frozenset({"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"})
+"""What stands for standard input where an image or video is expected."""
+
+
+def read_piped() -> bytes:
+    """All that is piped in.
+
+    Raises: ConfigError, if that is nothing; LimitError.
+    """
+    import sys
+
+    from segue.errors import ConfigError
+    from segue.media.limits import DEFAULT_LIMITS
+
+    content = b"" if sys.stdin.isatty() else sys.stdin.buffer.read(DEFAULT_LIMITS.file_bytes + 1)
+    if not content:
+        raise ConfigError("nothing is piped in; pipe an image or a video into `segue ... -`, or give its path")
+    DEFAULT_LIMITS.check_bytes("what is piped in", len(content))
+    return content
+
+
+def check_model(model: str | None) -> str | None:
+    """Refuse a model that can be neither a folder nor on the hub before anything heavy is imported.
+
+    Raises: CheckpointError.
+    """
+    from segue.checkpoints.locate import find
+
+    if model is not None:
+        find(model)
+    return model
+
+
+def check_device(device: str) -> str:
+    """Refuse what is the name of no device; whether it is there is another question.
+
+    Raises: ConfigError.
+    """
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", device):
+        from difflib import get_close_matches
+
+        from segue.errors import ConfigError
+
+        near = get_close_matches(device, ["auto", "cpu", "cuda", "cuda:0", "mps"], n=1)
+        meant = f"; did you mean {near[0]}?" if near else "."
+        raise ConfigError(f"there is no device {device!r}{meant} Expected auto, cpu, cuda, cuda:1 or mps")
+    return device
+
+
+def check_frames(plan: str | None) -> str | None:
+    """Refuse a frame plan that no video could follow, before anything is opened.
+
+    Raises: ConfigError.
+    """
+    if plan is not None and plan != "auto":
+        from segue.media.sampling import choose
+
+        choose(plan, 1_000_000, 30.0)
+    return plan
+
+
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", callback=check_device)]
 Dtype = Annotated[Literal["auto", "bf16", "fp16", "fp32"], typer.Option("--dtype", help="Precision to compute in.")]
 Formats = Annotated[str, typer.Option("--formats", help="What to write, of png, coco, overlay and logits.")]
 FORMATS = "png,coco,overlay"
@@ -40,6 +102,9 @@ Window = Annotated[
         help="Values that become black and white in pictures of more than 8 bits, such as 0,4095; else their range.",
     ),
 ]
+Shard = Annotated[
+    str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 
 
@@ -48,7 +113,13 @@ class ModelOptions:
     """Which model answers and how it is loaded; see `expanded`."""
 
     model: Annotated[
-        str, typer.Option("--model", "-m", help="Model: a folder, a hub id such as ByteDance/Sa2VA-4B, or demo.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model: a folder, a hub id such as ByteDance/Sa2VA-4B, or demo.",
+            callback=check_model,
+        ),
     ] = "demo"
     device: Device = "auto"
     dtype: Dtype = "auto"
@@ -94,6 +165,7 @@ class AnswerOptions:
             "--frames",
             help="Frames of a video that the language model sees: auto, first:k, uniform:k, fps:r, or numbers as "
             "0,4,9.",
+            callback=check_frames,
         ),
     ] = "auto"
     policy: Annotated[
@@ -185,6 +257,21 @@ def parse_formats(text: str) -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in wanted)
 
 
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Shard (i, N) in words: 0/4.
+
+    Raises: ConfigError.
+    """
+    from segue.errors import ConfigError
+
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal()) or int(number) >= int(count):
+        raise ConfigError(f"--shard {text!r} is no shard; expected i/N with i from 0 to N - 1, such as 0/4")
+    return int(number), int(count)
+
+
 def parse_window(text: str | None) -> tuple[float, float] | None:
     """The two values of a window, the lower one first.
 
@@ -202,14 +289,3 @@ def parse_window(text: str | None) -> tuple[float, float] | None:
     if not low < high:
         raise ConfigError(f"the window is {text!r}; expected two numbers, the lower one first, such as 0,4095")
     return low, high
-
-
-def check_frames(plan: str) -> None:
-    """Refuse a frame plan that no video could follow, before anything is opened.
-
-    Raises: ConfigError.
-    """
-    from segue.media.sampling import choose
-
-    if plan != "auto":
-        choose(plan, 1_000_000, 30.0)

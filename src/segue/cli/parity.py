@@ -16,6 +16,7 @@ from rich.text import Text
 
 from segue.cli import options
 from segue.cli.console import VisibleConsole, say
+from segue.errors import ConfigError
 
 if TYPE_CHECKING:
     from segue.parity import Check, Report, Seam
@@ -39,6 +40,8 @@ def command(
     A recording is a folder with a model, inputs and the outputs of the original code. Differences are relative to the
     largest recorded value; recordings are float32, so only --dtype fp32 can pass. The exit code is 1 if a seam fails.
     """
+    if missing := [str(folder) for folder in folders if not folder.is_dir()]:
+        raise ConfigError(f"there is no folder {', '.join(missing)}; give recordings, such as those in tests/golden")
     # recordings are replayed on several threads: those that wait should give way to others, not spin
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from segue import parity
@@ -67,7 +70,7 @@ def _print(report: Report) -> None:
     table.add_column("result")
     for seam in report.seams:
         table.add_row(*_cells(seam))
-    console.print(table)
+    console.show(table)
     for line in _remarks(report):
         console.print(line, soft_wrap=True)
 

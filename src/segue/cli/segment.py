@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ import typer
 from segue.cli import options
 from segue.cli.console import Bar, error, say
 from segue.errors import ConfigError
+from segue.geometry.notation import check_prefill
 from segue.jobs import inputs
 from segue.types import Event, FrameMasks, Media
 
@@ -52,8 +55,9 @@ def command(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="An image, a video, a folder, a quoted pattern ('photos/*.jpg') or a .txt list of paths. A folder of "
-            "images is one video if they are named by evenly spaced numbers of one width (00000.jpg, 00001.jpg ...).",
+            help="An image, a video, a folder, a quoted pattern ('photos/*.jpg'), a .txt list of paths, or - for what "
+            "is piped in. A folder of images is one video if they are named by evenly spaced numbers of one width "
+            "(00000.jpg, 00001.jpg ...).",
         ),
     ],
     phrases: Annotated[list[str], typer.Argument(metavar="PHRASE...", help="What to find, each in its own quotes.")],
@@ -65,6 +69,7 @@ def command(
     formats: options.Formats = options.FORMATS,
     folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
+    shard: options.Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
     skip_bad: SkipBad = False,
     window: options.Window = None,
@@ -76,10 +81,8 @@ def command(
     same command again goes on where a run stopped and leaves finished inputs
     alone. The exit code is 2 if any input failed.
     """
-    skipped: list[inputs.Skipped] = []
-    sources = inputs.find(source, folder_kind=folder_kind, skipped=skipped)[:limit]
-    _tell_skipped(skipped)
     _check_phrases(phrases)
+    check_prefill(prefill)
     wanted = options.parse_formats(formats)
     from segue.jobs.run import BatchJob
 
@@ -99,10 +102,28 @@ def command(
         out=output,
         formats=wanted,
         overwrite=overwrite,
+        shard=options.parse_shard(shard),
         settings={"phrases": phrases, "formats": wanted, **opening, **_weights(loading), **how},
     )
-    failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
+    skipped: list[inputs.Skipped] = []
+    with _piped(source) as place:
+        sources = inputs.find(place, folder_kind=folder_kind, skipped=skipped)[:limit]
+        _tell_skipped(skipped)
+        failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
     raise typer.Exit(2 if failed and not skip_bad else 0)
+
+
+@contextmanager
+def _piped(source: str) -> Iterator[str]:
+    """The place of INPUT: its own; of what is piped in, a file that is removed afterwards, named by its content."""
+    if source not in options.PIPED:
+        yield source
+        return
+    with TemporaryDirectory() as folder:
+        content = options.read_piped()
+        path = Path(folder) / f"stdin-{hashlib.sha256(content).hexdigest()[:8]}"
+        path.write_bytes(content)
+        yield str(path)
 
 
 def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
@@ -123,9 +144,23 @@ def _told(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
+    if job.shard is not None:
+        _merge(sources, job)
     if len(sources) > 1 or tally.skipped:
         say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {job.out / 'manifest.jsonl'}")
     return tally
+
+
+def _merge(sources: Sequence[Path], job: BatchJob) -> None:
+    """Make one list of what all shards have done, if this one is the last, and say which it is."""
+    from segue.jobs.run import merge
+
+    left = merge(sources, job)
+    if left:
+        total = _many(len(sources), "input")
+        say(f"{len(left):,} of {total} are other shards' work; the last to end lists all in one file")
+    elif left is not None:
+        say(f"all shards are done: {_many(len(sources), 'input')} listed, none missing, none twice")
 
 
 def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:

@@ -20,9 +20,10 @@ from segue.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from segue.train.recipe import TrainRecipe
+    from segue.train.run import Outcome
 else:
     # Recipes bring torch along, which `--help` can do without.
-    TrainRecipe = Any
+    TrainRecipe = Outcome = Any
 
 STOPPED = 130
 
@@ -39,7 +40,18 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so
 Estimate = Annotated[
     bool, typer.Option("--estimate", help="Tell memory, steps and time from one step, and learn nothing.")
 ]
-TrainDevice = Annotated[str, typer.Option("--device", help="auto or cpu; several GPUs through accelerate launch.")]
+
+
+def _check_device(device: str) -> str:
+    if device not in ("auto", "cpu"):
+        raise ConfigError(f"device {device!r} cannot be trained on by name; expected auto or cpu (accelerate chooses)")
+    return device
+
+
+TrainDevice = Annotated[
+    str,
+    typer.Option("--device", help="auto or cpu; several GPUs through accelerate launch.", callback=_check_device),
+]
 
 
 def command(
@@ -58,6 +70,8 @@ def command(
     Checkpoints, log and report go to the run folder. Ctrl-C finishes the
     step, saves and ends with exit code 130; --resume goes on from there.
     """
+    if not recipe.is_file():
+        raise ConfigError(f"there is no recipe {recipe}; give a YAML file, of which recipes/ holds some")
     from segue import config
     from segue.train.recipe import TrainRecipe
 
@@ -66,12 +80,17 @@ def command(
         read = replace(read, output=output)
     if cache is not None:
         read = replace(read, cache=cache)
-    _run(read, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
+    _leave(_run(read, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json), limit)
 
 
 def finetune(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Your images or videos with masks.")],
-    base: Annotated[str, typer.Option("--base", "-b", help="Model to start from: a folder, a hub id, or demo.")],
+    base: Annotated[
+        str,
+        typer.Option(
+            "--base", "-b", help="Model to start from: a folder, a hub id, or demo.", callback=options.check_model
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Run folder.")] = Path("segue-run"),
     phrase: options.Phrase = None,
     group: options.GroupPattern = None,
@@ -107,8 +126,45 @@ def finetune(
         made = _with_sets(_preset(replace(wish, objects=objects), device), sets or [])
         if cache is not None:
             made = replace(made, cache=cache)
-        say(f"recipe ({output / 'recipe.yaml'}):\n{config.dump(made)}")
-    _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
+        say(_summary(made))
+    outcome = _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
+    if outcome is not None and outcome.is_main:
+        _tell_next(made, outcome, phrase=phrase, group=group)
+    _leave(outcome, limit)
+
+
+def _summary(made: TrainRecipe) -> str:
+    """What a fine-tune will do, in a few lines."""
+    stage = made.stages[0]
+    learns = ", ".join(f"{name} ({group.how})" for name, group in stage.groups.items())
+    quantised = "" if stage.lora.quantize == "none" else f" on {stage.lora.quantize} weights"
+    samples = made.batch * made.accumulation
+    lines = [
+        f"{made.model} learns for {stage.steps:,} steps of {samples} samples at rate {stage.rate:g}",
+        f"what learns: {learns}; LoRA of rank {stage.lora.rank}{quantised}",
+    ]
+    if made.validation is not None:
+        patience = made.validation.patience
+        lines.append(
+            f"every {made.validation.every:,} steps the held-out rows are asked; the best checkpoint is kept"
+            + (f", and {patience} times without gain end it" if patience else "")
+        )
+    return "\n".join([*lines, f"all settings: {made.output / 'recipe.yaml'} (--set KEY=VALUE changes them)"])
+
+
+def _tell_next(made: TrainRecipe, outcome: Outcome, *, phrase: str | None, group: str | None) -> None:
+    """The commands that one would type next."""
+    data, run = made.data[0], str(outcome.run)
+    given = {"--phrase": phrase or data.options.get("phrase"), "--group": group or data.options.get("group")}
+    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    if outcome.is_stopped:
+        again = shlex.join(["segue", "finetune", str(data.root), "--base", made.model, "-o", run, "--resume"])
+        say(f"go on:    {again}")
+        return
+    score = shlex.join(["segue", "evaluate", run, "--on", f"{data.root}", *words, "-o", f"{run}-scores"])
+    say(f"score it: {score}")
+    use = shlex.join(["segue", "segment", "IMAGE", str(phrase or "PHRASE"), "--model", run, "-o", "tuned"])
+    say(f"use it:   {use}")
 
 
 def _preset(wish: Any, device: str) -> TrainRecipe:
@@ -155,15 +211,17 @@ def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
             f"`{doctor} --fix {shlex.quote(f'{folder}-mended')}` writes a corrected copy"
         )
     parts = ", ".join(f"{count} {split or 'in no split'}" for split, count in report.splits.items())
+    say(f"{folder} is read as {examined.survey.form}")
     say(f"checked {folder}: {_many(report.rows, 'row')} ({parts}) with {_many(report.objects, 'object')}, no errors")
     if report.findings:
         say(f"{_many(len(report.findings), 'warning')}; `{doctor}` shows them", style="yellow")
     return max(len(seen.texts) for seen in examined.seen)
 
 
-def _run(recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool, device: str, as_json: bool) -> None:
-    if device not in ("auto", "cpu"):
-        raise ConfigError(f"device {device!r} cannot be trained on by name; expected auto or cpu (accelerate chooses)")
+def _run(
+    recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool, device: str, as_json: bool
+) -> Outcome | None:
+    """Train, and tell how it ended; None where only the cost was to be told."""
     from segue.train import run
 
     with Watching(hidden=as_json and sys.stdout.isatty()) as watcher:
@@ -171,7 +229,7 @@ def _run(recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool
             measured = run.estimate(recipe, watcher, device=device)
             if as_json:
                 print(json.dumps({"seconds_per_step": measured.seconds, "peak_bytes": measured.peak}))
-            return
+            return None
         outcome = run.train(recipe, watcher, resume=resume, limit=limit, device=device)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in outcome.metrics.items())
     if outcome.is_main:
@@ -180,7 +238,11 @@ def _run(recipe: TrainRecipe, *, resume: bool, limit: int | None, estimate: bool
     if as_json and outcome.is_main:
         told = {"run": str(outcome.run), "best": str(outcome.best), "step": outcome.step, "metrics": outcome.metrics}
         print(json.dumps({**told, "stopped": outcome.is_stopped}))
-    if outcome.is_stopped and limit is None:
+    return outcome
+
+
+def _leave(outcome: Outcome | None, limit: int | None) -> None:
+    if outcome is not None and outcome.is_stopped and limit is None:
         raise typer.Exit(STOPPED)
 
 

@@ -1,8 +1,9 @@
-"""Boxes asked for in words: RefCOCO, RefCOCO+ and RefCOCOg.
+"""Boxes asked for in words: RefCOCO, RefCOCO+, RefCOCOg, and the phrases of GRIT.
 
 Below the data root, in Qwen-VL's converted form or as it is published (and as `refcoco` reads it):
 
     data/refcoco/refcoco_val.jsonl     also refcoco+/ and refcocog/, and the splits testA, testB, test
+    data/grit/grit_refexp.jsonl        the phrases of GRIT, in the converted form alone
     ref_seg/refcoco/                   instances.json, refs(unc).p or .json; of refcocog refs(umd)
     ref_seg/refcoco/coco2014/train2014/ or glamm_data/images/coco2014/train2014/    the images of the published form
 
@@ -45,6 +46,7 @@ _SPLITS = {
     "refcoco": ("val", "testA", "testB"),
     "refcoco+": ("val", "testA", "testB"),
     "refcocog": ("val", "test"),
+    "grit": ("refexp",),
 }
 
 
@@ -59,7 +61,7 @@ def load(root: Path, split: str, *, variant: str = "refcoco", prompt: str = PROM
     select(dict.fromkeys(splits), split, f"split of {variant}")
     file = f"data/{variant}/{variant}_{split}.jsonl"
     home = f"ref_seg/{variant}"
-    refs = [f"{home}/{VARIANTS[variant]}{suffix}" for suffix in (".p", ".json")]
+    refs = [f"{home}/{VARIANTS[variant]}{suffix}" for suffix in (".p", ".json") if variant in VARIANTS]
     found_file = first_of(root, [file, *refs])
     is_published = found_file != file
     require(root, [found_file, *([f"{home}/instances.json"] if is_published else [])], "the phrases there")

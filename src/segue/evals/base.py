@@ -46,6 +46,18 @@ class EvaluatedModel(Protocol):
         ...
 
 
+@runtime_checkable
+class RankingModel(Protocol):
+    """What can rank given answers besides: a `segue.Engine` can."""
+
+    def score(self, messages: Sequence[Message], answers: Sequence[str], options: Options) -> Sequence[float]:
+        """How likely each of some answers is after a dialogue: the higher, the likelier.
+
+        Raises: SegueError, if it cannot be asked.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
     """One line of the table of benchmarks. Scores are compared only where `protocol` is the same."""
@@ -74,6 +86,9 @@ class Benchmark:
     """What must lie under the data root, as paths or patterns."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Headline figures that papers and model cards state, by model, in the unit of the headline."""
+    ranked: bool = False
+    """Nothing is generated: the answer is the letter of an option that is likeliest after a space, as in Qwen-VL's
+    evaluation. `target["options"]` says how many there are."""
     thresholds: tuple[float, ...] = ()
     """At which masks are stored too, so that a scan needs no model; `settings` must then keep logits."""
     is_private: bool = False

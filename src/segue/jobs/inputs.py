@@ -16,7 +16,7 @@ from segue.errors import DataError, MediaError
 from segue.media import formats
 from segue.media.folder import is_hidden
 from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from segue.reading import open_regular, read_text
+from segue.reading import open_regular, read_text, refuse_url
 
 FolderKind = Literal["auto", "images", "video"]
 
@@ -117,10 +117,12 @@ def folder_names(
         wanted = (stem, *([f"{stem}-{words}"] if words else ())) if is_alone else ()
         own = next((name for name in wanted if name.casefold() not in refused), unique)
         names[source] = known.get(str(source), own)
+        refused.add(names[source].casefold())
     return names
 
 
 def _find(given: str, folder_kind: FolderKind, skipped: list[Skipped]) -> list[Path]:
+    refuse_url(given)
     path = Path(given).expanduser()
     if path.suffix.lower() == ".txt" and path.is_file():
         return [source for listed in _read_list(path) for source in _expand(listed, folder_kind, skipped)]

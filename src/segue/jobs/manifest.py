@@ -1,7 +1,8 @@
 """What a run over many inputs has finished: `manifest.jsonl`, one line per input, safe against kill -9.
 
 The truth about a finished input is its folder, which appears all at once and holds a `result.json`; the manifest is the
-list of them, and of the inputs that failed. Whatever was lost between the two is found again on opening.
+list of them, and of the inputs that failed. Whatever was lost between the two is found again on opening. Shards of a
+run keep lists of their own beside it, until a run opens the folder for itself and makes them one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, DataError, MediaError, SegueError
-from segue.files import PART, alone, append, recover
+from segue.files import DISK_ERRORS, OLD, PART, alone, append, recover
+from segue.jobs import shards
 from segue.jobs.inputs import folder_names
+from segue.jobs.shards import Shard
 from segue.output.results import FORMAT, RESULT, encode_json
 
 NAME = "manifest.jsonl"
@@ -26,18 +29,13 @@ Key = tuple[str, tuple[str, ...]]
 
 REGION = ("phrase", "score", "box", "is_found", "area", "share", "frames")
 """What a record keeps of each region of a `result.json`."""
-_DISK_ERRORS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the disk is read-only",
-    errno.EFBIG: "a file grew too large for the disk",
-}
-
 _REFUSALS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
     errno.ENOTDIR: "a file is in the way",
     errno.EEXIST: "a file is in the way",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOENT: "it cannot be made there, or was removed on the way",
 }
 
 
@@ -53,7 +51,7 @@ def disk_errors(out: Path) -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__cause__
         if not is_disk_error(cause) and not _is_refused(error, out):
             raise
-        reason = (_DISK_ERRORS | _REFUSALS)[getattr(cause, "errno", 0)]
+        reason = (DISK_ERRORS | _REFUSALS)[getattr(cause, "errno", 0)]
         raise SegueError(
             f"cannot write to {out}: {reason}; "
             "what was finished is kept: make room or give another -o, and run the same command again"
@@ -62,7 +60,7 @@ def disk_errors(out: Path) -> Iterator[None]:
 
 def is_disk_error(cause: BaseException | None) -> bool:
     """Whether an error's cause is a disk that takes no more, and so no fault of the input at work."""
-    return isinstance(cause, OSError) and cause.errno in _DISK_ERRORS
+    return isinstance(cause, OSError) and cause.errno in DISK_ERRORS
 
 
 def _is_refused(error: Exception, out: Path) -> bool:
@@ -116,11 +114,11 @@ class Manifest:
     `asked` are the phrases of the run at hand: what was asked otherwise is kept and left alone.
     """
 
-    def __init__(self, out: Path, asked: Sequence[str] = ()):
+    def __init__(self, out: Path, asked: Sequence[str] = (), file_name: str = NAME):
         self.out = out
         self.asked = tuple(asked)
-        self._path = out / NAME
-        self.records = _read(self._path)
+        self._path = out / file_name
+        self.records = _read(out / NAME) | _of_shards(out)
 
     def add(self, record: Record) -> None:
         """Append a record, so that it is on the disk when this returns; half a line is taken back if it cannot be."""
@@ -165,13 +163,30 @@ class Manifest:
         return {source: self.out / name for source, name in names.items()}
 
     def adopt(self) -> None:
-        """Add what was finished but not yet listed when an earlier run was killed."""
+        """Take in what was finished but not yet listed when an earlier run was killed."""
         listed = {record["folder"] for record in self.records.values()}
         for folder in sorted(self.out.iterdir()):
-            result = None if folder.name in listed else read_result(folder)
+            is_known = folder.name in listed or folder.name.startswith((PART, OLD))
+            result = None if is_known else read_result(folder)
             known = self.records.get((result["source"]["path"], _asked(result))) if result else None
             if result and not (known and known["folder"]):
-                self.add(record_of(result, folder.name))
+                record = record_of(result, folder.name)
+                self.records[key_of(record)] = record
+
+    def missing(self, sources: Sequence[Path], settings: str) -> list[Path]:
+        """Sources that have neither a result in its place nor a failure under these settings."""
+
+        def is_there(record: Record | None) -> bool:
+            if record is None or record["settings"] != settings:
+                return False
+            return record["status"] == "failed" or (self.out / record["folder"] / RESULT).is_file()
+
+        return [source for source in sources if not is_there(self.records.get((str(source), self.asked)))]
+
+    def put_in_order(self, sources: Sequence[Path]) -> None:
+        """List these sources last, in this order, as one run over them does in a new folder."""
+        keys = [(str(source), self.asked) for source in sources]
+        self.records |= {key: self.records.pop(key) for key in keys if key in self.records}
 
 
 @contextmanager
@@ -184,17 +199,31 @@ def opened(out: Path, asked: Sequence[str] = ()) -> Iterator[Manifest]:
     Raises: ConfigError, if `out` is a file or another run is writing to it; DataError, if the manifest cannot be read;
     SegueError, if the disk cannot take it.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"{out} is a file; -o takes a folder to write results into") from error
+    _make(out)
     with alone(out):
         recover(out)
+        parts = shards.files(out)
         manifest = Manifest(out, asked)
         manifest.adopt()
         manifest.tidy()
+        for part in parts:
+            part.unlink()
         yield manifest
         manifest.tidy()
+
+
+@contextmanager
+def opened_shard(out: Path, asked: Sequence[str], shard: Shard) -> Iterator[Manifest]:
+    """The manifest of an output folder for one shard of a run: what it adds goes to the shard's own list, and other
+    shards may be at work in the folder meanwhile.
+
+    Raises: as `opened`, and as `shards.claimed`.
+    """
+    _make(out)
+    with alone(out, shared=True), shards.claimed(out, shard):
+        manifest = Manifest(out, asked, shard.file_name)
+        manifest.adopt()
+        yield manifest
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -208,6 +237,40 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     is_ours = isinstance(result, dict) and result.get("format") == FORMAT and "fingerprint" in result
     return result if is_ours else None
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{out} is a file; -o takes a folder to write results into") from error
+
+
+def _of_shards(out: Path) -> dict[Key, Record]:
+    """What the shards at work in a folder have listed: of an input the result, else the failure.
+
+    Raises: DataError, if an input has two results, or two inputs have one.
+    """
+    records: dict[Key, Record] = {}
+    owners: dict[str, Key] = {}
+    for path in shards.files(out):
+        for key, record in _read(path).items():
+            old = records.get(key)
+            if record["status"] != "ok":
+                records.setdefault(key, record)
+                continue
+            if old is not None and old["status"] == "ok" and old["folder"] != record["folder"]:
+                raise DataError(
+                    f"{key[0]} was done twice, in {out / old['folder']} and {out / record['folder']}; delete one "
+                    f"of the folders, and its line in {path} or beside it"
+                )
+            if (owner := owners.setdefault(record["folder"], key)) != key:
+                raise DataError(
+                    f"{owner[0]} and {key[0]} both claim {out / record['folder']}; delete it and both "
+                    f"lines, in {path} and beside it, and run the same command again"
+                )
+            records[key] = record
+    return records
 
 
 def _line(record: Record) -> bytes:
@@ -225,10 +288,12 @@ def _asked(result: dict[str, Any]) -> tuple[str, ...]:
 
 def _read(path: Path) -> dict[Key, Record]:
     """The whole lines of a manifest, by source and question; a last line without its end was torn and is left out."""
-    if not path.exists():
-        return {}
     records: dict[Key, Record] = {}
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return records
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line)
             records[key_of(record)] = record

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,10 @@ from time import perf_counter
 from typing import Any
 
 from segue.errors import ConfigError, MediaError, SegueError
+from segue.files import InUseError
 from segue.jobs import inputs, manifest
 from segue.jobs.manifest import Manifest, Record
+from segue.jobs.shards import Shard
 from segue.media import open_media
 from segue.output.results import ResultWriter
 from segue.types import Answer, Event, Finished, Media
@@ -30,13 +33,15 @@ class BatchJob:
 
     `settings` is JSON; a result is used again only where they are the same. Of these, where they are there, `phrases`
     are what is asked for, and `first` and `window` say how media are opened, as `segue.media.open_media` takes them.
-    `overwrite` does finished inputs again.
+    `overwrite` does finished inputs again. `shard` (i, n) does inputs i, i + n, i + 2n ... alone, from 0, and other
+    processes or machines the others, into the same folder.
     """
 
     out: Path
     formats: tuple[str, ...]
     settings: Mapping[str, Any]
     overwrite: bool = False
+    shard: tuple[int, int] | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -55,7 +60,8 @@ def run(
     """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
 
     Gives the record of each source as it is done with, and whether an earlier run has done it. `load` is called once,
-    when the first source to be done has been opened; what it raises ends the run.
+    when the first source to be done has been opened; what it raises ends the run. Of a job that is a shard, only its
+    part of the sources is done; names of folders are given as in one run over all.
 
     Raises: SegueError, if the model or the output folder cannot be used.
     """
@@ -66,8 +72,9 @@ def run(
         segment = segment or load()
         return segment
 
-    with manifest.disk_errors(job.out), manifest.opened(job.out, job.phrases) as known:
-        places = known.assign(sources)
+    with manifest.disk_errors(job.out), _opened(sources, job) as known:
+        first, step = job.shard or (0, 1)
+        places = dict(list(known.assign(sources).items())[first::step])
         if not job.overwrite:
             _check_repeated(places, known, job)
         for source, folder in places.items():
@@ -77,6 +84,29 @@ def run(
             record = _attempt(source, folder, job, loaded)
             known.add(record)
             yield record, False
+
+
+def merge(sources: Sequence[Path], job: BatchJob) -> list[Path] | None:
+    """The sources that no shard has done yet; once there is none, all are listed in one manifest, in their order, as
+    by one run over them. None, if all are done and another shard still holds the folder: it merges.
+
+    Raises: DataError, if the shards' lists do not fit together.
+    """
+    left = Manifest(job.out, job.phrases).missing(sources, job.fingerprint)
+    if not left:
+        try:
+            with manifest.disk_errors(job.out), manifest.opened(job.out, job.phrases) as known:
+                known.put_in_order(sources)
+        except InUseError:
+            return None
+    return left
+
+
+def _opened(sources: Sequence[Path], job: BatchJob) -> AbstractContextManager[Manifest]:
+    if job.shard is None:
+        return manifest.opened(job.out, job.phrases)
+    run = inputs.digest(job.fingerprint, *map(str, sources))[:16]
+    return manifest.opened_shard(job.out, job.phrases, Shard(*job.shard, run))
 
 
 def _check_repeated(places: Mapping[Path, Path], known: Manifest, job: BatchJob) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from typing import Literal, Protocol, runtime_checkable
 
@@ -50,14 +51,18 @@ class Marks:
     @classmethod
     def of(cls, tokens: Iterable[str]) -> Marks:
         """Those of a tokenizer with these tokens beyond its ordinary ones."""
-        known = set(tokens)
-        return cls(pattern(known), pattern(known - ANSWER_MARKS))
+        return _marks(frozenset(tokens))
 
     def cut(self, text: str, writer: Writer) -> list[str]:
         """A text in parts that hold no mark that its writer may not set."""
         if writer == "template":
             return [text]
         return inert(text, self.user if writer == "user" else self.model)
+
+
+@cache
+def _marks(known: frozenset[str]) -> Marks:
+    return Marks(pattern(known), pattern(known - ANSWER_MARKS))
 
 
 def inert(text: str, marks: re.Pattern[str]) -> list[str]:

@@ -116,6 +116,10 @@ TEMPLATES = {
 }
 
 
+RAW = TEMPLATES["qwen_vl_raw"]
+"""Text that is continued, without turns."""
+
+
 def template(name: str) -> Template:
     """The template of that name; checkpoints spell names with `-` or `_`.
 
@@ -123,7 +127,7 @@ def template(name: str) -> Template:
     """
     key = name.replace("-", "_")
     if key not in TEMPLATES:
-        raise ConfigError(f"unknown chat template {name!r} in config.json; known are {', '.join(TEMPLATES)}")
+        raise ConfigError(f"unknown chat template {name!r}; known are {', '.join(TEMPLATES)}")
     return TEMPLATES[key]
 
 

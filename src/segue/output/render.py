@@ -10,7 +10,7 @@ from typing import cast
 from unicodedata import normalize
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from segue.errors import DataError
@@ -71,6 +71,23 @@ def overlay(
         _outline(picture, masks[number], box, colour_of(number))
     _name(picture, masks, shown, labels)
     return np.array(picture)
+
+
+def outlines(corners: Sequence[Float[np.ndarray, "k 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
+    """The lines around boxes and quads, given by their corners in pixels x y, as masks of (height, width) `size`.
+
+    Nothing is drawn of one without corners.
+    """
+    width = max(2, round(0.008 * min(size)))
+    masks = np.zeros((len(corners), *size), bool)
+    for mask, points in zip(masks, corners, strict=True):
+        sheet = Image.new("1", size[::-1])
+        inside = [tuple(point) for point in np.clip(points, 0, np.array(size[::-1]) - 1).tolist()]
+        if not inside:
+            continue
+        ImageDraw.Draw(sheet).line([*inside, inside[0]], fill=1, width=width)
+        mask[...] = np.asarray(sheet)
+    return masks
 
 
 def side_by_side(

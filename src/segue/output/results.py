@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from pycocotools import mask as coco
 
 from segue.errors import ConfigError
 from segue.files import PART, replace_folder
 from segue.geometry.masks import encode
-from segue.media import iter_frames
+from segue.media import iter_frames, open_media, read_image
 from segue.output.export import (
     MOST_OBJECTS,
     OverlayWriter,
@@ -29,7 +29,7 @@ from segue.output.export import (
     write_object_pngs,
     write_png,
 )
-from segue.output.render import overlay
+from segue.output.render import outlines, overlay
 from segue.types import Answer, Event, FrameMasks, Media, ObjectsFound, Region
 
 RESULT = "result.json"
@@ -80,8 +80,9 @@ class ResultWriter:
     Everything goes to a hidden folder beside `folder`, which takes its place in `finish` and is removed if the block
     ends without. By format: "png" `masks/00012.png` per frame number, palette indices counting objects from 1, or,
     where objects overlap on any frame, `masks/object_1/00012.png` for each object, white on black, so that no pixel is
-    lost; "coco" `masks.json`; "overlay" `overlay.png` or `overlay.mp4`; "logits" `logits.npz` with `index_1`,
-    `logits_1` for object 1 and so on, in the mask decoder's own resolution. `result.json` is always there.
+    lost; "coco" `masks.json`; "overlay" `overlay.png` or `overlay.mp4`, where places said in words are drawn too on an
+    image; "logits" `logits.npz` with `index_1`, `logits_1` for object 1 and so on, in the mask decoder's own
+    resolution. `result.json` is always there.
     """
 
     def __init__(self, folder: Path, media: Media, formats: Iterable[str]):
@@ -136,10 +137,12 @@ class ResultWriter:
 
         `more` are further entries of it, put before the answer's own.
         """
-        if "coco" in self._formats:
+        if "coco" in self._formats and (self._found or not answer.regions):
             write_coco(self._part / "masks.json", self._media, self._labels, self._seconds, self._annotations)
         self._open.close()
         (self._part / ANNOTATIONS).unlink(missing_ok=True)
+        if "overlay" in self._formats and self._media.kind == "image":
+            self._draw_places(answer.regions)
         if "logits" in self._formats:
             _write_logits(self._part / "logits.npz", answer.regions)
         result = {"format": FORMAT, **more, **describe(answer, self._found), "frames": list(self._seconds)}
@@ -190,6 +193,17 @@ class ResultWriter:
             }
             self._annotations.write((b",\n" if self._written else b"\n") + encode_json(json.dumps(row)))
             self._written += 1
+
+    def _draw_places(self, regions: Sequence[Region]) -> None:
+        """Draw the boxes and quads that were said in words, over the objects that are drawn already."""
+        drawn = len(self._found)
+        corners = [_corners(region) for region in regions[drawn:]]
+        if not corners:
+            return
+        path = self._part / "overlay.png"
+        image = read_image(open_media(path) if path.exists() else self._media)
+        lines = outlines([np.zeros((0, 2))] * drawn + corners, image.shape[:2])
+        write_png(path, overlay(image, lines, [region.phrase for region in regions]))
 
     def _write_overlay(self, frame: FrameMasks) -> None:
         drawn = overlay(frame.image, frame.masks, self._labels)
@@ -307,10 +321,20 @@ def _describe_region(number: int, region: Region) -> dict[str, Any]:
         "phrase": region.phrase,
         "span": region.span,
         "box": None if region.box is None else [_number(side) for side in region.box],
+        "quad": None if region.quad is None else [[_number(x), _number(y)] for x, y in region.quad],
         "score": None if region.score is None else _number(region.score),
         "scores": None if region.scores is None else [_number(score) for score in region.scores],
         "presence": None if region.presence is None else [_number(value) for value in region.presence],
     }
+
+
+def _corners(region: Region) -> Float[np.ndarray, "k 2"]:
+    """The corners of a region's quad or box, in order around it."""
+    if region.quad is not None:
+        return region.quad
+    assert region.box is not None, "what was said in words has a place"
+    left, top, right, bottom = region.box.tolist()
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
 
 
 def _number(value: float) -> float | None:

@@ -61,18 +61,30 @@ class Writing:
     """What is written on a page: 1 to `most_lines` lines of a language.
 
     `fonts` is `pillow`, the one that comes with the library and is the same everywhere, or `system`, all of the
-    machine's that have the language's letters.
+    machine's that have the language's letters. `words` are what may be written, parted by spaces; those of the scenes'
+    vocabulary, and numbers, where there are none. A line has 1 to `most_words`; letters are `least_height` to
+    `most_height` of the page high.
     """
 
     language: Language = "en"
     fonts: FontChoice = "pillow"
     most_lines: int = 8
+    most_words: int = 4
+    words: str = ""
+    least_height: float = 0.035
+    most_height: float = 0.09
 
     def __post_init__(self) -> None:
-        if self.language not in LANGUAGES or self.fonts not in ("pillow", "system") or self.most_lines < 1:
+        known = self.language in LANGUAGES and self.fonts in ("pillow", "system")
+        if not 0 < self.least_height <= self.most_height < 1:
             raise ConfigError(
-                f"a page in {self.language!r} with {self.fonts!r} fonts and up to {self.most_lines} lines cannot be "
-                "drawn; expected en or zh, pillow or system, and at least 1 line"
+                f"letters of {self.least_height} to {self.most_height} of a page cannot be drawn; expected shares "
+                "between 0 and 1, the smaller first"
+            )
+        if not known or self.most_lines < 1 or self.most_words < 1:
+            raise ConfigError(
+                f"a page in {self.language!r} with {self.fonts!r} fonts and up to {self.most_lines} lines of "
+                f"{self.most_words} words cannot be drawn; expected en or zh, pillow or system, and at least 1 of each"
             )
 
 
@@ -98,8 +110,10 @@ def page(
     lines: list[Region] = []
     top = margin
     for _ in range(int(rng.integers(1, writing.most_lines + 1))):
-        font = _font(rng, writing, max(_LEAST_HEIGHT, round(height * rng.uniform(0.035, 0.09))))
-        ink = _ink(_words(rng, writing.language), font, (width - 2 * margin) / math.cos(slant))
+        font = _font(
+            rng, writing, max(_LEAST_HEIGHT, round(height * rng.uniform(writing.least_height, writing.most_height)))
+        )
+        ink = _ink(_words(rng, writing), font, (width - 2 * margin) / math.cos(slant))
         if ink is None:
             continue
         text, mask = ink
@@ -121,11 +135,11 @@ def _extent(mask: Image.Image, slant: float) -> tuple[float, float]:
     return cosine * mask.width + sine * mask.height, sine * mask.width + cosine * mask.height
 
 
-def _words(rng: np.random.Generator, language: Language) -> list[str]:
-    known = _corpus(language)
-    count = int(rng.integers(1, 5))
+def _words(rng: np.random.Generator, writing: Writing) -> list[str]:
+    known = tuple(writing.words.split()) or _corpus(writing.language)
+    count = int(rng.integers(1, writing.most_words + 1))
     drawn = [known[int(number)] for number in rng.integers(len(known), size=count)]
-    if rng.uniform() < 0.2:
+    if not writing.words and rng.uniform() < 0.2:
         drawn[-1] = str(int(rng.integers(10_000)))
     return drawn
 

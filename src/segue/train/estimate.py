@@ -39,10 +39,7 @@ class MemoryEstimate:
 
 def memory(state: StageState, recipe: TrainRecipe) -> MemoryEstimate:
     """Weights as they are, of spread ones this process's share; a gradient and AdamW's two moments in float32 for all
-    that learns; and what a batch needs.
-
-    The last is counted, not measured: states kept for the way back, one layer at work, the scores of the vocabulary,
-    and the mask decoder's maps of five objects on every frame.
+    that learns; and what a batch needs (`working_memory`).
 
     Raises: SegueError, if no sample can be used.
     """
@@ -52,15 +49,33 @@ def memory(state: StageState, recipe: TrainRecipe) -> MemoryEstimate:
     weights = sum(tensor.numel() * tensor.element_size() for tensor in held)
     batch = state.stream.spare()
     text, sam = model.config.get_text_config(), model.config.sam2_config
-    size = 2 if recipe.precision == "bf16" else 4
-    tokens = batch.batch.input_ids.numel()
+    working = working_memory(
+        text,
+        sam,
+        tokens=batch.batch.input_ids.numel(),
+        scored=batch.tokens,
+        frames=sum(len(truth.frames) for truth in batch.truths if truth is not None),
+        size=2 if recipe.precision == "bf16" else 4,
+        is_checkpointed=recipe.gradient_checkpointing,
+    )
+    return MemoryEstimate(weights, 4 * learned, 8 * learned, working)
+
+
+def working_memory(  # noqa: PLR0913 - what is counted
+    text: Any, sam: Any, *, tokens: int, scored: int, frames: int, size: int, is_checkpointed: bool = True
+) -> int:
+    """About how many bytes a batch needs while it is learned from, counted and not measured: states kept for the way
+    back, one layer at work, the scores of the vocabulary, and the mask decoder's maps of five objects on every frame.
+
+    `text` and `sam` are the configurations of the language model and of SAM 2, `None` without one; `scored` are the
+    tokens that have a label, `size` the bytes of a number.
+    """
     layer = tokens * (4 * text.intermediate_size + 10 * text.hidden_size) * size
     layers = text.num_hidden_layers
-    kept = tokens * text.hidden_size * size * layers + layer if recipe.gradient_checkpointing else layer * layers
-    scores = batch.tokens * text.vocab_size * (size + 8)
-    frames = sum(len(truth.frames) for truth in batch.truths if truth is not None)
+    kept = tokens * text.hidden_size * size * layers + layer if is_checkpointed else layer * layers
+    scores = scored * text.vocab_size * (size + 8)
     cells = 0 if sam is None else (sam.image_size // 16) ** 2 * sam.mask_decoder_config.hidden_size
-    return MemoryEstimate(weights, 4 * learned, 8 * learned, kept + scores + frames * 5 * cells * DECODER_MAPS * 4)
+    return int(kept + scores + frames * 5 * cells * DECODER_MAPS * 4)
 
 
 def description(state: StageState, recipe: TrainRecipe) -> str:

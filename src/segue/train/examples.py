@@ -212,8 +212,8 @@ class RowMaker:
 def _masks_of(track: MaskTrack, frames: int, side: int) -> tuple[UInt8[Tensor, "t q q"], Float[Tensor, "t 2"]]:
     """An object's masks on SAM 2's square, and their centres."""
     masks = [track.dense(place) for place in range(frames)]
-    centres = np.stack([_centre(mask) for mask in masks])
-    return torch.stack([_covered(mask, side) for mask in masks]), torch.from_numpy(centres).float()
+    centres = np.stack([centre(mask) for mask in masks])
+    return torch.stack([covered(mask, side) for mask in masks]), torch.from_numpy(centres).float()
 
 
 _Shell = tuple[int, int, tuple[int, ...], tuple[int, ...], tuple[str, ...]]
@@ -266,13 +266,13 @@ def _whole(
     return TrainBatch(batch, tuple(truths), shown)
 
 
-def _centre(mask: np.ndarray) -> Float[np.ndarray, " 2"]:
+def centre(mask: np.ndarray) -> Float[np.ndarray, " 2"]:
     """Of the box around a mask, x and y in [0, 1]; NaN if the mask is empty."""
     box = box_of(mask)
     return np.full(2, np.nan) if box is None else (box[:2] + box[2:]) / 2 / mask.shape[::-1]
 
 
-def _covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:
+def covered(mask: np.ndarray, side: int) -> UInt8[Tensor, "q q"]:
     """How much of each pixel of the square is inside the mask, 0 to 255."""
     whole = torch.from_numpy(mask)[None, None].float()
     return (functional.interpolate(whole, (side, side), mode="area")[0, 0] * 255).round().to(torch.uint8)

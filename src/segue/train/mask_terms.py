@@ -99,6 +99,15 @@ def decode_masks(grounder: LanguageSam2, rows: Sequence[PromptedRow], encoded: E
     return _joined([found, *_tracked(grounder, rows, encoded, decoded)])
 
 
+def decode_followed(grounder: LanguageSam2, rows: Sequence[PromptedRow], encoded: Encoded) -> MaskPredictions:
+    """The objects that are tracked, alone: those that are prompted are found as they would be at inference, and learn
+    nothing."""
+    frames = _prompted_frames(rows, encoded)
+    with torch.no_grad():
+        decoded = grounder.prompted_each(frames.encoded, frames.prompts)
+    return _joined(list(_tracked(grounder, rows, encoded, decoded)))
+
+
 def decode_candidates(grounder: LanguageSam2, rows: Sequence[PromptedRow], encoded: Encoded) -> MaskPredictions:
     """All three masks of each object that is prompted: a fresh model does not know yet which of them to choose."""
     frames = _prompted_frames(rows, encoded)

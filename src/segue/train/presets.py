@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segue.datasets import DATASETS
-from segue.errors import DataError
+from segue.errors import ConfigError, DataError
 from segue.grounding.losses import NUM_POINTS
 from segue.grounding.model import VisionLanguageConfig
 from segue.train.recipe import DatasetSpec, Lora, Option, ParameterGroup, Stage, TrainRecipe, Validation
@@ -47,8 +47,13 @@ def finetune(request: FinetuneOptions, config: VisionLanguageConfig, *, device: 
     4 bits. No mask is compared at more points than its prediction has pixels, and no object of a row twice where all
     rows have few.
 
-    Raises: SegueError, if the folder cannot be read or has no validation split.
+    Raises: SegueError, if the model has no grounder, or the folder cannot be read or has no validation split.
     """
+    if config.sam2_config is None:
+        raise ConfigError(
+            f"{request.base} has no grounder, so that it cannot learn masks; take a Sa2VA, or teach it in words, by "
+            "`segue train` with a recipe such as recipes/qwen_vl_lora.yaml and dialogues with boxes (docs/qwen_vl.md)"
+        )
     options: dict[str, Option] = {}
     if request.phrase is not None:
         options["phrase"] = request.phrase

@@ -261,6 +261,9 @@ class TrainRecipe:
     image_side: int | None = None
     """Side in pixels of the squares that a Qwen-VL is shown from now on, whose tower spreads its positions; the model's
     own, where null."""
+    template: str | None = None
+    """The chat template that the model is talked to with from now on, such as qwen_vl_chat for a base model that is to
+    learn dialogues; the model's own, where null."""
 
     def __post_init__(self) -> None:
         _at_least_one(

@@ -327,6 +327,7 @@ def _record(run: _Run, state: StageState, progress: RunProgress, is_over: bool) 
         progress=kept,
         recipe=config.dump(run.recipe),
         image_side=run.recipe.image_side,
+        template=run.recipe.template,
         versions=checkpoints.versions(),
     )
 

@@ -163,8 +163,7 @@ def prepare(recipe: TrainRecipe, index: int, base: Base, accelerator: Accelerato
         )
     loaded = loading.load(base.folder, device=str(accelerator.device), dtype=recipe.precision)
     model, processor = loaded.model, loaded.processor
-    if recipe.image_side is not None:
-        model_folder.set_image_side(model.config, recipe.image_side)
+    if model_folder.change(model.config, image_side=recipe.image_side, chat=recipe.template):
         processor = model_folder.load_processor(adapters.find(base.folder) or base.folder, model.config)
     features = None
     if recipe.cache is not None:

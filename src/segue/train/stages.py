@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from segue.errors import ConfigError
 from segue.grounding.model import VisionLanguageModel
+from segue.models.gptq import GptqLinear
 from segue.models.protocol import GROUNDING_TOKENS, Processor
 from segue.models.quantised import four_bits
 from segue.train.recipe import Lora, Stage
@@ -94,6 +95,13 @@ def switch_on(model: VisionLanguageModel, stage: Stage, processor: Processor, *,
     Raises: ConfigError, for a group that is unknown, holds nothing, or has nothing that could learn that way.
     """
     known = {**model.family.groups, **GROUNDER}
+    packed = [name for name, module in model.named_modules() if isinstance(module, GptqLinear)]
+    learns = [name for name, group in stage.groups.items() if group.how != "frozen" and name in known]
+    if held := [name for name in learns if any(place.startswith(known[name]) for place in packed)]:
+        raise ConfigError(
+            f"the layers of {', '.join(held)} are packed in 4 bits (GPTQ) and cannot learn, by LoRA neither; start "
+            "from the checkpoint that is not packed, with stages.0.lora.quantize=4bit where memory is short"
+        )
     parts = {name: _parameters(model, name, known) for name in stage.groups}
     by_how = {
         how: [name for name, group in stage.groups.items() if group.how == how] for how in ("full", "lora", "rows")
@@ -187,6 +195,10 @@ def _add_lora(
 def _add_rows(model: VisionLanguageModel, groups: Sequence[tuple[str, ...]], processor: Processor) -> tuple[int, ...]:
     vocabulary = {token: processor.tokenizer.encode(token, add_special_tokens=False) for token in GROUNDING_TOKENS}
     token_ids = tuple(ids[0] for ids in vocabulary.values() if len(ids) == 1)
+    if not token_ids:
+        raise ConfigError(
+            f"the model has none of the tokens {', '.join(vocabulary)}; train embeddings full, or not at all"
+        )
     language: Any = model.mllm.language_model
     name = "mllm.language_model."
     if not all(f"{name}lm_head.".startswith(prefixes) for prefixes in groups):

@@ -16,9 +16,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from segue.errors import CheckpointError
 from segue.weights.headers import DTYPES, INDEX, SINGLE_FILES, Stored, open_tensors, read_tensor
 from segue.weights.keys import KeyTable, Write, compiled, match
 
@@ -147,7 +149,10 @@ def write_shards(folder: Path, tensors: Tensors, *, advance: Advance, shard_byte
             found[name] = tensors.read(name).clone(memory_format=torch.contiguous_format)
             digests[name], homes[name] = digest(found[name]), file.name
             advance(tensors.specs[name].nbytes)
-        save_file(found, file, metadata={"format": "pt"})
+        try:
+            save_file(found, file, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise CheckpointError(f"cannot write {file}: {error}; free space or choose another folder") from error
         # the library leaves them readable by their owner alone
         file.chmod(0o644)
         flush(file)

@@ -4,7 +4,9 @@ Numbers in names are those of the conformance list in docs/cache.md.
 """
 
 import json
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from segue.evals.run import report, runner
 from segue.evals.run.workers import EvaluationSpec, run_workers
 from segue.features import Store, Usage, entries
 from segue.media import formats
+from segue.models.prefill import LastPrompt
 from segue.progress import UNWATCHED
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "longva"
@@ -93,7 +96,7 @@ def evaluate(questions, tmp_path, monkeypatch):
             **cached,
         )
         evaluation, counted = spec.evaluation(), Counted(monkeypatch)
-        usage = runner.run(evaluation, evaluation.open_data(), lambda: counted.load(spec), UNWATCHED)
+        usage = runner.run(evaluation, evaluation.open_data(), lambda: counted.load(spec), UNWATCHED, batch=spec.batch)
         lines = [json.loads(line) for path in spec.out.glob("rows*.jsonl") for line in path.read_text().splitlines()]
         answers = {line["id"]: line["answer"]["text"] for line in lines if line["status"] == "ok"}
         assert len(answers) == 15
@@ -123,10 +126,14 @@ def test_26_siblings_share_entries_only_if_their_towers_are_equal(longva, evalua
         assert (answers, usage.hits) == (expected, hits)
 
 
-def test_45_questions_go_on_from_the_video_that_was_read(longva, evaluate):
-    model = longva()
-    plain, _, _ = evaluate(model, "plain")
-    assert evaluate(model, "reused", reuse_prefix=True)[0] == plain
+def test_45_questions_go_on_from_the_video_that_was_read(longva, evaluate, monkeypatch):
+    model, reused = longva(), []
+    shared = LastPrompt.shared
+    monkeypatch.setattr(LastPrompt, "shared", lambda *given: reused.append(shared(*given)) or reused[-1])
+    alone, _, _ = evaluate(model, "alone", batch=1)
+    assert not any(reused)
+    assert evaluate(model, "together")[0] == alone
+    assert sum(count > 0 for count in reused) == 12, "all but the first about each of three videos"
 
 
 def test_the_report_tells_what_the_cache_was_used_for(longva, questions, tmp_path):
@@ -237,3 +244,18 @@ def test_42_inspect_says_why_a_model_does_not_find_a_medium(longva, questions, t
     for frames, told in (("uniform:4", "is there"), ("uniform:3", "sampling: uniform:4 is not uniform:3")):
         result = CliRunner().invoke(application(), [*map(str, words), "--frames", frames], catch_exceptions=False)
         assert told in result.stdout
+
+
+def test_the_words_of_the_older_guide_are_translated(longva, questions, tmp_path, monkeypatch):
+    model, examples = longva(), GOLDEN.parents[2] / "examples"
+    monkeypatch.syspath_prepend(str(examples))
+    shared = ["--quantize", "int8", "--nframe", "4", "--cache-dir", str(tmp_path / "cache"), "--data", str(questions)]
+    for script, words in (
+        ("preprocess_features.py", ["--datasets", "Video-MME_128frame", "--model-path", str(model)]),
+        ("verify_features.py", ["--dataset", "Video-MME_128frame", "--model", str(model), "--samples", "1"]),
+    ):
+        monkeypatch.setattr(sys, "argv", [script, *words, *shared])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(examples / script), run_name="__main__")
+        assert not ended.value.code
+    assert len(list(Store(tmp_path / "cache", reserve=0).entries())) == 3

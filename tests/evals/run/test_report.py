@@ -105,6 +105,16 @@ def test_rows_are_ranked_by_the_headline_of_each(make):
 def test_a_threshold_is_chosen_from_a_report(make):
     _, made = make(Bright())
     assert made["figures"]["dice@0.3"] == 1.0 and own_masks.best_threshold(made["figures"]) == 0.5
+    headings, *lines = report.threshold_lines(made)
+    assert headings == ("threshold", "dice", "iou", "precision", "recall", "")
+    assert [line[0] for line in lines if line[-1] == "best dice"] == ["0.5"]
+    assert not any("@" in name for name, *_ in report.figure_lines(made))
+
+
+def test_what_people_wrote_means_nothing_in_the_markdown(make):
+    _, made = make(Bright())
+    made["failures"] = [{"id": "<b>a|b</b>", "kind": "x", "error": "[x](http://a)\n# y"}]
+    assert "| \\<b\\>a\\|b\\</b\\> | \\[x\\](http://a)\\n\\# y |" in report.markdown(made)
 
 
 def test_a_run_without_answers_has_no_report(make, monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 
 from segue.errors import DataError
 from segue.evals.run import rows
+from segue.files import mend
 
 
 def ok(index, **more):
@@ -29,7 +30,7 @@ def test_a_torn_last_line_is_no_line_and_is_cut_off_before_others_follow(tmp_pat
     path = tmp_path / "rows.jsonl"
     put(path, ok(0), torn=rows.encode(ok(1))[:-1])
     assert list(rows.gathered(tmp_path)) == [0]
-    rows.mend(path)
+    mend(path)
     rows.add(path, ok(2))
     assert list(rows.gathered(tmp_path)) == [0, 2]
 

@@ -7,6 +7,8 @@ from safetensors.torch import load_file
 from segue import loading
 from segue.engine import Options
 from segue.media import open_media
+from segue.models import FAMILIES
+from segue.models.protocol import GROUNDING_TOKENS
 from segue.train.from_scratch.model import (
     LanguageSizes,
     Sam2Sizes,
@@ -35,6 +37,7 @@ SMALL = Scratch(
     pieces=300,
     video_frames="first:3",
 )
+SPECIAL = (*FAMILIES["internvl"].special_tokens, *GROUNDING_TOKENS)
 TEXTS = [
     "user\nPlease segment the red star.",
     "assistant\nIt is [SEG].",
@@ -91,17 +94,17 @@ def test_the_first_heads_of_a_fresh_tower_look_at_neighbours():
     "text", ["Please segment the red star.", "请分割红色的星星。", "a\n\tb  c ", "ünïcödé 🙂 <p> x </p>"]
 )
 def test_the_tokenizer_gives_back_what_it_was_given_in_any_language(text):
-    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer = train_tokenizer(TEXTS, 300, SPECIAL)
     assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
 
 
 def test_digits_stand_alone_and_special_tokens_are_one_piece_each():
-    tokenizer = train_tokenizer(["2026 2026 2026 1000 1000"] * 50, 300)
+    tokenizer = train_tokenizer(["2026 2026 2026 1000 1000"] * 50, 300, SPECIAL)
     assert tokenizer.encode("2026").tokens == ["2", "0", "2", "6"]
     assert tokenizer.encode("It is [SEG]<|im_end|>").tokens[-2:] == ["[SEG]", "<|im_end|>"]
     assert tokenizer.get_vocab_size() <= 300 + 20
 
 
 def test_frequent_words_become_one_piece():
-    tokenizer = train_tokenizer(TEXTS * 10, 400)
+    tokenizer = train_tokenizer(TEXTS * 10, 400, SPECIAL)
     assert len(tokenizer.encode("Please segment the red star.").ids) < 12

@@ -1,6 +1,8 @@
 """The parts of a model of scenes, each alone: what they learn from is true, and they read as the whole model does."""
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +11,11 @@ import torch
 import segue
 from segue import prepare
 from segue.media import open_media
-from segue.synth import scene
+from segue.synth import clip, scene
 from segue.synth.backgrounds import BACKGROUNDS
 from segue.synth.drawings import KINDS
 from segue.train.from_scratch import __main__ as command
-from segue.train.from_scratch import parts, sight, words
+from segue.train.from_scratch import masks, parts, sight, words
 from segue.train.from_scratch.collage import NAMES, Collages, kept, undrawn
 from segue.train.from_scratch.turns import Ask, turns
 from segue.types import Message
@@ -29,6 +31,11 @@ def engine():
 @pytest.fixture(scope="module")
 def drawn():
     return [scene(0, number, split="validation", size=(160, 160)) for number in range(4)]
+
+
+@pytest.fixture(scope="module")
+def drawn_clip():
+    return clip(0, 0, split="validation", size=(120, 160))
 
 
 def chance():
@@ -118,18 +125,77 @@ def test_turns_are_read_as_the_whole_model_reads_them(engine, drawn):
             assert torch.nn.functional.cosine_similarity(whole, alone, dim=-1).min() > 0.99
 
 
+def test_a_clip_is_known_by_all_frames_that_the_language_model_is_shown(engine, drawn_clip):
+    known = parts.know(engine.model, engine.processor, drawn_clip, chance())
+    assert len(known.shown) == len(known.features) == 4 * 81 == (known.opening == engine.processor.visual_id).sum()
+    seen = [np.isin(number, known.shown.reshape(4, 81)[frame]) for number in (0, 1) for frame in range(4)]
+    there = [~np.isnan(drawn_clip.boxes[number, frame, 0]) for number in (0, 1) for frame in (0, 2, 4, 7)]
+    assert seen == there and not len(known.boxes)
+
+
+def test_a_head_that_looks_away_from_what_is_meant_is_told(engine, drawn):
+    known = [parts.know(engine.model, engine.processor, one, chance()) for one in drawn[:2]]
+    vocabulary = parts.vocabulary_of(engine.processor)
+    batch = words.batch_of(known, vocabulary, chance(), turns=8, longest=46)
+    assert len(batch.looks) == len(batch.meant) > len(batch.segs) > 0
+    for (row, turn, place), meant in zip(batch.looks.tolist(), batch.meant, strict=True):
+        things = batch.segs[(batch.segs[:, :3] == torch.tensor([row, turn, place])).all(1), 3]
+        if len(things):  # on a [SEG] it is that thing alone
+            assert meant.tolist() == (known[row].shown == int(things)).tolist()
+    for (row, _, _), edges in zip(batch.edged.tolist(), batch.edges.numpy() / sight.EDGES, strict=True):
+        assert (np.abs(known[row].boxes - edges).max(1) <= 1 / sight.EDGES).any()
+    aids = words.Aids(engine.model.mllm.width)
+    everywhere = replace(batch, meant=torch.ones_like(batch.meant))
+    with torch.no_grad():
+        right, anywhere = (
+            words.words_losses(engine.model, aids, one, vocabulary)["look"] for one in (batch, everywhere)
+        )
+    assert 0 < anywhere < right
+
+
+def test_the_grounder_is_told_of_things_where_they_are(engine, drawn, drawn_clip):
+    side = engine.model.grounder.side
+    for one in (drawn[0], drawn_clip):
+        truth = masks.as_shown(one, side, parts.FRAMES).truth
+        assert truth.masks.shape == (len(one.things), len(one.frames), side, side)
+        assert truth.prompted == ((0, 2, 4, 7) if one.is_clip else (0,))
+        assert all(thing.kind in phrase for thing, phrase in zip(one.things, truth.phrases, strict=True))
+        middle = (one.boxes[..., :2] + one.boxes[..., 2:]) / 2 / [one.size[1], one.size[0]]
+        assert np.allclose(truth.centres, middle, atol=0.02, equal_nan=True)
+    (told,) = parts.grounded(engine.model, engine.processor, drawn[:1])
+    scores = masks.judge_masks(engine.model, [replace(told, said=())])
+    assert scores.keys() == {"exact prompted"} and scores["exact prompted"] > 0.4
+    assert len(told.said) == len(drawn[0].things) and sum(len(said) for said in told.said) > 0
+
+
+def test_what_follows_a_thing_learns_from_clips_and_the_image_encoder_does_not(engine, drawn_clip):
+    model = copy.deepcopy(engine.model)
+    shown = masks.as_shown(drawn_clip, model.grounder.side, parts.FRAMES)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    parts.learn_masks(model, [shown, shown], [shown], parts.Plan(0.01, 1e-3, 1), lambda figures: None)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any(name.startswith("grounder.sam2.memory_attention") for name in changed)
+    assert any(name.startswith("grounder.sam2.memory_encoder") for name in changed)
+    assert not any("vision_encoder" in name or "positional_embedding" in name for name in changed)
+    assert all(name.startswith("grounder") for name in changed)
+
+
 def test_a_run_keeps_a_model_that_has_learned_and_goes_on_from_it(monkeypatch, tmp_path):
     monkeypatch.setattr(command, "HELD", 4)
+    monkeypatch.setattr(command, "HELD_CLIPS", 1)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    arguments = ["from_scratch", str(tmp_path), "--scenes", "6", "--sight", "0.01", "--words", "0.01"]
+    learned = (["--sight", "0.01", "--words", "0.01"], ["--words", "0.01"], ["--masks", "0.01", "--clips", "2"])
     states = []
-    for _ in range(2):
-        monkeypatch.setattr("sys.argv", arguments)
+    for parts_ in learned:
+        monkeypatch.setattr("sys.argv", ["from_scratch", str(tmp_path), "--scenes", "6", *parts_])
         command.main()
         states.append(segue.load(tmp_path / "model", device="cpu", dtype="fp32").model.state_dict())
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert {line["part"] for line in lines} == {"sight", "words"} and lines[-1]["held text"] > 0
-    changed = {name for name, tensor in states[0].items() if not torch.equal(tensor, states[1][name])}
-    assert any(name.startswith("mllm.vision_tower") for name in changed)
-    assert any(name.startswith("mllm.language_model") for name in changed)
-    assert not any(name.startswith("grounder") for name in changed)
+    assert list(dict.fromkeys(line["part"] for line in lines)) == ["sight", "words", "masks"]
+    assert lines[2]["held text"] > 0 and "exact followed" in lines[-1]
+    first, second, third = states
+    again = {name for name, tensor in first.items() if not torch.equal(tensor, second[name])}
+    assert any(name.startswith("mllm.language_model") for name in again)
+    assert not any(name.startswith(("grounder", "mllm.vision_tower")) for name in again)
+    last = {name for name, tensor in second.items() if not torch.equal(tensor, third[name])}
+    assert last and all(name.startswith("grounder") for name in last)

@@ -1,13 +1,14 @@
 """Benchmarks that are answered in words: the suites of Qwen-VL and of LongVA.
 
 A prompt is an option of the data, the medium standing before it. Figures are in percent unless the metric says
-otherwise. Where the original ranks options by likelihood, an answer is generated here and its letter read, which is
-another protocol: `generated` in its name says so.
+otherwise. Where the original ranks options by likelihood there are two records: one that generates an answer and reads
+its letter, which any model can be asked and `generated` in its protocol says; and the original's, `..._upstream`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -189,7 +190,6 @@ _CHOICES = (
         headline="accuracy",
         protocol="choice-generated/1",
         files=("data/scienceqa/*.json*",),
-        published={f"{BASE} (by likelihood)": 67.1, f"{CHAT} (by likelihood)": 68.2},
     ),
     *(
         Benchmark(
@@ -221,14 +221,9 @@ _CHOICES = (
             headline="accuracy",
             protocol="choice-generated/1",
             files=("data/seed_bench/SEED-Bench.json",),
-            published={f"{model} (by likelihood)": value for model, value in published.items()},
             submit=as_lines(question_id="question_id", prediction="chosen"),
         )
-        for split, published in (
-            ("all", {BASE: 56.3, CHAT: 58.2}),
-            ("image", {BASE: 62.3, CHAT: 65.4}),
-            ("video", {BASE: 39.1, CHAT: 37.8}),
-        )
+        for split in ("all", "image", "video")
     ),
     Benchmark(
         name="mme",
@@ -246,6 +241,30 @@ _CHOICES = (
     ),
 )
 
+
+def _ranked(record: Benchmark, protocol: str, published: Mapping[str, float]) -> Benchmark:
+    """The protocol of the original beside one that reads letters: options ranked by likelihood, without a template."""
+    settings = {name: value for name, value in record.settings.items() if name == "frames"} | {"raw": True}
+    return replace(
+        record,
+        name=f"{record.name}_upstream",
+        settings=settings,
+        protocol=f"{protocol} protocol=upstream",
+        published=published,
+        ranked=True,
+    )
+
+
+_LETTERED = {record.name: record for record in _CHOICES}
+_RANKED = (
+    _ranked(_LETTERED["scienceqa_test"], "choice-likelihood/1", {BASE: 67.1, CHAT: 68.2}),
+    _ranked(_LETTERED["mmbench_dev"], "circular-likelihood/1", {}),
+    _ranked(_LETTERED["mmbench_test"], "submission-likelihood/1", {}),
+    _ranked(_LETTERED["seed_bench_all"], "choice-likelihood/1", {BASE: 56.3, CHAT: 58.2}),
+    _ranked(_LETTERED["seed_bench_image"], "choice-likelihood/1", {BASE: 62.3, CHAT: 65.4}),
+    _ranked(_LETTERED["seed_bench_video"], "choice-likelihood/1", {BASE: 39.1, CHAT: 37.8}),
+)
+
 _BOXES = tuple(
     Benchmark(
         name=f"{variant}_box_{split}",
@@ -259,7 +278,7 @@ _BOXES = tuple(
         headline="acc@0.5",
         protocol="box-acc/1",
         files=(f"*/{variant}/*.json*",),
-        published={BASE: base, CHAT: chat},
+        published={BASE: base, CHAT: chat} if chat else {f"{BASE} (by GRIT's own tool)": base},
     )
     for variant, split, base, chat in (
         ("refcoco", "val", 89.36, 88.55),
@@ -270,6 +289,7 @@ _BOXES = tuple(
         ("refcoco+", "testB", 77.21, 76.79),
         ("refcocog", "val", 85.58, 85.96),
         ("refcocog", "test", 85.48, 86.32),
+        ("grit", "refexp", 78.22, None),
     )
 )
 
@@ -440,4 +460,4 @@ _CAPTIONS = tuple(
     )
 )
 
-WORDS: tuple[Benchmark, ...] = (*_CAPTIONS, *_VQA, *_EXACT, *_CHOICES, *_BOXES, *_TOUCHSTONE, *_LONG_VIDEO)
+WORDS: tuple[Benchmark, ...] = (*_CAPTIONS, *_VQA, *_EXACT, *_CHOICES, *_RANKED, *_BOXES, *_TOUCHSTONE, *_LONG_VIDEO)

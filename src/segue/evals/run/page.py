@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -22,7 +21,6 @@ PAGE = "report.html"
 SHOWN = 6
 """How many of the best and of the worst rows are shown, one of a group."""
 _POINTS = 200
-_AT = re.compile(r"(.+)@(0?\.\d+)")
 _LONGEST = 300  # characters of an answer
 
 Ranked = list[tuple[float, rows.Line]]
@@ -37,10 +35,11 @@ def write(run: report.RunFolder, made: report.RunReport, dataset: Dataset) -> No
     worst = _of_each_group(order)
     best = _of_each_group([one for one in reversed(order) if one not in worst])
     charts = [_thresholds(made["figures"]), _sorted(made["headline"], [value for value, _ in order])]
-    intervals = [(name, f"{value} ({low_high})" if low_high else value) for name, value, low_high in _shown(made)]
+    lines = report.figure_lines(made)
+    intervals = {name: f"{value} ({low_high})" if low_high else value for name, value, low_high in lines}
     parts = [
         "<h2>Figures, with their 95% intervals</h2>",
-        pages.table(dict(intervals)),
+        pages.table(intervals),
         f"<h2>Published {escape(made['headline'])}</h2>" if made["published"] else "",
         pages.table({name: report.number(value) for name, value in made["published"].items()}),
         "<h2>How they came about</h2>",
@@ -79,15 +78,10 @@ def _of_each_group(order: Ranked) -> Ranked:
     return list(firsts.values())[:SHOWN]
 
 
-def _shown(made: report.RunReport) -> list[tuple[str, str, str]]:
-    """Figures for the table; those that a curve shows are left out."""
-    return [line for line in report.figure_lines(made) if not _AT.fullmatch(line[0])]
-
-
 def _thresholds(figures: Mapping[str, float | None]) -> str:
     curves: dict[str, list[tuple[float, float]]] = {}
     for name, value in figures.items():
-        if value is not None and (named := _AT.fullmatch(name)):
+        if value is not None and (named := report.AT.fullmatch(name)):
             curves.setdefault(named[1], []).append((float(named[2]), value))
     return pages.chart("threshold", {name: one for name, one in curves.items() if len(one) > 1}, axis="threshold")
 

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from segue.errors import DataError
 from segue.evals.base import Benchmark, Row
 from segue.evals.metrics.confidence import grouped, intervals
+from segue.evals.metrics.own_masks import best_threshold
 from segue.evals.run import rows
 from segue.evals.run.evaluation import read_run
 from segue.features import Usage
@@ -25,6 +27,9 @@ from segue.files import atomic_path
 
 REPORT, MARKDOWN, TABLE, TIMINGS = "report.json", "report.md", "rows.csv", "timings.json"
 SUBMISSION = "submission"
+AT = re.compile(r"(.+)@(0?\.\d+)")
+"""A figure at a threshold, as `dice@0.3`."""
+_MARKS = re.compile(r"([\\`*_\[\]<>|~&#!])")
 _MACHINE = ("device", "python", "files")
 
 RunReport = dict[str, Any]
@@ -170,14 +175,35 @@ def told(report: RunReport) -> dict[str, str]:
 
 
 def figure_lines(report: RunReport) -> list[tuple[str, str, str]]:
-    """Every figure with its interval as text, the headline first."""
+    """Every figure with its interval as text, the headline first; those at thresholds are `threshold_lines`."""
     names = [report["headline"], *(name for name in report["figures"] if name != report["headline"])]
+    names = [name for name in names if not AT.fullmatch(name)]
     found = []
     for name in names:
         interval = report["intervals"].get(name)
         low_high = "" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
         found.append((name, number(report["figures"][name]), low_high))
     return found
+
+
+def threshold_lines(report: RunReport) -> list[tuple[str, ...]]:
+    """Figures at each threshold as text: a line of headings, then a line a threshold, the best by its first figure
+    marked; nothing, where there are none.
+    """
+    scanned: dict[str, dict[str, float | None]] = {}
+    for name, value in report["figures"].items():
+        if found := AT.fullmatch(name):
+            scanned.setdefault(found[2], {})[found[1]] = value
+    if not scanned:
+        return []
+    names = list(next(iter(scanned.values())))
+    is_told = any(figures[names[0]] is not None for figures in scanned.values())
+    best = best_threshold(report["figures"], by=names[0]) if is_told else None
+    lines = [
+        (threshold, *(number(figures.get(name)) for name in names), f"best {names[0]}" * (float(threshold) == best))
+        for threshold, figures in scanned.items()
+    ]
+    return [("threshold", *names, ""), *lines]
 
 
 def number(value: float | None) -> str:
@@ -191,6 +217,9 @@ def markdown(report: RunReport) -> str:
     """The report as Markdown."""
     parts = [f"# {report['benchmark']}", "", "| figure | value | 95% interval |", "|---|---|---|"]
     parts += [f"| {_cell(name)} | {value} | {interval} |" for name, value, interval in figure_lines(report)]
+    if scanned := [[*map(_cell, line)] for line in threshold_lines(report)]:
+        parts += ["", f"| {' | '.join(scanned[0])} |", "|---" * len(scanned[0]) + "|"]
+        parts += [f"| {' | '.join(line)} |" for line in scanned[1:]]
     if report["published"]:
         parts += ["", f"| published {report['headline']} | value |", "|---|---|"]
         parts += [f"| {_cell(name)} | {number(value)} |" for name, value in report["published"].items()]
@@ -224,7 +253,8 @@ def _failure(run: RunFolder, line: rows.Line) -> dict[str, str]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", "\\n")
+    """Text in a table of Markdown, in which nothing that people wrote means anything."""
+    return _MARKS.sub(r"\\\1", text).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def _asked(answered: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -61,15 +61,6 @@ def encode(line: Line) -> bytes:
         ) from error
 
 
-def mend(path: Path) -> None:
-    """Cut off a last line without its end, which a kill has torn."""
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-
-
 def lines(path: Path) -> Iterator[Line]:
     """The whole lines of a file, in order; a torn last one is left out.
 

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 from segue.data.base import Dataset, rng_for
+from segue.data.questions import LETTERS
 from segue.errors import ConfigError, DataError, SegueError
-from segue.evals.base import Benchmark, EvaluatedModel, medium_of
+from segue.evals.base import Benchmark, EvaluatedModel, RankingModel, medium_of
 from segue.evals.run import answer_store, rows
 from segue.evals.run.evaluation import Evaluation, check_run, read_run, shard_of, units, write_run
 from segue.features import FeatureCache, Usage
-from segue.files import alone
+from segue.files import alone, mend
 from segue.media import read_ahead, read_frames, read_image, remembering
 from segue.progress import Progress
 from segue.types import Answer, Media, Message, Sample
@@ -79,7 +80,7 @@ def run(
         for other in rows.files(out):
             if rows.shards_of(other) != shard[1]:
                 others.enter_context(alone(other, shared=True))
-        rows.mend(path)
+        mend(path)
         done = {index for index, line in rows.gathered(out, _brief).items() if line["status"] == "ok"}
         mine = shard_of(units(dataset, evaluation.count(dataset)), shard)
         progress.start(sum(map(len, mine)), sum(index in done for unit in mine for index in unit))
@@ -241,12 +242,11 @@ class _Asking:
 
     def _together(self, questions: Sequence[_PendingRow]) -> Iterator[rows.Line]:
         """A line for each; questions that cannot be asked together are asked in halves, down to each on its own."""
-        # all but the last message, which is the reference
-        dialogues = [question.sample.messages[:-1] for question in questions if question.sample is not None]
+        samples = [question.sample for question in questions if question.sample is not None]
         count = min(self.most, len(questions))
         began = perf_counter()
         try:
-            answers = self.model.answer_all(dialogues, self.options, rows=self.most)
+            answers = self._answers(samples)
         except (SegueError, torch.OutOfMemoryError) as error:
             if isinstance(error, torch.OutOfMemoryError) and count > 1:
                 self.most = count // 2
@@ -262,6 +262,23 @@ class _Asking:
         seconds = (perf_counter() - began) / len(questions)
         for question, answer in zip(questions, answers, strict=True):
             yield self._answered(question, answer, seconds)
+
+    def _answers(self, samples: Sequence[Sample]) -> Sequence[Answer]:
+        if self.benchmark.ranked:
+            return [self._likeliest(sample) for sample in samples]
+        # all but the last message, which is the reference
+        dialogues = [sample.messages[:-1] for sample in samples]
+        return self.model.answer_all(dialogues, self.options, rows=self.most)
+
+    def _likeliest(self, sample: Sample) -> Answer:
+        """The letter of the option that is likeliest; the first of several alike."""
+        if not isinstance(self.model, RankingModel):
+            raise ConfigError(f"{self.benchmark.name} ranks answers by likelihood, which this model cannot tell")
+        assert sample.target is not None
+        letters = LETTERS[: len(sample.target["options"])]
+        found = self.model.score(sample.messages[:-1], [f" {letter}" for letter in letters], self.options)
+        chosen = letters[int(np.argmax(found))]
+        return Answer(chosen, raw_text=chosen, lineage=dict(self.model.lineage))
 
     def _answered(self, question: _PendingRow, answer: Answer, seconds: float) -> rows.Line:
         assert question.sample is not None

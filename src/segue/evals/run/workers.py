@@ -47,7 +47,6 @@ class EvaluationSpec:
     cache: str | None = None
     cache_format: str = "lossless"
     cache_point: Literal["tower", "projected"] = "tower"
-    reuse_prefix: bool = False
 
     def evaluation(self, shard: tuple[int, int] = (0, 1)) -> Evaluation:
         """The part of it that is a shard's.
@@ -68,8 +67,6 @@ class EvaluationSpec:
         engine = loading.load(self.model, device=self.device, dtype=self.dtype)
         if self.cache is not None:
             engine.use_cache(Store(self.cache), form=self.cache_format, point=self.cache_point)
-        if self.reuse_prefix:
-            engine.reuse_prefixes()
         return engine
 
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from segue import loading
-from segue.train.from_scratch.parts import Plan, learn_sight, learn_words, stills
+from segue.train.from_scratch.parts import Plan, clips, grounded, learn_masks, learn_sight, learn_words, stills
 
-HELD = 64
-"""Scenes of the validation split that a part is judged by."""
+HELD, HELD_CLIPS = 64, 16
+"""Stills and clips of the validation split that a part is judged by."""
 
 
 def say(text: str) -> None:
@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("state", type=Path, help="folder that the model is kept in")
     parser.add_argument("--base", default="demo", help="the model to begin from, where STATE has none yet")
     parser.add_argument("--scenes", type=int, default=4000, help="how many stills to draw")
+    parser.add_argument("--clips", type=int, default=0, help="how many clips; the tower learns from stills alone")
     parser.add_argument("--sight", type=float, default=0, metavar="SECONDS", help="of processor time for the tower")
     parser.add_argument("--words", type=float, default=0, metavar="SECONDS", help="of it for the language model")
+    parser.add_argument("--masks", type=float, default=0, metavar="SECONDS", help="of it for the grounder")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -52,14 +54,18 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
 
-    say(f"drawing {chosen.scenes} scenes")
+    say(f"drawing {chosen.scenes} stills and {chosen.clips} clips")
     first = int(torch.randint(1_000_000, ()))  # new scenes each time
     scenes, held = list(stills("train", first, chosen.scenes)), list(stills("validation", 0, HELD))
     if chosen.sight:
         learn_sight(engine.model, scenes, held, Plan(chosen.sight, 1.5e-3, 4), keep)
+    scenes += clips("train", first, chosen.clips)
     if chosen.words:
-        plan = Plan(chosen.words, 1.2e-3, 2)
-        learn_words(engine.model, engine.processor, scenes, held, plan, keep)
+        learn_words(engine.model, engine.processor, scenes, held, Plan(chosen.words, 1.2e-3, 2), keep)
+    if chosen.masks:
+        held += clips("validation", 0, HELD_CLIPS if chosen.clips else 0)
+        told, held_told = (grounded(engine.model, engine.processor, some) for some in (scenes, held))
+        learn_masks(engine.model, told, held_told, Plan(chosen.masks, 6e-4, 2), keep)
 
 
 if __name__ == "__main__":

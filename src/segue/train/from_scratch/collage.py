@@ -47,15 +47,16 @@ class Collage:
     background: int
 
 
-def kept(scene: Scene, side: int) -> Collage:
-    """A still as it is, stretched to a tile of this side."""
+def kept(scene: Scene, side: int, frame: int = 0) -> Collage:
+    """A still, or a frame of a clip, as it is, stretched to a tile of this side."""
+    whole, areas = scene.whole[:, frame], scene.areas[:, frame]
     under = [
-        [(one & other)[0].sum() >= _HIDDEN * area[0] and number < nearer for nearer, other in enumerate(scene.whole)]
-        for number, (one, area) in enumerate(zip(scene.whole, scene.areas, strict=True))
+        [(one & other).sum() >= _HIDDEN * area and number < nearer for nearer, other in enumerate(whole)]
+        for number, (one, area) in enumerate(zip(whole, areas, strict=True))
     ]
     return Collage(
-        np.asarray(resize(Image.fromarray(scene.frames[0]), side, side)),
-        np.stack([_shrunk(mask[0], side) for mask in scene.visible]),
+        np.asarray(resize(Image.fromarray(scene.frames[frame]), side, side)),
+        np.stack([_shrunk(mask, side) for mask in scene.visible[:, frame]]),
         np.array([numbers(thing) for thing in scene.things]),
         np.stack([np.any(under, axis=1), np.any(under, axis=0)], axis=1),
         BACKGROUNDS.index(scene.background),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,16 +174,22 @@ def begin(config: VisionLanguageConfig, seed: int) -> VisionLanguageModel:
     """
     with torch.random.fork_rng(devices=[]):
         model = build(config, dtype=torch.float32, device="cpu")
-    draws = torch.Generator().manual_seed(seed)
-    for name, tensor in sorted(model.state_dict().items()):
-        if tensor.ndim < 2:
-            tensor.fill_(_first(_LINE, name, 1.0))
-        else:
-            tensor.normal_(std=_first(_SPREAD, name, _inputs(name, tensor) ** -0.5), generator=draws)
+    randomise(model.state_dict(), seed)
     gaussian = model.grounder.sam2.prompt_encoder.shared_embedding.positional_embedding
     model.grounder.sam2.shared_image_embedding.positional_embedding.copy_(gaussian)
     look_around(model.mllm.vision_tower)
     return model
+
+
+@torch.no_grad()
+def randomise(tensors: Mapping[str, Tensor], seed: int) -> None:
+    """Give tensors, by their names in a model, weights of chance to begin from, which follow from the seed alone."""
+    draws = torch.Generator().manual_seed(seed)
+    for name, tensor in sorted(tensors.items()):
+        if tensor.ndim < 2:
+            tensor.fill_(_first(_LINE, name, 1.0))
+        else:
+            tensor.normal_(std=_first(_SPREAD, name, _inputs(name, tensor) ** -0.5), generator=draws)
 
 
 @torch.no_grad()
@@ -247,7 +253,7 @@ def write(scratch: Scratch, folder: Path, texts: Iterable[str], *, seed: int) ->
 
     Raises: CheckpointError, if it cannot be written.
     """
-    tokenizer = train_tokenizer(texts, scratch.pieces)
+    tokenizer = train_tokenizer(texts, scratch.pieces, (*FAMILIES["internvl"].special_tokens, *GROUNDING_TOKENS))
     model = begin(configuration(scratch, tokenizer.get_vocab_size()), seed)
 
     def also(part: Path) -> None:
@@ -261,8 +267,8 @@ def write(scratch: Scratch, folder: Path, texts: Iterable[str], *, seed: int) ->
     return folder
 
 
-def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of `pieces` pieces at most, that knows every byte, and the special tokens.
+def train_tokenizer(texts: Iterable[str], pieces: int, special: Sequence[str]) -> Tokenizer:
+    """A byte-level BPE tokenizer of `pieces` pieces at most, that knows every byte, and these special tokens.
 
     Digits stand alone, so that numbers are read digit by digit.
     """
@@ -275,5 +281,5 @@ def train_tokenizer(texts: Iterable[str], pieces: int) -> Tokenizer:
     tokenizer.train_from_iterator(
         texts, trainers.BpeTrainer(vocab_size=pieces, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens([*FAMILIES["internvl"].special_tokens, *GROUNDING_TOKENS])
+    tokenizer.add_special_tokens(list(special))
     return tokenizer

@@ -6,7 +6,7 @@ Each part is judged alone while it learns, on scenes of the validation split.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from time import process_time
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from segue.errors import ConfigError
 from segue.grounding.model import VisionLanguageModel
+from segue.media.sampling import choose
 from segue.models.protocol import Processor
-from segue.synth import Scene, scene
-from segue.synth.scenes import Split
+from segue.synth import Scene, clip, scene
+from segue.synth.scenes import Split, draw_size, generator
 from segue.synth.wording import LANGUAGES
-from segue.train.from_scratch import sight, words
+from segue.train.from_scratch import masks, sight, words
 from segue.train.from_scratch.collage import NAMES, Collage, Collages, kept, undrawn
 from segue.train.from_scratch.turns import turns
 from segue.train.optim import optimizer, set_rates
@@ -30,6 +31,8 @@ from segue.train.optim import optimizer, set_rates
 _BETAS, _DECAY, _RISING, _CLIPPED = (0.9, 0.98), 0.02, 20, 5.0
 _UNDRAWN = 0.04  # of the pictures are no drawings
 _ENGLISH = 0.55
+_LONGEST = 256  # pixels of a clip
+FRAMES = "uniform:4"  # of a clip, for the language model
 _FALLING = 0.5  # of the time the rate falls
 
 Step = Callable[[], dict[str, Float[Tensor, ""]]]
@@ -86,6 +89,14 @@ def stills(split: Split, first: int, number: int) -> Iterator[Scene]:
     return (scene(0, index, split=split) for index in range(first, first + number))
 
 
+def clips(split: Split, first: int, number: int) -> Iterator[Scene]:
+    """So many clips of a split, eight frames each."""
+    for index in range(first, first + number):
+        height, width = draw_size(generator("clip size", split, 0, index))
+        shrunk = min(1.0, _LONGEST / max(height, width))
+        yield clip(0, index, split=split, size=(round(height * shrunk), round(width * shrunk)))
+
+
 def learn_sight(
     model: VisionLanguageModel, scenes: Sequence[Scene], held: Sequence[Scene], plan: Plan, keep: Keep
 ) -> None:
@@ -136,17 +147,21 @@ def learn_words(
     plan: Plan,
     keep: Keep,
 ) -> None:
-    """The language model and the projector of its `[SEG]`s learn from the tower's features of the scenes."""
+    """The language model and the projector of its `[SEG]`s learn from the tower's features of stills and clips."""
     vocabulary = vocabulary_of(processor)
     rng = np.random.default_rng()
     known, kept_back = ([know(model, processor, one, rng) for one in some] for some in (scenes, held))
     aids = words.Aids(model.mllm.width)
-    shapes = ((24, 20), (46, 10), (110, 3))  # the longest turn, and how many of a scene
+    shown = {False: [one for one in known if len(one.boxes)], True: [one for one in known if not len(one.boxes)]}
+    # the longest turn, how many of a scene, and whether of a clip
+    shapes = ((24, 20, False), (46, 10, False), (28, 14, True), (24, 20, False), (110, 3, False))
+    shapes = tuple(shape for shape in shapes if shown[shape[2]])
     numbers = count()
 
     def step() -> dict[str, Tensor]:
-        longest, most = shapes[(0, 1, 0, 2)[next(numbers) % 4]]
-        chosen = [known[int(number)] for number in rng.integers(len(known), size=4)]
+        longest, most, is_clip = shapes[next(numbers) % len(shapes)]
+        some = shown[is_clip]
+        chosen = [some[int(number)] for number in rng.integers(len(some), size=4)]
         batch = words.batch_of(chosen, vocabulary, rng, turns=most, longest=longest)
         return words.words_losses(model, aids, batch, vocabulary)
 
@@ -171,15 +186,59 @@ def judge_words(
 
 @torch.no_grad()
 def know(model: VisionLanguageModel, processor: Processor, drawn: Scene, rng: np.random.Generator) -> words.Known:
-    """A still as the language model learns from it."""
+    """A still or a clip as the language model learns from it."""
     mllm = model.mllm
-    one = kept(drawn, mllm.config.tile_side)
-    features = sight.visual_features(mllm, sight.tower_states(mllm, sight.pixels_of([one.tile])))
-    opening, asked = turns(drawn, processor, rng, LANGUAGES[int(rng.uniform() > _ENGLISH)], frames="uniform:4")
-    shown, _ = sight.shown(one.masks, mllm.config.grid)
-    scale = np.array([drawn.size[1], drawn.size[0]], dtype=np.float32)
-    centres = [(box[:, :2] + box[:, 2:]) / 2 / scale for box in drawn.boxes]
-    return words.Known(opening, features[0].half().numpy(), shown, one.things, centres, asked)
+    places = list(dict.fromkeys(choose(FRAMES, len(drawn.frames)))) if drawn.is_clip else [0]
+    seen = [kept(drawn, mllm.config.tile_side, place) for place in places]
+    features = sight.visual_features(mllm, sight.tower_states(mllm, sight.pixels_of([one.tile for one in seen])))
+    opening, asked = turns(drawn, processor, rng, LANGUAGES[int(rng.uniform() > _ENGLISH)], frames=FRAMES)
+    shown = np.concatenate([sight.shown(one.masks, mllm.config.grid)[0] for one in seen])
+    boxes = drawn.boxes[:, places] / np.tile([drawn.size[1], drawn.size[0]], 2)
+    there = [box[~np.isnan(box[:, 0])] for box in boxes]
+    centres = [((box[:, :2] + box[:, 2:]) / 2).astype(np.float32) for box in there]
+    one_frame = boxes[:, 0] if not drawn.is_clip else np.zeros((0, 4))
+    return words.Known(opening, features.flatten(0, 1).half().numpy(), shown, seen[0].things, centres, one_frame, asked)
+
+
+def grounded(model: VisionLanguageModel, processor: Processor, scenes: Sequence[Scene]) -> list[masks.Shown]:
+    """Scenes as the grounder learns from them, with what the language model says of them now."""
+    vocabulary, rng, side = vocabulary_of(processor), np.random.default_rng(), model.grounder.side
+    return [
+        replace(
+            masks.as_shown(one, side, FRAMES),
+            said=masks.heard(model, know(model, processor, one, rng), vocabulary, rng),
+        )
+        for one in scenes
+    ]
+
+
+def learn_masks(
+    model: VisionLanguageModel,
+    scenes: Sequence[masks.Shown],
+    held: Sequence[masks.Shown],
+    plan: Plan,
+    keep: Keep,
+) -> None:
+    """The grounder learns to find what it is told in these stills and, where there are clips, to follow it.
+
+    Steps of both take turns. Clips leave the image encoder as it is.
+    """
+    grounder, rng = model.grounder, np.random.default_rng()
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    stills_, clips_ = ([one for one in scenes if (len(one.truth.frames) > 1) == is_clip] for is_clip in (False, True))
+    kinds = [some for some in (stills_, clips_) if some]
+    numbers = count()
+
+    def step() -> dict[str, Tensor]:
+        some = kinds[next(numbers) % len(kinds)]
+        grounder.sam2.vision_encoder.requires_grad_(some is stills_)
+        chosen = [some[int(number)] for number in rng.integers(len(some), size=4 if some is stills_ else 2)]
+        return masks.masks_step(model, chosen, rng, generator)
+
+    _learning(model, grounder)
+    grounder.sam2.shared_image_embedding.requires_grad_(False)
+    grounder.sam2.prompt_encoder.shared_embedding.requires_grad_(False)
+    learn("masks", grounder, step, partial(masks.judge_masks, model, held), plan, keep)
 
 
 def vocabulary_of(processor: Processor) -> words.Vocabulary:

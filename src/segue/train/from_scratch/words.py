@@ -4,18 +4,18 @@ All turns about a scene have the picture in common. It is read once; each turn a
 stood alone behind it. What a turn costs is so what its own tokens cost.
 
 Letters in shapes: b scenes, p tokens of the opening, n turns, l tokens of a turn, d width, h heads, v visual tokens, s
-`[SEG]`s.
+`[SEG]`s, q places that must look at what is meant, k things of a scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,13 +23,16 @@ from segue.grounding.model import VisionLanguageModel
 from segue.prepare import IGNORED
 from segue.train.examples import Truth
 from segue.train.from_scratch.collage import NAMES
-from segue.train.from_scratch.sight import linear
+from segue.train.from_scratch.sight import EDGES, linear
 from segue.train.from_scratch.target_embeddings import summed, target_embedding_loss
 from segue.train.from_scratch.turns import Ask, Turn
 
-_TAPPED = 4  # layers after which a turn must know which visual tokens it means
+_LOOKING = (
+    2  # of the layers, the last: before them a turn must know which visual tokens it means, in them it looks there
+)
 _POINT, _MOST = 128, 7
-_FIRST, _REST, _AFTER_SEG, _SHORT, _DIGITS = 3.0, 0.4, 1.5, 2.0, (1.5, 0.9, 0.2)
+_SHARES = {"text": 1.5, "target_embedding": 0.5, "count": 0.5, "point": 2.0, "look": 0.3, "edges": 0.5}
+_FIRST, _REST, _AFTER_SEG, _SHORT, _DIGITS, _AROUND = 3.0, 0.4, 1.5, 2.0, (2.2, 1.5, 0.4), 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Known:
     """A scene for the language model: features of its visual tokens, and the truth about its things.
 
     `shown` says which thing each token shows, -1 for none; `things` are numbers in `NAMES`; `centres` are where a thing
-    is on the frames that show it, x and y in [0, 1].
+    is on the frames that show it, x and y in [0, 1], and `boxes` a still's boxes in the same measure (none of a clip).
     """
 
     opening: Int[np.ndarray, " p"]
@@ -45,12 +48,17 @@ class Known:
     shown: Int[np.ndarray, " v"]
     things: Int[np.ndarray, "k 4"]
     centres: Sequence[Float[np.ndarray, "f 2"]]
+    boxes: Float[np.ndarray, "_ 4"]
     turns: Sequence[Turn]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Scenes with the same opening and as many turns of each; rows of `segs` are scene, turn, place, thing."""
+    """Scenes with the same opening and as many turns of each; rows of `segs` are scene, turn, place, thing.
+
+    Rows of `looks` are scene, turn, place too, and `meant` are the visual tokens that show what the answer means there;
+    those of `edged` are places where one thing is meant, and `edges` where its box ends.
+    """
 
     scenes: Sequence[Known]
     features: Float[Tensor, "b v d"]
@@ -62,14 +70,20 @@ class Batch:
     counts: Int[Tensor, "b n"]
     points: Float[Tensor, "b n v"]
     segs: Int[Tensor, "s 4"]
+    looks: Int[Tensor, "q 3"]
+    meant: Bool[Tensor, "q v"]
+    edged: Int[Tensor, "e 3"]
+    edges: Int[Tensor, "e 4"]
 
 
 class Aids(nn.Module):
-    """Heads that are thrown away in the end: how many things a question means, and which visual tokens show them."""
+    """Heads that are thrown away in the end: how many things a question means, which visual tokens show them, and where
+    the box of a thing ends.
+    """
 
     def __init__(self, width: int):
         super().__init__()
-        self.count = nn.Linear(width, _MOST + 1)
+        self.count, self.edges = nn.Linear(width, _MOST + 1), nn.Linear(width, 4 * EDGES)
         self.asked, self.state, self.seen = (nn.Linear(width, _POINT) for _ in range(3))
         self.level = nn.Parameter(torch.tensor(-3.0))
 
@@ -91,7 +105,7 @@ def batch_of(
     ids, labels = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORED)
     weights, asks = np.zeros(shape, dtype=np.float32), np.zeros(shape[:2], dtype=np.int64)
     counts, points = np.full(shape[:2], -1), np.full((*shape[:2], len(scenes[0].shown)), -1.0, dtype=np.float32)
-    again, segs = [], []
+    again, segs, looks, meant, edged, edges = [], [], [], [], [], []
     for row, scene in enumerate(scenes):
         fitting = [turn for turn in scene.turns if len(turn.ids) <= longest]
         for place, number in enumerate(rng.permutation(len(fitting))[:turns]):
@@ -107,11 +121,46 @@ def batch_of(
                 points[row, place] = np.isin(scene.shown, turn.things)
             marks = turn.answer + np.flatnonzero(turn.ids[turn.answer :] == vocabulary.seg)
             segs += [(row, place, int(mark), thing) for mark, thing in zip(marks, turn.things, strict=False)]
+            for at, things in _pointing(turn, marks.tolist()):
+                if (those := np.isin(scene.shown, things)).any():
+                    looks.append((row, place, at))
+                    meant.append(those)
+                if len(things) == 1 and len(scene.boxes):
+                    edged.append((row, place, at))
+                    edges.append(np.clip(scene.boxes[things[0]] * EDGES, 0, EDGES - 1).astype(np.int64))
     arrays = (ids, labels, weights, np.concatenate(again), asks, counts, points)
     features = torch.from_numpy(np.stack([scene.features for scene in scenes])).float()
     ids_, labels_, weights_, again_, asks_, counts_, points_ = (torch.from_numpy(one) for one in arrays)
-    found = torch.tensor(segs, dtype=torch.int64).view(-1, 4)
-    return Batch(scenes, features, ids_, labels_, weights_, again_.float(), asks_, counts_, points_, found)
+    found, looking, ending = (
+        torch.tensor(rows, dtype=torch.int64).view(-1, width) for rows, width in ((segs, 4), (looks, 3), (edged, 3))
+    )
+    told = torch.from_numpy(np.array(meant, dtype=bool).reshape(len(meant), -1))
+    ends = torch.from_numpy(np.array(edges, dtype=np.int64).reshape(-1, 4))
+    return Batch(
+        scenes,
+        features,
+        ids_,
+        labels_,
+        weights_,
+        again_.float(),
+        asks_,
+        counts_,
+        points_,
+        found,
+        looking,
+        told,
+        ending,
+        ends,
+    )
+
+
+def _pointing(turn: Turn, marks: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The places of a turn that must know where things are, and which: before the answer, at `[SEG]`s, in a box."""
+    if turn.ask in (Ask.MASKS, Ask.BOX) and turn.things:
+        yield turn.answer - 1, turn.things
+    if turn.ask == Ask.BOX:
+        yield from ((place, turn.things) for place in range(turn.answer, len(turn.ids) - 1))
+    yield from ((mark, (thing,)) for mark, thing in zip(marks, turn.things, strict=False))
 
 
 def _weights(turn: Turn, vocabulary: Vocabulary) -> Float[np.ndarray, " a"]:
@@ -128,7 +177,7 @@ def _weights(turn: Turn, vocabulary: Vocabulary) -> Float[np.ndarray, " a"]:
         run = 0
         for place, token in enumerate(answer):
             run = run + 1 if int(token) in vocabulary.digits else 0
-            weights[place] = _DIGITS[min(run, len(_DIGITS)) - 1] if run else _REST
+            weights[place] = _DIGITS[min(run, len(_DIGITS)) - 1] if run else _AROUND
     return weights
 
 
@@ -137,16 +186,23 @@ def words_losses(
 ) -> dict[str, Float[Tensor, ""]]:
     """The terms by name, and their weighted sum as `loss`."""
     opening = torch.from_numpy(batch.scenes[0].opening)
-    states, (tapped_opening, tapped) = read_turns(model.mllm.language_model, opening, batch, vocabulary.visual)
+    language_model = model.mllm.language_model
+    states, before_last = read_turns(language_model, opening, batch, vocabulary.visual)
+    tapped_opening, tapped = before_last[0]
     learned = batch.labels != IGNORED
     scores = model.mllm.head(states[learned]).float()
     each = functional.cross_entropy(scores, batch.labels[learned], reduction="none")
     weights = batch.weights[learned]
     terms = {"text": (each * weights).sum() / weights.sum(), "target_embedding": _target_term(model, states, batch)}
+    if len(batch.looks):
+        terms["look"] = _look_term(language_model, before_last, batch, opening == vocabulary.visual)
+    if len(batch.edged):
+        scores = aids.edges(states[batch.edged.unbind(1)]).view(-1, EDGES)
+        terms["edges"] = functional.cross_entropy(scores, batch.edges.flatten())
     asked = batch.counts >= 0
     scene, turn = asked.nonzero(as_tuple=True)
     if not len(scene):
-        return {"loss": 1.5 * terms["text"] + 0.5 * terms["target_embedding"], **terms}
+        return {"loss": _whole(terms), **terms}
     place = batch.asks[scene, turn]
     terms["count"] = functional.cross_entropy(aids.count(states[scene, turn, place]), batch.counts[scene, turn])
     seen = aids.state(_normal(tapped_opening[:, opening == vocabulary.visual])) + aids.seen(_normal(batch.features))
@@ -155,8 +211,42 @@ def words_losses(
     wanted = batch.points[scene, turn]
     missed = functional.binary_cross_entropy_with_logits(points, wanted, weight=1 + 4 * wanted)
     terms["point"] = missed
-    total = 1.5 * terms["text"] + 0.5 * terms["target_embedding"] + 0.5 * terms["count"] + 2 * terms["point"]
-    return {"loss": total, **terms}
+    return {"loss": _whole(terms), **terms}
+
+
+def _whole(terms: Mapping[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+    return torch.stack([_SHARES[name] * term for name, term in terms.items()]).sum()
+
+
+def _look_term(
+    language_model: Any,
+    before_last: Sequence[tuple[Float[Tensor, "b p d"], Float[Tensor, "b n l d"]]],
+    batch: Batch,
+    is_visual: Bool[Tensor, " p"],
+) -> Float[Tensor, ""]:
+    """How much of the first head's attention in the last layers does not fall on the tokens that show what is meant."""
+    scene, turn, place = batch.looks.unbind(1)
+    shared, longest = before_last[0][0].shape[1], batch.ids.shape[2]
+    turning = language_model.model.rotary_emb(before_last[0][0], torch.arange(shared + longest)[None])
+    cosine, sine = (one[0] for one in turning)
+    later = torch.arange(longest) > place[:, None]
+    terms = []
+    for layer, (before, after) in zip(language_model.model.layers[-_LOOKING:], before_last, strict=True):
+        attention, normal = layer.self_attn, layer.input_layernorm
+        head = slice(attention.head_dim)
+
+        def turned(part: nn.Linear, states: Tensor, places: Tensor) -> Tensor:
+            made = linear(normal(states), part.weight[head], part.bias[head])  # noqa: B023
+            return _turned(made, cosine[places], sine[places]).float()
+
+        queries = turned(attention.q_proj, after[scene, turn, place], shared + place) * attention.head_dim**-0.5
+        keys = turned(attention.k_proj, before, torch.arange(shared))
+        own = turned(attention.k_proj, after, shared + torch.arange(longest))
+        seen = torch.einsum("qd,qpd->qp", queries, keys[scene])
+        within = torch.einsum("qd,qld->ql", queries, own[scene, turn]).masked_fill(later, -torch.inf)
+        right = seen[:, is_visual].masked_fill(~batch.meant, -torch.inf).logsumexp(1)
+        terms.append((torch.cat([seen, within], 1).logsumexp(1) - right).mean())
+    return torch.stack(terms).mean()
 
 
 def _target_term(model: VisionLanguageModel, states: Float[Tensor, "b n l d"], batch: Batch) -> Float[Tensor, ""]:
@@ -180,9 +270,9 @@ def _truth(scene: Known, thing: int) -> Truth:
 
 def read_turns(
     language_model: Any, opening: Int[Tensor, " p"], batch: Batch, visual_id: int
-) -> tuple[Float[Tensor, "b n l d"], tuple[Float[Tensor, "b p d"], Float[Tensor, "b n l d"]]]:
-    """The states of all turns after the final norm, each read behind the opening alone; and what stands after layer
-    `_TAPPED`, of the opening and of the turns.
+) -> tuple[Float[Tensor, "b n l d"], list[tuple[Float[Tensor, "b p d"], Float[Tensor, "b n l d"]]]]:
+    """The states of all turns after the final norm, each read behind the opening alone; and what each of the last
+    layers is given, of the opening and of the turns.
     """
     count, turns, longest = batch.ids.shape
     before = language_model.model.embed_tokens(opening).expand(count, -1, -1).clone()
@@ -190,12 +280,11 @@ def read_turns(
     after = language_model.model.embed_tokens(batch.ids).clone()
     after[batch.ids == visual_id] = batch.again
     rotations = language_model.model.rotary_emb(before, torch.arange(len(opening) + longest)[None])
-    tapped = (before, after)
-    for number, layer in enumerate(language_model.model.layers):
+    given = []
+    for layer in language_model.model.layers:
+        given.append((before, after))
         before, after = _layer(layer, before, after, rotations)
-        if number + 1 == _TAPPED:
-            tapped = (before, after)
-    return language_model.model.norm(after), tapped
+    return language_model.model.norm(after), given[-_LOOKING:]
 
 
 def _layer(
