@@ -73,7 +73,11 @@ def _page() -> dict[str, bytes]:
 @lru_cache(1)
 def _drawn() -> dict[str, tuple[bytes, list[dict[str, str]]]]:
     return {
-        one.name: (_png(one.scene.frames), [dict(phrase.words) for phrase in one.phrases]) for one in challenges(SEED)
+        one.name: (
+            _png(one.scene.frames),
+            [{str(key): text for key, text in each.words.items()} for each in one.phrases],
+        )
+        for one in challenges(SEED)
     }
 
 
