@@ -15,12 +15,11 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-OF_AN_EXTRA = {
-    "segue.evals.harnesses.lmms_eval": "lmms_eval",
-    "segue.evals.harnesses.vlmevalkit": "vlmeval",
-    "segue.media.dicom": "pydicom",
-}
-"""Modules that are imported only where their package is used, and that package."""
+OF_AN_EXTRA = (
+    *("segue.evals.harnesses.lmms_eval", "segue.evals.harnesses.vlmevalkit"),
+    *("segue.media.dicom", "segue.serve."),
+)
+"""Modules that are imported only where the packages of an extra, or a harness, are used."""
 
 IN_BARE = """
 import importlib, json, sys
@@ -121,5 +120,7 @@ def test_without_extras_every_module_is_imported_and_the_demo_model_segments(bui
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert json.loads(run.stdout) == OF_AN_EXTRA
+    lacking = json.loads(run.stdout)
+    assert "segue.media.dicom" in lacking, "the extras are hidden"
+    assert {name: package for name, package in lacking.items() if not name.startswith(OF_AN_EXTRA)} == {}
     assert (built / "found" / "manifest.jsonl").is_file()
