@@ -139,8 +139,9 @@ def _summary(made: TrainRecipe) -> str:
     learns = ", ".join(f"{name} ({group.how})" for name, group in stage.groups.items())
     quantised = "" if stage.lora.quantize == "none" else f" on {stage.lora.quantize} weights"
     samples = made.batch * made.accumulation
+    length = f"{stage.epochs:g} epochs" if stage.steps is None else _many(stage.steps, "step")
     lines = [
-        f"{made.model} learns for {_many(stage.steps, 'step')} of {samples} samples at rate {stage.rate:g}",
+        f"{made.model} learns for {length} of {samples} samples at rate {stage.rate:g}",
         f"what learns: {learns}; LoRA of rank {stage.lora.rank}{quantised}",
     ]
     if made.validation is not None:
