@@ -1,5 +1,6 @@
 """The wheel and the sdist: nothing missing, nothing more, and no extra needed for what needs none."""
 
+import json
 import os
 import re
 import shutil
@@ -7,24 +8,32 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import distributions, packages_distributions, requires
+from importlib.metadata import distributions, requires
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-HARNESSES = {"segue.evals.harnesses.lmms_eval", "segue.evals.harnesses.vlmevalkit"}
-"""Modules that a harness imports, where it is installed."""
+OF_AN_EXTRA = (
+    *("segue.evals.harnesses.lmms_eval", "segue.evals.harnesses.vlmevalkit"),
+    *("segue.media.dicom", "segue.serve."),
+)
+"""Modules that are imported only where the packages of an extra, or a harness, are used."""
 
-# what stands in the place of an environment without any extra: their packages cannot be imported
-BARE = """
-import sys
-class Extras:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Extras())
+IN_BARE = """
+import importlib, json, sys
+lacking = {}
+for name in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        lacking[name] = error.name.partition(".")[0]
+print(json.dumps(lacking), flush=True)
+from PIL import Image
+from segue.cli.main import main
+Image.new("RGB", (64, 64)).save("black.png")
+main(["segment", "black.png", "the star", "-o", "found", "--prefill", "It is [SEG]."])
 """
 
 
@@ -45,11 +54,14 @@ def needed(name: str, found: set[str]) -> set[str]:
     return found
 
 
-def only_in_extras() -> set[str]:
-    """Modules that are here because of an extra, and that `pip install segue` alone would not bring."""
-    named = {plain(need.name) for need in map(Requirement, requires("segue") or ()) if need.marker is not None}
-    extras = named - needed("segue", set())
-    return {module for module, names in packages_distributions().items() if {plain(one) for one in names} & extras}
+def without_extras(site: Path) -> None:
+    """Fill a folder with links to all that is installed here and that `pip install segue` alone would bring."""
+    wanted, links = needed("segue", set()) - {"segue"}, {}
+    for one in distributions():
+        if plain(one.name) in wanted:
+            links |= {top: one.locate_file(top) for file in one.files or () if (top := file.parts[0]) != ".."}
+    for name, place in links.items():
+        (site / name).symlink_to(Path(str(place)))
 
 
 @pytest.fixture(scope="module")
@@ -97,19 +109,10 @@ def test_without_extras_every_module_is_imported_and_the_demo_model_segments(bui
         ".".join(path.relative_to(site).with_suffix("").parts).removesuffix(".__init__")
         for path in sorted((site / "segue").rglob("*.py"))
     ]
-    blocked = only_in_extras()
-    assert "peft" in blocked and "torch" not in blocked
-    bare = BARE.format(blocked=blocked)
-    lines = [f"{bare}import importlib, segue", f"assert segue.__file__.startswith({str(site)!r}), segue.__file__"]
-    lines += [f"importlib.import_module({name!r})" for name in modules if name not in HARNESSES]
-    lines += [
-        "from segue.cli.main import main",
-        "from PIL import Image",
-        "Image.new('RGB', (64, 64)).save('black.png')",
-        "main(['segment', 'black.png', 'the star', '-o', 'found', '--prefill', 'It is [SEG].'])",
-    ]
+    without_extras(site)
+    assert (site / "torch").is_dir() and not (site / "peft").exists()
     run = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
+        [sys.executable, "-S", "-c", IN_BARE, json.dumps(modules)],
         cwd=built,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
@@ -117,4 +120,7 @@ def test_without_extras_every_module_is_imported_and_the_demo_model_segments(bui
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
+    lacking = json.loads(run.stdout)
+    assert "segue.media.dicom" in lacking, "the extras are hidden"
+    assert {name: package for name, package in lacking.items() if not name.startswith(OF_AN_EXTRA)} == {}
     assert (built / "found" / "manifest.jsonl").is_file()

@@ -139,14 +139,15 @@ def _summary(made: TrainRecipe) -> str:
     learns = ", ".join(f"{name} ({group.how})" for name, group in stage.groups.items())
     quantised = "" if stage.lora.quantize == "none" else f" on {stage.lora.quantize} weights"
     samples = made.batch * made.accumulation
+    length = f"{stage.epochs:g} epochs" if stage.steps is None else _many(stage.steps, "step")
     lines = [
-        f"{made.model} learns for {stage.steps:,} steps of {samples} samples at rate {stage.rate:g}",
+        f"{made.model} learns for {length} of {samples} samples at rate {stage.rate:g}",
         f"what learns: {learns}; LoRA of rank {stage.lora.rank}{quantised}",
     ]
     if made.validation is not None:
         patience = made.validation.patience
         lines.append(
-            f"every {made.validation.every:,} steps the held-out rows are asked; the best checkpoint is kept"
+            f"every {_many(made.validation.every, 'step')} the held-out rows are asked; the best checkpoint is kept"
             + (f", and {patience} times without gain end it" if patience else "")
         )
     return "\n".join([*lines, f"all settings: {made.output / 'recipe.yaml'} (--set KEY=VALUE changes them)"])

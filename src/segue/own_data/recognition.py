@@ -11,7 +11,7 @@ from segue.data.annotation_io import checked_format, read_annotations
 from segue.errors import DataError
 from segue.media.folder import is_hidden
 from segue.own_data.formats import coco, cvat, finetune, label_studio, labelme, pictures, supervisely, via, voc, yolo
-from segue.own_data.formats.entries import Remark, Source, split_named
+from segue.own_data.formats.entries import Entry, Remark, Source, split_named
 
 LOOKED_FOR = (
     "annotations.json with images/ (a list of image, mask, text); COCO JSON (images, annotations, categories); "
@@ -74,8 +74,9 @@ def _of_folders(base: Path, phrase: str | None) -> Iterator[Source]:
     remarks: list[Remark] = []
     form = next((form for form in _FOLDER_FORMS if form.recognises(base)), None)
     if form is not None:
-        listed, places = tuple(form.entries(base, remarks)), (base / form.MEDIA,)
-        yield Source(form.NAME, base / form.FOLDER, listed, form.things, form.objects, places, tuple(remarks))
+        listed: tuple[Entry, ...] = tuple(form.entries(base, remarks))
+        there = base / form.FOLDER
+        yield Source(form.NAME, there, listed, form.things, form.objects, (base / form.MEDIA,), tuple(remarks))
     if pictures.recognises(base):
         remarks = []
         listed, places = tuple(pictures.entries(base, phrase, remarks)), (base / "images", base / "videos")

@@ -218,7 +218,10 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     what = contrast or "the weights do not fit the architecture that config.json describes"
     if all(name.startswith("module.") for name in headers):
-        cure = "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead"
+        cure = (
+            "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead, "
+            "or import the .pth file of that training"
+        )
         return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems[:MAX_LINES])}"
     is_cut = set(kinds) == {"missing"} and not contrast
     cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"

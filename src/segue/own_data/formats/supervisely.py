@@ -110,4 +110,4 @@ def _bitmap(data: str, origin: list[Any], size: Size) -> str:
         picture = read_image(open_media(unpacked))
     except (ValueError, zlib.error, SegueError) as error:
         raise DataError(f"a bitmap cannot be read: {error}; export it again") from error
-    return placed(picture.any(axis=2), origin, size)
+    return placed(picture.max(axis=2) > 0, origin, size)

@@ -108,7 +108,7 @@ def _mapping(path: Path) -> dict[str, object]:
 
 
 def _lists(content: Mapping[str, object], base: Path) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for key in SPLITS:
         given = content.get(key, content.get("valid") if split_named("valid") == key else None)
         for name in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
