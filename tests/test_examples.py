@@ -1,5 +1,7 @@
 """What stands in examples/ runs, shortened: with the tiny random model, and with the demo model."""
 
+import importlib.util
+import json
 import os
 import runpy
 import signal
@@ -11,7 +13,7 @@ import torch
 
 from segue.checkpoints import adapters
 from segue.cli.train import Watching
-from segue.train import checkpoints
+from segue.train import checkpoints, run_logger
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -55,3 +57,27 @@ def test_vessels_are_found_after_a_few_steps(finetune_vessels):
     rows = [line.split() for line in finetune_vessels("--images", 24, "--steps", 24).splitlines()]
     dice = {row[0]: float(row[3]) for row in rows if row[1:3] == ["at", "0.5"]}
     assert dice["before,"] < 0.4 and dice["after,"] > 0.5
+
+
+@pytest.mark.slow  # four runs, each judged
+def test_the_three_stages_shortened_learn_and_tell_how_they_did(monkeypatch, tmp_path, capsys):
+    name = "qwen_vl_three_stages"
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    stages = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, stages)
+    spec.loader.exec_module(stages)
+    monkeypatch.setattr(stages, "STAGES", {"language": 5, "captions": 4, "tasks": 10, "dialogues": 4})
+    monkeypatch.setattr(stages, "POINTS", dict.fromkeys(stages.POINTS, 1))
+    for count, value in {"SCENES": 40, "PAGES": 8, "HELD_OUT": 3}.items():
+        monkeypatch.setattr(stages, count, value)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", str(tmp_path / "out")])
+    stages.main()
+    told = json.loads((tmp_path / "out" / "figures.json").read_text())
+    assert [point["stage"] for point in told["points"]] == ["captions", "tasks", "dialogues"]
+    assert all(0 <= point[figure] <= 1 for point in told["points"] for figure in stages.FIGURES)
+    assert (tmp_path / "out" / "curves.svg").read_text().count("<polyline") == 4
+    for stage in ("language", "tasks"):
+        losses = [one["loss"] for one in run_logger.lines(tmp_path / "out" / stage / "log.jsonl") if "loss" in one]
+        assert losses[-1] < losses[0]
+    last = adapters.read(adapters.find(tmp_path / "out" / "dialogues"))
+    assert (last.image_side, last.template) == (48, "qwen_vl_chat")
