@@ -32,7 +32,7 @@ lint: $(INSTALLED_DEV)  ## style, spelling and formatting
 type: $(INSTALLED_DEV)  ## static types
 	$(BIN)/mypy
 
-check: lint type test  ## what CI runs
+check: lint type docs test  ## what CI runs
 
 parity: $(INSTALLED)  ## replay recordings of the original code
 	@test -n "$(RECORDINGS)" || { echo "no recordings found; give folders with RECORDINGS=\"...\"" >&2; exit 2; }

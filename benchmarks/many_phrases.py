@@ -51,7 +51,7 @@ def main() -> None:
             started = time.process_time()
             answer = model.segment(picture, [f"the thing number {number}" for number in range(count)])
             seconds[count].append(time.process_time() - started)
-            parts[count] = answer.seconds
+            parts[count] = answer.usage.seconds
     one = min(seconds[settings.phrases[0]])
     for count in settings.phrases:
         spent = min(seconds[count])

@@ -1,7 +1,10 @@
+import os
+from time import time
+
 import pytest
 
 from segue.errors import MediaError
-from segue.files import atomic_folder, recover, replace_folder
+from segue.files import ABANDONED, PART, alone, atomic_folder, recover, replace_folder
 
 
 def names(folder):
@@ -60,3 +63,14 @@ def test_what_a_killed_process_left_is_removed_or_comes_back(tmp_path):
     recover(tmp_path)
     assert names(tmp_path) == ["replaced", "whole"]
     assert [(tmp_path / name / "of").read_text() for name in names(tmp_path)] == ["replaced", ".old-whole"]
+
+
+def test_what_a_killed_process_left_goes_and_what_one_is_at_work_on_stays(tmp_path):
+    old = time() - 2 * ABANDONED
+    for name in ("0123456789ab", "ba9876543210", "mine"):
+        (tmp_path / f"{PART}{name}").mkdir()
+        os.utime(tmp_path / f"{PART}{name}", (old, old))
+    (tmp_path / f"{PART}aaaaaaaaaaaa").mkdir()
+    with alone(tmp_path / f"{PART}ba9876543210"), atomic_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == [f"{PART}aaaaaaaaaaaa", f"{PART}ba9876543210", f"{PART}mine", "out"]

@@ -14,7 +14,7 @@ from segue.checkpoints import model_folder
 from segue.checkpoints.pth import open_pth
 from segue.cli.console import visible
 from segue.errors import CheckpointError, ConfigError, DataError
-from segue.models import templates
+from segue.models import templates, tokenizers
 from segue.models.decoding import check_computed
 from segue.models.tokenizers import load_chat_template, load_tokenizer
 from segue.pickled import read_pickled
@@ -203,6 +203,23 @@ def test_a_tokenizer_that_multiplies_text_is_refused(model):
     tokenizer.save(str(model / "tokenizer.json"))
     with pytest.raises(CheckpointError, match="replaces text by 1,000 characters"):
         load_tokenizer(model)
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(a|a)*b", r"a*a*a*b", r"(a)\1", r"(?:[^b]+c?){5,}"])
+def test_a_tokenizer_that_may_search_for_ever_is_refused(model, pattern):
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated")])
+    tokenizer.save(str(model / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match="may never end"):
+        load_tokenizer(model)
+
+
+def test_the_patterns_of_published_tokenizers_pass():
+    qwen = r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tiktoken = r"'(?i:[sdmt]|ll)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s"
+    assert not any(map(tokenizers._is_slow, (qwen, tiktoken)))
 
 
 def test_words_that_are_no_text_are_refused():

@@ -1,7 +1,24 @@
 """Segue: ask about images and videos in words; get words back, and the pixels they speak of."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what is imported when it is asked for, as checkers and editors see it
+    from segue.engine import Engine as Engine
+    from segue.engine import Options as Options
+    from segue.errors import SegueError as SegueError
+    from segue.loading import load as load
+    from segue.media import open_media as open_media
+    from segue.output.answers import Answer as Answer
+    from segue.types import Finished as Finished
+    from segue.types import FrameMasks as FrameMasks
+    from segue.types import Media as Media
+    from segue.types import Message as Message
+    from segue.types import ObjectsFound as ObjectsFound
+    from segue.types import Region as Region
+    from segue.types import TextDelta as TextDelta
+
+    __version__: str
 
 _HOMES = {
     "Answer": "segue.output.answers",

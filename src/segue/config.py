@@ -46,7 +46,7 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
     twice; a key unknown or missing; a value of another type; what a dataclass finds wrong in its `__post_init__`.
     """
     path = Path(path)
-    tree = _read(path)
+    tree = read_mapping(path)
     if "base" in tree:
         tree = _merge(_read_base(path, tree.pop("base")), tree)
     for override in overrides:
@@ -133,7 +133,11 @@ def _check_nesting(text: str) -> None:
             raise ConfigError(f"it is nested more than {MAX_DEPTH} deep at line {line}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, as strictly as recipes are read: no aliases, no depth, no key twice.
+
+    Raises: ConfigError.
+    """
     try:
         text = read_text(path, MAX_BYTES)
     except (OSError, ValueError) as error:
@@ -150,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _read_base(path: Path, base: Any) -> dict[str, Any]:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base is {base!r}, expected one path relative to that file")
-    tree = _read(path.parent / base)
+    tree = read_mapping(path.parent / base)
     if "base" in tree:
         raise ConfigError(f"{path}: its base {base} has a base itself; name {tree['base']} directly or copy its keys")
     return tree

@@ -66,9 +66,7 @@ class MediaEncoder:
 
         Raises: MediaError, if it cannot be read.
         """
-        sampling = frames if media.kind == "video" else f"tiles:{max_tiles}"
-        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
-        return self._sources.hash(media), sampling
+        return self._sources.hash(media), sampling(media, frames=frames, max_tiles=max_tiles)
 
     def preprocess(self, media: Media, *, frames: str, max_tiles: int) -> MediaInput:
         """A medium as it is shown, from kept features where there are some.
@@ -125,6 +123,12 @@ class MediaEncoder:
         assert vision.pixels is not None
         states: Tensor = self.model.mllm.tower(vision.pixels.to(self.model.device), vision.grids)
         return states if point == "tower" else self.model.mllm.project(states, vision.grids)
+
+
+def sampling(media: Media, *, frames: str, max_tiles: int) -> str:
+    """The rule by which a medium is shown, as keys have it."""
+    rule = frames if media.kind == "video" else f"tiles:{max_tiles}"
+    return rule if media.window is None else f"{rule} window:{media.window[0]}:{media.window[1]}"
 
 
 def num_frames(media: Media, frames: str) -> int:

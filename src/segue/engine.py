@@ -59,9 +59,8 @@ from segue.types import (
     target_media,
 )
 
-__all__ = ["DEFAULTS", "DTYPES", "ROWS", "Answer", "Engine", "Options", "Request", "as_dtype"]
+__all__ = ["DEFAULTS", "ROWS", "Answer", "Engine", "Options", "Request"]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 ROWS = 16
 """Dialogues that are decoded together, unless told."""
@@ -297,7 +296,7 @@ class Engine:
         Raises: ConfigError, for another dtype, or if the folder exists.
         """
         folder = Path(folder)
-        precision = None if dtype is None else as_dtype(dtype)
+        precision = None if dtype is None else weights.as_dtype(dtype)
         if folder.exists():
             raise ConfigError(f"{folder} exists already; choose a new folder to save the model in")
         model_folder.save(self.model, folder, dtype=precision, also=self._save_rest)
@@ -576,18 +575,6 @@ class Engine:
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
-
-
-def as_dtype(name: str | torch.dtype) -> torch.dtype:
-    """The precision of that name, ours or PyTorch's: fp32, bf16, fp16, float32, bfloat16, float16.
-
-    Raises: ConfigError, for another.
-    """
-    known = {**DTYPES, **{str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}}
-    found = known.get(str(name).removeprefix("torch."))
-    if found is None:
-        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(known)}")
-    return found
 
 
 def _question(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import time
 
 from segue.errors import ConfigError, MediaError
 
@@ -17,6 +19,9 @@ log = logging.getLogger(__name__)
 
 PART = ".segue-"
 """Begins the name of a file or folder that is being written."""
+
+ABANDONED = 60.0
+"""Seconds without a new file after which a folder that nobody holds is taken for one of a process that was killed."""
 
 OLD = ".old-"
 """Begins the name of a folder that is being replaced; the rest is its name."""
@@ -87,15 +92,17 @@ def atomic_folder(path: Path, *, replaces: Collection[str] | None = None) -> Ite
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` to fill; it takes the name `path` in the place of an older one when the block ends
-    well, and is removed otherwise.
+    well, and is removed otherwise. One that a killed process left beside it is removed first.
 
     Raises: OSError, as filling it and giving it its name do.
     """
+    _remove_abandoned(path.parent)
     temporary = path.with_name(f"{PART}{secrets.token_hex(6)}")
     try:
         temporary.mkdir(parents=True)
-        yield temporary
-        replace_folder(path, temporary)
+        with alone(temporary):
+            yield temporary
+            replace_folder(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -136,6 +143,21 @@ def recover(folder: Path) -> None:
             shutil.rmtree(old)
         else:
             old.rename(whole)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes had begun to fill: folders that have been left alone for a while and that nobody
+    holds a lock on.
+    """
+    if os.name == "nt":  # where a lock says nothing
+        return
+    for part in folder.glob(f"{PART}*"):
+        is_ours = re.fullmatch(f"{re.escape(PART)}[0-9a-f]{{12}}", part.name) and part.is_dir()
+        if not is_ours or time() - part.stat().st_mtime < ABANDONED:
+            continue
+        with suppress(ConfigError), alone(part):  # somebody is at work on it
+            log.warning("%s was left by a process that was killed; it is removed", part)
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def _check_replaceable(path: Path, names: Collection[str] | None) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from segue import weights
 from segue.checkpoints import footprint, loaded, model_folder
 from segue.checkpoints.locate import resolve, weights_folder
-from segue.engine import Engine, as_dtype
+from segue.engine import Engine
 from segue.errors import ConfigError, LimitError
 from segue.grounding import model as grounded
 from segue.models import offloading, quantised
@@ -228,7 +228,7 @@ def pick_device(device: str | torch.device) -> str:
 
 
 def pick_dtype(dtype: str | torch.dtype, device: str, parameters: int = 0) -> torch.dtype:
-    """The precision of that name (`segue.engine.as_dtype`), for a model of that many parameters.
+    """The precision of that name (`segue.weights.as_dtype`), for a model of that many parameters.
 
     `auto` is bfloat16 on a GPU that has it, and for a model of `LARGE` parameters or more on a CPU that multiplies
     bfloat16 itself (AMX, AVX512-BF16). It is float32 elsewhere: there, and for small models, bfloat16 would be slower.
@@ -236,7 +236,7 @@ def pick_dtype(dtype: str | torch.dtype, device: str, parameters: int = 0) -> to
     Raises: ConfigError, for another name.
     """
     if dtype != "auto":
-        return as_dtype(dtype)
+        return weights.as_dtype(dtype)
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     is_faster = device == "cpu" and parameters >= LARGE and _multiplies_bf16()

@@ -57,7 +57,7 @@ def test_a_source_is_never_written_over(source, target):
 
 
 def test_an_unknown_precision_is_refused_before_anything(source, target):
-    with pytest.raises(ConfigError, match="unknown dtype 'int4'; expected bf16, fp16, fp32"):
+    with pytest.raises(ConfigError, match="unknown dtype 'int4'; expected fp32, bf16, fp16"):
         convert.import_folder(source, target(dtype="int4"))
 
 

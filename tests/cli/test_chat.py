@@ -98,8 +98,8 @@ def test_another_picture_is_shown_within_the_dialogue(talk, fake, monkeypatch, t
         shown.append([part.name for message in messages for part in message.parts if isinstance(part, Media)])
         yield from original(self, messages, options)
 
-    shown, original = [], fake.Engine.stream
-    monkeypatch.setattr(fake.Engine, "stream", stream)
+    shown, original = [], fake.Engine.stream_answer
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
     other = make_image(tmp_path / "other.png", shift=0)
     _, stderr = talk("One?", f"/show {other}", "Two?", "Three?", "/reset", "Four?")
     assert f"other.png: image, {WIDTH} x {HEIGHT}" in stderr
@@ -115,7 +115,7 @@ def test_no_piece_of_a_mark_or_a_place_is_printed(talk, fake, monkeypatch, cut):
         cat = Region("a cat", box=np.array([1.0, 2, 3, 4]))
         yield Finished(Answer("图a cat < 1 metre.", (cat,), raw))
 
-    monkeypatch.setattr(fake.Engine, "stream", stream)
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
     stdout, stderr = talk("Where?")
     assert stdout == "图a cat < 1 metre.\n"
     assert ["1", "a", "cat", "1", "2", "3", "4"] in [line.split() for line in stderr.splitlines()]

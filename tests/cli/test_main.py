@@ -90,6 +90,7 @@ def test_h_is_help_everywhere(words):
     [
         ("segment a b -o c -m deno", "did you mean 'demo'?"),
         ("inspect huggingface.co/ByteDance/Sa2VA-4B", "did you mean 'ByteDance/Sa2VA-4B'?"),
+        ("doctor demmo", "did you mean 'demo'?"),
         ("finetune x --base demoo", "did you mean 'demo'?"),
         ("chat --device cudda", "did you mean cuda?"),
         ("finetune x --base demo --device cuda", "cannot be trained on by name"),

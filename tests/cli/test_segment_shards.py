@@ -90,6 +90,16 @@ def test_a_shard_leaves_half_written_work_of_others_alone_and_the_merge_removes_
     assert not half.exists()
 
 
+def test_what_a_killed_shard_had_finished_and_not_listed_is_listed(segment, out, tmp_path):
+    segment(into=tmp_path / "whole")
+    segment("--shard", "0/2")
+    (listed,) = out.glob("manifest-0-of-2-*")
+    listed.write_bytes(listed.read_bytes().splitlines(keepends=True)[0])
+    for number in (0, 1):
+        segment("--shard", f"{number}/2")
+    assert content(out) == content(tmp_path / "whole")
+
+
 def test_two_processes_on_one_shard_are_refused_and_a_merge_waits_for_the_last(segment, out):
     segment("--shard", "0/2")
     (listed,) = out.glob("manifest-0-of-2-*")

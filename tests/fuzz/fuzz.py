@@ -106,6 +106,22 @@ def data(folder: Path) -> None:
     (folder / "annotations.json").write_text(json.dumps(record))
 
 
+def marked(image: str, **files: object) -> Callable[[Path], None]:
+    """Writes an image and the files of another tool that speak of it, by their paths with `__` for `/`, `_` for `.`."""
+
+    def write(folder: Path) -> None:
+        written = {image: Image.new("RGB", (32, 24))}
+        written |= {name.replace("__", "/").replace("_", "."): content for name, content in files.items()}
+        for name, content in written.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, Image.Image):
+                content.save(folder / name)
+            else:
+                (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+    return write
+
+
 def recipe(folder: Path) -> None:
     """Writes a recipe that names nothing that is there."""
     stage = "stages: [{name: a, steps: 1, train: [lora], rate: 1e-4}]"
@@ -114,6 +130,32 @@ def recipe(folder: Path) -> None:
     )
 
 
+POLYGON = [[1, 1], [9, 1], [9, 9]]
+LABELME = {
+    "imagePath": "0.png",
+    "imageHeight": 24,
+    "imageWidth": 32,
+    "shapes": [{"label": "square", "points": POLYGON, "shape_type": "polygon"}],
+}
+VIA = {
+    "0": {
+        "filename": "0.png",
+        "regions": [
+            {
+                "shape_attributes": {"name": "polygon", "all_points_x": [1, 9, 9], "all_points_y": [1, 1, 9]},
+                "region_attributes": {"name": "square"},
+            }
+        ],
+    }
+}
+SUPERVISELY = {
+    "size": {"height": 24, "width": 32},
+    "tags": [{"name": "train"}],
+    "objects": [{"classTitle": "square", "geometryType": "polygon", "points": {"exterior": POLYGON, "interior": []}}],
+}
+CLASSES = marked("JPEGImages/0.png", SegmentationClass__0_png=Image.new("L", (32, 24), 3))
+LABELS = marked("images/0.png", labels__0_txt="0 .1 .1 .5 .1 .5 .5\n", data_yaml="names: {0: square}\n")
+DOCTOR = ["doctor", "{}", "-o", "{}/out"]
 LOOK = ["segment", "{}/file", "a star", "-o", "{}/out", "--prefill", "It is [SEG]."]
 SEEDS: dict[str, Seed] = {
     **{form: ("file", picture(form), LOOK) for form in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")},
@@ -125,8 +167,14 @@ SEEDS: dict[str, Seed] = {
     "weights": ("model/model.safetensors", model("model.safetensors"), ["inspect", "{}/model"]),
     "config": ("model/config.json", model("config.json"), ["inspect", "{}/model"]),
     "tokenizer": ("model/tokenizer.json", model("tokenizer.json"), ["doctor", "{}/model"]),
-    "annotations": ("annotations.json", data, ["doctor", "{}", "-o", "{}/out"]),
-    "image of data": ("images/0.png", data, ["doctor", "{}", "-o", "{}/out"]),
+    "annotations": ("annotations.json", data, DOCTOR),
+    "image of data": ("images/0.png", data, DOCTOR),
+    "LabelMe": ("0.json", marked("0.png", **{"0_json": LABELME}), DOCTOR),
+    "VIA": ("via.json", marked("images/0.png", via_json=VIA), DOCTOR),
+    "Supervisely": ("ann/0.png.json", marked("img/0.png", ann__0_png_json=SUPERVISELY), DOCTOR),
+    "YOLO": ("labels/0.txt", LABELS, DOCTOR),
+    "YOLO's names": ("data.yaml", LABELS, DOCTOR),
+    "Pascal VOC": ("SegmentationClass/0.png", CLASSES, DOCTOR),
     "recipe": ("file", recipe, ["train", "{}/file", "--estimate"]),
 }
 
@@ -222,6 +270,7 @@ if __name__ == "__main__":
     import segue.checkpoints.inspection
     import segue.cli.doctor
     import segue.cli.segment
+    import segue.evals.benchmarks
     import segue.loading  # noqa: F401  so that the children find imported what is imported late
 
     chosen = int(sys.argv[2]) if len(sys.argv) > 2 else random.SystemRandom().randrange(2**32)

@@ -13,6 +13,7 @@ from segue import weights
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.models import gptq
 from segue.models.decoding import Decoding, decode
+from segue.models.prefill import LastPrompt, read_prompt
 from segue.models.protocol import Batch
 from segue.models.qwen_vl.language import log_factors, stretch_level, stretched
 from segue.models.qwen_vl.model import QwenVLMLLM, architecture, claims, key_table
@@ -289,6 +290,16 @@ def test_a_prompt_read_in_pieces_is_the_same(mllm):
         where = torch.arange(start, stop)[None]
         part = mllm.language_model(ids[:, start:stop], position_ids=where, past_key_values=cache, use_cache=True)
     assert torch.allclose(part.logits[:, -1], whole, atol=1e-5)
+
+
+def test_a_prompt_that_is_stretched_further_does_not_go_on_from_a_shorter_one(mllm):
+    ids = torch.randint(0, 290, (1, 120))
+    last = LastPrompt()
+    for length, reused in ((70, 0), (74, 70), (120, 70)):
+        prompt = mllm.prompt(Batch(ids[:, :length], torch.ones(1, length, dtype=torch.long)))
+        _, hidden = last.read(mllm.language_model, prompt, ids[0, :length])
+        assert last.reused == reused
+        assert torch.allclose(hidden, read_prompt(mllm.language_model, prompt, DynamicCache()), atol=1e-5)
 
 
 def test_what_holds_a_pictures_place_does_not_matter(mllm):

@@ -157,9 +157,9 @@ def test_likelihood_ranks_answers_whatever_stands_beside_them(model, image):
 
 
 def test_a_chat_model_can_be_asked_without_turns(model, image):
-    said = model.ask(image, " What? Answer:", options=Options(raw=True, max_new_tokens=2))
-    assert said.lineage["request"]["prompts"] == ["<img><imgpad>*16</img> What? Answer:"]
     asked = [Message("user", (image, " What? Answer:"))]
+    said = model.answer(asked, Options(raw=True, max_new_tokens=2))
+    assert said.lineage["request"]["prompts"] == ["<img><imgpad>*16</img> What? Answer:"]
     assert model.score(asked, [" A"], Options(raw=True)) != model.score(asked, [" A"])
 
 

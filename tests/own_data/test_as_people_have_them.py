@@ -84,6 +84,14 @@ def test_a_picture_is_found_however_its_path_is_written(tmp_path, called):
     assert areas(written(tmp_path, ["1.png"], called=[called])) == [400]
 
 
+def test_folders_above_the_data_part_no_groups(tmp_path):
+    written(tmp_path / "mine", ["1.png"])
+    here = tmp_path / "mine" / "images"
+    names = [str(here / "1.png"), str(here / "p2" / "2.png"), "/home/me/p3/images/3.png", "C:/p4/4.png"]
+    layouts.write_json(tmp_path / "mine" / "annotations.json", coco(names))
+    assert [row.entry.group for row in survey(tmp_path / "mine").rows] == [names[0], "p2", names[2], "C:/p4"]
+
+
 def test_an_absolute_path_inside_the_data_is_found(tmp_path):
     assert areas(written(tmp_path, ["1.png"], called=[str(tmp_path / "images" / "1.png")])) == [400]
 

@@ -100,6 +100,14 @@ def test_a_run_cut_short_goes_on_where_it_was(pairs, cut_short, tmp_path):
     assert json.loads((cut_short / cleaning.COUNTS).read_text("utf-8")) == COUNTS
 
 
+def test_two_shards_are_one_run(pairs, cut_short, tmp_path):
+    cleaning.run(pairs, tmp_path, cut_short, Rules())
+    first, last = (cleaning.run(pairs, tmp_path, tmp_path / "shared", Rules(), shard=(one, 2)) for one in (1, 0))
+    assert (first, last) == (None, COUNTS)
+    for name in (cleaning.KEPT, cleaning.DROPPED, cleaning.COUNTS):
+        assert (tmp_path / "shared" / name).read_bytes() == (cut_short / name).read_bytes()
+
+
 def test_a_folder_of_other_rules_is_refused(cut_short, pairs, tmp_path):
     with pytest.raises(ConfigError, match="other rules"):
         cleaning.run(pairs, tmp_path, cut_short, Rules(emoji=False))

@@ -17,6 +17,7 @@ from segue.own_data import folder
 from segue.own_data.doctor import KINDS, examine, overlays, repair
 from segue.own_data.doctor.fixes import clipped
 from segue.own_data.doctor.rows import lost_share
+from segue.own_data.recognition import NotRecognisedError
 
 FINE = {"mask": [[SQUARE]], "text": ["cup"]}
 
@@ -474,7 +475,7 @@ def test_images_without_any_mask_are_left_out_and_all_of_them_is_an_error(tmp_pa
 
 
 def test_a_folder_that_is_none_of_ours_is_told(tmp_path):
-    with pytest.raises(folder.NotRecognisedError, match="no annotations of a known form"):
+    with pytest.raises(NotRecognisedError, match="no annotations of a known form"):
         examine(tmp_path)
     (tmp_path / "masks").mkdir()
     layouts.write_image(tmp_path / "images/a.png")

@@ -51,6 +51,9 @@ class WordyEngine(Engine):
     def ask(self, *_, **__):
         return None
 
+    def forget(self):
+        return None
+
     def run(self, requests, *, rows=4):
         running, coming = {}, iter(requests)
         while True:
@@ -92,10 +95,10 @@ def serve():
     from segue.serve.settings import Limits, Settings
 
     @contextmanager
-    def run(engine, limits=None, **settings):
+    def run(engine, limits=None, port=None, **settings):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+            port = port or free.getsockname()[1]
         app = create_app(engine, Settings(port=port, limits=Limits(**(limits or {})), **settings), model="tiny")
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", access_log=False))
         thread = threading.Thread(target=server.run)
@@ -103,7 +106,7 @@ def serve():
         running = Server(f"http://127.0.0.1:{port}", app, server)
         try:
             while not (server.started and app.state.context.scheduler.is_ready):
-                assert thread.is_alive()
+                assert thread.is_alive() and not app.state.context.scheduler.has_failed
                 time.sleep(0.02)
             yield running
         finally:

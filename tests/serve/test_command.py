@@ -43,7 +43,7 @@ def test_it_serves_until_sigterm_and_says_where(official_folder, free_port, imag
 
 
 def test_a_public_address_without_a_key_is_refused_before_anything_is_loaded():
-    command = [sys.executable, "-m", "segue.cli.main", "serve", "-m", "nowhere", "--host", "0.0.0.0"]
+    command = [sys.executable, "-m", "segue.cli.main", "serve", "-m", "demo", "--host", "0.0.0.0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "can be reached from other machines and there is no key" in done.stderr

@@ -11,7 +11,7 @@ from segue.errors import ConfigError
 from segue.features import Store
 from segue.media import open_media
 from segue.train import run_logger
-from segue.train.examples import RowMaker, collate
+from segue.train.examples import RowMaker, collate, frame_keys
 from segue.train.from_scratch.objectives import OBJECTIVES
 from segue.train.loss_module import LossModule
 from segue.train.recipe import LossWeights, ParameterGroup
@@ -30,7 +30,7 @@ def test_46_losses_are_the_same_with_a_cache_and_the_second_epoch_encodes_nothin
     train(cached, watcher, device="cpu")
     assert losses(cached.output) == losses(recipe.output)
     assert any("stage only: features: 4 hits, 4 misses (50.0 %)" in line for line in watcher.said)
-    again = replace(cached, output=tmp_path / "again", workers=1)
+    again = replace(cached, output=tmp_path / "again")
     train(again, watcher, device="cpu")
     assert losses(again.output) == losses(recipe.output)
     assert any("stage only: features: 8 hits, 0 misses (100.0 %)" in line for line in watcher.said)
@@ -66,3 +66,8 @@ def test_frames_of_a_video_are_kept_one_by_one(engine, tmp_path):
     assert torch.allclose(module.visual_features(other), expected, atol=1e-5)
     make = plain
     assert torch.equal(first.batch.input_ids, collate([row(0, 2, 4)], engine.processor).batch.input_ids)
+
+
+def test_a_window_of_deep_pictures_stays_in_the_key_of_each_frame():
+    assert frame_keys(("s", "0,4 window:0:9")) == [("s", "0 window:0:9"), ("s", "4 window:0:9")]
+    assert frame_keys(("s", "tiles:12 window:0:9")) == [("s", "tiles:12 window:0:9")]

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -101,10 +101,7 @@ class Cost:
 
 
 class Arithmetic:
-    """The arithmetic of a known architecture.
-
-    Raises: ConfigError, for an unknown name.
-    """
+    """What the parts of a known architecture cost; made by `arithmetic`."""
 
     def __init__(self, name: str):
         self.config: VisionLanguageConfig = zoo.config_of(name)
@@ -218,6 +215,15 @@ class Arithmetic:
         of 4:3 is in families with tiles."""
         patches, tokens = self.config.mllm_config.largest_image()
         return patches, max(1, patches // self.config.mllm_config.largest_frame()[0]), tokens
+
+
+@cache
+def arithmetic(name: str) -> Arithmetic:
+    """The arithmetic of a known architecture, once.
+
+    Raises: ConfigError, for an unknown name.
+    """
+    return Arithmetic(name)
 
 
 def images(model: Arithmetic, objects: int) -> Cost:

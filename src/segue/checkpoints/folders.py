@@ -25,7 +25,6 @@ from segue.models.tokenizers import save_tokenizer
 from segue.weights import lazy
 from segue.weights.lazy import Tensors
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DECODERS = ("mask_decoder.", "language_decoder.", "sam_mask_decoder.", "sam_mask_decoder_modified.")
 REPORT = "load_report.json"
 SPARE_BYTES = 100_000_000
@@ -218,9 +217,8 @@ def precision(name: str) -> Callable[[str], torch.dtype]:
 
     Raises: ConfigError, for an unknown precision.
     """
-    if name not in DTYPES:
-        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(DTYPES)}")
-    return lambda tensor: torch.float32 if any(f".{part}" in f".{tensor}" for part in DECODERS) else DTYPES[name]
+    dtype = weights.as_dtype(name)
+    return lambda tensor: torch.float32 if any(f".{part}" in f".{tensor}" for part in DECODERS) else dtype
 
 
 def own_contents(

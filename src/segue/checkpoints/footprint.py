@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 from transformers import Sam2VideoConfig
 
+from segue import weights
 from segue.grounding.model import VisionLanguageConfig, component_of, components
 from segue.grounding.tracking import OBJECTS_AT_ONCE
 from segue.models import FAMILIES
 from segue.models.protocol import PUBLISHED_TILES
 
 Shapes = Mapping[str, tuple[int, ...]]
-SIZES = {"fp32": 4, "bf16": 2, "fp16": 2}
+SIZES = {name: dtype.itemsize for name, dtype in weights.PRECISIONS.items()}
 # what an estimate of working memory is made for, beside the pictures: a page of text
 TEXT_TOKENS = 1024
 # NF4: half a byte for a weight, and a float32 for every 64 of them

@@ -102,8 +102,10 @@ def find_place(name: str, rules: Rules, places: Container[str]) -> Write | None:
 
 
 def spellings(name: str) -> Iterator[str]:
-    """A trainer's name for a tensor without peft's wrapper, and under each part of the trainer that may hold it."""
-    bare = name.replace("base_model.model.", "")
+    """A trainer's name for a tensor without the wrappers of peft and of several processes, and under each part of the
+    trainer that may hold it.
+    """
+    bare = name.removeprefix("module.").replace("base_model.model.", "")
     return (bare.removeprefix(prefix) for prefix in _PREFIXES if bare.startswith(prefix))
 
 

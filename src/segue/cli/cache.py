@@ -192,9 +192,9 @@ def verify(
     ] = None,
     on: Annotated[str | None, typer.Option("--on", help="With --model: the benchmark whose media are taken.")] = None,
     data: Data = Path(),
-    samples: Annotated[int, typer.Option("--samples", min=1, help="How many media and questions are compared.")] = 100,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="How many images or videos are taken.")] = 100,
     answers: Annotated[
-        bool, typer.Option("--answers", help="Ask as many questions with the cache and without, and compare.")
+        bool, typer.Option("--answers", help="Ask a question about each with the cache and without, and compare.")
     ] = False,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="How many tokens of answers are compared.")
@@ -250,7 +250,7 @@ def _compare(this: CachedBenchmark, samples: int, seed: int, *, tokens: int, is_
     told: dict[str, Any] = {"features": asdict(features), "as_expected": not features.wrong}
     if tokens:
         with Bar("answers", hidden=is_hidden, failures_told=FAILURES_TOLD) as bar:
-            same = feature_cache.compare_answers(this, samples, tokens, bar)
+            same = feature_cache.compare_answers(this, there, tokens, bar)
         low, high = same.interval
         say(
             f"{same.equal:,} of {same.asked:,} answers are equal with the cache and without: of all, "

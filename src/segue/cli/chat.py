@@ -69,13 +69,14 @@ def command(
     if as_json and ask is None:
         raise ConfigError("--json needs --ask: a dialogue has no single result")
     wanted = options.parse_formats(formats)
+    opened: Media | None = None
     if media in options.PIPED:
         if ask is None:
             raise ConfigError("the image or video is piped in, so that nothing can be typed; add --ask QUESTION")
         opened = open_media(options.read_piped())
-    else:
-        refuse_url(media or "")
-        opened = None if media is None else open_media(Path(media).expanduser())
+    elif media is not None:
+        refuse_url(media)
+        opened = open_media(Path(media).expanduser())
     if not as_json:
         loading.tell_limits()
 

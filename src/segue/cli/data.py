@@ -101,6 +101,7 @@ def clean(
         typer.Option("--set", help="A rule and its value, such as least_side=100 or emoji=false; can be repeated."),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that clean at once.")] = 1,
+    shard: options.Shard = None,
     as_json: options.Json = False,
 ) -> None:
     """Clean pairs of pictures and texts, and count what each rule drops.
@@ -118,10 +119,14 @@ def clean(
             out.expanduser(),
             asked,
             workers=workers,
+            shard=options.parse_shard(shard) or (0, 1),
             progress=bar,
         )
     if as_json:
         print(json.dumps({"output": str(out), "counts": counts}))
+        return
+    if counts is None:
+        say(f"{out}: the rest is other shards' work; the last to end joins all")
         return
     total = sum(counts.values())
     for name, count in cleaning.told(counts):

@@ -69,6 +69,7 @@ def report(data: Path, settings: Settings) -> int:
     if settings.as_json:
         print(json.dumps(_plain(data, examined.report, out, settings.fix, repaired)))
     else:
+        say(f"{data} is read as {examined.survey.form}")
         _print(data, examined.report, settings)
         _tell(out, len(written) - 1, settings.fix, repaired)
     return CLEAN if is_good else FAULTY
@@ -84,7 +85,7 @@ def _check_apart(data: Path, fix: Path | None) -> None:
 
 def _examined(data: Path, settings: Settings) -> Examined:
     from segue.own_data.doctor import examine
-    from segue.own_data.folder import NotRecognisedError
+    from segue.own_data.recognition import NotRecognisedError
 
     try:
         with Bar(f"looking at {data}", failures_told=0) as bar:

@@ -67,6 +67,7 @@ def command(
     if given := [name for name, value in of_data if value]:
         raise ConfigError(f"{target} is no folder of data, so {', '.join(given)} mean nothing here; leave them out")
     if target != "env":
+        options.check_model(target)
         from segue.cli.inspect import report
 
         raise typer.Exit(report(target, as_json=as_json))

@@ -96,7 +96,7 @@ def finetune(
     from segue.bench import estimate
 
     device, numbers = _device(gpu), _numbers(gpus)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, model in _models(models).items():
         one = estimate.training(model, objects, is_lora=not full)
         cost = one.cost * samples
@@ -142,7 +142,7 @@ def cache(
     from segue.bench import estimate
 
     device, sets = _device(gpu), estimate.cached_sets(frames)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "set": one.name,
             "videos": one.videos,
@@ -156,7 +156,7 @@ def cache(
     if as_json:
         print(json.dumps(rows))
         return
-    rows.append({"set": "all", **{key: sum(row[key] for row in rows) for key in rows[0] if key != "set"}})  # type: ignore[misc]
+    rows.append({"set": "all", **{key: sum(row[key] for row in rows) for key in rows[0] if key != "set"}})
     table = Table("set", box=SIMPLE_HEAD)
     for title in ("videos", "PFLOP", "hours on 1", "lossless", "int8"):
         table.add_column(title, justify="right")
@@ -196,15 +196,15 @@ def _figure(value: float) -> str:
 
 
 def _print(table: Table, title: str) -> None:
-    console = VisibleConsole(width=110, highlight=False)
+    console = VisibleConsole(highlight=False)
     console.print(title)
-    console.print(table)
+    console.show(table)
 
 
 def _models(names: str) -> dict[str, Any]:
-    from segue.bench.estimate import Arithmetic
+    from segue.bench.estimate import arithmetic
 
-    models = {name: Arithmetic(name) for name in _words(names)}
+    models = {name: arithmetic(name) for name in _words(names)}
     if without := [name for name, model in models.items() if model.config.sam2_config is None]:
         raise ConfigError(f"{', '.join(without)} has no grounder, so that it cannot segment; take a Sa2VA")
     return models

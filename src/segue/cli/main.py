@@ -57,28 +57,34 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except SegueError as error:
-            console.error(str(error))
-            if ctx.meta.get("json"):
-                print(json.dumps({"error": str(error), "kind": type(error).__name__}), flush=True)
-            raise typer.Exit(USER_ERROR) from error
+            self._end(ctx, str(error), error)
         except OSError as error:
             # a full disk, a place that cannot be written, a folder removed on the way: no traceback says more
             if error.filename is None and error.errno not in DISK_ERRORS:
                 raise
             place = "" if error.filename is None else f"{error.filename}: "
-            console.error(f"{place}{error.strerror or error}; what was finished is kept")
-            raise typer.Exit(USER_ERROR) from error
+            self._end(ctx, f"{place}{error.strerror or error}; what was finished is kept", error)
         except KeyboardInterrupt as error:
             console.say("interrupted")
             raise typer.Exit(INTERRUPTED) from error
+
+    def _end(self, ctx: Any, text: str, error: Exception) -> NoReturn:
+        console.error(text)
+        if ctx.meta.get("json"):
+            print(json.dumps({"error": text, "kind": type(error).__name__}), flush=True)
+        raise typer.Exit(USER_ERROR) from error
 
 
 def built(name: str) -> Any:
     """A command by its name, imported and ready to be called: a click command or a group of them."""
     target = COMMANDS[name]
     if isinstance(target, typer.Typer):
-        return typer.main.get_command(target)
-    app = typer.Typer(add_completion=False)
+        target.rich_markup_mode = None
+        group: Any = typer.main.get_command(target)
+        for part in group.commands.values():
+            part.short_help = " ".join((part.help or "").split("\n\n")[0].split())  # without one it is cut
+        return group
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
     app.command(name)(target)
     return typer.main.get_command(app)
 
@@ -113,11 +119,12 @@ def application() -> typer.Typer:
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         add_completion=False,
+        rich_markup_mode=None,  # plain help, whose boxes would cut words on narrow terminals
         context_settings={"help_option_names": ["-h", "--help"]},  # commands below take over these names
     )
     app.callback()(_common)
     for name, _, summary in _ROWS:
-        app.command(name, help=summary)(_listed)
+        app.command(name, help=summary, short_help=summary)(_listed)
     return app
 
 

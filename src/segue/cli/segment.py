@@ -172,7 +172,8 @@ def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, 
 
     tally = Tally()
     with Bar("inputs", hidden=as_json and sys.stdout.isatty(), failures_told=0) as bar:
-        bar.start(len(sources))
+        first, step = job.shard or (0, 1)
+        bar.start(len(sources[first::step]))
         with closing(run_job(sources, job, lambda: _watched(load(), bar))) as records:
             for record, is_old in records:
                 _report(record, tally, job.out, is_old=is_old, as_json=as_json)

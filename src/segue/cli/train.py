@@ -140,13 +140,13 @@ def _summary(made: TrainRecipe) -> str:
     quantised = "" if stage.lora.quantize == "none" else f" on {stage.lora.quantize} weights"
     samples = made.batch * made.accumulation
     lines = [
-        f"{made.model} learns for {stage.steps:,} steps of {samples} samples at rate {stage.rate:g}",
+        f"{made.model} learns for {_many(stage.steps, 'step')} of {samples} samples at rate {stage.rate:g}",
         f"what learns: {learns}; LoRA of rank {stage.lora.rank}{quantised}",
     ]
     if made.validation is not None:
         patience = made.validation.patience
         lines.append(
-            f"every {made.validation.every:,} steps the held-out rows are asked; the best checkpoint is kept"
+            f"every {_many(made.validation.every, 'step')} the held-out rows are asked; the best checkpoint is kept"
             + (f", and {patience} times without gain end it" if patience else "")
         )
     return "\n".join([*lines, f"all settings: {made.output / 'recipe.yaml'} (--set KEY=VALUE changes them)"])
@@ -211,6 +211,7 @@ def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
             f"`{doctor} --fix {shlex.quote(f'{folder}-mended')}` writes a corrected copy"
         )
     parts = ", ".join(f"{count} {split or 'in no split'}" for split, count in report.splits.items())
+    say(f"{folder} is read as {examined.survey.form}")
     say(f"checked {folder}: {_many(report.rows, 'row')} ({parts}) with {_many(report.objects, 'object')}, no errors")
     if report.findings:
         say(f"{_many(len(report.findings), 'warning')}; `{doctor}` shows them", style="yellow")

@@ -45,6 +45,11 @@ class EvaluatedModel(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class RankingModel(Protocol):
+    """What can rank given answers besides: a `segue.Engine` can."""
+
     def score(self, messages: Sequence[Message], answers: Sequence[str], options: Options) -> Sequence[float]:
         """How likely each of some answers is after a dialogue: the higher, the likelier.
 

@@ -92,7 +92,9 @@ def merge(sources: Sequence[Path], job: BatchJob) -> list[Path] | None:
 
     Raises: DataError, if the shards' lists do not fit together.
     """
-    left = Manifest(job.out, job.phrases).missing(sources, job.fingerprint)
+    listed = Manifest(job.out, job.phrases)
+    listed.adopt()
+    left = listed.missing(sources, job.fingerprint)
     if not left:
         try:
             with manifest.disk_errors(job.out), manifest.opened(job.out, job.phrases) as known:

@@ -31,6 +31,7 @@ from segue.types import Frames, Media, MediaKind
 __all__ = [
     "DEFAULT_LIMITS",
     "Limits",
+    "Source",
     "VideoFrame",
     "iter_frames",
     "open_media",
@@ -83,7 +84,7 @@ def open_media(
     if isinstance(source, arrays.OpenFile):
         data = arrays.read_open(source, limits.file_bytes)
         return _open_encoded(data, "<file>", limits, first=first, window=window)
-    if isinstance(source, Sequence):
+    if isinstance(source, list | tuple):
         return _open_frames(source, limits, window)
     raise MediaError(
         f"cannot take a {type(source).__name__} as an image or video; expected a path, encoded bytes, an open file, a "

@@ -54,6 +54,7 @@ class LastPrompt:
     def __init__(self) -> None:
         self.reused = 0
         self._content = torch.empty(0, dtype=torch.long)
+        self._positions = torch.empty(0, dtype=torch.long)
         self._layers: list[tuple[Tensor, Tensor]] = []
 
     def shared(self, content: Int[Tensor, " s"]) -> int:
@@ -68,13 +69,16 @@ class LastPrompt:
     ) -> tuple[DynamicCache, Float[Tensor, "1 d"]]:
         """The cache of a prompt of one row, and the state on its last token; from now on it is the last one."""
         start = 0 if prompt.extra else self.shared(content)
+        # where a prompt's length decides how its positions are read, keys of one of another length are others
+        if start and not torch.equal(prompt.positions[..., :start], self._positions[..., :start]):
+            start = 0
         cache = DynamicCache()
         for number, (keys, values) in enumerate(self._layers if start else ()):
             cache.update(keys[:, :, :start], values[:, :, :start], number)
         self.forget()
         hidden = read_prompt(language_model, prompt, cache, start=start)
         self.reused += start
-        self._content = content
+        self._content, self._positions = content, prompt.positions
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
         return cache, hidden
 

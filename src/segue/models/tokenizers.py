@@ -53,7 +53,7 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             raise CheckpointError(f"{folder / name} cannot be read ({error.strerror}); fetch it again") from error
     try:
         if (folder / "tokenizer.json").is_file():
-            _check_replacing(folder / "tokenizer.json")
+            _check_rewriting(folder / "tokenizer.json")
             backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
             return PreTrainedTokenizerFast(tokenizer_object=backend, **_settings(folder))
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -70,8 +70,9 @@ def _read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     )
 
 
-def _check_replacing(path: Path) -> None:
-    """Refuse a tokenizer that rewrites text to far more text before it reads it.
+def _check_rewriting(path: Path) -> None:
+    """Refuse a tokenizer that rewrites text to far more text before it reads it, or searches it by a pattern that may
+    take time without end.
 
     Raises: CheckpointError.
     """
@@ -85,7 +86,22 @@ def _check_replacing(path: Path) -> None:
         written = part.get("content")
         if isinstance(written, str) and len(written) > MAX_REPLACEMENT:
             raise CheckpointError(f"{path} replaces text by {len(written):,} characters; no model's tokenizer does")
+        pattern = part.get("pattern")
+        if isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str) and _is_slow(pattern["Regex"]):
+            raise CheckpointError(f"{path} has the pattern {pattern['Regex'][:60]!r}, which may never end on some text")
         parts += [value for value in part.values() if isinstance(value, dict | list)]
+
+
+def _is_slow(pattern: str) -> bool:
+    """Whether a pattern repeats a group, refers back, or repeats without bound more than twice in one branch: on some
+    text that takes time by a power of its length. Those of published models do not.
+    """
+    if re.search(r"\\[1-9kg]", pattern):
+        return True
+    bare = re.sub(r"\\[pP]\{[^}]*\}|\\.", "x", pattern)
+    bare = re.sub(r"([*+?}])[+?]", r"\1", re.sub(r"\[[^\]]*\]", "x", bare))
+    is_nested = re.search(r"\)([*+]|\{)", bare) is not None
+    return is_nested or any(len(re.findall(r"[*+]|,\}", branch)) > 2 for branch in bare.split("|"))
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -58,7 +58,7 @@ def to_supervision(answer: Answer, frame: int | None = None) -> supervision.Dete
     scores = [score for _, _, _, score in found]
     return supervision.Detections(
         xyxy=np.array([box for _, box, _, _ in found], np.float64),
-        mask=np.stack([mask for _, _, mask, _ in found]) if known else None,
+        mask=np.stack([mask for _, _, mask, _ in found if mask is not None]) if known else None,
         confidence=None if None in scores else np.array(scores, np.float64),
         class_id=np.array([names.index(phrase) for phrase, *_ in found]),
         data={"class_name": np.array([phrase for phrase, *_ in found])},

@@ -128,26 +128,39 @@ def _at_least(score: object, bound: float) -> bool:
     return isinstance(score, int | float) and score >= bound
 
 
-def run(
-    file: Path, root: Path, out: Path, rules: Rules, *, workers: int = 1, progress: Progress = UNWATCHED
-) -> Counter[str]:
+def run(  # noqa: PLR0913 - what, by what, and by how many
+    file: Path,
+    root: Path,
+    out: Path,
+    rules: Rules,
+    *,
+    workers: int = 1,
+    shard: tuple[int, int] = (0, 1),
+    progress: Progress = UNWATCHED,
+) -> Counter[str] | None:
     """Clean a file into `out`: what is kept, what is dropped and why, and the counts, which are returned.
 
     A run that was cut short goes on with the chunks that are not done; what came of a chunk appears at once. Order is
-    kept. Progress is told in chunks.
+    kept. Progress is told in chunks. Shard (i, n) does chunks i, i + n ... from 0; the last to end joins all, and the
+    others give None.
 
     Raises: ConfigError, if `out` holds a run of another file or other rules; DataError, if the file cannot be read.
     """
     chunks = list(_chunks(file))
     _begin(out, {"file": str(file), "size": file.stat().st_size, "rules": asdict(rules)})
-    left = [number for number in range(len(chunks)) if not (out / PARTS / f"{number:06}.json").is_file()]
+    mine = range(shard[0], len(chunks), shard[1])
+    left = _not_done(out, mine)
     job = partial(_clean_chunk, file, root, out, rules)
-    progress.start(len(chunks), len(chunks) - len(left))
+    progress.start(len(mine), len(mine) - len(left))
     with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
         for future in as_completed([pool.submit(job, number, chunks[number]) for number in left]):
             future.result()
             progress.step()
-    return _join(out, len(chunks))
+    return None if _not_done(out, range(len(chunks))) else _join(out, len(chunks))
+
+
+def _not_done(out: Path, chunks: Sequence[int]) -> list[int]:
+    return [number for number in chunks if not (out / PARTS / f"{number:06}.json").is_file()]
 
 
 def _chunks(file: Path) -> Iterator[tuple[int, int]]:

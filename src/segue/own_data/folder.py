@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,52 +20,35 @@ from typing import Any
 import numpy as np
 
 from segue.data import shapes
-from segue.data.annotation_io import checked_format, open_sized, read_annotations
+from segue.data.annotation_io import checked_format, open_sized
 from segue.data.base import SEGMENT, Rows, checked, error_context, rng_for
 from segue.data.dialogue import MaskQuestion, mask_question, segmentation
 from segue.data.prompts import SEGMENT_PROMPTS
 from segue.errors import ConfigError, DataError, SegueError
 from segue.media import open_media
-from segue.media.folder import is_hidden
 from segue.own_data.finding import locate, split_words
-from segue.own_data.formats import coco, cvat, finetune, label_studio, pictures
+from segue.own_data.formats import pictures
 from segue.own_data.formats.entries import (
     SPLITS,
     Entry,
     Objects,
     Remark,
-    Source,
     Thing,
     Things,
     UnmarkedError,
-    split_named,
     split_of_folder,
 )
+from segue.own_data.recognition import sources_of
 from segue.types import Media, Message, Sample
 
 log = logging.getLogger(__name__)
 
-LOOKED_FOR = (
-    "annotations.json with images/ (a list of image, mask, text); COCO JSON (images, annotations, categories); "
-    "a Label Studio export (*.json); a CVAT export (*.xml); or masks/ beside images/ or videos/; each here, in "
-    "annotations/, or in train/, val/ and test/"
-)
-_FORMS = (finetune, coco, label_studio)
-_NO_ANNOTATIONS = ("labels.json", "splits.json")
-_NO_GROUPS = ("images", "videos", "data", "..", "/")
+_NO_GROUPS = ("images", "videos", "data", "img", "annotations", "labels", "..", "/")
 _UPLOADS = re.compile(r"(^|/)upload/\d+/")
-_BESIDE = ("captions", "person", "stuff", "panoptic", "image")
-"""How files begin that COCO publishes beside its `instances_*`."""
-
-
 MORE_GROUPS = (
     "lay out train/, val/ and test/, or say what belongs together by a pattern for names: --group '([^/]+)$' takes "
     "each file by itself, --group '^([^_]+)' all that begin alike up to a _"
 )
-
-
-class NotRecognisedError(DataError):
-    """A folder holds no annotations of a known form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +69,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """All rows of a folder, whatever is wrong with them, and what their readers had to say."""
+    """All rows of a folder, whatever is wrong with them, what their readers had to say, and what it was read as."""
 
     rows: tuple[Row, ...]
     remarks: tuple[Remark, ...]
+    form: str
 
 
 def load(
@@ -149,11 +133,11 @@ def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -
     """
     if not root.is_dir():
         raise DataError(f"{root} is no folder; give the folder that holds your images and masks")
-    sources = _sources(root, phrase)
+    sources = sources_of(root, phrase)
     said = _by_folders([entry for source in sources for entry in source.entries])
     rows = tuple(
         Row(
-            _grouped(said.get(id(entry), entry), group),
+            _grouped(said.get(id(entry), entry), group, root.resolve().name),
             source.things,
             source.objects,
             source.folders,
@@ -163,7 +147,10 @@ def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -
         for source in sources
         for entry in source.entries
     )
-    return Survey(rows, tuple(remark for source in sources for remark in source.remarks))
+    places = ", ".join(dict.fromkeys(source.path.relative_to(root).as_posix() for source in sources))
+    form = f"{sources[0].form} ({'its files' if places == '.' else places})"
+    log.info("%s is read as %s", root, form)
+    return Survey(rows, tuple(remark for source in sources for remark in source.remarks), form)
 
 
 def _by_folders(entries: Sequence[Entry]) -> dict[int, Entry]:
@@ -200,132 +187,12 @@ def sample(row: Row) -> Sample:
         return checked(made)
 
 
-def _sources(root: Path, phrase: str | None) -> list[Source]:
-    """The annotations of a folder, or of its split folders."""
-    parts = {
-        split_named(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name)
-    }
-    has_own = {name: list(_recognised(path, phrase)) for name, path in parts.items()}
-    if any(has_own.values()):
-        missing = [parts[name].name for name, sources in has_own.items() if not sources]
-        if missing:
-            raise DataError(
-                f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
-            )
-        return [_in_split(_only(_main(sources), parts[name]), name) for name, sources in has_own.items()]
-    sources = _main(list(_recognised(root, phrase)))
-    by_split = {_split_of(source.path): source for source in sources}
-    if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
-        return [_in_split(source, name) for name, source in by_split.items()]
-    return [_only(sources, root)]
-
-
-def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
-    """Every annotation file of a known form; where there is none, mask pictures, which some forms refer to.
-
-    A file that cannot be read is passed over where another one tells what the data are.
-    """
-    faults: list[tuple[Path, DataError]] = []
-    sources = [*_of_json(base, faults), *_of_cvat(base, faults)]
-    for path, fault in faults:
-        if not sources:
-            raise fault
-        sources[0] = replace(sources[0], remarks=(*sources[0].remarks, Remark("passed_over", path.name, str(fault))))
-    yield from sources
-    if not sources and pictures.recognises(base):
-        remarks: list[Remark] = []
-        listed = tuple(pictures.entries(base, phrase, remarks))
-        places = (base / "images", base / "videos")
-        yield Source(base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))
-
-
-def _annotation_files(base: Path, suffix: str) -> list[Path]:
-    found = (path for place in (base, base / "annotations") for path in place.glob(f"*{suffix}"))
-    return sorted(path for path in found if not is_hidden(path.name))
-
-
-def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
-    folders = [base, *(base / name for name in ("images", "videos", "data"))]
-    for path in _annotation_files(base, ".json"):
-        if path.name in _NO_ANNOTATIONS:
-            continue
-        try:
-            content = read_annotations(path)
-        except DataError as fault:
-            faults.append((path, fault))
-            continue
-        form = next((form for form in _FORMS if form.recognises(content)), None)
-        if form is not None:
-            remarks: list[Remark] = []
-            with checked_format(path.name):
-                entries = tuple(form.entries(content, path, remarks))
-            split = _split_of(path)
-            near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
-            # a picture of the same name may lie in each split's folder, so its own comes first
-            yield Source(path, entries, form.things, form.objects, (*near, *folders, path.parent), tuple(remarks))
-
-
-def _of_cvat(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
-    folders = (base, *(base / name for name in ("images", "videos", "data")))
-    for path in _annotation_files(base, ".xml"):
-        try:
-            tree = cvat.read(path)
-        except DataError as fault:
-            faults.append((path, fault))
-            continue
-        if tree is not None:
-            remarks: list[Remark] = []
-            listed = tuple(cvat.entries(tree, path, remarks))
-            yield Source(path, listed, cvat.things, cvat.objects, (*folders, path.parent), tuple(remarks))
-
-
-def _main(sources: list[Source]) -> list[Source]:
-    """The sources, without what COCO publishes beside its `instances_*`, of which remarks tell."""
-    kept = [source for source in sources if source.path.stem.startswith("instances")]
-    beside = [source for source in sources if source.path.stem.startswith(_BESIDE)]
-    if not kept or not beside:
-        return sources
-    told = tuple(
-        Remark("passed_over", source.path.name, "it lies beside the instances, which count") for source in beside
-    )
-    others = [source for source in sources if source not in beside]
-    return [replace(others[0], remarks=(*others[0].remarks, *told)), *others[1:]]
-
-
-def _only(sources: list[Source], base: Path) -> Source:
-    if not sources:
-        there = ", ".join(sorted(path.name for path in base.iterdir())[:12]) or "nothing"
-        raise NotRecognisedError(
-            f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: {there}"
-        )
-    if len(sources) > 1:
-        names = ", ".join(str(source.path.relative_to(base)) for source in sources)
-        raise DataError(
-            f"{base} holds several annotations ({names}), and nothing tells which one counts; leave only one"
-        )
-    return sources[0]
-
-
-def _folders(*places: Path) -> list[Path]:
-    return [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir()]
-
-
-def _split_of(path: Path) -> str:
-    """The split that the name of a file or folder speaks of, as in `instances_train2017.json`."""
-    words = re.findall(r"[a-zA-Z]+", path.stem)
-    return next((split for word in words if (split := split_named(word))), "")
-
-
-def _in_split(source: Source, split: str) -> Source:
-    return replace(source, entries=tuple(replace(entry, split=split) for entry in source.entries))
-
-
-def _grouped(entry: Entry, pattern: str | None) -> Entry:
+def _grouped(entry: Entry, pattern: str | None, root: str) -> Entry:
     if entry.group:
         return entry
     name = PurePosixPath(entry.names[0].replace("\\", "/"))
     if pattern is None:
-        parents = [part for part in name.parts[:-1] if part not in _NO_GROUPS and not split_of_folder(part)]
+        parents = [part for part in _inside(name, root) if part not in _NO_GROUPS and not split_of_folder(part)]
         is_upload = _UPLOADS.search(name.as_posix())  # a folder a project, which is nobody's patient
         return replace(entry, group=_id(entry) if is_upload else "/".join(parents) or _id(entry))
     try:
@@ -335,6 +202,18 @@ def _grouped(entry: Entry, pattern: str | None) -> Entry:
     if match is None:
         raise ConfigError(f"the group pattern {pattern!r} finds nothing in {name}; it must fit every medium's name")
     return replace(entry, group=match[1] if match.re.groups else match[0])
+
+
+def _inside(name: PurePosixPath, root: str) -> tuple[str, ...]:
+    """The folders of a medium's path; of an absolute one those below the data folder, or below where media lie."""
+    folders = name.parts[:-1]
+    if not name.is_absolute() and not re.match("[A-Za-z]:", name.as_posix()):
+        return folders
+    for known in ((root,), _NO_GROUPS[:-1]):
+        places = [place for place, folder in enumerate(folders) if folder in known]
+        if places:
+            return folders[places[-1] + 1 :]
+    return folders
 
 
 def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:

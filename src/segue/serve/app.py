@@ -14,7 +14,7 @@ from fastapi.responses import Response
 
 from segue.engine import Engine
 from segue.features import MemoryStore
-from segue.serve import chat, errors, files, segment, sessions
+from segue.serve import chat, errors, files, page, segment, sessions
 from segue.serve.context import Context
 from segue.serve.decoding import Decoders
 from segue.serve.errors import ApiError
@@ -58,6 +58,7 @@ def create_app(engine: Engine, settings: Settings, *, model: str) -> FastAPI:
     _add_states(app, context)
     for routes in (chat, files, segment, sessions):
         routes.add_routes(app, context)
+    page.add_routes(app)
     app.state.context = context
     return app
 

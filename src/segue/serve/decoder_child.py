@@ -42,7 +42,7 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
     except SegueError as error:
         text = str(error).replace("<bytes>", "it")
         return {"error": text, "is_limit": isinstance(error, LimitError)}
-    return {"kind": media.kind, "size": media.size, "count": media.count, "fps": media.fps, "notes": media.notes}
+    return {"kind": media.kind, "fps": media.fps, "notes": media.notes}
 
 
 def main() -> None:

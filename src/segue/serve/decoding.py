@@ -8,8 +8,10 @@ import os
 import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +51,8 @@ class Decoders:
             if "error" in found:
                 raise (LimitError if found["is_limit"] else MediaError)(found["error"])
             pixels = np.asarray(np.load(target, mmap_mode="r", allow_pickle=False))
+            if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+                raise ValueError("a decoder that writes no pixels has been taken over")
         except TimeoutError as error:
             await _killed(process)
             process = None
@@ -64,11 +68,11 @@ class Decoders:
         finally:
             self._free.put_nowait(process)
             target.unlink(missing_ok=True)
-        height, width = found["size"]
-        notes = tuple(found["notes"])
+        count, height, width, _ = pixels.shape
+        notes = tuple(map(str, found["notes"]))
         if found["kind"] == "image":
             return Media(pixels[0], "image", (height, width), notes=notes)
-        return Media(pixels, "video", (height, width), found["count"], found["fps"], notes=notes)
+        return Media(pixels, "video", (height, width), count, found["fps"], notes=notes)
 
     async def close(self) -> None:
         """End all processes."""
@@ -82,11 +86,11 @@ class Decoders:
         return await asyncio.create_subprocess_exec(sys.executable, *command, stdin=PIPE, stdout=PIPE, env=environment)
 
 
-async def _asked(process: Process, job: dict[str, object]) -> dict[str, object]:
+async def _asked(process: Process, job: Mapping[str, Any]) -> dict[str, Any]:
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps(job).encode() + b"\n")
+    process.stdin.write(json.dumps(dict(job)).encode() + b"\n")
     await process.stdin.drain()
-    found: dict[str, object] = json.loads(await process.stdout.readuntil(b"\n"))
+    found: dict[str, Any] = json.loads(await process.stdout.readuntil(b"\n"))
     return found
 
 

@@ -74,7 +74,7 @@ def _region(number: int, region: Region, media: Media | None, probabilities: boo
 def _frame(region: Region, position: int, media: Media, probabilities: bool) -> Json:
     assert region.masks is not None and region.scores is not None and region.presence is not None
     index = int(region.masks.index[position])
-    told = {"index": index, "seconds": _seconds(index, media)}
+    told: Json = {"index": index, "seconds": _seconds(index, media)}
     told |= _mask(region.masks.size, region.masks.rles[position])
     told |= {"score": float(region.scores[position]), "presence": float(region.presence[position])}
     if probabilities:

@@ -96,7 +96,7 @@ class Scheduler:
 
     def __init__(self, engine: Engine, limits: Limits, metrics: Metrics, *, rows: int):
         self.engine = engine
-        self.is_ready = False
+        self.is_ready = self.has_failed = False
         self.limits, self.metrics, self._rows = limits, metrics, rows
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
@@ -189,7 +189,7 @@ class Scheduler:
             self._warm_up()
         except Exception:
             log.exception("the model did not answer a first question; the server will not be ready")
-            self._is_closed = True
+            self.has_failed = self._is_closed = True
             return
         while True:
             try:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from segue import prepare
+from segue.encoder import Key, sampling
 from segue.errors import DataError
 from segue.features import FeatureCache
 from segue.geometry.masks import box_of
@@ -46,16 +47,15 @@ class Truth:
     centres: Float[Tensor, "n t 2"]
 
 
-Key = tuple[str, str]
-"""A medium's content, and how it is shown."""
-
-
 def frame_keys(key: Key) -> list[Key]:
     """The keys under which features of a training sample's medium are kept: an image's own, a video's frame by frame,
     for each epoch may show others of them.
     """
-    source, sampling = key
-    return [key] if sampling.startswith("tiles:") else [(source, number) for number in sampling.split(",")]
+    source, rule = key
+    if rule.startswith("tiles:"):
+        return [key]
+    numbers, space, window = rule.partition(" ")
+    return [(source, f"{number}{space}{window}") for number in numbers.split(",")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +158,8 @@ class RowMaker:
     def _key(self, media: Media, plan: tuple[int, ...]) -> Key | None:
         if self.features is None:
             return None
-        sampling = f"tiles:{self.max_tiles}" if media.kind == "image" else ",".join(map(str, plan))
-        sampling += "" if media.window is None else f" window:{media.window[0]}:{media.window[1]}"
-        return self.features.sources.hash(media), sampling
+        rule = sampling(media, frames=",".join(map(str, plan)), max_tiles=self.max_tiles)
+        return self.features.sources.hash(media), rule
 
     def _kept(self, media: Media, plan: tuple[int, ...], key: Key) -> prepare.MediaInput | None:
         """A medium whose states are all kept; a black one of its size says how it is laid out."""

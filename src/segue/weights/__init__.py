@@ -23,7 +23,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from segue import facts
-from segue.errors import CheckpointError
+from segue.errors import CheckpointError, ConfigError
 from segue.facts import file_hash
 from segue.weights.headers import (
     ADAPTER,
@@ -42,12 +42,14 @@ from segue.weights.keys import KeyTable, Rule, Write, compiled, match, sources, 
 __all__ = [
     "ADAPTER",
     "DTYPES",
-    "MAX_LINES",
-    "KeyTable",
     "LINEAGE",
+    "MAX_LINES",
+    "PRECISIONS",
+    "KeyTable",
     "LoadReport",
     "Rule",
     "Stored",
+    "as_dtype",
     "check",
     "check_finite",
     "checkpoint_files",
@@ -70,6 +72,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 LINEAGE = "lineage.json"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""The types that a model is held in, by the names that people give them."""
 MAX_LINES = 50
 PACKED = ("qweight", "qzeros", "g_idx")
 """Parts of layers in 4 bits, which hold whole numbers; what is loaded besides are floating-point numbers."""
@@ -214,7 +218,10 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     what = contrast or "the weights do not fit the architecture that config.json describes"
     if all(name.startswith("module.") for name in headers):
-        cure = "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead"
+        cure = (
+            "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead, "
+            "or import the .pth file of that training"
+        )
         return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems[:MAX_LINES])}"
     is_cut = set(kinds) == {"missing"} and not contrast
     cure = "fetch the whole checkpoint again" if is_cut else "take config.json and weights from one checkpoint"
@@ -287,13 +294,31 @@ def _fill(places: Mapping[str, Tensor], write: Write, tensor: Tensor) -> None:
 def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, shard: str = "4GB") -> None:
     """Write a module's tensors as sharded safetensors under its own names, floating ones cast to `dtype` if given."""
     state = {
-        name: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).contiguous()
+        name: _whole(tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor)
         for name, tensor in module.state_dict().items()
     }
     save_torch_state_dict(state, folder, max_shard_size=shard)
     for file in folder.glob("*.safetensors"):
         # the library leaves them readable by their owner alone
         file.chmod(0o644)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor with memory of its own, where it is a part of a larger one, as queries are of a fused layer."""
+    is_part = tensor.untyped_storage().nbytes() > tensor.nbytes
+    return tensor.clone() if is_part else tensor.contiguous()
+
+
+def as_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The precision of that name, ours or PyTorch's: fp32, bf16, fp16, float32, bfloat16, float16.
+
+    Raises: ConfigError, for another.
+    """
+    known = {**PRECISIONS, **{str(dtype).removeprefix("torch."): dtype for dtype in PRECISIONS.values()}}
+    found = known.get(str(name).removeprefix("torch."))
+    if found is None:
+        raise ConfigError(f"unknown dtype {name!r}; expected {', '.join(known)}")
+    return found
 
 
 def lineage(report: LoadReport) -> dict[str, Any]:

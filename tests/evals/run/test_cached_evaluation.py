@@ -4,7 +4,9 @@ Numbers in names are those of the conformance list in docs/cache.md.
 """
 
 import json
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -242,3 +244,18 @@ def test_42_inspect_says_why_a_model_does_not_find_a_medium(longva, questions, t
     for frames, told in (("uniform:4", "is there"), ("uniform:3", "sampling: uniform:4 is not uniform:3")):
         result = CliRunner().invoke(application(), [*map(str, words), "--frames", frames], catch_exceptions=False)
         assert told in result.stdout
+
+
+def test_the_words_of_the_older_guide_are_translated(longva, questions, tmp_path, monkeypatch):
+    model, examples = longva(), GOLDEN.parents[2] / "examples"
+    monkeypatch.syspath_prepend(str(examples))
+    shared = ["--quantize", "int8", "--nframe", "4", "--cache-dir", str(tmp_path / "cache"), "--data", str(questions)]
+    for script, words in (
+        ("preprocess_features.py", ["--datasets", "Video-MME_128frame", "--model-path", str(model)]),
+        ("verify_features.py", ["--dataset", "Video-MME_128frame", "--model", str(model), "--samples", "1"]),
+    ):
+        monkeypatch.setattr(sys, "argv", [script, *words, *shared])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(examples / script), run_name="__main__")
+        assert not ended.value.code
+    assert len(list(Store(tmp_path / "cache", reserve=0).entries())) == 3

@@ -256,5 +256,9 @@ _CAPTIONS = (
     *(_regions(upstream=upstream) for upstream in (False, True)),
 )
 
-PIXELS = (*_REFERRING, *_FOLLOWING, *_CAPTIONS)
+PIXELS = (
+    *_REFERRING,
+    *_FOLLOWING,
+    *_CAPTIONS,
+)
 """All of them."""

@@ -58,10 +58,11 @@ class CachedBenchmark:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A medium that a benchmark shows, and its key."""
+    """A medium that a benchmark shows, its key, and the first row about it."""
 
     media: Media
     key: Key
+    row: int
 
 
 @dataclass(slots=True)
@@ -87,7 +88,7 @@ def list_media(this: CachedBenchmark, progress: Progress = UNWATCHED) -> Listed:
                     key = this.encoder.key(media, **shown)
                     if key not in seen:
                         seen.add(key)
-                        (found.there if this.cache.has(*key) else found.absent).append(Wanted(media, key))
+                        (found.there if this.cache.has(*key) else found.absent).append(Wanted(media, key, unit[0]))
             except SegueError as error:
                 found.failures.append(failure := str(error))
             progress.step(failure)
@@ -225,19 +226,19 @@ class SameAnswers:
         return wilson(self.equal, self.asked)
 
 
-def compare_answers(this: CachedBenchmark, count: int, tokens: int, progress: Progress) -> SameAnswers:
-    """Ask so many questions, spread over the data, greedily, with the cache and without; so many tokens count."""
-    total = this.evaluation.count(this.dataset)
-    rows = [place * total // min(count, total) for place in range(min(count, total))]
+def compare_answers(this: CachedBenchmark, wanted: Sequence[Wanted], tokens: int, progress: Progress) -> SameAnswers:
+    """Ask the first question about each of some media that are kept, greedily, with the cache and without; so many
+    tokens of the answers count.
+    """
     equal = 0
-    progress.start(len(rows))
-    for row in rows:
+    progress.start(len(wanted))
+    for row in (one.row for one in wanted):
         messages = this.dataset.get(row, rng_for(0, 0, row)).messages[:-1]
         with_cache, without = (_answer(this, features, messages, tokens) for features in (this.cache, MemoryStore()))
         is_equal = with_cache == without
         equal += is_equal
         progress.step(None if is_equal else f"row {row}: {with_cache[:40]!r} with the cache, {without[:40]!r} without")
-    return SameAnswers(equal, len(rows))
+    return SameAnswers(equal, len(wanted))
 
 
 def _answer(this: CachedBenchmark, features: FeatureStore, messages: Sequence[Message], tokens: int) -> str:

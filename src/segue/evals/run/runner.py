@@ -23,7 +23,7 @@ import torch
 from segue.data.base import Dataset, rng_for
 from segue.data.questions import LETTERS
 from segue.errors import ConfigError, DataError, SegueError
-from segue.evals.base import Benchmark, EvaluatedModel, medium_of
+from segue.evals.base import Benchmark, EvaluatedModel, RankingModel, medium_of
 from segue.evals.run import answer_store, rows
 from segue.evals.run.evaluation import Evaluation, check_run, read_run, shard_of, units, write_run
 from segue.features import FeatureCache, Usage
@@ -272,6 +272,8 @@ class _Asking:
 
     def _likeliest(self, sample: Sample) -> Answer:
         """The letter of the option that is likeliest; the first of several alike."""
+        if not isinstance(self.model, RankingModel):
+            raise ConfigError(f"{self.benchmark.name} ranks answers by likelihood, which this model cannot tell")
         assert sample.target is not None
         letters = LETTERS[: len(sample.target["options"])]
         found = self.model.score(sample.messages[:-1], [f" {letter}" for letter in letters], self.options)

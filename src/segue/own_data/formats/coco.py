@@ -22,6 +22,8 @@ from segue.types import Media
 
 log = logging.getLogger(__name__)
 
+NAME = "COCO"
+
 
 def recognises(content: Any) -> bool:
     """Whether what a JSON file holds is of this form."""

@@ -30,6 +30,8 @@ from segue.types import Media
 
 log = logging.getLogger(__name__)
 
+NAME = "CVAT"
+
 Shape = tuple[str, int, dict[str, str]]
 """A name, a frame number, and the attributes of a polygon or mask element."""
 

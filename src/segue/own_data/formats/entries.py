@@ -97,8 +97,11 @@ Objects = Callable[[Entry, Media, Sequence[int]], Iterator[Drawn]]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An annotation file or folder that was recognised: its entries, how to read them, and where the media may lie."""
+    """An annotation file or folder that was recognised: its form, its entries, how to read them, and where the media
+    may lie.
+    """
 
+    form: str
     path: Path
     entries: tuple[Entry, ...]
     things: Things

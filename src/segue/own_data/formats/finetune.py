@@ -37,6 +37,8 @@ from segue.types import Media
 
 log = logging.getLogger(__name__)
 
+NAME = "Sa2VA's fine-tuning"
+
 
 def recognises(content: Any) -> bool:
     """Whether what a JSON file holds is of this form."""

@@ -33,6 +33,8 @@ from segue.types import Media
 
 log = logging.getLogger(__name__)
 
+NAME = "Label Studio"
+
 KINDS = ("polygonlabels", "polygon", "brushlabels", "brush")
 _PICTURE = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?|gif|avif|hei[cf]|dcm)$", re.IGNORECASE)
 

@@ -34,6 +34,8 @@ from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, UnmarkedError, merged, read_masks
 from segue.types import Media
 
+NAME = "mask pictures"
+
 _LOSSY = frozenset({".jpg", ".jpeg"})
 _NOTES = frozenset({".txt", ".json", ".csv", ".xml", ".md", ".yaml", ".yml", ".html", ".log", ".cache"})
 MASKS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", *_LOSSY})

@@ -154,8 +154,8 @@ def learn_words(
     aids = words.Aids(model.mllm.width)
     shown = {False: [one for one in known if len(one.boxes)], True: [one for one in known if not len(one.boxes)]}
     # the longest turn, how many of a scene, and whether of a clip
-    shapes = ((24, 20, False), (46, 10, False), (28, 14, True), (24, 20, False), (110, 3, False))
-    shapes = tuple(shape for shape in shapes if shown[shape[2]])
+    known_shapes = ((24, 20, False), (46, 10, False), (28, 14, True), (24, 20, False), (110, 3, False))
+    shapes = [shape for shape in known_shapes if shown[shape[2]]]
     numbers = count()
 
     def step() -> dict[str, Tensor]:

@@ -1,0 +1,57 @@
+"""What readers of single images share: shapes with a name, each a list of polygons or pixels of another form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segue.data import shapes
+from segue.media.folder import is_hidden
+from segue.own_data.formats.entries import Drawn, Entry, Thing, merged, read_masks
+from segue.types import Media
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One shape: what it is called, and its polygons as they were drawn, or what gives its mask at an image's size.
+
+    `is_share` says that coordinates are shares of width and height, from 0 to 1.
+    """
+
+    text: str
+    polygons: Any = None
+    pixels: Callable[[Size], str] | None = None
+    is_share: bool = False
+
+
+def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
+    """The things of an image.
+
+    Raises: DataError, if a shape is wrong or empty.
+    """
+    return merged(read_masks(objects(entry, media, frames)), media, frames)
+
+
+def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
+    """The objects of an image."""
+    for number, shape in enumerate(entry.record):
+        height, width = media.size
+        polygons = shape.polygons
+        if shape.is_share:
+            polygons = [[value * (height if place % 2 else width) for place, value in enumerate(polygons[0])]]
+        counts = partial(shapes.polygons_mask, polygons, media.size)
+        if shape.pixels is not None:
+            counts = partial(shape.pixels, media.size)
+        yield Drawn(number, f"object {number} ({shape.text!r})", shape.text, 0, counts, polygons)
+
+
+def files_below(base: Path, pattern: str) -> Iterator[Path]:
+    """The files of a folder and those below it that fit a pattern, hidden ones aside, in order of their names."""
+    for path in sorted(base.rglob(pattern)):
+        if path.is_file() and not any(map(is_hidden, path.relative_to(base).parts)):
+            yield path

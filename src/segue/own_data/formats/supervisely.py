@@ -1,0 +1,113 @@
+"""Supervisely: data sets with `ann/a.jpg.json` for each `img/a.jpg`, in a project or alone.
+
+    {"size": {"height": 40, "width": 60}, "tags": [{"name": "train"}], "objects": [{"classTitle": "vessel",
+     "geometryType": "polygon", "points": {"exterior": [[x, y], ...], "interior": [[[x, y], ...]]}}]}
+
+What an object is called is its class. Polygons, their holes left out, and bitmaps are read; other shapes are no masks:
+they are counted and left out, and so are images without a mask. A tag of an image that names a split says its split.
+
+Source: Supervisely's documentation of its annotation format.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco
+
+from segue.data import shapes
+from segue.data.annotation_io import checked_format, field, read_annotations
+from segue.errors import DataError, SegueError
+from segue.geometry import masks
+from segue.media import open_media, read_image
+from segue.own_data.formats.entries import Entry, Remark, split_named
+from segue.own_data.formats.labelme import placed
+from segue.own_data.formats.marked import Shape, Size, files_below, objects, things
+
+log = logging.getLogger(__name__)
+
+__all__ = ["FOLDER", "MEDIA", "NAME", "entries", "objects", "recognises", "things"]
+
+NAME, FOLDER, MEDIA = "Supervisely", "", ""
+_MOST = 100_000_000
+"""Bytes of a bitmap's picture, unpacked."""
+
+
+def recognises(base: Path) -> bool:
+    """Whether a folder is laid out like this."""
+    return any((place.parent / "img").is_dir() for place in _places(base))
+
+
+def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
+    """One entry per image with a polygon or bitmap.
+
+    Raises: DataError, if a file cannot be read.
+    """
+    found, others, total = [], 0, 0
+    places = _places(base)
+    near = base if len(places) > 1 else places[0].parent  # one data set alone is no group of its images
+    for path in (path for place in places for path in files_below(place, "*.json")):
+        content, total = read_annotations(path), total + 1
+        with checked_format(path.name):
+            marked = field(content, "objects", list, path.name)
+            drawn = [one for one in marked if one["geometryType"] in ("polygon", "bitmap")]
+            others += len(marked) - len(drawn)
+            name = (path.parent.parent / "img" / path.stem).relative_to(near).as_posix()
+            size = content["size"]["height"], content["size"]["width"]
+            tags = [split_named(str(tag["name"])) for tag in content.get("tags", [])]
+            if drawn:
+                split = next(filter(None, tags), "")
+                found.append(Entry((name,), [_shape(one) for one in drawn], size, split=split))
+            else:
+                remarks.append(Remark("left_out", str(path.relative_to(base)), f"{name} has no mask"))
+    if others or len(found) < total:
+        log.warning(
+            "%s: %d other shapes are no masks, and %d of %d images have none; they are left out",
+            base,
+            others,
+            total - len(found),
+            total,
+        )
+    return found
+
+
+def _places(base: Path) -> list[Path]:
+    return [place for place in (base / "ann", *sorted(base.glob("*/ann"))) if place.is_dir()]
+
+
+def _shape(one: dict[str, Any]) -> Shape:
+    if one["geometryType"] == "bitmap":
+        return Shape(one["classTitle"], pixels=partial(_bitmap, one["bitmap"]["data"], one["bitmap"]["origin"]))
+    exterior, *holes = [
+        [number for point in line for number in point]
+        for line in (one["points"]["exterior"], *one["points"].get("interior", []))
+    ]
+    if holes:
+        return Shape(one["classTitle"], pixels=partial(_holed, exterior, holes))
+    return Shape(one["classTitle"], [exterior])
+
+
+def _holed(exterior: list[Any], holes: list[list[Any]], size: Size) -> str:
+    whole, cut = (
+        coco.decode({"size": list(size), "counts": shapes.polygons_mask(lines, size).encode("ascii")}).astype(bool)
+        for lines in ([exterior], holes)
+    )
+    return masks.encode(whole & ~cut)
+
+
+def _bitmap(data: str, origin: list[Any], size: Size) -> str:
+    """A PNG, packed with zlib and in base64, whose upper left corner lies at `origin`.
+
+    Raises: DataError.
+    """
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(data, validate=True), _MOST)
+        picture = read_image(open_media(unpacked))
+    except (ValueError, zlib.error, SegueError) as error:
+        raise DataError(f"a bitmap cannot be read: {error}; export it again") from error
+    return placed(picture.max(axis=2) > 0, origin, size)

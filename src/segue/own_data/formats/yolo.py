@@ -1,0 +1,125 @@
+"""YOLO's segmentation labels (Ultralytics, Roboflow): `labels/a.txt` for each `images/a.jpg`.
+
+    0 0.1 0.2 0.4 0.2 0.4 0.6              the class by its number, and a polygon in shares of width and height
+    names: {0: vessel, 1: cup}             in data.yaml, here or above; or a line for each in classes.txt
+
+Lines of five numbers are boxes, which are no masks: they are counted and left out, and so are images without a polygon.
+Where data.yaml names lists of images for its splits, they say the splits.
+
+Source: Ultralytics' documentation of its formats.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from segue import config
+from segue.errors import ConfigError, DataError
+from segue.media.folder import is_hidden
+from segue.media.formats import IMAGE_SUFFIXES
+from segue.own_data.formats.entries import SPLITS, Entry, Remark, split_named
+from segue.own_data.formats.marked import Shape, files_below, objects, things
+from segue.reading import read_text
+
+log = logging.getLogger(__name__)
+
+__all__ = ["FOLDER", "MEDIA", "NAME", "entries", "objects", "recognises", "things"]
+
+NAME, FOLDER, MEDIA = "YOLO", "labels", "images"
+_BOX = 5  # numbers of a line that is a box
+_LISTS = ("classes.txt", "obj.names")
+
+
+def recognises(base: Path) -> bool:
+    """Whether a folder is laid out like this."""
+    if not ((base / "labels").is_dir() and (base / "images").is_dir()):
+        return False
+    return any(path.name not in _LISTS for path in files_below(base / "labels", "*.txt"))
+
+
+def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
+    """One entry per image with a polygon; lines that are neither polygon nor box are refused.
+
+    Raises: DataError, if nothing names the classes, or a file cannot be read.
+    """
+    names, listed = _described(base)
+    images = [path for path in files_below(base / "images", "*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    found, boxes = [], 0
+    for image in images:
+        name = image.relative_to(base / "images")
+        label = base / "labels" / name.with_suffix(".txt")
+        record, others = _read(label, names, remarks) if label.is_file() else ([], 0)
+        boxes += others
+        if record:
+            found.append(Entry((name.as_posix(),), record, split=listed.get(name.stem, "")))
+        else:
+            remarks.append(Remark("left_out", f"labels/{name.with_suffix('.txt')}", f"{name} has no polygon"))
+    if boxes or len(found) < len(images):
+        log.warning(
+            "%s: %d boxes are no masks, and %d of %d images have none; they are left out",
+            base,
+            boxes,
+            len(images) - len(found),
+            len(images),
+        )
+    return found
+
+
+def _read(label: Path, names: Mapping[int, str], remarks: list[Remark]) -> tuple[list[Shape], int]:
+    found, boxes = [], 0
+    for number, line in enumerate(_text(label).splitlines(), start=1):
+        try:
+            kind, *values = [float(word) for word in line.split()] or [0.0]
+            if len(values) + 1 == _BOX:
+                boxes += 1
+            elif values:
+                found.append(Shape(names[int(kind)], [values], is_share=True))
+        except (ValueError, KeyError, OverflowError) as error:
+            told = f"no class {error} is named" if isinstance(error, KeyError) else str(error)
+            remarks.append(Remark("refused", label.name, f"{label}, line {number}: {told}; correct or remove the line"))
+    return found, boxes
+
+
+def _described(base: Path) -> tuple[dict[int, str], dict[str, str]]:
+    """The names of the classes, and the split of each image that a list names, by its stem.
+
+    Raises: DataError, if nothing names the classes.
+    """
+    for place in (base, base.parent):
+        for path in sorted((*place.glob("*.yaml"), *place.glob("*.yml"))):
+            content = _mapping(path)
+            names = content.get("names")
+            if isinstance(names, list | dict) and names and not is_hidden(path.name):
+                numbered = enumerate(names) if isinstance(names, list) else names.items()
+                return {int(number): str(name) for number, name in numbered}, _lists(content, place)
+        for path in (place / folder / name for name in _LISTS for folder in (".", "labels")):
+            if path.is_file():
+                return {number: name.strip() for number, name in enumerate(_text(path).splitlines())}, {}
+    raise DataError(f"{base} has YOLO labels, but nothing names their classes; add data.yaml with names: [..., ...]")
+
+
+def _mapping(path: Path) -> dict[str, object]:
+    try:
+        return config.read_mapping(path)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+
+
+def _lists(content: Mapping[str, object], base: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key in SPLITS:
+        given = content.get(key, content.get("valid") if split_named("valid") == key else None)
+        for name in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
+            path = base / str(name)
+            if path.suffix == ".txt" and path.is_file():
+                found |= {PurePosixPath(line.replace("\\", "/")).stem: key for line in _text(path).split()}
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error

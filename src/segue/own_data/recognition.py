@@ -1,0 +1,166 @@
+"""What a folder of one's own data is: the form of its annotations, told from what lies there, and what they hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from segue.data.annotation_io import checked_format, read_annotations
+from segue.errors import DataError
+from segue.media.folder import is_hidden
+from segue.own_data.formats import coco, cvat, finetune, label_studio, labelme, pictures, supervisely, via, voc, yolo
+from segue.own_data.formats.entries import Entry, Remark, Source, split_named
+
+LOOKED_FOR = (
+    "annotations.json with images/ (a list of image, mask, text); COCO JSON (images, annotations, categories); "
+    "a Label Studio export or a VIA file (*.json); a CVAT export (*.xml); LabelMe's files (*.json, one an image); "
+    "Supervisely's ann/ beside img/; YOLO's labels/ beside images/; VOC's SegmentationClass/ beside JPEGImages/; "
+    "or masks/ beside images/ or videos/; each here, in annotations/, or in train/, val/ and test/"
+)
+_FORMS = (finetune, coco, label_studio, via)
+_FOLDER_FORMS = (supervisely, voc, yolo, labelme)
+_NO_ANNOTATIONS = ("labels.json", "splits.json")
+_BESIDE = ("captions", "person", "stuff", "panoptic", "image")
+"""How files begin that COCO publishes beside its `instances_*`."""
+
+
+class NotRecognisedError(DataError):
+    """A folder holds no annotations of a known form."""
+
+
+def sources_of(root: Path, phrase: str | None) -> list[Source]:
+    """The annotations of a folder, or of its split folders; `phrase` as in `segue.own_data.folder.load`.
+
+    Raises: NotRecognisedError, if there are none of a known form; DataError, if several could count, or one cannot be
+    read.
+    """
+    parts = {
+        split_named(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name)
+    }
+    has_own = {name: list(_recognised(path, phrase)) for name, path in parts.items()}
+    if any(has_own.values()):
+        missing = [parts[name].name for name, sources in has_own.items() if not sources]
+        if missing:
+            raise DataError(
+                f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
+            )
+        return [_in_split(_only(_main(sources), parts[name]), name) for name, sources in has_own.items()]
+    sources = _main(list(_recognised(root, phrase)))
+    by_split = {_split_of(source.path): source for source in sources}
+    if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
+        return [_in_split(source, name) for name, source in by_split.items()]
+    return [_only(sources, root)]
+
+
+def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
+    """Every annotation file of a known form; where there is none, folders of one, mask pictures among them.
+
+    A file that cannot be read is passed over where another one tells what the data are.
+    """
+    faults: list[tuple[Path, DataError]] = []
+    sources = [*_of_json(base, faults), *_of_cvat(base, faults)]
+    for path, fault in faults:
+        if not sources:
+            raise fault
+        sources[0] = replace(sources[0], remarks=(*sources[0].remarks, Remark("passed_over", path.name, str(fault))))
+    yield from sources
+    yield from [] if sources else _of_folders(base, phrase)
+
+
+def _of_folders(base: Path, phrase: str | None) -> Iterator[Source]:
+    """What is told from folders; mask pictures last, to which other forms may refer."""
+    remarks: list[Remark] = []
+    form = next((form for form in _FOLDER_FORMS if form.recognises(base)), None)
+    if form is not None:
+        listed: tuple[Entry, ...] = tuple(form.entries(base, remarks))
+        there = base / form.FOLDER
+        yield Source(form.NAME, there, listed, form.things, form.objects, (base / form.MEDIA,), tuple(remarks))
+    if pictures.recognises(base):
+        remarks = []
+        listed, places = tuple(pictures.entries(base, phrase, remarks)), (base / "images", base / "videos")
+        yield Source(pictures.NAME, base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))
+
+
+def _annotation_files(base: Path, suffix: str) -> list[Path]:
+    found = (path for place in (base, base / "annotations") for path in place.glob(f"*{suffix}"))
+    return sorted(path for path in found if not is_hidden(path.name))
+
+
+def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
+    folders = [base, *(base / name for name in ("images", "videos", "data"))]
+    for path in _annotation_files(base, ".json"):
+        if path.name in _NO_ANNOTATIONS:
+            continue
+        try:
+            content = read_annotations(path)
+        except DataError as fault:
+            faults.append((path, fault))
+            continue
+        form = next((form for form in _FORMS if form.recognises(content)), None)
+        if form is not None:
+            remarks: list[Remark] = []
+            with checked_format(path.name):
+                entries = tuple(form.entries(content, path, remarks))
+            split = _split_of(path)
+            near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
+            # a picture of the same name may lie in each split's folder, so its own comes first
+            yield Source(
+                form.NAME, path, entries, form.things, form.objects, (*near, *folders, path.parent), tuple(remarks)
+            )
+
+
+def _of_cvat(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
+    folders = (base, *(base / name for name in ("images", "videos", "data")))
+    for path in _annotation_files(base, ".xml"):
+        try:
+            tree = cvat.read(path)
+        except DataError as fault:
+            faults.append((path, fault))
+            continue
+        if tree is not None:
+            remarks: list[Remark] = []
+            listed = tuple(cvat.entries(tree, path, remarks))
+            yield Source(cvat.NAME, path, listed, cvat.things, cvat.objects, (*folders, path.parent), tuple(remarks))
+
+
+def _main(sources: list[Source]) -> list[Source]:
+    """The sources, without what COCO publishes beside its `instances_*`, of which remarks tell."""
+    kept = [source for source in sources if source.path.stem.startswith("instances")]
+    beside = [source for source in sources if source.path.stem.startswith(_BESIDE)]
+    if not kept or not beside:
+        return sources
+    told = tuple(
+        Remark("passed_over", source.path.name, "it lies beside the instances, which count") for source in beside
+    )
+    others = [source for source in sources if source not in beside]
+    return [replace(others[0], remarks=(*others[0].remarks, *told)), *others[1:]]
+
+
+def _only(sources: list[Source], base: Path) -> Source:
+    if not sources:
+        there = ", ".join(sorted(path.name for path in base.iterdir())[:12]) or "nothing"
+        raise NotRecognisedError(
+            f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: {there}"
+        )
+    if len(sources) > 1:
+        names = ", ".join(str(source.path.relative_to(base)) for source in sources)
+        raise DataError(
+            f"{base} holds several annotations ({names}), and nothing tells which one counts; leave only one"
+        )
+    return sources[0]
+
+
+def _folders(*places: Path) -> list[Path]:
+    return [path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir()]
+
+
+def _split_of(path: Path) -> str:
+    """The split that the name of a file or folder speaks of, as in `instances_train2017.json`."""
+    words = re.findall(r"[a-zA-Z]+", path.stem)
+    return next((split for word in words if (split := split_named(word))), "")
+
+
+def _in_split(source: Source, split: str) -> Source:
+    return replace(source, entries=tuple(replace(entry, split=split) for entry in source.entries))

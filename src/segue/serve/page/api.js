@@ -1,0 +1,87 @@
+// All that the page asks of the server.
+
+export class ServerAway extends Error {}
+export class Refused extends Error {
+  constructor(status, message) { super(message); this.status = status; }
+}
+
+let key = sessionStorage.getItem("key");
+
+export function setKey(given) {
+  key = given;
+  sessionStorage.setItem("key", given);
+}
+
+async function ask(path, options = {}) {
+  const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerAway();
+  }
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  throw new Refused(response.status, body?.error?.message ?? `${response.status}`);
+}
+
+const json = (body, signal) => ({
+  method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" }, signal,
+});
+
+export const isAlive = () => fetch("health").then((response) => response.ok, () => false);
+export const model = async () => (await (await ask("v1/models")).json()).data[0];
+export const examples = async () => (await (await ask("v1/examples")).json()).data;
+export const example = async (name) => (await ask(`v1/examples/${name}`)).blob();
+export const frame = async (file, number) => createImageBitmap(await (await ask(`v1/files/${file}/frames/${number}`)).blob());
+export const segment = async (body, signal) => (await ask("v1/segment", json(body, signal))).json();
+
+export async function upload(blob, name) {
+  const form = new FormData();
+  form.append("file", blob, name);
+  return (await ask("v1/files", { method: "POST", body: form })).json();
+}
+
+export async function* chat(body, signal) {
+  for await (const line of lines(await ask("v1/chat/completions", json({ ...body, stream: true }, signal)))) {
+    if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
+    yield checked(JSON.parse(line.slice(6)));
+  }
+}
+
+// Follows phrases through a video that was uploaded; the session is closed however it ends.
+export async function* follow(file, phrases, signal) {
+  const session = await (await ask("v1/video/sessions", json({ video: { file_id: file } }, signal))).json();
+  const path = `v1/video/sessions/${session.id}`;
+  try {
+    for (const phrase of phrases) await ask(`${path}/phrases`, json({ phrase }, signal));
+    for await (const line of lines(await ask(`${path}/follow`, json({}, signal)))) if (line) yield checked(JSON.parse(line));
+  } finally {
+    ask(path, { method: "DELETE" }).catch(() => {});
+  }
+}
+
+function checked(event) {
+  if (event.error) throw new Refused(500, event.error.message);
+  return event;
+}
+
+async function* lines(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      const parts = (rest + value).split("\n");
+      rest = parts.pop();
+      yield* parts;
+    }
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServerAway();
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}

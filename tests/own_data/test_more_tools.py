@@ -1,0 +1,176 @@
+"""LabelMe, VIA, Supervisely, YOLO and Pascal VOC: one square, and what is no mask, written as each tool writes it."""
+
+import base64
+import io
+import logging
+import zlib
+
+import layouts
+import numpy as np
+import pytest
+from layouts import SIZE, SQUARE, box_mask
+from PIL import Image
+
+from segue.data.base import rng_for
+from segue.errors import DataError
+from segue.own_data.doctor import examine, repair
+from segue.own_data.folder import load, survey
+
+POINTS = [SQUARE[place : place + 2] for place in range(0, 8, 2)]
+SQUARED = box_mask(10, 5, 20, 20)
+NUMBERS = range(6)
+
+
+def png(mask):
+    file = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(file, "png")
+    return file.getvalue()
+
+
+def packed(data):
+    return base64.b64encode(data).decode()
+
+
+def labelme(root, number, points=POINTS, **more):
+    layouts.write_image(root / f"{number}.jpg", seed=number)
+    shape = {"label": "vessel", "points": points, "shape_type": "polygon", **more}
+    box = {"label": "cup", "points": [[0, 0], [5, 5]], "shape_type": "rectangle"}
+    content = {"imagePath": f"{number}.jpg", "imageHeight": SIZE[0], "imageWidth": SIZE[1], "shapes": [shape, box]}
+    layouts.write_json(root / f"{number}.json", content)
+
+
+def via(root, number, points=POINTS, **more):
+    layouts.write_image(root / "images" / f"{number}.jpg", seed=number)
+    shape = {"name": "polygon", "all_points_x": [x for x, _ in points], "all_points_y": [y for _, y in points]}
+    regions = [{"shape_attributes": shape, "region_attributes": {"kind": {"cup": False, "vessel": True}, **more}}]
+    regions.append({"shape_attributes": {"name": "rect"}, "region_attributes": {}})
+    path = root / "via.json"
+    images = {} if not path.exists() else layouts.json.loads(path.read_text())["_via_img_metadata"]
+    images[f"{number}.jpg77"] = {"filename": f"{number}.jpg", "regions": regions}
+    layouts.write_json(path, {"_via_img_metadata": images})
+
+
+def supervisely(root, number, points=POINTS, **more):
+    whole = points if isinstance(points, dict) else {"exterior": points, "interior": []}
+    layouts.write_image(root / "ds/img" / f"{number}.jpg", seed=number)
+    polygon = {"classTitle": "vessel", "geometryType": "polygon", "points": whole}
+    objects = [{**polygon, **more}, {"classTitle": "cup", "geometryType": "rectangle"}]
+    content = {"size": {"height": SIZE[0], "width": SIZE[1]}, "tags": [], "objects": objects}
+    layouts.write_json(root / "ds/ann" / f"{number}.jpg.json", content)
+
+
+def yolo(root, number, points=POINTS):
+    layouts.write_image(root / "images" / f"{number}.jpg", seed=number)
+    (root / "labels").mkdir(parents=True, exist_ok=True)
+    shares = " ".join(f"{x / SIZE[1]:.6f} {y / SIZE[0]:.6f}" for x, y in points)
+    (root / "labels" / f"{number}.txt").write_text(f"1 {shares}\n0 0.5 0.5 0.1 0.1\n")
+    (root / "data.yaml").write_text("train: images\nnames: {0: cup, 1: vessel}\n")
+
+
+def voc(root, number, points=POINTS):
+    layouts.write_image(root / "JPEGImages" / f"{number}.jpg", seed=number)
+    mask = np.zeros(SIZE, np.uint8)
+    mask[SQUARED] = 2 if points is POINTS else 3
+    mask[0, 0] = 255
+    layouts.write_mask(root / "SegmentationClass" / f"{number}.png", mask)
+    (root / "labelmap.txt").write_text("# label:color\nbackground:0,0,0::\ncup:128,0,0::\nvessel:0,128,0::\n")
+
+
+FORMS = {"LabelMe": labelme, "VIA": via, "Supervisely": supervisely, "YOLO": yolo, "Pascal VOC": voc}
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return request.param
+
+
+def masks(dataset, row=0):
+    sample = dataset.get(row, rng_for(0, 0, 0))
+    return {region.phrase: region.masks.dense(0) for region in sample.regions}
+
+
+def test_every_form_is_recognised_and_means_the_same_pixels(form, tmp_path, caplog):
+    for number in NUMBERS:
+        FORMS[form](tmp_path, number)
+    with caplog.at_level(logging.WARNING):
+        found = survey(tmp_path)
+    assert found.form.startswith(f"{form} (") and len(found.rows) == len(NUMBERS)
+    assert form == "Pascal VOC" or "no masks" in caplog.text
+    (shown,) = masks(load(tmp_path, "train")).values()
+    np.testing.assert_array_equal(shown, SQUARED)
+    assert masks(load(tmp_path, "train")).keys() == {"vessel"}
+    assert sum(len(load(tmp_path, split)) for split in ("train", "val", "test")) == len(NUMBERS)
+
+
+def test_the_doctor_passes_every_form_and_copies_it(form, tmp_path):
+    for number in NUMBERS:
+        FORMS[form](tmp_path / "mine", number)
+    examined = examine(tmp_path / "mine")
+    assert examined.report.is_clean, examined.report.findings
+    repair.write(examined, tmp_path / "copy")
+    np.testing.assert_array_equal(masks(load(tmp_path / "copy", "all"))["vessel"], SQUARED)
+
+
+def test_a_wrong_shape_is_a_finding_of_its_row(form, tmp_path):
+    for number in NUMBERS:
+        FORMS[form](tmp_path, number, *([POINTS] if number else [[[10, 5], [900, 5], [30, 25]]]))
+    report = examine(tmp_path).report
+    assert {finding.row for finding in report.findings if finding.severity == "error"} == {0}
+
+
+def test_an_image_that_is_missing_is_a_finding(form, tmp_path):
+    for number in NUMBERS:
+        FORMS[form](tmp_path, number)
+    next(tmp_path.rglob("3.jpg")).unlink()
+    found = examine(tmp_path)
+    is_told = any("3.jpg" in finding.file for finding in found.report.findings)
+    assert is_told or (form == "YOLO" and len(found.seen) == len(NUMBERS) - 1)
+
+
+def test_masks_in_labelme_and_holes_and_bitmaps_in_supervisely(tmp_path):
+    square = png(np.ones((20, 20), bool))
+    labelme(tmp_path / "a", 0, [[10, 5], [30, 25]], shape_type="mask", mask=packed(square), description="the left one")
+    assert masks(load(tmp_path / "a", "all")).keys() == {"the left one"}
+    np.testing.assert_array_equal(masks(load(tmp_path / "a", "all"))["the left one"], SQUARED)
+    bitmap = {"data": packed(zlib.compress(square)), "origin": [10, 5]}
+    supervisely(tmp_path / "b", 0, geometryType="bitmap", bitmap=bitmap)
+    np.testing.assert_array_equal(masks(load(tmp_path / "b", "all"))["vessel"], SQUARED)
+    hole = {"exterior": POINTS, "interior": [[[12, 7], [20, 7], [20, 15], [12, 15]]]}
+    supervisely(tmp_path / "c", 0, points=hole)
+    assert int(masks(load(tmp_path / "c", "all"))["vessel"].sum()) == 400 - 64
+
+
+def test_splits_are_lists_of_voc_and_yolo_folders_of_roboflow_and_tags_of_supervisely(tmp_path):
+    for number in NUMBERS:
+        voc(tmp_path / "voc", number)
+        yolo(tmp_path / "robo" / ("train" if number else "valid"), number)
+    (tmp_path / "robo/data.yaml").write_text("names: [cup, vessel]\n")
+    lists = tmp_path / "voc/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("0\n1\n2\n3\n")
+    (lists / "val.txt").write_text("4\n5\n")
+    assert [len(load(tmp_path / "voc", split)) for split in ("train", "val")] == [4, 2]
+    assert [len(load(tmp_path / "robo", split)) for split in ("train", "val")] == [5, 1]
+
+
+def test_masks_of_voc_may_have_their_colours(tmp_path):
+    voc(tmp_path, 0)
+    colours = np.zeros((*SIZE, 3), np.uint8)
+    colours[SQUARED] = (0, 128, 0)
+    layouts.write_mask(tmp_path / "SegmentationClass/0.png", colours)
+    np.testing.assert_array_equal(masks(load(tmp_path, "all"))["vessel"], SQUARED)
+
+
+@pytest.mark.parametrize(("kind", "first"), [("1", "x"), ("7", "0.1"), ("inf", "0.1")])
+def test_a_line_of_yolo_that_cannot_be_read_is_refused(tmp_path, kind, first):
+    yolo(tmp_path, 0)
+    (tmp_path / "labels/0.txt").write_text(f"{kind} {first} 0.1 0.2 0.2 0.3 0.4")
+    with pytest.raises(DataError, match="0.txt, line 1"):
+        load(tmp_path, "all")
+
+
+def test_yolo_labels_without_names_are_told(tmp_path):
+    yolo(tmp_path, 0)
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(DataError, match="nothing names their classes"):
+        load(tmp_path, "all")

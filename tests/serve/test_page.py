@@ -1,0 +1,232 @@
+"""The page in a real browser, against a server with a tiny model and one with the demo model."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from browsing import CHROMIUM, browser, opened, send, take_example
+from pycocotools import mask as coco
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
+KEYS = ("first-key-of-someone",)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium, server):
+    with opened(chromium, server.url) as page:
+        page.locator(".example").nth(1).wait_for()
+        yield page
+
+
+def pixels(page):
+    """What is on the canvas, RGB."""
+    size, flat = page.evaluate(
+        """() => { const canvas = document.querySelector("#canvas canvas"), {width, height} = canvas;
+        return [[height, width], Array.from(canvas.getContext("2d").getImageData(0, 0, width, height).data)]; }"""
+    )
+    return np.array(flat, np.uint8).reshape(*size, 4)[..., :3]
+
+
+def downloaded(page, button):
+    with page.expect_download() as found:
+        page.locator(button).click()
+    return found.value
+
+
+def dense(rle):
+    return coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
+
+
+def test_what_is_found_is_drawn_listed_and_kept(page, server, tmp_path):
+    take_example(page, "scene")
+    before = pixels(page)
+    send(page, "the car, the triangle", "find")
+    assert page.locator("#objects li").count() == 2
+    assert page.locator(".turn.assistant .mention").all_inner_texts() == ["the car", "the triangle"]
+    page.locator("#objects li").nth(1).locator("[type=checkbox]").uncheck()
+    found = json.loads(downloaded(page, "#save_rle").path().read_text())
+    assert [(region["name"], region["frame"]) for region in found["regions"]] == [("the car", 0)]
+    mask = dense(found["regions"][0]["rle"])
+    assert np.array_equal((pixels(page) != before).any(-1), mask)
+    page.locator("#objects [type=text]").first.fill("car no. 1")
+    table = json.loads(downloaded(page, "#save_coco").path().read_text())
+    assert [category["name"] for category in table["categories"]] == ["car no. 1"]
+    left, top, width, height = table["annotations"][0]["bbox"]
+    rows, columns = np.nonzero(mask)
+    assert (left, top, width, height) == (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
+    assert table["annotations"][0]["area"] == mask.sum()
+    assert downloaded(page, "#save_png").path().read_bytes().startswith(b"\x89PNG")
+
+
+def test_words_and_regions_light_each_other(page):
+    take_example(page, "scene")
+    send(page, "the car", "find")
+    plain = pixels(page)
+    mention, row = page.locator(".turn .mention"), page.locator("#objects li")
+    mention.hover()
+    assert "lit" in row.get_attribute("class")
+    page.locator("h1").hover()
+    assert "lit" not in (row.get_attribute("class") or "")
+    mask = dense(json.loads(downloaded(page, "#save_rle").path().read_text())["regions"][0]["rle"])
+    y, x = (int(places[len(places) // 2]) for places in np.nonzero(mask))
+    shown = page.locator("#canvas canvas").bounding_box()
+    scale = shown["width"] / mask.shape[1]
+    page.mouse.move(shown["x"] + (x + 0.5) * scale, shown["y"] + (y + 0.5) * scale)
+    assert "lit" in mention.get_attribute("class")
+    page.mouse.move(2, 2)
+    assert np.array_equal(pixels(page), plain)
+    mention.focus()
+    assert "lit" in row.get_attribute("class")
+
+
+def test_the_threshold_acts_at_once_and_asks_nobody(page):
+    take_example(page, "scene")
+    send(page, "the car", "find")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    areas = []
+    for value in ("20", "50", "80"):
+        page.locator("#threshold").fill(value)
+        found = json.loads(downloaded(page, "#save_rle").path().read_text())
+        areas.append(dense(found["regions"][0]["rle"]).sum() if found["regions"] else 0)
+    assert areas[0] > areas[1] > areas[2]
+    assert [url for url in asked if not url.startswith("blob:")] == []
+
+
+def test_a_clip_is_followed_frame_by_frame(page):
+    take_example(page, "clip")
+    assert page.locator("#frame_number").inner_text() == "Frame 1 of 10"
+    send(page, "the ring", "find")
+    page.locator("#threshold_note").wait_for()
+    page.locator("#frame").fill("3")
+    page.wait_for_function("document.querySelector('#frame_number').value === 'Frame 4 of 10'")
+    found = json.loads(downloaded(page, "#save_coco").path().read_text())
+    assert len(found["images"]) == 10 and len(found["annotations"]) > 5
+
+
+def test_a_question_is_answered_word_by_word_and_the_dialogue_goes_on(page, server):
+    take_example(page, "scene")
+    bodies = []
+    page.on("request", lambda request: bodies.append(request.post_data) if "chat" in request.url else None)
+    for words in ("Where is it?", "And there?"):
+        send(page, words, "ask")
+    assert page.locator(".turn.user").all_inner_texts() == ["Where is it?", "And there?"]
+    assert page.locator(".turn.assistant .mention").count() == 2
+    roles = [message["role"] for message in json.loads(bodies[1])["messages"]]
+    assert roles == ["user", "assistant", "user"]
+    page.locator(".turn.assistant .mention").first.hover()
+    assert "chosen" in page.locator(".turn.assistant").first.get_attribute("class")
+
+
+def test_what_people_write_is_text_and_nothing_else(page):
+    take_example(page, "scene")
+    evil = "<img src=x onerror=document.title='gone'>"
+    send(page, evil, "find")
+    assert page.locator(".turn .mention").inner_text() == evil
+    assert page.title() == "Segue" and page.locator(".turn img").count() == 0
+
+
+def test_an_error_is_told_and_the_words_stay(page):
+    take_example(page, "scene")
+    words = ",".join("abcdefghijklmnopq")
+    send(page, words, "find")
+    assert page.locator(".turn.error").inner_text() == "17 phrases; at most 16 are asked for together"
+    assert page.locator("#words").input_value() == words
+
+
+def test_a_long_answer_can_be_stopped(chromium, serve, wordy):
+    with serve(wordy) as server, opened(chromium, server.url) as page:
+        page.locator(".example").nth(1).wait_for()
+        assert page.locator("[value=find]").is_disabled()
+        page.locator("#words").fill("Talk!")
+        page.locator("#send").click()
+        page.locator(".turn.assistant", has_text="word word").wait_for()
+        page.locator("#stop").click()
+        page.locator("#send:not([disabled])").wait_for()
+        assert page.locator("#status").inner_text() == "Stopped."
+        assert page.locator("#words").input_value() == "Talk!"
+        server.wait_idle()
+
+
+def test_a_server_that_goes_away_is_told_and_nothing_typed_is_lost(chromium, serve, wordy):
+    with serve(wordy) as server:
+        port = server.context.settings.port
+        context = opened(chromium, server.url)
+        page = context.__enter__()
+        page.locator(".example").nth(1).wait_for()
+    page.locator("#words").fill("Are you there?")
+    page.locator("#send").click()
+    page.locator("#away").wait_for()
+    assert page.locator("#words").input_value() == "Are you there?"
+    with serve(wordy, port=port):
+        page.locator("#away").wait_for(state="hidden")
+        assert page.locator("#words").input_value() == "Are you there?"
+        page.reload()
+        assert page.locator("#words").input_value() == "Are you there?"
+        context.__exit__(None, None, None)
+
+
+def test_a_key_is_asked_for_and_kept_in_the_tab(chromium, serve, wordy):
+    with serve(wordy, keys=KEYS) as server, opened(chromium, server.url) as page:
+        page.locator("#key").fill(KEYS[0])
+        page.locator("#key_form button").click()
+        page.locator(".example").nth(1).wait_for()
+        assert page.evaluate("localStorage.getItem('key')") is None
+
+
+def test_two_tabs_see_nothing_of_each_other(chromium, server, page):
+    take_example(page, "scene")
+    send(page, "the car", "find")
+    with opened(chromium, server.url) as other:
+        other.locator(".example").nth(1).wait_for()
+        assert other.locator(".turn").count() == 0 and other.locator("#canvas").is_hidden()
+
+
+@pytest.mark.parametrize(("locale", "send_word"), [("en-GB", "Send"), ("zh-CN", "发送")])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_in_both_languages_and_schemes(chromium, server, locale, send_word, scheme):
+    options = {"viewport": {"width": 360, "height": 740}, "locale": locale, "color_scheme": scheme}
+    with opened(chromium, server.url, **options) as page:
+        page.locator(".example").nth(1).wait_for()
+        take_example(page, "scene")
+        send(page, "a long phrase for a thing that is there, another", "find")
+        assert page.locator("#send").inner_text() == send_word
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        ink, back = page.evaluate(
+            "['color', 'background-color'].map((name) => getComputedStyle(document.body).getPropertyValue(name))"
+        )
+        bright = [sum(map(int, re.findall(r"\d+", one)[:3])) for one in (ink, back)]
+        assert (bright[0] < bright[1]) is (scheme == "light") and abs(bright[0] - bright[1]) > 400
+        page.locator("#language").click()
+        assert page.locator("#send").inner_text() == {"Send": "发送", "发送": "Send"}[send_word]
+
+
+def test_only_files_of_the_page_are_given_out_and_only_they_run(server):
+    with server.http() as http:
+        found = http.get("/")
+        assert "script-src 'self'" in found.headers["content-security-policy"]
+        assert "unsafe" not in found.headers["content-security-policy"]
+        assert not re.search(r"<script>|<style|\son\w+=|https?:", found.text)
+        named = re.findall(r'(?:src|href)="(page/[^"]+)"', found.text)
+        assert len(named) == 3 and all(http.get(f"/{name}").status_code == 200 for name in named)
+        for name in ("..%2fapp.py", "%2e%2e/app.py", "../app.py", "app.py", ""):
+            assert http.get(f"/page/{name}").status_code == 404
+
+
+def test_everything_that_can_be_used_has_a_name(page):
+    take_example(page, "clip")
+    send(page, "the ring", "find")
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, [role=img], [role=log]")]
+        .filter((one) => one.checkVisibility())
+        .filter((one) => !(one.ariaLabel || one.labels?.length || one.textContent.trim() || one.title))
+        .map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
