@@ -127,9 +127,9 @@ def test_turns_are_read_as_the_whole_model_reads_them(engine, drawn):
 
 def test_a_clip_is_known_by_all_frames_that_the_language_model_is_shown(engine, drawn_clip):
     known = parts.know(engine.model, engine.processor, drawn_clip, chance())
-    assert len(known.shown) == len(known.features) == 4 * 81 == (known.opening == engine.processor.visual_id).sum()
-    seen = [np.isin(number, known.shown.reshape(4, 81)[frame]) for number in (0, 1) for frame in range(4)]
-    there = [~np.isnan(drawn_clip.boxes[number, frame, 0]) for number in (0, 1) for frame in (0, 2, 4, 7)]
+    assert len(known.shown) == len(known.features) == 8 * 81 == (known.opening == engine.processor.visual_id).sum()
+    seen = [np.isin(number, known.shown.reshape(8, 81)[frame]) for number in (0, 1) for frame in range(8)]
+    there = [~np.isnan(box[0]) for number in (0, 1) for box in drawn_clip.boxes[number]]
     assert seen == there and not len(known.boxes)
 
 

@@ -32,7 +32,7 @@ _BETAS, _DECAY, _RISING, _CLIPPED = (0.9, 0.98), 0.02, 20, 5.0
 _UNDRAWN = 0.04  # of the pictures are no drawings
 _ENGLISH = 0.55
 _LONGEST = 256  # pixels of a clip
-FRAMES = "uniform:4"  # of a clip, for the language model
+FRAMES = "uniform:4"  # of a clip that are prompted, for the grounder, which has to follow on the others
 _FALLING = 0.5  # of the time the rate falls
 
 Step = Callable[[], dict[str, Float[Tensor, ""]]]
@@ -188,10 +188,11 @@ def judge_words(
 def know(model: VisionLanguageModel, processor: Processor, drawn: Scene, rng: np.random.Generator) -> words.Known:
     """A still or a clip as the language model learns from it."""
     mllm = model.mllm
-    places = list(dict.fromkeys(choose(FRAMES, len(drawn.frames)))) if drawn.is_clip else [0]
+    frames = model.config.video_frames or model.family.video_frames
+    places = list(dict.fromkeys(choose(frames, len(drawn.frames)))) if drawn.is_clip else [0]
     seen = [kept(drawn, mllm.config.tile_side, place) for place in places]
     features = sight.visual_features(mllm, sight.tower_states(mllm, sight.pixels_of([one.tile for one in seen])))
-    opening, asked = turns(drawn, processor, rng, LANGUAGES[int(rng.uniform() > _ENGLISH)], frames=FRAMES)
+    opening, asked = turns(drawn, processor, rng, LANGUAGES[int(rng.uniform() > _ENGLISH)], frames=frames)
     shown = np.concatenate([sight.shown(one.masks, mllm.config.grid)[0] for one in seen])
     boxes = drawn.boxes[:, places] / np.tile([drawn.size[1], drawn.size[0]], 2)
     there = [box[~np.isnan(box[:, 0])] for box in boxes]

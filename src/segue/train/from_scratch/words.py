@@ -47,7 +47,7 @@ class Known:
     features: Float[np.ndarray, "v d"]
     shown: Int[np.ndarray, " v"]
     things: Int[np.ndarray, "k 4"]
-    centres: Sequence[Float[np.ndarray, "f 2"]]
+    centres: Sequence[Float[np.ndarray, "_ 2"]]
     boxes: Float[np.ndarray, "_ 4"]
     turns: Sequence[Turn]
 
