@@ -36,8 +36,10 @@ SAM2_SIZES = {
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_this_run(tmp_path_factory):
-    """What is remembered of files (`segue.facts`) stays with this run, those of the processes that it starts too."""
+    """What is remembered of files (`segue.facts`) stays with this run and the processes that it starts."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    # pytest-xdist says how wide a terminal is that its workers do not have
+    os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,7 @@ def test_the_command_prints_ratios_and_counts(run_bench):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("--model", "a", "--architecture", "tiny"), "both given"),
+        (("--model", "demo", "--architecture", "tiny"), "both given"),
         (("--objects", "1,many"), "expected one such as 1,4,16"),
         (("--objects", "0"), "cannot be measured"),
         (("--architecture", "Sa2VA-1X"), "unknown architecture 'Sa2VA-1X'"),

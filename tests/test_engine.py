@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from segue import engine as engine_module
-from segue.engine import Options, Request
+from segue.engine import Engine, Options, Request
 from segue.errors import ConfigError, DataError
 from segue.features import MemoryStore
 from segue.geometry.masks import at_threshold
@@ -853,7 +853,7 @@ def test_a_box_in_words_becomes_a_region_without_masks_after_those_of_seg(engine
 def test_a_model_is_shown_no_more_tiles_and_the_frames_that_it_was_trained_on_unless_told(make_engine, picture, clip):
     usual, trained = make_engine(), make_engine()
     trained.model.config.video_frames = "uniform:2"
-    trained.processor = replace(trained.processor, most_tiles=1)
+    trained = Engine(trained.model, replace(trained.processor, most_tiles=1), trained.lineage)
     tokens = [engine.ask(picture(60, 120), "a", options=ONE).usage.visual_tokens for engine in (usual, trained)]
     assert tokens == [3 * 16, 16]
     shown = [

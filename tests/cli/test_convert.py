@@ -70,7 +70,10 @@ def test_components_are_transferred_by_name(run_segue, official_folder, tmp_path
     ("arguments", "words"),
     [
         (("import", "{pth}", "{out}"), "name the model that this training began from: --base MODEL"),
-        (("import", "{official}", "{out}", "--base", "x", "--alpha", "2"), "--base, --alpha is for a .pth of training"),
+        (
+            ("import", "{official}", "{out}", "--base", "{official}", "--alpha", "2"),
+            "--base, --alpha is for a .pth of training",
+        ),
         (("import", "{official}", "{official}"), "is read; choose another folder"),
         (("import", "{missing}", "{out}"), "there is no folder"),
         (("init", "{official}", "{out}", "--from", "{official}", "--min-coverage", "0.5"), "add --components"),

@@ -197,7 +197,7 @@ def _figure(value: float) -> str:
 
 def _print(table: Table, title: str) -> None:
     console = VisibleConsole(highlight=False)
-    console.print(title)
+    console.print(title, soft_wrap=True)
     console.show(table)
 
 

@@ -118,7 +118,7 @@ def test_what_is_not_generation_in_one_go_is_refused(adapter, name):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"tempo": 1}, "unknown model_args tempo; expected pretrained, device, dtype, frames"),
+        ({"tempo": 1}, "unknown model_args tempo; expected pretrained, device, dtype, cache_dir, enable_cache, frames"),
         ({"batch_size": "auto"}, "batch_size is 'auto'; expected a number"),
         ({"batch_size": 0}, "batch_size is 0; expected a number"),
         ({"max_tiles": 99}, "out of range"),

@@ -50,7 +50,7 @@ def tear_at(number: int) -> None:
 
 
 def run(data: Path, out: Path) -> int:
-    words = ["evaluate", "bright", "--on", str(data), "--phrase", "square", "--output", str(out)]
+    words = ["evaluate", "demo", "--on", str(data), "--phrase", "square", "--output", str(out)]
     try:
         main([*words, "--json"])
     except SystemExit as leaving:
