@@ -25,7 +25,8 @@ def spoil(folder, **tensors):
     save_file({**load_file(folder / "model.safetensors"), **tensors}, folder / "model.safetensors")
 
 
-def test_people_get_a_table_that_fits_80_columns_and_a_verdict(run_segue, folder):
+def test_people_get_a_table_that_fits_80_columns_and_a_verdict(run_segue, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     run = run_segue("inspect", str(folder))
     assert run.exit_code == 0
     lines = run.stdout.splitlines()
