@@ -169,6 +169,13 @@ def test_a_line_of_yolo_that_cannot_be_read_is_refused(tmp_path, kind, first):
         load(tmp_path, "all")
 
 
+def test_names_of_yolo_that_have_no_numbers_are_told(tmp_path):
+    yolo(tmp_path, 0)
+    (tmp_path / "data.yaml").write_text('names: {"0:vessel": null}\n')
+    with pytest.raises(DataError, match="not classes by their numbers"):
+        load(tmp_path, "all")
+
+
 def test_yolo_labels_without_names_are_told(tmp_path):
     yolo(tmp_path, 0)
     (tmp_path / "data.yaml").unlink()

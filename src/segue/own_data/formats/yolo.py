@@ -85,19 +85,26 @@ def _read(label: Path, names: Mapping[int, str], remarks: list[Remark]) -> tuple
 def _described(base: Path) -> tuple[dict[int, str], dict[str, str]]:
     """The names of the classes, and the split of each image that a list names, by its stem.
 
-    Raises: DataError, if nothing names the classes.
+    Raises: DataError, if nothing names the classes, or not by numbers.
     """
     for place in (base, base.parent):
         for path in sorted((*place.glob("*.yaml"), *place.glob("*.yml"))):
             content = _mapping(path)
             names = content.get("names")
             if isinstance(names, list | dict) and names and not is_hidden(path.name):
-                numbered = enumerate(names) if isinstance(names, list) else names.items()
-                return {int(number): str(name) for number, name in numbered}, _lists(content, place)
+                return _numbered(names, path), _lists(content, place)
         for path in (place / folder / name for name in _LISTS for folder in (".", "labels")):
             if path.is_file():
                 return {number: name.strip() for number, name in enumerate(_text(path).splitlines())}, {}
     raise DataError(f"{base} has YOLO labels, but nothing names their classes; add data.yaml with names: [..., ...]")
+
+
+def _numbered(names: list[object] | dict[object, object], path: Path) -> dict[int, str]:
+    pairs = enumerate(names) if isinstance(names, list) else names.items()
+    try:
+        return {int(str(number)): str(name) for number, name in pairs}
+    except ValueError as error:
+        raise DataError(f"{path}: names are not classes by their numbers ({error}); expected 0: vessel") from error
 
 
 def _mapping(path: Path) -> dict[str, object]:
