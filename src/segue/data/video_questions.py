@@ -158,6 +158,7 @@ def _options(texts: Any, where: str) -> list[str]:
     """Options without their letters."""
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise DataError(f"{where} has options {str(texts)[:60]}; expected a list of texts")
+    # there are more letters than options
     if all(
         (match := _LETTERED.match(text)) and match[1] == letter for text, letter in zip(texts, LETTERS, strict=False)
     ):

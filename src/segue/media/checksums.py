@@ -80,6 +80,7 @@ def _check_tiff(file: Readable) -> None:
     for tags in _pages(file):
         offsets = next((tags[tag] for tag in _OFFSETS if tag in tags), ())
         counts = next((tags[tag] for tag in _COUNTS if tag in tags), ())
+        # a page without counts is left to the decoder
         for offset, count in zip(offsets, counts, strict=False):
             if offset + count > end:
                 raise _Damage("it ends before its pixels do")

@@ -112,7 +112,7 @@ class StaticDecoder:
         keys = like.layers[0].keys
         heads, width, device, old = keys.shape[1], keys.shape[3], keys.device, self.keys + self.values
         new = [keys.new_zeros(size, heads, length, width) for _ in range(2 * len(like.layers))]
-        for mine, theirs in zip(new, old, strict=False):
+        for mine, theirs in zip(new, old, strict=False):  # at first there are no old ones
             mine[: held[0], :, : held[2]] = theirs
         self.keys, self.values = new[: len(new) // 2], new[len(new) // 2 :]
         mask = torch.full((size, length), float("-inf"), dtype=keys.dtype, device=device)

@@ -259,7 +259,7 @@ def describe(answer: Answer, found: Sequence[Found] = ()) -> dict[str, Any]:
     is to be seen.
     """
     rows = [_describe_region(number, region) for number, region in enumerate(answer.regions, start=1)]
-    for row, one in zip(rows, found, strict=False):
+    for row, one in zip(rows, found, strict=False):  # places in words have no masks
         row |= one.plain()
     unseen = [row["phrase"] for row in rows if row.get("is_found") is False]
     return {

@@ -118,6 +118,7 @@ def _index(folder: Path, _: int) -> dict[str, list[Path]]:
 def _shared(parts: Sequence[str], path: Path) -> int:
     """How many parts at the end of a path are as the name has them, the last one aside."""
     count = 0
+    # as far as both go
     for wanted, there in zip(reversed(parts[:-1]), reversed(PurePosixPath(path.parent).parts), strict=False):
         if wanted.casefold() != there.casefold():
             break
