@@ -14,7 +14,7 @@ FLOORS = (
     ("cli", "segue"),
     ("serve", "evals", "parity", "bench"),
     ("engine", "loading", "train", "jobs"),
-    ("requests", "encoder"),
+    ("requests", "encoder", "clean_text"),
     ("prepare", "checkpoints", "datasets", "demo"),
     ("own_data", "synth"),
     ("grounding", "data", "features"),

@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from segue import requests
+from segue.clean_text import CleanText
 from segue.engine import Options
 from segue.media.sampling import choose
 from segue.serve import regions
@@ -22,7 +23,6 @@ from segue.serve.errors import ApiError
 from segue.serve.scheduler import FrameRles, Ticket, Told
 from segue.serve.schema import Answering, ChatMessage, ChatRequest, FilePart, ImagePart, TextPart, VideoPart
 from segue.serve.settings import Limits
-from segue.serve.streamed import CleanText
 from segue.types import Answer, Finished, Media, Message, ObjectsFound, TextDelta, Usage
 
 Json = dict[str, Any]
