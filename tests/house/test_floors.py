@@ -12,7 +12,7 @@ import pytest
 # Top first. "segue" is the package itself: the public face in __init__.py.
 FLOORS = (
     ("cli", "segue"),
-    ("serve", "evals", "parity", "bench"),
+    ("serve", "integrations", "evals", "parity", "bench"),
     ("engine", "loading", "train", "jobs"),
     ("requests", "encoder", "clean_text"),
     ("prepare", "checkpoints", "datasets", "demo"),
