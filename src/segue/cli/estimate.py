@@ -12,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from segue.cli import options
-from segue.cli.cache import size
 from segue.cli.console import VisibleConsole
 from segue.errors import ConfigError
+from segue.progress import size
 
 if TYPE_CHECKING:
     from segue.bench.estimate import Accelerator, Cost
