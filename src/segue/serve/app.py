@@ -14,7 +14,7 @@ from fastapi.responses import Response
 
 from segue.engine import Engine
 from segue.features import MemoryStore
-from segue.serve import chat, errors, files, page, segment, sessions
+from segue.serve import chat, errors, files, label_studio, page, segment, sessions
 from segue.serve.context import Context
 from segue.serve.decoding import Decoders
 from segue.serve.errors import ApiError
@@ -56,7 +56,7 @@ def create_app(engine: Engine, settings: Settings, *, model: str) -> FastAPI:
     app.add_middleware(Guards, settings=settings)
     errors.install(app)
     _add_states(app, context)
-    for routes in (chat, files, segment, sessions):
+    for routes in (chat, files, segment, sessions, label_studio):
         routes.add_routes(app, context)
     page.add_routes(app)
     app.state.context = context
