@@ -56,6 +56,16 @@ def test_parts_are_polygons_of_their_own_or_hang_together():
     assert (drawn([polygons.one_polygon(two)], two.shape) == two).all()
 
 
+@pytest.mark.parametrize(("mask", "areas"), [(TOUCHING, [4, 4]), (RING, [8]), (PINCHED, [18])])
+def test_parts_hang_together_by_sides(mask, areas):
+    assert [part.sum() for part in polygons.parts(mask)] == areas
+
+
+def test_a_part_in_the_hole_of_another_is_its_own():
+    ring, speck = disc(80, 30) & ~disc(80, 12), disc(80, 5)
+    assert all((part == one).all() for part, one in zip(polygons.parts(ring | speck), (speck, ring), strict=True))
+
+
 def test_a_disc_takes_few_corners_and_loses_little():
     mask = disc(200, 80)
     (found,) = polygons.polygons(mask)

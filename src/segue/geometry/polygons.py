@@ -31,10 +31,20 @@ def borders(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "_ 2"]]:
     return [_walk(start, leaving) for start in starts if _EAST in leaving[start]]
 
 
+def parts(mask: Bool[np.ndarray, "h w"]) -> list[Bool[np.ndarray, "h w"]]:
+    """The parts of a mask that hang together by the sides of pixels, the smallest first."""
+    found, left = [], mask
+    for line in sorted(filter(_is_outer, borders(mask)), key=signed_area):
+        inside = left & _filled([line], mask.shape)  # a smaller part that lies in a hole is taken already
+        found.append(inside)
+        left = left & ~inside
+    return found
+
+
 def polygons(mask: Bool[np.ndarray, "h w"]) -> list[Float[np.ndarray, "_ 2"]]:
     """A polygon around each part of a mask, the largest first; holes are filled."""
-    around = [line for line in borders(mask) if signed_area(line) > 0]
-    return [simplified(line) for line in sorted(around, key=signed_area, reverse=True)]
+    around = sorted(filter(_is_outer, borders(mask)), key=signed_area, reverse=True)
+    return [simplified(line) for line in around]
 
 
 def one_polygon(mask: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "_ 2"]:
@@ -59,9 +69,7 @@ def signed_area(polygon: Float[np.ndarray, "_ 2"]) -> float:
 
 def area_error(found: Sequence[Float[np.ndarray, "_ 2"]], mask: Bool[np.ndarray, "h w"]) -> float:
     """The pixels that differ between the union of polygons and a mask that is not empty, as a share of the mask's."""
-    counts = coco.merge(coco.frPyObjects([one.ravel().tolist() for one in found], *mask.shape))
-    drawn = coco.decode(counts).astype(bool)
-    return float(np.count_nonzero(drawn ^ mask) / np.count_nonzero(mask))
+    return float(np.count_nonzero(_filled(found, mask.shape) ^ mask) / np.count_nonzero(mask))
 
 
 def simplified(border: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "_ 2"]:
@@ -95,6 +103,17 @@ def _without_steps(border: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "_ 2"]
     pairs = np.stack([border, (border + following) / 2], axis=1)
     chosen: Float[np.ndarray, "_ 2"] = pairs[np.stack([is_corner, np.ones_like(is_corner)], axis=1)]
     return chosen
+
+
+def _filled(found: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, ...]) -> Bool[np.ndarray, "h w"]:
+    """The union of polygons as a mask."""
+    counts = coco.merge(coco.frPyObjects([one.ravel().tolist() for one in found], *size))
+    filled: Bool[np.ndarray, "h w"] = coco.decode(counts).astype(bool)
+    return filled
+
+
+def _is_outer(border: Float[np.ndarray, "_ 2"]) -> bool:
+    return signed_area(border) > 0
 
 
 def _edges(mask: Bool[np.ndarray, "h w"]) -> dict[Corner, set[int]]:

@@ -21,9 +21,10 @@ from segue.geometry.masks import box_of
 from segue.geometry.polygons import polygons
 from segue.integrations.forms import Written, frames_of, media_of, seen
 from segue.integrations.runs import Named
+from segue.output.answers import Answer
 from segue.output.results import encode_json
 from segue.reading import parse_xml
-from segue.types import Answer, Media, Region
+from segue.types import Media, Region
 
 Json = dict[str, Any]
 
@@ -44,7 +45,7 @@ _FPS = 25.0  # Label Studio's own, for a video whose rate is not known
 class Config:
     """A labelling configuration: `drawn` are the kinds of results by the names of their tags, with `target`, the name
     of the `medium` tag, whose value is the task's `data[key]`. `phrases` are what each label asks for, which is its
-    `hint`, or else its own words. `texts` are the names of fields for words.
+    `hint`, or else its own words.
     """
 
     drawn: Mapping[str, str]
@@ -52,7 +53,6 @@ class Config:
     key: str
     medium: str
     phrases: Mapping[str, str]
-    texts: tuple[str, ...] = ()
 
 
 def parse_config(text: str) -> Config:
@@ -73,14 +73,13 @@ def parse_config(text: str) -> Config:
     if not drawn:
         raise DataError(f"the labelling configuration has none of the tags {', '.join(_DRAWN)}")
     labels = [one for tag in root.iter() if tag.tag in _LABELS for one in tag.iter("Label")]
-    phrases = {one.get("value", ""): one.get("hint") or one.get("value", "") for one in labels if one.get("value")}
-    texts = tuple(tag.get("name", "") for tag in root.iter("TextArea"))
-    return Config(drawn, shown.get("name", ""), shown.get("value", "")[1:], shown.tag, phrases, texts)
+    phrases = {name: name for one in labels if (name := one.get("value"))}
+    phrases |= {one.get("value", ""): hint for one in labels if (hint := one.get("hint"))}
+    return Config(drawn, shown.get("name", ""), shown.get("value", "")[1:], shown.tag, phrases)
 
 
 def results(answer: Answer, config: Config) -> list[Json]:
-    """All objects of an answer, drawn in every way that the configuration has."""
-    labels = {phrase: label for label, phrase in config.phrases.items()}
+    """All objects of an answer, drawn in every way that the configuration has; a region's phrase is its label."""
     named, found = ("", answer), list[Json]()
     media = media_of(named)
     for name, kind in config.drawn.items():
@@ -89,14 +88,13 @@ def results(answer: Answer, config: Config) -> list[Json]:
             for number, region in enumerate(answer.regions, start=1):
                 if sequence := _sequence(region, frames_of(named), media):
                     value = {"framesCount": media.count, "duration": media.count / (media.fps or _FPS)}
-                    value |= {"sequence": sequence, "labels": [labels.get(region.phrase, region.phrase)]}
+                    value |= {"sequence": sequence, "labels": [region.phrase]}
                     found.append(around | {"id": f"{name}-{number}", "value": value} | _score(region))
             continue
         size = {"original_width": media.size[1], "original_height": media.size[0], "image_rotation": 0}
         for number, region, mask in seen(named, 0) if media.kind == "image" else ():
-            label = labels.get(region.phrase, region.phrase)
             for part, value in enumerate(_values(kind, mask)):
-                row = {"id": f"{name}-{number}-{part}", "value": value | {kind: [label]}}
+                row = {"id": f"{name}-{number}-{part}", "value": value | {kind: [region.phrase]}}
                 found.append(around | size | row | _score(region))
     return found
 

@@ -12,8 +12,8 @@ from segue.errors import ConfigError
 from segue.evals.metrics import videos
 from segue.integrations.forms import Written, frame_names, frames_of, media_of
 from segue.integrations.runs import Named
+from segue.output.answers import Answer
 from segue.output.export import write_mask_png
-from segue.types import Answer
 
 
 def write_davis(answers: Sequence[Named], out: Path) -> Written:
