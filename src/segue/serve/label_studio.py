@@ -31,10 +31,11 @@ from segue.integrations.label_studio import Config, Json, parse_config, results
 from segue.media import open_media
 from segue.output.answers import Answer
 from segue.serve.answers import while_connected
+from segue.serve.chat import finished
 from segue.serve.context import Context
 from segue.serve.errors import ApiError
+from segue.serve.scheduler import Tickets
 from segue.serve.schema import Open
-from segue.serve.segment import finished
 from segue.serve.settings import MIB, Limits
 from segue.types import MaskTrack, Media, Region
 
@@ -185,8 +186,8 @@ async def _look(media: Media, wishes: Sequence[Wish], context: Context, request:
         shown, place = _cropped(media, together[0].box)
         phrases = list(dict.fromkeys(wish.phrase for wish in together))
         asked = context.scheduler.engine.segmentation(shown, phrases, Options(max_tiles=context.limits.tiles))
-        ticket = context.scheduler.submit(asked, request.state.client)
-        answer = await while_connected(request, ticket, finished(ticket))
+        tickets = Tickets([context.scheduler.submit(asked, request.state.client)])
+        [answer] = await while_connected(request, tickets, finished(tickets))
         for wish in together:
             regions = [one for one in answer.regions if one.phrase == wish.phrase and one.masks is not None]
             found += [await asyncio.to_thread(_placed, one, wish, media, place) for one in regions]
