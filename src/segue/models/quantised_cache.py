@@ -40,9 +40,7 @@ class QuantisedLayer(DynamicLayer):
     prompt is read in the same way in whatever pieces.
     """
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Add what was just read; returns all there is, as the model computes. What another layer of this kind holds is
         taken as it is.
         """
