@@ -4,7 +4,6 @@ Numbers in names are those of the conformance list in docs/cache.md.
 """
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,18 +17,12 @@ from segue.features import FeatureCache, Store
 from segue.media import open_media
 from segue.types import Message
 
-GOLDEN = Path(__file__).parent / "golden" / "longva"
 OPTIONS = segue.Options(frames="uniform:4", max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, byte_tokenizer):
-    """The recorded LongVA in the official layout, with a tokenizer of bytes."""
-    found = tmp_path_factory.mktemp("longva")
-    for name in ("config.json", "model.safetensors", "vision_config.json"):
-        shutil.copy(GOLDEN / name, found / name)
-    byte_tokenizer.save_pretrained(found)
-    return found
+def folder(longva_folder):
+    return longva_folder
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from segue.grounding.following import Policy, TrackBuilder, decode_prompts, enco
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
+from segue.models.guiding import Guides
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
@@ -44,9 +46,12 @@ from segue.requests import (
     Tracks,
     answers_of,
     parse_replies,
+    question_about,
     raised,
     readable_prompt,
+    shown_in,
     stop_reason,
+    token_scores,
     until_stop,
 )
 from segue.types import (
@@ -121,13 +126,13 @@ class Engine:
 
         Raises: MediaError, LimitError, DataError and ConfigError, for what cannot be asked.
         """
-        return self.answer(_question(source, text, regions), options)
+        return self.answer(question_about(source, text, regions), options)
 
     def stream(
         self, source: Source | None, text: str, *, regions: Sequence[Region] = (), options: Options = DEFAULTS
     ) -> Iterator[Event]:
         """What `ask` answers, as it comes; see `stream_answer`."""
-        return self.stream_answer(_question(source, text, regions), options)
+        return self.stream_answer(question_about(source, text, regions), options)
 
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
@@ -298,6 +303,12 @@ class Engine:
         self._seen = None
         return self.encoder.use_cache(store, form=form, point=point)
 
+    def unload(self) -> None:
+        """Let go of all weights for good. It answers no more, but can still say what a request would ask."""
+        self.forget()
+        self._static = None
+        weights.release(self.model)
+
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
         self._seen = None
@@ -349,8 +360,9 @@ class Engine:
         inputs = self._inputs(request.dialogues, plan)
         examples = [self._prepare(messages, plan, inputs) for messages in request.dialogues]
         phrases = request.phrases or [""] * len(examples)
+        schema = plan.options.json_schema
         rows = [
-            Row(example, IncrementalText(self.processor.tokenizer), phrase)
+            Row(example, IncrementalText(self.processor.tokenizer), phrase, self._guides(schema) if schema else None)
             for example, phrase in zip(examples, phrases, strict=True)
         ]
         media_input = next((one for one in inputs if one.media is shown[0]), None)
@@ -360,7 +372,7 @@ class Engine:
     def _inputs(self, dialogues: Sequence[Sequence[Message]], plan: Plan) -> list[MediaInput]:
         """The media that dialogues show, each once."""
         inputs: list[MediaInput] = []
-        for media in (part for messages in dialogues for part in _shown(messages)):
+        for media in (part for messages in dialogues for part in shown_in(messages)):
             if not any(one.media is media for one in inputs):
                 inputs.append(self._preprocess(media, plan))
         return inputs
@@ -446,7 +458,7 @@ class Engine:
                 asked.setdefault(job.last_prompt, []).append((job, row))
         for last, group in asked.items():
             batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
-            decodings = [self._decoding(job.plan.options) for job, _ in group]
+            decodings = [self._decoding(job.plan.options, row) for job, row in group]
             contents = [content_of(row.example, self.processor) for _, row in group] if last is not None else []
             states = decoder.add(self.model.mllm.prompt(batch), decodings, last, contents)
             for (_, row), state in zip(group, states, strict=True):
@@ -460,7 +472,11 @@ class Engine:
                 seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
                 row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
 
-    def _decoding(self, options: Options) -> Decoding:
+    @cached_property
+    def _guides(self) -> Guides:
+        return Guides(self.processor.tokenizer, self.processor.eos_ids[0])
+
+    def _decoding(self, options: Options, row: Row) -> Decoding:
         return Decoding(
             is_over=stop_check(
                 self.processor.tokenizer, self._talking(options).template, self.processor.eos_ids, options.stop
@@ -470,6 +486,8 @@ class Engine:
             temperature=options.temperature,
             top_p=options.top_p,
             seed=options.seed,
+            guide=row.guide,
+            likeliest=options.likeliest,
         )
 
     def _generate_text(self, jobs: Sequence[Job], decoder: Decoder) -> Iterator[tuple[Request, Event]]:
@@ -589,8 +607,9 @@ class Engine:
             encoded_frames=found.frames,
             seconds=job.timer.seconds,
         )
-        lineage = self._lineage(job, replies)
-        return Answer(text, regions + boxes, "\n".join(raw).strip(), media, usage, stop_reason(replies), lineage)
+        lineage, scores = self._lineage(job, replies), token_scores(replies, self.processor.tokenizer)
+        raw_text = "\n".join(raw).strip()
+        return Answer(text, regions + boxes, raw_text, media, usage, stop_reason(replies), lineage, scores)
 
     def _parse(
         self, job: Job, replies: Sequence[Reply], raw: Sequence[str]
@@ -614,11 +633,3 @@ class Engine:
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
-
-
-def _question(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:
-    return [Message.user(text, None if source is None else open_media(source), tuple(regions))]
-
-
-def _shown(messages: Sequence[Message]) -> list[Media]:
-    return [part for message in messages for part in message.parts if isinstance(part, Media)]

@@ -88,8 +88,10 @@ def test_folders_above_the_data_part_no_groups(tmp_path):
     written(tmp_path / "mine", ["1.png"])
     here = tmp_path / "mine" / "images"
     names = [str(here / "1.png"), str(here / "p2" / "2.png"), "/home/me/p3/images/3.png", "C:/p4/4.png"]
+    names += ["export/data/images/5.png", "images/p6/6.png"]
     layouts.write_json(tmp_path / "mine" / "annotations.json", coco(names))
-    assert [row.entry.group for row in survey(tmp_path / "mine").rows] == [names[0], "p2", names[2], "C:/p4"]
+    groups = [names[0], "p2", names[2], "C:/p4", names[4], "p6"]
+    assert [row.entry.group for row in survey(tmp_path / "mine").rows] == groups
 
 
 def test_an_absolute_path_inside_the_data_is_found(tmp_path):
@@ -318,5 +320,5 @@ def test_a_mask_that_is_no_listed_format_starts_no_program(tmp_path):
     layouts.write_image(tmp_path / "images/1.png")
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks/1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 40\nshowpage\n")
-    (finding,) = examine(tmp_path, phrase="box").report.by_kind()["missing_file"]
+    (finding,) = examine(tmp_path, phrase="box").report.by_kind()["unreadable_file"]
     assert "no image or video of a supported format" in finding.value

@@ -20,6 +20,10 @@ Known = TypeVar("Known")
 _PICKLED = (".p", ".pkl", ".pickle")
 
 
+class MissingFileError(MediaError):
+    """A file that is named is not there."""
+
+
 def require(root: Path, paths: Iterable[str], layout: str) -> None:
     """Check that everything a dataset needs lies below its root; `layout` shows people what should.
 
@@ -138,8 +142,8 @@ def find_file(folders: Sequence[Path], *names: str) -> Path:
                 if (path := folder / name).exists():
                     return path
             except OSError as error:
-                raise MediaError(f"the file {name[:60]!r} cannot be looked for: {error.strerror}") from error
-    raise MediaError(f"there is no {' or '.join(names)} in {', '.join(map(str, folders))}")
+                raise MissingFileError(f"the file {name[:60]!r} cannot be looked for: {error.strerror}") from error
+    raise MissingFileError(f"there is no {' or '.join(names)} in {', '.join(map(str, folders))}")
 
 
 def by_id(records: Sequence[Any], what: str) -> dict[int | str, Mapping[str, Any]]:

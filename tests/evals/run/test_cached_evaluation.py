@@ -30,22 +30,19 @@ from segue.models.prefill import LastPrompt
 from segue.progress import UNWATCHED
 from segue.types import Message, Sample
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "longva"
 SETTINGS = {"frames": "uniform:4", "max_new_tokens": 4}
 
 
 @pytest.fixture(scope="module")
-def longva(tmp_path_factory, byte_tokenizer):
+def longva(tmp_path_factory, longva_folder):
     """Writes the recorded LongVA in the official layout; the tensors whose name holds `changed` are larger by 1."""
 
     def make(changed=None):
         folder = tmp_path_factory.mktemp("longva")
-        for name in ("config.json", "vision_config.json"):
-            shutil.copy(GOLDEN / name, folder / name)
-        tensors = load_file(GOLDEN / "model.safetensors")
+        shutil.copytree(longva_folder, folder, dirs_exist_ok=True)
+        tensors = load_file(longva_folder / "model.safetensors")
         moved = {name: tensor + 1 if changed and changed in name else tensor for name, tensor in tensors.items()}
         save_file(moved, folder / "model.safetensors")
-        byte_tokenizer.save_pretrained(folder)
         return folder
 
     return make
@@ -288,7 +285,7 @@ def test_42_inspect_says_why_a_model_does_not_find_a_medium(longva, questions, t
 
 
 def test_the_words_of_the_older_guide_are_translated(longva, questions, tmp_path, monkeypatch):
-    model, examples = longva(), GOLDEN.parents[2] / "examples"
+    model, examples = longva(), Path(__file__).parents[3] / "examples"
     monkeypatch.syspath_prepend(str(examples))
     shared = ["--quantize", "int8", "--nframe", "4", "--cache-dir", str(tmp_path / "cache"), "--data", str(questions)]
     for script, words in (
