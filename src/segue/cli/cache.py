@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from segue.cli import options
-from segue.cli.console import Bar, VisibleConsole, say
+from segue.cli.console import Bar, VisibleConsole, say, told_forms
 from segue.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -315,7 +315,9 @@ def _benchmark(
     place = Path(name) if benchmark.is_private else data
     evaluation = Evaluation(benchmark=benchmark, data=place, out=Path(), settings=settings, **rest)
     cache = engine.use_cache(store, form=form, point="tower" if point == "tower" else "projected")
-    return CachedBenchmark(evaluation, evaluation.open_data(), engine, cache)
+    with told_forms():
+        dataset = evaluation.open_data()
+    return CachedBenchmark(evaluation, dataset, engine, cache)
 
 
 @app.command("prune")
