@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
 
 from segue import weights
 from segue.checkpoints import model_folder
-from segue.encoder import MediaEncoder
+from segue.encoder import MediaEncoder, num_frames
 from segue.errors import ConfigError, DataError, LimitError, SegueError
 from segue.features import FeatureCache, FeatureStore, Store
 from segue.geometry.notation import check_prefill
@@ -22,6 +27,7 @@ from segue.grounding.following import Policy, TrackBuilder, decode_prompts, enco
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
+from segue.models.guiding import Guides
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
@@ -40,9 +46,12 @@ from segue.requests import (
     Tracks,
     answers_of,
     parse_replies,
+    question_about,
     raised,
     readable_prompt,
+    shown_in,
     stop_reason,
+    token_scores,
     until_stop,
 )
 from segue.types import (
@@ -83,7 +92,8 @@ class MediaCache:
 class Engine:
     """A loaded model and how to ask it. An answer depends on the arguments alone, whatever was asked before.
 
-    `lineage` says where the weights come from, in what precision and with which versions they run.
+    `lineage` says where the weights come from, in what precision and with which versions they run. Keys and values are
+    kept in a `new_cache` while an answer is written.
     """
 
     def __init__(
@@ -92,13 +102,16 @@ class Engine:
         processor: Processor,
         lineage: Mapping[str, Any],
         features: FeatureStore | None = None,
+        new_cache: Callable[[], DynamicCache] = DynamicCache,
     ):
         self.model = model
         self.processor = processor
         self.lineage = dict(lineage)
         self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
-        self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
+        self.new_cache = new_cache
+        is_static = model.device.type == "cuda" and new_cache is DynamicCache
+        self._static = StaticDecoder(model.mllm.language_model) if is_static else None
 
     @property
     def features(self) -> FeatureStore:
@@ -113,13 +126,13 @@ class Engine:
 
         Raises: MediaError, LimitError, DataError and ConfigError, for what cannot be asked.
         """
-        return self.answer(_question(source, text, regions), options)
+        return self.answer(question_about(source, text, regions), options)
 
     def stream(
         self, source: Source | None, text: str, *, regions: Sequence[Region] = (), options: Options = DEFAULTS
     ) -> Iterator[Event]:
         """What `ask` answers, as it comes; see `stream_answer`."""
-        return self.stream_answer(_question(source, text, regions), options)
+        return self.stream_answer(question_about(source, text, regions), options)
 
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
         """The whole answer to a dialogue that ends with the user's turn."""
@@ -208,10 +221,8 @@ class Engine:
         """
         if not answers or not all(answers):
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
-        plan, inputs = self.plan(options), list[MediaInput]()
-        for media in _shown(messages):
-            if not any(one.media is media for one in inputs):
-                inputs.append(self._preprocess(media, plan))
+        plan = self.plan(options)
+        inputs = self._inputs([messages], plan)
         rows = [
             self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
             for answer in answers
@@ -230,6 +241,16 @@ class Engine:
         return found
 
     @torch.no_grad()
+    def logits(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Float[Tensor, " v"]:
+        """Scores of all tokens that the answer to a dialogue may begin with. Raises as `answer` does."""
+        plan = self.plan(options)
+        example = self._prepare(messages, plan, self._inputs([messages], plan))
+        self.encoder.encode(example.media)
+        _, hidden = self.model.mllm(collate([example], self.processor).to(self.model.device))
+        logits: Float[Tensor, " v"] = self.model.mllm.head(hidden[0, -1]).float()
+        return logits
+
+    @torch.no_grad()
     def run(self, requests: Iterable[Request | None], *, rows: int = ROWS) -> Iterator[tuple[Request, Event | Failed]]:
         """Events of many requests as they come, each with its request: the one way in which anything is answered.
 
@@ -241,7 +262,7 @@ class Engine:
         coming, jobs = iter(requests), list[Job]()
         followed: list[Generator[tuple[Request, Event | Failed]]] = []
         waiting: deque[tuple[Job, Row]] = deque()
-        decoder, self._static = Decoder(self.model.mllm, self._static), None
+        decoder, self._static = Decoder(self.model.mllm, self._static, self.new_cache), None
         is_open = True
         try:
             while is_open or jobs or followed:
@@ -281,6 +302,12 @@ class Engine:
         """
         self._seen = None
         return self.encoder.use_cache(store, form=form, point=point)
+
+    def unload(self) -> None:
+        """Let go of all weights for good. It answers no more, but can still say what a request would ask."""
+        self.forget()
+        self._static = None
+        weights.release(self.model)
 
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
@@ -330,22 +357,35 @@ class Engine:
         shown = [target_media(messages) for messages in request.dialogues]
         if not shown or any(one is not shown[0] for one in shown):
             raise DataError(f"{len(shown)} questions cannot be asked together; give some, all about the same medium")
-        inputs: list[MediaInput] = []
-        for media in (part for messages in request.dialogues for part in _shown(messages)):
-            if not any(one.media is media for one in inputs):
-                inputs.append(self._preprocess(media, plan))
+        inputs = self._inputs(request.dialogues, plan)
         examples = [self._prepare(messages, plan, inputs) for messages in request.dialogues]
         phrases = request.phrases or [""] * len(examples)
+        schema = plan.options.json_schema
         rows = [
-            Row(example, IncrementalText(self.processor.tokenizer), phrase)
+            Row(example, IncrementalText(self.processor.tokenizer), phrase, self._guides(schema) if schema else None)
             for example, phrase in zip(examples, phrases, strict=True)
         ]
         media_input = next((one for one in inputs if one.media is shown[0]), None)
         timer.lap("vision")
         return Job(request, plan, timer, media_input, rows, LastPrompt() if len(rows) > 1 else None)
 
+    def _inputs(self, dialogues: Sequence[Sequence[Message]], plan: Plan) -> list[MediaInput]:
+        """The media that dialogues show, each once."""
+        inputs: list[MediaInput] = []
+        for media in (part for messages in dialogues for part in shown_in(messages)):
+            if not any(one.media is media for one in inputs):
+                inputs.append(self._preprocess(media, plan))
+        return inputs
+
     def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
-        """A medium as it is shown, from kept features where there are some."""
+        """A medium as it is shown, from kept features where there are some.
+
+        A video that is too long for the model is refused before it is decoded.
+        """
+        if media.kind == "video":
+            tokens = num_frames(media, plan.frames) * self.model.config.mllm_config.largest_frame()[1]
+            if tokens > self._most_tokens:  # that is a bound: what it is exactly costs a frame
+                self._check_length(self.encoder.num_visual_tokens(media, frames=plan.frames), media.name)
         shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
         key = shown.key
         assert key is not None
@@ -360,13 +400,24 @@ class Engine:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
         example = prepare(messages, self._talking(plan.options), prefill=plan.options.prefill, media=media)
+        self._check_length(len(example.ids), "the prompt")
+        return example
+
+    @property
+    def _most_tokens(self) -> int | float:
+        """The longest prompt that the language model has positions for."""
         text = self.model.config.get_text_config()
         # other kinds of rotary angles are made to go beyond the length that was trained
         is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
-        most = text.max_position_embeddings if is_bounded and not getattr(text, "use_dynamic_ntk", False) else None
-        if most is not None and len(example.ids) > most:
-            raise LimitError(f"the prompt has {len(example.ids):,} tokens and the model {most:,} positions; shorten it")
-        return example
+        is_bounded = is_bounded and not getattr(text, "use_dynamic_ntk", False)
+        return text.max_position_embeddings if is_bounded else math.inf
+
+    def _check_length(self, tokens: int, what: str) -> None:
+        if tokens > self._most_tokens:
+            raise LimitError(
+                f"{what} has {tokens:,} tokens and the model {self._most_tokens:,} positions; shorten it, or show "
+                "fewer frames"
+            )
 
     def _talking(self, options: Options) -> Processor:
         """The processor with the template that a request is written in."""
@@ -407,7 +458,7 @@ class Engine:
                 asked.setdefault(job.last_prompt, []).append((job, row))
         for last, group in asked.items():
             batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
-            decodings = [self._decoding(job.plan.options) for job, _ in group]
+            decodings = [self._decoding(job.plan.options, row) for job, row in group]
             contents = [content_of(row.example, self.processor) for _, row in group] if last is not None else []
             states = decoder.add(self.model.mllm.prompt(batch), decodings, last, contents)
             for (_, row), state in zip(group, states, strict=True):
@@ -421,7 +472,11 @@ class Engine:
                 seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
                 row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
 
-    def _decoding(self, options: Options) -> Decoding:
+    @cached_property
+    def _guides(self) -> Guides:
+        return Guides(self.processor.tokenizer, self.processor.eos_ids[0])
+
+    def _decoding(self, options: Options, row: Row) -> Decoding:
         return Decoding(
             is_over=stop_check(
                 self.processor.tokenizer, self._talking(options).template, self.processor.eos_ids, options.stop
@@ -431,6 +486,8 @@ class Engine:
             temperature=options.temperature,
             top_p=options.top_p,
             seed=options.seed,
+            guide=row.guide,
+            likeliest=options.likeliest,
         )
 
     def _generate_text(self, jobs: Sequence[Job], decoder: Decoder) -> Iterator[tuple[Request, Event]]:
@@ -550,8 +607,9 @@ class Engine:
             encoded_frames=found.frames,
             seconds=job.timer.seconds,
         )
-        lineage = self._lineage(job, replies)
-        return Answer(text, regions + boxes, "\n".join(raw).strip(), media, usage, stop_reason(replies), lineage)
+        lineage, scores = self._lineage(job, replies), token_scores(replies, self.processor.tokenizer)
+        raw_text = "\n".join(raw).strip()
+        return Answer(text, regions + boxes, raw_text, media, usage, stop_reason(replies), lineage, scores)
 
     def _parse(
         self, job: Job, replies: Sequence[Reply], raw: Sequence[str]
@@ -575,11 +633,3 @@ class Engine:
         }
         not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
         return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})
-
-
-def _question(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:
-    return [Message.user(text, None if source is None else open_media(source), tuple(regions))]
-
-
-def _shown(messages: Sequence[Message]) -> list[Media]:
-    return [part for message in messages for part in message.parts if isinstance(part, Media)]

@@ -11,11 +11,14 @@ from typing import Any, Literal
 from segue.errors import ConfigError
 from segue.geometry.masks import logit
 from segue.grounding.following import Policy, TrackBuilder
+from segue.media import Source, open_media
 from segue.models.decoding import DecodeState, Generation, IncrementalText
+from segue.models.guiding import Guide
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Parse, Processor
+from segue.models.templates import TextTokenizer
 from segue.prepare import MediaInput, TokenizedExample
-from segue.types import Event, Failed, Finished, MediaKind, Message, Region, StopReason
+from segue.types import Event, Failed, Finished, Media, MediaKind, Message, Region, StopReason, TokenScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,8 @@ class Options:
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
     confidence of following falls below it (`segue.grounding.following.follow`); 0 never does. `raw` leaves the chat
     template's turns out: the text is continued as it is, up to the end of a text. `stop` are texts at which an answer
-    ends, and which it does not contain.
+    ends, and which it does not contain. `likeliest` asks for the log-probability of each token, and of so many of the
+    likeliest in its place. `json_schema`, as JSON text, holds the answer to it: such JSON, or the beginning of it.
     """
 
     frames: str = "auto"
@@ -50,6 +54,8 @@ class Options:
     reprompt: float = 0.0
     stop: tuple[str, ...] = ()
     raw: bool = False
+    likeliest: int | None = None
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         logit(self.threshold)
@@ -61,6 +67,8 @@ class Options:
             raise ConfigError("a text to stop at is empty; every answer would end before it begins")
         if not 0 <= self.reprompt <= 1:
             raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
+        if self.likeliest is not None and not 0 <= self.likeliest <= 20:
+            raise ConfigError(f"likeliest {self.likeliest} is out of range; expected 0 to 20 tokens beside each chosen")
         if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
             raise ConfigError(
                 f"max_new_tokens {self.max_new_tokens} or max_tiles {self.max_tiles} is out of range; "
@@ -96,11 +104,14 @@ class Plan:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One dialogue of a request and what the language model makes of it; `phrase` is what `segment` asked for."""
+    """One dialogue of a request and what the language model makes of it; `phrase` is what `segment` asked for, `guide`
+    what holds it to a JSON schema.
+    """
 
     example: TokenizedExample
     text: IncrementalText
     phrase: str = ""
+    guide: Guide | None = None
     state: DecodeState | None = None
     generation: Generation | None = None
 
@@ -185,6 +196,16 @@ class Timer:
         self.mark = now
 
 
+def question_about(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:
+    """A dialogue of one question."""
+    return [Message.user(text, None if source is None else open_media(source), tuple(regions))]
+
+
+def shown_in(messages: Sequence[Message]) -> list[Media]:
+    """The media of a dialogue, in reading order."""
+    return [part for message in messages for part in message.parts if isinstance(part, Media)]
+
+
 def parse_replies(
     replies: Sequence[Reply], raw: Sequence[str], parse: Parse, shown: MediaInput | None
 ) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
@@ -221,6 +242,19 @@ def readable_prompt(reply: Reply, processor: Processor) -> str:
         text = processor.tokenizer.decode(part, skip_special_tokens=False)
         pieces.append(f"{processor.visual_token}*{len(part)}" if is_visual else text)
     return "".join(pieces)
+
+
+def token_scores(replies: Sequence[Reply], tokenizer: TextTokenizer) -> tuple[TokenScore, ...]:
+    """How likely each token of all replies was, where that was asked for."""
+
+    def text(token: int) -> str:
+        return tokenizer.decode([token], skip_special_tokens=False)
+
+    return tuple(
+        TokenScore(text(token), score, tuple((text(one), other) for one, other in likeliest))
+        for reply in replies
+        for token, (score, likeliest) in zip(reply.generation.ids, reply.generation.scores, strict=False)
+    )
 
 
 def stop_reason(replies: Sequence[Reply]) -> StopReason:

@@ -268,6 +268,15 @@ class Usage(_Value):
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token of an answer as text, its log-probability (at most 0), and the likeliest in its place with theirs."""
+
+    text: str
+    logprob: float
+    likeliest: tuple[tuple[str, float], ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Answer(_Value):
     """What a model said and what it pointed at.
@@ -275,7 +284,7 @@ class Answer(_Value):
     `text` is clean; `raw_text` is what was generated, special tokens and terminator included. `regions` stand in
     reading order, one per `[SEG]`, and lie on `media`; boxes that were given in words come after them, without masks.
     `lineage` names model, code version, precision and every choice that decided the result (policy, frames, threshold,
-    prompt ...).
+    prompt ...). `scores` say on request how likely each token of `raw_text` was.
     """
 
     text: str
@@ -285,6 +294,7 @@ class Answer(_Value):
     usage: Usage = field(default_factory=Usage)
     stop_reason: StopReason = "stop"
     lineage: dict[str, Any] = field(default_factory=dict)
+    scores: tuple[TokenScore, ...] = ()
 
     def __repr__(self) -> str:
         pieces = self.text if len(self.text) <= 80 else self.text[:77] + "..."

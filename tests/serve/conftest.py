@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -95,18 +95,20 @@ def serve():
     from segue.serve.settings import Limits, Settings
 
     @contextmanager
-    def run(engine, limits=None, port=None, **settings):
+    def run(engine, limits=None, port=None, others=MappingProxyType({}), load=None, **settings):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = port or free.getsockname()[1]
-        app = create_app(engine, Settings(port=port, limits=Limits(**(limits or {})), **settings), model="tiny")
+        chosen = Settings(port=port, limits=Limits(**(limits or {})), **settings)
+        app = create_app(engine, chosen, model="tiny", others=others, load=load)
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", access_log=False))
         thread = threading.Thread(target=server.run)
         thread.start()
         running = Server(f"http://127.0.0.1:{port}", app, server)
         try:
-            while not (server.started and app.state.context.scheduler.is_ready):
-                assert thread.is_alive() and not app.state.context.scheduler.has_failed
+            models = app.state.context.models.values()
+            while not (server.started and all(model.is_ready for model in models)):
+                assert thread.is_alive() and not any(model.has_failed for model in models)
                 time.sleep(0.02)
             yield running
         finally:

@@ -2,12 +2,16 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import openai
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+
+from segue.geometry.masks import encode
+from segue.types import Region
 
 
 def asked(url, text="Where is it?", kind="image_url"):
@@ -85,6 +89,71 @@ class TestAnswers:
         )
         assert found.notes == ["max_tokens is 2048, the most this server gives"]
 
+    def test_several_answers_come_of_seeds_that_follow_one_another(self, server, image_url):
+        create = server.client().chat.completions.create
+        how = {"model": "tiny", "messages": asked(image_url), "temperature": 2.0, "max_tokens": 8}
+        alone = [create(**how, seed=seed) for seed in (5, 6)]
+        found = create(**how, seed=5, n=2)
+        assert [one.message.content for one in found.choices] == [one.choices[0].message.content for one in alone]
+        assert found.usage.completion_tokens == sum(one.usage.completion_tokens for one in alone)
+        assert found.usage.prompt_tokens == alone[0].usage.prompt_tokens
+        texts = ["", ""]
+        for chunk in create(**how, seed=5, n=2, stream=True):
+            texts[chunk.choices[0].index] += chunk.choices[0].delta.content
+        assert texts == [one.message.content for one in found.choices]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_tokens_are_told_with_their_probabilities(self, server, stream):
+        how = {"model": "tiny", "messages": [{"role": "user", "content": "One?"}], "max_tokens": 3}
+        found = server.client().chat.completions.create(**how, logprobs=True, top_logprobs=2, stream=stream)
+        scores = (list(found)[-1] if stream else found).choices[0].logprobs.content
+        assert len(scores) == 3 and all(one.logprob == one.top_logprobs[0].logprob <= 0 for one in scores)
+        assert all(one.bytes is None or bytes(one.bytes).decode() == one.token for one in scores)
+
+    def test_an_answer_by_a_schema_is_such_json(self, server):
+        schema = {"type": "object", "properties": {"count": {"type": "integer", "maximum": 9}}, "required": ["count"]}
+        form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema | {"additionalProperties": False}}}
+        for wanted in (form, {"type": "json_object"}):
+            found = server.client().chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "One?"}], response_format=wanted, max_tokens=200
+            )
+            if found.choices[0].finish_reason == "stop":
+                assert isinstance(json.loads(found.choices[0].message.content), dict)
+        assert found.choices[0].message.content.lstrip().startswith("{")
+
+    def test_a_picture_with_a_name_is_sent_once(self, server, image_url):
+        def ask(**part):
+            content = [{"type": "image_url", **part}, {"type": "text", "text": "Where?"}]
+            return server.client().chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": content}]
+            )
+
+        first = ask(image_url=image_url, uuid="mine").choices[0].message
+        assert ask(image_url=None, uuid="mine").choices[0].message.regions == first.regions
+        with pytest.raises(openai.NotFoundError, match="no image is kept under this uuid; send it again"):
+            ask(image_url=None, uuid="another")
+
+    @pytest.mark.parametrize("part", [{"box": [5, 5, 40, 30]}, {"rle": True}])
+    def test_a_region_is_asked_about(self, server, served_engine, picture, image_url, part):
+        mask = np.zeros((60, 80), bool)
+        mask[5:30, 5:40] = True
+        if "rle" in part:
+            part = {"rle": {"size": [60, 80], "counts": encode(mask)}}
+        content = [*asked(image_url, "What is region1?")[0]["content"], {"type": "region", **part}]
+        found = server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
+        region = Region(box=np.array([5.0, 5.0, 40.0, 30.0]))
+        expected = served_engine.ask(picture(60, 80), "What is region1?", regions=[region])
+        assert found.choices[0].message.content == expected.text
+        assert found.usage.prompt_tokens == expected.usage.prompt_tokens
+
+    @pytest.mark.parametrize(
+        "part", [{}, {"box": [1, 2, 3]}, {"rle": {"size": [60, 80], "counts": "1"}}, {"box": [0] * 4}]
+    )
+    def test_a_region_that_is_none_is_refused(self, server, image_url, part):
+        content = [*asked(image_url)[0]["content"], {"type": "region", **part}]
+        with pytest.raises(openai.BadRequestError, match="box|cover|empty"):
+            server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": content}])
+
 
 class TestStreams:
     def stream(self, server, **options):
@@ -132,7 +201,10 @@ class TestRefusals:
             ({"model": "gpt"}, openai.NotFoundError, "no model 'gpt'"),
             ({"temperature": 3}, openai.BadRequestError, "temperature: Input should be less than or equal to 2"),
             ({"temperature": "hot"}, openai.BadRequestError, "temperature"),
-            ({"n": 2}, openai.BadRequestError, "n is not supported"),
+            ({"n": 9}, openai.BadRequestError, "n is 9; at most 8"),
+            ({"top_logprobs": 2}, openai.BadRequestError, "top_logprobs needs logprobs"),
+            ({"response_format": {"type": "json_schema"}}, openai.BadRequestError, "json_schema with a schema"),
+            ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, openai.BadRequestError, "uuid"),
             ({"tools": [{"type": "function"}]}, openai.BadRequestError, "tools is not supported"),
             ({"extra_body": {"colour": 1}}, openai.BadRequestError, "unknown parameter 'colour'"),
             ({"extra_body": {"frames": "all"}}, openai.BadRequestError, "frames"),

@@ -12,7 +12,7 @@ import pytest
 from segue.engine import Options, Request
 from segue.serve.metrics import Metrics
 from segue.serve.scheduler import Scheduler
-from segue.serve.settings import Limits
+from segue.serve.settings import Settings
 from segue.types import Finished, Message
 
 LONG = 10**6
@@ -42,7 +42,7 @@ def in_threads(*calls):
 
 
 def test_clients_take_turns_however_much_one_asks(wordy):
-    scheduler = Scheduler(wordy, Limits(), Metrics(), rows=1)
+    scheduler = Scheduler("wordy", wordy, Settings(rows=1), Metrics())
 
     def request(text):
         return Request([[Message.user(text)]], Options(max_new_tokens=2))
@@ -132,7 +132,7 @@ def test_a_server_that_ends_answers_what_it_has_taken(serve, wordy):
 
 
 def test_a_scheduler_that_is_closed_ends_what_runs_and_takes_no_more(wordy):
-    scheduler = Scheduler(wordy, Limits(), Metrics(), rows=1)
+    scheduler = Scheduler("wordy", wordy, Settings(rows=1), Metrics())
 
     async def run():
         ticket = scheduler.submit(Request([[Message.user("x")]], Options(max_new_tokens=LONG)), "a")

@@ -116,6 +116,7 @@ def run(
     cache_point: CachePoint = "tower",
     device: options.Device = "auto",
     dtype: options.Dtype = "auto",
+    quantize_kv: options.QuantizeKv = False,
     as_json: options.Json = False,
 ) -> None:
     """Ask a model every question of a benchmark and report its figures.
@@ -140,7 +141,7 @@ def run(
         if batch is not None:
             how["batch"] = batch
         how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
-        specs = _specs(model, on, data, output, **how, device=device, dtype=dtype)
+        specs = _specs(model, on, data, output, **how, device=device, dtype=dtype, quantize_kv=quantize_kv)
         is_hidden = as_json and sys.stdout.isatty()
         made = [
             _evaluate(

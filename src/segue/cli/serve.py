@@ -1,7 +1,8 @@
-"""`segue serve`: one model over HTTP, in OpenAI's form, with regions on the answers."""
+"""`segue serve`: models over HTTP, in OpenAI's form, with regions on the answers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,14 @@ def command(
         float, typer.Option("--deadline", min=1, help="Seconds after which an answer is given up.")
     ] = 300.0,
     rate: Annotated[int | None, typer.Option("--rate", min=1, help="Requests a minute for each key.")] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option("--also", help="Another model to serve by its name, loaded in the same way; may be repeated."),
+    ] = None,
+    idle_unload: Annotated[
+        float | None,
+        typer.Option("--idle-unload", min=1, help="Seconds without a request after which a model leaves memory."),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP, in OpenAI's form, with regions on the answers.
 
@@ -61,12 +70,23 @@ def command(
         media_domains=tuple(media_domain or ()),
         rows=rows,
         requests_per_minute=rate,
+        idle_seconds=idle_unload,
         limits=Limits(waiting=waiting, deadline_seconds=deadline),
     )
     loading.tell_limits()
-    app = create_app(loading.load(), settings, model=served_name(loading.model))
+    known = {served_name(model): replace(loading, model=model) for model in (loading.model, *(also or ()))}
+    if len(known) <= len(also or ()):
+        raise ConfigError(f"two models are called alike ({', '.join(known)}); rename a folder")
+    first, *others = known
+    app = create_app(
+        known[first].load(),
+        settings,
+        model=first,
+        others={name: known[name].load() for name in others},
+        load=lambda name: known[name].load(),
+    )
     keys = f"{len(settings.keys)} keys" if settings.keys else "no key asked for"
-    say(f"serving {served_name(loading.model)} on http://{host}:{port}/ ({keys}); Ctrl-C ends it")
+    say(f"serving {', '.join(known)} on http://{host}:{port}/ ({keys}); Ctrl-C ends it")
     run(app, settings)
 
 

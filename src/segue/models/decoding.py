@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
 from segue.errors import CheckpointError, ConfigError
+from segue.models.guiding import Guide
 from segue.models.prefill import LastPrompt, read_prompt, row_of
 from segue.models.protocol import MLLM, Batch, Prompt
 from segue.models.static_decoding import StaticDecoder, decodes_alone, supports_static_decoding
@@ -32,7 +33,8 @@ from segue.types import StopReason
 class Decoding:
     """How to choose a sequence's tokens and when to end. `temperature` 0 is greedy; `is_over` judges the ids so far.
 
-    Without a `seg_id` no states are kept.
+    Without a `seg_id` no states are kept. With a `guide` only tokens that it allows are chosen. `likeliest` asks for
+    the scores of the tokens chosen, and of so many of the likeliest.
     """
 
     is_over: Callable[[Sequence[int]], bool]
@@ -41,6 +43,12 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    guide: Guide | None = None
+    likeliest: int | None = None
+
+
+Score = tuple[float, list[tuple[int, float]]]
+"""The log-probability of a token, and ids and log-probabilities of the likeliest in its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,7 @@ class Generation:
     ids: list[int]
     seg_hidden: Float[Tensor, "n d"]
     stop_reason: StopReason
+    scores: Sequence[Score] = ()
 
 
 class Sampler:
@@ -109,6 +118,7 @@ class DecodeState:
     decoding: Decoding
     sampler: Sampler
     ids: list[int] = field(default_factory=list)
+    scores: list[Score] = field(default_factory=list)
     seg_hidden: list[Float[Tensor, " d"]] = field(default_factory=list)
     pending_seg: bool = False
     stop_reason: StopReason | None = None
@@ -130,15 +140,30 @@ class DecodeState:
             return
         self.ids.append(token)
         self.pending_seg = token == self.decoding.seg_id
+        guide = self.decoding.guide
+        if guide is not None:
+            guide.take(token)
         if self.decoding.is_over(self.ids):
             self.stop_reason = "stop"
+        elif guide is not None and guide.end is not None:
+            self.stop_reason = guide.end
         elif len(self.ids) >= self.decoding.max_new_tokens:
             self.stop_reason = "length"
+
+    def note(self, logits: Float[Tensor, " v"], token: int) -> None:
+        """Keep how likely a token is that is about to be taken, if that was asked for."""
+        if self.decoding.likeliest is None or self.stop_reason is not None:
+            return
+        scores = logits.float().log_softmax(-1)
+        best = scores.topk(self.decoding.likeliest)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        # what a guide does not allow has no chance at all
+        self.scores.append((float(scores[token]), [(one, score) for one, score in pairs if score > -math.inf]))
 
     def generation(self, like: Float[Tensor, "... d"]) -> Generation:
         """What came of it; `like` is a tensor of the states' width, type and device."""
         states = torch.stack(self.seg_hidden) if self.seg_hidden else like.new_empty(0, like.shape[-1])
-        return Generation(self.ids, states, self.stop_reason or "cancelled")
+        return Generation(self.ids, states, self.stop_reason or "cancelled", self.scores)
 
 
 @runtime_checkable
@@ -213,7 +238,7 @@ class GrowingCache:
             layer.keys, layer.values = layer.keys[chosen, :, first:], layer.values[chosen, :, first:]
 
 
-def _padded(layer: Float[Tensor, "b g k w"], length: int) -> Float[Tensor, "b g r w"]:
+def _padded(layer: Shaped[Tensor, "b g k w"], length: int) -> Shaped[Tensor, "b g r w"]:
     return functional.pad(layer, (0, 0, length - layer.shape[2], 0))
 
 
@@ -226,11 +251,16 @@ class Decoder:
     """Sequences of one language model that are decoded together.
 
     `static` is a cache that is kept from one decoder to the next, for CUDA; it is used while the language model and
-    the lengths allow it, by one decoder at a time.
+    the lengths allow it, by one decoder at a time. Prompts are read into a `new_cache`.
     """
 
-    def __init__(self, mllm: MLLM, static: StaticDecoder | None = None):
-        self.mllm = mllm
+    def __init__(
+        self,
+        mllm: MLLM,
+        static: StaticDecoder | None = None,
+        new_cache: Callable[[], DynamicCache] = DynamicCache,
+    ):
+        self.mllm, self.new_cache = mllm, new_cache
         self.rows: list[DecodeState] = []
         self.static = static
         self._is_alone = False
@@ -291,14 +321,14 @@ class Decoder:
     ) -> Float[Tensor, "b d"]:
         # what a family adds to the reading of several rows belongs to all of them
         if last is None or prompt.extra:
-            cache = DynamicCache()
+            cache = self.new_cache()
             hidden = read_prompt(self.mllm.language_model, prompt, cache)
             self._cache.add(cache, prompt)
             return hidden
         states = []
         for row, content in enumerate(contents):
             alone = row_of(prompt, row)
-            cache, state = last.read(self.mllm.language_model, alone, content)
+            cache, state = last.read(self.mllm.language_model, alone, content, self.new_cache)
             self._cache.add(cache, alone)
             states.append(state)
         return torch.cat(states)
@@ -310,6 +340,9 @@ class Decoder:
         if not self.rows:
             return
         logits = self.mllm.head(self._hidden)
+        for row, state in enumerate(self.rows):
+            if state.decoding.guide is not None:
+                state.decoding.guide.restrict(logits[row])
         best = logits.max(-1)  # NaN is the largest of all, so that this pass shows it
         check_computed(best.values, "for the next word")
         chosen = best.indices
@@ -320,7 +353,8 @@ class Decoder:
         if chosen.is_cuda and self._cache is self.static:
             # the device reads on while Python still looks at what was chosen
             self._hidden, self._tokens = self._cache.read(chosen), None
-        for state, token in zip(self.rows, chosen.tolist(), strict=True):
+        for state, scores, token in zip(self.rows, logits, chosen.tolist(), strict=True):
+            state.note(scores, token)
             state.take(token)
         if self._tokens is None:
             self._take_states()

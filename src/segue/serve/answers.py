@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from segue.serve.errors import ApiError, told
-from segue.serve.scheduler import Ticket
+from segue.serve.scheduler import Ticket, Tickets
 
 T = TypeVar("T")
+StreamForm = Literal["done", "named", "lines"]
+"""Server-sent events that end with [DONE]; those that say their type; lines of JSON."""
 LEFT = 499
 """The status, which nobody reads, of a request whose client has left."""
 
@@ -22,10 +24,12 @@ LEFT = 499
 class EventStream(StreamingResponse):
     """Objects as server-sent events, or as lines of JSON; the request behind them ends with the response."""
 
-    def __init__(self, events: AsyncIterator[Any], ticket: Ticket, request_id: str, *, lines: bool = False):
+    def __init__(
+        self, events: AsyncIterator[Any], ticket: Ticket | Tickets, request_id: str, *, form: StreamForm = "done"
+    ):
         self._ticket = ticket
-        media_type = "application/x-ndjson" if lines else "text/event-stream"
-        super().__init__(_written(events, request_id, lines=lines), media_type=media_type)
+        media_type = "application/x-ndjson" if form == "lines" else "text/event-stream"
+        super().__init__(_written(events, request_id, form), media_type=media_type)
         self.headers["x-accel-buffering"] = "no"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,19 +40,26 @@ class EventStream(StreamingResponse):
             self._ticket.close()
 
 
-async def _written(events: AsyncIterator[Any], request_id: str, *, lines: bool) -> AsyncIterator[str]:
+async def _written(events: AsyncIterator[Any], request_id: str, form: StreamForm) -> AsyncIterator[str]:
     """Each event in its form; what goes wrong on the way is the last of them."""
-    form = "{}\n" if lines else "data: {}\n\n"
     try:
         async for event in events:
-            yield form.format(json.dumps(event, ensure_ascii=False))
+            yield _line(event, form)
     except Exception as error:  # noqa: BLE001  the status is sent already, and `told` logs what is our mistake
-        yield form.format(json.dumps(told(error, request_id).body()))
-    if not lines:
+        body = told(error, request_id).body()
+        yield _line(body if form != "named" else {"type": "error"} | body["error"] | body, form)
+    if form == "done":
         yield "data: [DONE]\n\n"
 
 
-async def while_connected(request: Request, ticket: Ticket, work: Coroutine[Any, Any, T]) -> T:
+def _line(event: Any, form: StreamForm) -> str:
+    text = json.dumps(event, ensure_ascii=False)
+    if form == "lines":
+        return text + "\n"
+    return (f"event: {event['type']}\n" if form == "named" else "") + f"data: {text}\n\n"
+
+
+async def while_connected(request: Request, ticket: Ticket | Tickets, work: Coroutine[Any, Any, T]) -> T:
     """What comes of some work on a ticket, which is given up when the client leaves or anything goes wrong."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))

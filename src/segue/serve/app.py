@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import Response
 
 from segue.engine import Engine
-from segue.features import MemoryStore
-from segue.serve import chat, errors, files, page, segment, sessions
+from segue.serve import chat, concepts, errors, files, label_studio, page, responses, segment, sessions
 from segue.serve.context import Context
 from segue.serve.decoding import Decoders
 from segue.serve.errors import ApiError
@@ -26,29 +27,41 @@ from segue.serve.scheduler import Scheduler
 from segue.serve.settings import Settings
 from segue.serve.storage import FileStore
 
-MEDIA_KEPT = 16
-"""Images and videos whose features stay in memory, so that those who ask about one share them."""
 
+def create_app(
+    engine: Engine,
+    settings: Settings,
+    *,
+    model: str,
+    others: Mapping[str, Engine] = MappingProxyType({}),
+    load: Callable[[str], Engine] | None = None,
+) -> FastAPI:
+    """The server of a loaded model, which clients call `model`, and of `others` by their names.
 
-def create_app(engine: Engine, settings: Settings, *, model: str) -> FastAPI:
-    """The server of a loaded model, which clients call `model`."""
-    if isinstance(engine.features, MemoryStore):
-        engine.features.count = MEDIA_KEPT
+    `load` loads the model of a name once more; it is needed with `settings.idle_seconds`.
+    """
     metrics = Metrics()
-    scheduler = Scheduler(engine, settings.limits, metrics, rows=settings.rows)
+    models = {
+        name: Scheduler(name, one, settings, metrics, None if load is None else partial(load, name))
+        for name, one in ({model: engine} | dict(others)).items()
+    }
+    metrics.watch("num_requests_running", "Requests that are being answered.", lambda: _sum(models, "running"))
+    metrics.watch("num_requests_waiting", "Requests in the queue.", lambda: _sum(models, "waiting"))
     folder = tempfile.TemporaryDirectory(prefix="segue-serve-")
     place = Path(folder.name)
     decoders = Decoders(settings.limits, place)
     media = MediaReader(settings.limits, decoders, place, Fetcher(settings.media_domains, settings.limits))
-    context = Context(model, settings, scheduler, media, FileStore(place, settings.limits), metrics)
+    context = Context(models, settings, media, FileStore(place, settings.limits), metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        scheduler.start()
+        for scheduler in models.values():
+            scheduler.start()
         try:
             yield
         finally:
-            scheduler.close()
+            for scheduler in models.values():
+                scheduler.close()
             await decoders.close()
             folder.cleanup()
 
@@ -56,7 +69,7 @@ def create_app(engine: Engine, settings: Settings, *, model: str) -> FastAPI:
     app.add_middleware(Guards, settings=settings)
     errors.install(app)
     _add_states(app, context)
-    for routes in (chat, files, segment, sessions):
+    for routes in (chat, responses, files, segment, concepts, sessions, label_studio):
         routes.add_routes(app, context)
     page.add_routes(app)
     app.state.context = context
@@ -74,7 +87,7 @@ def _add_states(app: FastAPI, context: Context) -> None:
     @app.get("/ready")
     async def ready() -> dict[str, str]:
         """Whether the model has answered a first question."""
-        if not context.scheduler.is_ready:
+        if not all(model.is_ready for model in context.models.values()):
             raise ApiError(503, "the model is not ready", code="not_ready", headers={"retry-after": "2"})
         return {"status": "ready"}
 
@@ -86,16 +99,19 @@ def _add_states(app: FastAPI, context: Context) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The models that are served."""
-        return {"object": "list", "data": [_model(context, created)]}
+        return {"object": "list", "data": [_model(one, created) for one in context.models.values()]}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str) -> dict[str, Any]:
         """One of them."""
-        context.check_model(name)
-        return _model(context, created)
+        return _model(context.served(name), created)
 
 
-def _model(context: Context, created: int) -> dict[str, Any]:
-    return {"id": context.model, "object": "model", "created": created, "owned_by": "segue"} | {
-        "can_segment": context.scheduler.engine.model.grounder is not None
+def _model(served: Scheduler, created: int) -> dict[str, Any]:
+    return {"id": served.name, "object": "model", "created": created, "owned_by": "segue"} | {
+        "can_segment": served.engine.model.grounder is not None
     }
+
+
+def _sum(models: Mapping[str, Scheduler], what: str) -> int:
+    return sum(getattr(model, what) for model in models.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from segue.serve.errors import ApiError
@@ -16,14 +17,18 @@ from segue.types import Media, MediaKind
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The model under its name, and what answers for it."""
+    """The models under their names, and what answers for them."""
 
-    model: str
+    models: Mapping[str, Scheduler]
     settings: Settings
-    scheduler: Scheduler
     media: MediaReader
     files: FileStore
     metrics: Metrics
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The first model, which answers where none is named."""
+        return next(iter(self.models.values()))
 
     @property
     def limits(self) -> Limits:
@@ -43,11 +48,15 @@ class Context:
             raise ApiError(400, message, code="invalid_media", param=param)
         return await self.media.from_file(file.path, file.digest, kind, param)
 
-    def check_model(self, name: str) -> None:
-        """Refuse a model that is not served.
+    def served(self, name: str | None) -> Scheduler:
+        """The model of a name; without one, the first.
 
-        Raises: ApiError.
+        Raises: ApiError, if it is not served.
         """
-        if name != self.model:
-            message = f"there is no model {name[:100]!r} here; this server has {self.model!r}"
+        if name is None:
+            return self.scheduler
+        if name not in self.models:
+            known = ", ".join(map(repr, self.models))
+            message = f"there is no model {name[:100]!r} here; this server has {known}"
             raise ApiError(404, message, code="model_not_found", param="model")
+        return self.models[name]

@@ -65,9 +65,12 @@ def told(error: Exception, request_id: str) -> ApiError:
 
 
 def not_valid(error: RequestValidationError) -> ApiError:
-    """The first thing that is wrong with a request, by the place where it stands. Values are not repeated."""
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    """The first thing that is wrong with a request, by the place where it stands. Values are not repeated.
+
+    Of what may have several forms it is said of the one that fits furthest; names of forms are not places.
+    """
+    first = max(error.errors(), key=lambda one: len(one["loc"]))
+    place = [str(part) for part in first["loc"] if part != "body" and "[" not in str(part)]
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
     if first["type"] == "extra_forbidden":

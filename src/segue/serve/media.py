@@ -27,6 +27,9 @@ _TAKEN = {
 }
 _EXPECTED = {"image": "JPEG, PNG, WebP or GIF", "video": "MP4, MOV, MKV, WebM, or an animated GIF, WebP or PNG"}
 
+MOST_NAMES = 10_000
+"""Names of media by all clients."""
+
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets the bytes at an address, or refuses."""
 
@@ -40,6 +43,7 @@ class MediaReader:
     def __init__(self, limits: Limits, decoders: Decoders, folder: Path, fetch: Fetch):
         self._limits, self._decoders, self._folder, self._fetch = limits, decoders, folder, fetch
         self._kept: OrderedDict[tuple[str, MediaKind], Media] = OrderedDict()
+        self._names: OrderedDict[tuple[str, str], Media] = OrderedDict()
 
     async def from_url(self, url: str, kind: MediaKind, param: str) -> Media:
         """An image or video from a data URL, or from an address that this server fetches from.
@@ -87,6 +91,24 @@ class MediaReader:
         self._keep(digest, media)
         return media
 
+    def name(self, client: str, uuid: str, media: Media) -> None:
+        """Have a medium that is kept known to a client by a name of its own."""
+        self._names[client, uuid] = media
+        self._names.move_to_end((client, uuid))
+        if len(self._names) > MOST_NAMES:
+            self._names.popitem(last=False)
+
+    def named(self, client: str, uuid: str, kind: MediaKind, param: str) -> Media:
+        """What a client has named so.
+
+        Raises: ApiError, if there is no such medium, or it is not kept any more.
+        """
+        media = self._names.get((client, uuid))
+        if media is None or media.kind != kind:
+            message = f"{param}: no {kind} is kept under this uuid; send it again"
+            raise ApiError(404, message, code="no_such_media", param=param)
+        return media
+
     def _from_data_url(self, url: str, param: str) -> bytes:
         head = _DATA.match(url[:256])
         try:
@@ -105,7 +127,8 @@ class MediaReader:
     def _keep(self, digest: str, media: Media) -> None:
         self._kept[digest, media.kind] = media
         while sum(_size(one) for one in self._kept.values()) > self._limits.decoded_bytes:
-            self._kept.popitem(last=False)
+            _, gone = self._kept.popitem(last=False)
+            self._names = OrderedDict((name, one) for name, one in self._names.items() if one is not gone)
 
 
 def _size(media: Media) -> int:

@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 
 from segue.geometry.masks import full_logits
 from segue.serve.scheduler import FrameRles
+from segue.serve.schema import Answering
 from segue.types import Answer, MaskTrack, Media, Region
 
 VERSION = 1
@@ -30,6 +31,12 @@ def regions_to_json(answer: Answer, *, probabilities: bool = False) -> list[Json
     URLs say of each pixel how probable it is, for a threshold to be moved without asking again; 128 is 0.5.
     """
     return [_region(number, region, answer.media, probabilities) for number, region in enumerate(answer.regions)]
+
+
+def told(answer: Answer, body: Answering) -> Json:
+    """What an answer points at, and in what."""
+    about = {"regions_version": VERSION, "media": media_to_json(answer.media)}
+    return {"regions": regions_to_json(answer, probabilities=body.probabilities)} | about
 
 
 def found_to_json(regions: Sequence[Region]) -> list[Json]:

@@ -7,21 +7,25 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from segue.engine import Engine, Options, Request
 from segue.errors import SegueError
+from segue.features import MemoryStore
 from segue.geometry.masks import encode
 from segue.serve.errors import NO_RETRY, ApiError
 from segue.serve.metrics import Metrics
-from segue.serve.settings import Limits
-from segue.types import Event, Failed, Finished, FrameMasks, ObjectsFound, TextDelta
+from segue.serve.settings import Settings
+from segue.types import Event, Failed, Finished, FrameMasks, Message, ObjectsFound, TextDelta
 
 log = logging.getLogger(__name__)
+
+MEDIA_KEPT = 16
+"""Images and videos whose features stay in memory, so that those who ask about one share them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +92,71 @@ class Ticket:
         return event
 
 
-class Scheduler:
-    """Answers requests in one thread, several at a time, as the engine's rows allow.
+class Tickets:
+    """Several requests as one: an iterator over the events of all as they come, each with its request's number."""
 
-    Clients take turns: one that asks for much waits for itself, not for others.
+    def __init__(self, tickets: Sequence[Ticket]):
+        self._tickets = tickets
+        self._coming: dict[asyncio.Task[Told | None], int] = {}
+        self._has_begun = False
+
+    def close(self) -> None:
+        """Do no more for all of them."""
+        for task in self._coming:
+            task.cancel()
+        for ticket in self._tickets:
+            ticket.close()
+
+    def __aiter__(self) -> Tickets:
+        return self
+
+    async def __anext__(self) -> tuple[int, Told]:
+        """The next event of any. Raises what `Ticket` raises."""
+        if not self._has_begun:
+            self._has_begun = True
+            for number in range(len(self._tickets)):
+                self._await(number)
+        while self._coming:
+            done, _ = await asyncio.wait(self._coming, return_when=asyncio.FIRST_COMPLETED)
+            task = next(task for task in self._coming if task in done)
+            number = self._coming.pop(task)
+            event = task.result()
+            if event is not None:
+                self._await(number)
+                return number, event
+        raise StopAsyncIteration
+
+    def _await(self, number: int) -> None:
+        async def following() -> Told | None:
+            return await anext(self._tickets[number], None)
+
+        self._coming[asyncio.create_task(following())] = number
+
+
+class Scheduler:
+    """Answers requests to the model of one `name` in one thread, several at a time, as the engine's rows allow.
+
+    Clients take turns: one that asks for much waits for itself, not for others. After `idle_seconds` without a request
+    the model's weights leave memory, and `load` brings them back for the next one.
     """
 
-    def __init__(self, engine: Engine, limits: Limits, metrics: Metrics, *, rows: int):
-        self.engine = engine
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        load: Callable[[], Engine] | None = None,
+    ):
+        self.name, self.engine, self._load = name, engine, load
         self.is_ready = self.has_failed = False
-        self.limits, self.metrics, self._rows = limits, metrics, rows
+        self.limits, self.metrics, self._rows = settings.limits, metrics, settings.rows
+        self._idle_seconds = settings.idle_seconds if load is not None else None
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._running: dict[Request, Ticket] = {}
         self._is_closed = False
-        metrics.watch("num_requests_running", "Requests that are being answered.", lambda: self.running)
-        metrics.watch("num_requests_waiting", "Requests in the queue.", lambda: self.waiting)
+        self._keep_features()
         self._thread = threading.Thread(target=self._work, name="segue-answers", daemon=True)
 
     def start(self) -> None:
@@ -148,6 +201,21 @@ class Scheduler:
             self._changed.notify()
         return ticket
 
+    def submit_each(self, messages: Sequence[Message], options: Options, client: str, count: int) -> Tickets:
+        """Put a dialogue into the queue so many times, with seeds that follow one another.
+
+        Raises: ApiError, as `submit` does; then none of them is asked.
+        """
+        tickets: list[Ticket] = []
+        try:
+            for number in range(count):
+                request = Request([messages], replace(options, seed=options.seed + number))
+                tickets.append(self.submit(request, client))
+        except ApiError:
+            Tickets(tickets).close()
+            raise
+        return Tickets(tickets)
+
     def cancel(self, ticket: Ticket) -> None:
         """Do no more for a request; one that is over stays as it is."""
         with self._changed:
@@ -174,11 +242,12 @@ class Scheduler:
         return ticket
 
     def _requests(self) -> Iterator[Request | None]:
-        """What the engine is to take up: it waits where there is nothing else to do."""
+        """What the engine is to take up: it waits where there is nothing else to do, and ends if that takes long."""
         while True:
             with self._changed:
                 while not (self._waiting or self._running or self._is_closed):
-                    self._changed.wait()
+                    if not self._changed.wait(self._idle_seconds):
+                        return
                 ticket = self._next()
                 if ticket is None and self._is_closed and not self._running:
                     return
@@ -195,15 +264,43 @@ class Scheduler:
             try:
                 for request, event in self.engine.run(self._requests(), rows=self._rows):
                     self._deliver(request, event)
-                return
+                if self._is_closed:
+                    return
+                self._rest()
             except Exception as error:
                 # of the requests that were answered together, nobody can tell whose it was
                 if not isinstance(error, SegueError):
                     log.exception("answers to %d requests broke off", len(self._running))
                 with self._changed:
-                    broken, self._running = self._running, {}
-                for ticket in broken.values():
+                    broken, self._running = [*self._running.values()], {}
+                for ticket in broken:
                     ticket.tell(Failed(error))
+
+    def _rest(self) -> None:
+        """Without the weights until there is a request again; one that cannot be answered then is told so."""
+        assert self._load is not None
+        self.engine.unload()
+        log.info("%s has left memory: nobody asked for %g seconds", self.name, self._idle_seconds)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if self._is_closed:
+                    return
+            try:
+                self.engine = self._load()
+                self._keep_features()
+                return
+            except Exception as error:
+                log.exception("%s could not be loaded again", self.name)
+                with self._changed:
+                    unanswered = [ticket for row in self._waiting.values() for ticket in row]
+                    self._waiting.clear()
+                for ticket in unanswered:
+                    ticket.tell(Failed(error))
+
+    def _keep_features(self) -> None:
+        if isinstance(self.engine.features, MemoryStore):
+            self.engine.features.count = MEDIA_KEPT
 
     def _warm_up(self) -> None:
         self.engine.ask(np.zeros((64, 64, 3), np.uint8), "?", options=Options(max_new_tokens=1))

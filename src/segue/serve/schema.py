@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -17,12 +19,8 @@ WITHOUT_EFFECT = frozenset(
 )
 """Fields of OpenAI's that change no answer."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
@@ -56,18 +54,42 @@ class TextPart(Open):
     text: str
 
 
-class ImagePart(Open):
+class Named(Open):
+    """A medium that a client may give a name of its own, by which it is meant when it is not there any more."""
+
+    uuid: str | None = Field(None, min_length=1, max_length=200)
+
+    def check(self, given: object) -> None:
+        """Refuse a part by which nothing is meant.
+
+        Raises: ValueError.
+        """
+        if self.uuid is None and given is None:
+            raise ValueError("expected an address, or the uuid of what was sent before")
+
+
+class ImagePart(Named):
     """An image."""
 
     type: Literal["image_url"]
-    image_url: str | Url
+    image_url: str | Url | None = None
+
+    @model_validator(mode="after")
+    def _there(self) -> ImagePart:
+        self.check(self.image_url)
+        return self
 
 
-class VideoPart(Open):
+class VideoPart(Named):
     """A video."""
 
     type: Literal["video_url"]
-    video_url: str | Url
+    video_url: str | Url | None = None
+
+    @model_validator(mode="after")
+    def _there(self) -> VideoPart:
+        self.check(self.video_url)
+        return self
 
 
 class FileId(Open):
@@ -83,10 +105,25 @@ class FilePart(Open):
     file: FileId
 
 
+class RegionPart(Open):
+    """A part of the image in the same message that is asked about: a `box` x0 y0 x1 y1 in its pixels, or an `rle`."""
+
+    type: Literal["region"]
+    box: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=4, max_length=4)] | None = None
+    rle: dict[str, Any] | None = None
+    phrase: str = Field("", max_length=1000)
+
+    @model_validator(mode="after")
+    def _one(self) -> RegionPart:
+        if (self.box is None) == (self.rle is None):
+            raise ValueError("expected a box or an rle, and not both")
+        return self
+
+
 Medium = str | Url | FileId
 """An image or a video: a data URL or an address, as text or as an object, or a file that was uploaded."""
 Phrase = Annotated[str, Field(min_length=1, max_length=1000)]
-Part = Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | VideoPart | FilePart | RegionPart, Field(discriminator="type")]
 
 
 class ChatMessage(Open):
@@ -96,7 +133,7 @@ class ChatMessage(Open):
     content: str | list[Part] | None = None
 
     @property
-    def parts(self) -> list[TextPart | ImagePart | VideoPart | FilePart]:
+    def parts(self) -> list[TextPart | ImagePart | VideoPart | FilePart | RegionPart]:
         """Its parts; words alone are one."""
         if isinstance(self.content, list):
             return self.content
@@ -127,6 +164,33 @@ class Answering(Closed):
         )
 
 
+class JsonSchema(Open):
+    """A JSON schema under a name."""
+
+    name: str = "answer"
+    wanted: dict[str, Any] = Field(alias="schema")
+
+
+class Format(Open):
+    """What an answer has to be: text, any JSON object, or JSON by a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Format:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("expected json_schema with a schema for the type 'json_schema', and for no other")
+        return self
+
+    @property
+    def text(self) -> str | None:
+        """The schema as JSON text; `None` for an answer in words."""
+        if self.json_schema is not None:
+            return json.dumps(self.json_schema.wanted)
+        return None if self.type == "text" else '{"type": "object"}'
+
+
 class StreamOptions(Open):
     """What a stream carries beside text."""
 
@@ -146,17 +210,21 @@ class ChatRequest(Answering):
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**63)
     stop: str | list[Annotated[str, Field(min_length=1, max_length=100)]] | None = None
+    n: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: Format | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        """Without the fields that ask for nothing."""
-        if not isinstance(given, dict):
-            return given
-        for name in NEUTRAL.keys() & given.keys():
-            if given[name] not in NEUTRAL[name]:
-                raise ValueError(f"{name} is not supported here; leave it out")
-        return {name: value for name, value in given.items() if name not in NEUTRAL.keys() | WITHOUT_EFFECT}
+        return supported(given, NEUTRAL, WITHOUT_EFFECT)
+
+    @model_validator(mode="after")
+    def _both(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
+        return self
 
     @field_validator("stop")
     @classmethod
@@ -175,4 +243,19 @@ class ChatRequest(Answering):
             top_p=1.0 if self.top_p is None else self.top_p,
             seed=self.seed or 0,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            likeliest=(self.top_logprobs or 0) if self.logprobs else None,
+            json_schema=self.response_format.text if self.response_format else None,
         )
+
+
+def supported(given: Any, neutral: Mapping[str, tuple[Any, ...]], without_effect: Collection[str]) -> Any:
+    """A request without the fields that ask for nothing.
+
+    Raises: ValueError, for a field that asks for what is not supported.
+    """
+    if not isinstance(given, dict):
+        return given
+    for name in neutral.keys() & given.keys():
+        if given[name] not in neutral[name]:
+            raise ValueError(f"{name} is not supported here; leave it out")
+    return {name: value for name, value in given.items() if name not in neutral and name not in without_effect}

@@ -11,12 +11,13 @@ from pydantic import Field, model_validator
 
 from segue.serve import regions
 from segue.serve.answers import while_connected
-from segue.serve.chat import check_frames, usage
+from segue.serve.chat import finished, usage
 from segue.serve.context import Context
+from segue.serve.dialogue import check_frames
 from segue.serve.errors import ApiError
-from segue.serve.scheduler import Ticket
+from segue.serve.scheduler import Tickets
 from segue.serve.schema import Answering, Medium, Phrase
-from segue.types import Answer, Finished
+from segue.types import Answer
 
 Json = dict[str, Any]
 
@@ -42,36 +43,32 @@ def add_routes(app: FastAPI, context: Context) -> None:
     @app.post("/v1/segment")
     async def segment(body: SegmentRequest, request: Request) -> Json:
         """Masks of all phrases, each asked for on its own, every frame encoded once."""
-        if body.model is not None:
-            context.check_model(body.model)
-        if len(body.phrases) > context.limits.phrases:
-            message = f"{len(body.phrases)} phrases; at most {context.limits.phrases} are asked for together"
-            raise ApiError(400, message, code="limit_exceeded", param="phrases")
-        given, kind = (body.image, "image") if body.image is not None else (body.video, "video")
-        assert given is not None
-        media = await context.open(given, "image" if kind == "image" else "video", kind, request.state.client)
-        check_frames(body, [media], context.limits)
-        asked = context.scheduler.engine.segmentation(media, body.phrases, body.options(context.limits))
-        ticket = context.scheduler.submit(asked, request.state.client)
-        answer = await while_connected(request, ticket, finished(ticket))
-        told = await asyncio.to_thread(regions.regions_to_json, answer, probabilities=body.probabilities)
-        about = {"id": f"seg-{secrets.token_hex(12)}", "object": "segmentation", "model": context.model}
-        return about | {
-            "media": regions.media_to_json(media),
-            "regions": told,
-            "regions_version": regions.VERSION,
-            "not_found": not_found(answer),
-            "usage": usage(answer.usage),
-            "notes": list(media.notes),
-        }
+        answer = await answered(body, context, request)
+        assert answer.media is not None
+        told = await asyncio.to_thread(regions.told, answer, body)
+        about = {"id": f"seg-{secrets.token_hex(12)}", "object": "segmentation"}
+        about |= {"model": context.served(body.model).name}
+        rest = {"not_found": not_found(answer), "usage": usage([answer]), "notes": list(answer.media.notes)}
+        return about | told | rest
 
 
-async def finished(ticket: Ticket) -> Answer:
-    """The answer that a request comes to."""
-    async for event in ticket:
-        if isinstance(event, Finished):
-            return event.answer
-    raise AssertionError("a request ends with an answer or an error")
+async def answered(body: SegmentRequest, context: Context, request: Request) -> Answer:
+    """What is found of all phrases, each asked for on its own.
+
+    Raises: ApiError and SegueError, for what cannot be asked.
+    """
+    served, client = context.served(body.model), request.state.client
+    if len(body.phrases) > context.limits.phrases:
+        message = f"{len(body.phrases)} phrases; at most {context.limits.phrases} are asked for together"
+        raise ApiError(400, message, code="limit_exceeded", param="phrases")
+    given, kind = (body.image, "image") if body.image is not None else (body.video, "video")
+    assert given is not None
+    media = await context.open(given, "image" if kind == "image" else "video", kind, client)
+    check_frames(body, [media], context.limits)
+    asked = served.engine.segmentation(media, body.phrases, body.options(context.limits))
+    tickets = Tickets([served.submit(asked, client)])
+    [answer] = await while_connected(request, tickets, finished(tickets))
+    return answer
 
 
 def not_found(answer: Answer) -> list[Phrase]:

@@ -12,11 +12,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from segue.serve import regions
-from segue.serve.answers import EventStream, while_connected
-from segue.serve.chat import check_frames, usage
+from segue.serve.answers import EventStream, StreamForm, while_connected
+from segue.serve.chat import usage
 from segue.serve.context import Context
+from segue.serve.dialogue import check_frames
 from segue.serve.errors import ApiError
-from segue.serve.scheduler import FrameRles, Ticket, Told
+from segue.serve.scheduler import FrameRles, Scheduler, Ticket, Told
 from segue.serve.schema import Answering, Closed, Medium, Phrase
 from segue.serve.segment import not_found
 from segue.serve.settings import Limits
@@ -29,6 +30,7 @@ class StartRequest(Closed):
     """The video to look at."""
 
     video: Medium
+    model: str | None = None
 
 
 class PhraseRequest(Closed):
@@ -47,6 +49,7 @@ class Session:
 
     owner: str
     media: Media
+    served: Scheduler
     phrases: list[str] = field(default_factory=list)
     id: str = field(default_factory=lambda: f"video-{secrets.token_hex(16)}")
     used: float = field(default_factory=time.monotonic)
@@ -54,7 +57,9 @@ class Session:
     def to_json(self) -> Json:
         """What it is."""
         media = regions.media_to_json(self.media)
-        return {"id": self.id, "object": "video.session", "media": media, "phrases": self.phrases}
+        return {"id": self.id, "object": "video.session", "media": media, "phrases": self.phrases} | {
+            "model": self.served.name
+        }
 
 
 class SessionStore:
@@ -103,8 +108,9 @@ def add_routes(app: FastAPI, context: Context) -> None:
     @app.post("/v1/video/sessions", status_code=201)
     async def start(body: StartRequest, request: Request) -> Json:
         """Send a video."""
+        served = context.served(body.model)
         media = await context.open(body.video, "video", "video", request.state.client)
-        session = Session(request.state.client, media)
+        session = Session(request.state.client, media, served)
         sessions.add(session)
         return session.to_json() | ({"notes": list(media.notes)} if media.notes else {})
 
@@ -132,11 +138,12 @@ def add_routes(app: FastAPI, context: Context) -> None:
             message = "a session tells no probabilities; ask /v1/segment"
             raise ApiError(400, message, code="invalid_value", param="probabilities")
         options = body.options(context.limits, keep_masks=False)
-        asked = context.scheduler.engine.segmentation(session.media, list(session.phrases), options)
-        ticket = context.scheduler.submit(asked, request.state.client)
+        asked = session.served.engine.segmentation(session.media, list(session.phrases), options)
+        ticket = session.served.submit(asked, request.state.client)
         first = await while_connected(request, ticket, anext(ticket))
-        is_lines = "text/event-stream" not in request.headers.get("accept", "")
-        return EventStream(_events(first, ticket, session), ticket, request.state.request_id, lines=is_lines)
+        is_sse = "text/event-stream" in request.headers.get("accept", "")
+        form: StreamForm = "done" if is_sse else "lines"
+        return EventStream(_events(first, ticket, session), ticket, request.state.request_id, form=form)
 
     @app.delete("/v1/video/sessions/{session_id}")
     async def close(session_id: str, request: Request) -> Json:
@@ -157,5 +164,5 @@ async def _events(first: Told, ticket: Ticket, session: Session) -> AsyncIterato
         elif isinstance(event, Finished):
             told = regions.regions_to_json(event.answer)
             about = {"regions_version": regions.VERSION, "not_found": not_found(event.answer)}
-            yield {"type": "done", "regions": told} | about | {"usage": usage(event.answer.usage)}
+            yield {"type": "done", "regions": told} | about | {"usage": usage([event.answer])}
         event = await anext(ticket, None)

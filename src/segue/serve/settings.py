@@ -29,6 +29,10 @@ class Limits:
     messages: int = 64
     media: int = 8
     """Images and videos of one request."""
+    regions: int = 16
+    """Marked in images of one request."""
+    choices: int = 8
+    """Answers to one request."""
     letters: int = 100_000
     phrases: int = 16
     pixels: int = 40_000_000
@@ -66,6 +70,7 @@ class Settings:
     Without `keys` anybody who reaches it may ask, so that it listens to this machine alone. `hosts` are the names by
     which clients may call it; others are refused, so that no web page can reach it by a name of its own.
     `media_domains` are the hosts that images and videos may be fetched from. `requests_per_minute` is for each key.
+    After `idle_seconds` without a request a model's weights leave memory, until there is one.
 
     Raises: ConfigError, for an address that others reach and no key, and for a key that could be guessed.
     """
@@ -77,6 +82,7 @@ class Settings:
     media_domains: tuple[str, ...] = ()
     rows: int = 8
     requests_per_minute: int | None = None
+    idle_seconds: float | None = None
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -307,6 +307,13 @@ def save(module: nn.Module, folder: Path, *, dtype: torch.dtype | None = None, s
         file.chmod(0o644)
 
 
+def release(module: nn.Module) -> None:
+    """Let go of a module's weights for good; what it is made of stays to be looked at."""
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.new_empty(0)
+
+
 def _whole(tensor: Tensor) -> Tensor:
     """A tensor with memory of its own, where it is a part of a larger one, as queries are of a fused layer."""
     is_part = tensor.untyped_storage().nbytes() > tensor.nbytes
