@@ -15,7 +15,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from segue.cli import options
-from segue.cli.console import STDERR, Bar, VisibleConsole, error, say
+from segue.cli.console import STDERR, Bar, VisibleConsole, error, say, told_forms
 from segue.errors import ConfigError, SegueError
 
 if TYPE_CHECKING:
@@ -259,7 +259,8 @@ def _evaluate(
     if not is_resumed:
         _throw_away(spec.out)
     evaluation = spec.evaluation(shard or (0, 1))
-    dataset = evaluation.open_data()
+    with told_forms():
+        dataset = evaluation.open_data()
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if workers > 1:
             if shard is not None:
