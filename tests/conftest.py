@@ -1,6 +1,8 @@
 """What every test stands on: a tokenizer of bytes, tiny random models, and pictures that are made, not read."""
 
 import os
+import shutil
+from pathlib import Path
 
 # Tiny models spend longer on waking threads than on numbers. Set before torch is first imported, inherited by
 # the processes that tests start, and left alone where somebody chose otherwise.
@@ -54,6 +56,16 @@ def byte_tokenizer():
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(SPECIAL)
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+@pytest.fixture(scope="session")
+def longva_folder(tmp_path_factory, byte_tokenizer):
+    """The recorded LongVA in the official layout, with a tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("longva")
+    for name in ("config.json", "model.safetensors", "vision_config.json"):
+        shutil.copy(Path(__file__).parent / "golden" / "longva" / name, folder)
+    byte_tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ Numbers in names are those of the conformance list in docs/cache.md.
 """
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,19 +15,14 @@ from segue import prepare
 from segue.errors import LimitError
 from segue.features import FeatureCache, Store
 from segue.media import open_media
+from segue.types import Message
 
-GOLDEN = Path(__file__).parent / "golden" / "longva"
 OPTIONS = segue.Options(frames="uniform:4", max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, byte_tokenizer):
-    """The recorded LongVA in the official layout, with a tokenizer of bytes."""
-    found = tmp_path_factory.mktemp("longva")
-    for name in ("config.json", "model.safetensors", "vision_config.json"):
-        shutil.copy(GOLDEN / name, found / name)
-    byte_tokenizer.save_pretrained(found)
-    return found
+def folder(longva_folder):
+    return longva_folder
 
 
 @pytest.fixture(scope="module")
@@ -181,9 +175,40 @@ def test_a_sa2va_uses_the_cache_too(tmp_path):
     assert isinstance(engine.features, FeatureCache)
 
 
-def test_13_a_prompt_beyond_the_models_positions_is_refused_before_anything_is_encoded(folder, video, monkeypatch):
-    engine = segue.load(folder)
-    engine.model.config.get_text_config().max_position_embeddings = 40
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+def test_14_38_44_logits_are_those_without_a_cache(folder, video, tmp_path, dtype):
+    question = [Message.user("What is it?", open_media(video))]
+    expected = segue.load(folder, dtype=dtype).logits(question, OPTIONS)
+    for point in ("tower", "projected"):
+        for hits in (0, 1):
+            engine = segue.load(folder, dtype=dtype)
+            cache = engine.use_cache(Store(tmp_path / "cache", reserve=0), point=point)
+            assert torch.equal(engine.logits(question, OPTIONS), expected)
+            assert cache.usage.hits == hits
+
+
+def test_42_a_cache_of_another_tower_is_told_and_not_used(folder, sibling, video, tmp_path):
+    engine, cache = cached(folder, tmp_path / "cache")
+    answer(engine, video)
+    assert not cache.store.problems
+    for changed, told in (("mm_projector.0.weight", False), ("layers.1.mlp.fc1.weight", True)):
+        _, cache = cached(sibling(changed), tmp_path / "cache")
+        assert any("encoder.fingerprint: " in line for line in cache.store.problems) == told
+
+
+def test_13_a_prompt_beyond_the_models_positions_is_refused_before_anything_is_decoded(folder, video, monkeypatch):
+    engine, read = segue.load(folder), prepare.read_frames
+    text = engine.model.config.get_text_config()
     monkeypatch.setattr(engine.model.mllm, "tower", lambda *_: pytest.fail("something was encoded"))
-    with pytest.raises(LimitError, match=r"the prompt has \d+ tokens and the model 40 positions; shorten it"):
+    text.max_position_embeddings = 20  # a frame has 4 tokens
+    with pytest.raises(LimitError, match=r"the prompt has \d+ tokens and the model 20 positions; shorten it"):
+        answer(engine, video)
+
+    def read_black(media, plan):
+        assert media.count == 1, "something was decoded"
+        return read(media, plan)
+
+    monkeypatch.setattr(prepare, "read_frames", read_black)
+    text.max_position_embeddings = 15
+    with pytest.raises(LimitError, match="has 16 tokens and the model 15 positions; shorten it, or show fewer frames"):
         answer(engine, video)

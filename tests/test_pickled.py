@@ -1,13 +1,16 @@
 import collections
+import gc
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 from layouts import write_pickle
 
-from segue.errors import DataError
-from segue.pickled import read_pickled
+from segue.checkpoints.pth import _TorchReader, open_pth
+from segue.errors import DataError, SegueError
+from segue.pickled import Reader, read_pickled
 
 shared = [1, 2]
 PLAIN = {
@@ -59,6 +62,20 @@ def test_damage_is_told(tmp_path, data):
     (tmp_path / "cut.p").write_bytes(data)
     with pytest.raises(DataError, match=r"cut\.p"):
         read_pickled(tmp_path / "cut.p")
+
+
+@pytest.mark.parametrize("read", [read_pickled, open_pth])
+def test_so_many_instructions_are_followed_and_no_more_and_garbage_is_collected_afterwards(tmp_path, monkeypatch, read):
+    monkeypatch.setattr(Reader, "most", 1000)
+    monkeypatch.setattr(_TorchReader, "most", 1000)
+    nested = b"\x80\x02}()" + b"\x85" * 2000 + b"I1\nu."
+    with zipfile.ZipFile(tmp_path / "deep.p", "w") as archive:
+        archive.writestr("a/data.pkl", nested)
+    if read is read_pickled:
+        (tmp_path / "deep.p").write_bytes(nested)
+    with pytest.raises(SegueError, match="has more than 1,000 instructions"):
+        read(tmp_path / "deep.p")
+    assert gc.isenabled()
 
 
 def test_every_cut_of_a_file_is_told(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,7 +17,7 @@ from segue.features.formats import CODES
 from segue.features.keys import identity_of
 from segue.grounding.model import VisionLanguageModel
 from segue.media.sampling import choose
-from segue.models.protocol import Point, Processor, VisionInput
+from segue.models.protocol import PUBLISHED_TILES, Point, Processor, VisionInput
 from segue.prepare import MediaInput, preprocess_media
 from segue.types import Media
 
@@ -76,6 +77,16 @@ class MediaEncoder:
         key = self.key(media, frames=frames, max_tiles=max_tiles)
         features = self._kept(key)
         return preprocess_media(media, self.processor, frames=frames, max_tiles=max_tiles, key=key, features=features)
+
+    def num_visual_tokens(self, video: Media, *, frames: str) -> int:
+        """How many visual tokens a video comes to. Nothing of it is decoded."""
+        return num_frames(video, frames) * len(self.black(video).vision.rows)
+
+    def black(self, media: Media, *, max_tiles: int = PUBLISHED_TILES) -> MediaInput:
+        """A black picture of a medium's size, or a video of one frame: laid out as any of that size is."""
+        pixels = np.zeros((*media.size, 3), np.uint8)
+        like = Media(pixels if media.kind == "image" else pixels[None], media.kind, media.size)
+        return preprocess_media(like, self.processor, frames="first:1", max_tiles=max_tiles)
 
     def _kept(self, key: Key) -> Features | None:
         """Projected features that are kept of a medium, or that become of its tower states that are."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
 
 from segue import weights
 from segue.checkpoints import model_folder
-from segue.encoder import MediaEncoder
+from segue.encoder import MediaEncoder, num_frames
 from segue.errors import ConfigError, DataError, LimitError, SegueError
 from segue.features import FeatureCache, FeatureStore, Store
 from segue.geometry.notation import check_prefill
@@ -88,7 +92,8 @@ class MediaCache:
 class Engine:
     """A loaded model and how to ask it. An answer depends on the arguments alone, whatever was asked before.
 
-    `lineage` says where the weights come from, in what precision and with which versions they run.
+    `lineage` says where the weights come from, in what precision and with which versions they run. Keys and values are
+    kept in a `new_cache` while an answer is written.
     """
 
     def __init__(
@@ -97,13 +102,16 @@ class Engine:
         processor: Processor,
         lineage: Mapping[str, Any],
         features: FeatureStore | None = None,
+        new_cache: Callable[[], DynamicCache] = DynamicCache,
     ):
         self.model = model
         self.processor = processor
         self.lineage = dict(lineage)
         self.encoder = MediaEncoder(model, processor, features)
         self._seen: MediaCache | None = None
-        self._static = StaticDecoder(model.mllm.language_model) if model.device.type == "cuda" else None
+        self.new_cache = new_cache
+        is_static = model.device.type == "cuda" and new_cache is DynamicCache
+        self._static = StaticDecoder(model.mllm.language_model) if is_static else None
 
     @property
     def features(self) -> FeatureStore:
@@ -213,10 +221,8 @@ class Engine:
         """
         if not answers or not all(answers):
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
-        plan, inputs = self.plan(options), list[MediaInput]()
-        for media in shown_in(messages):
-            if not any(one.media is media for one in inputs):
-                inputs.append(self._preprocess(media, plan))
+        plan = self.plan(options)
+        inputs = self._inputs([messages], plan)
         rows = [
             self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
             for answer in answers
@@ -235,6 +241,16 @@ class Engine:
         return found
 
     @torch.no_grad()
+    def logits(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Float[Tensor, " v"]:
+        """Scores of all tokens that the answer to a dialogue may begin with. Raises as `answer` does."""
+        plan = self.plan(options)
+        example = self._prepare(messages, plan, self._inputs([messages], plan))
+        self.encoder.encode(example.media)
+        _, hidden = self.model.mllm(collate([example], self.processor).to(self.model.device))
+        logits: Float[Tensor, " v"] = self.model.mllm.head(hidden[0, -1]).float()
+        return logits
+
+    @torch.no_grad()
     def run(self, requests: Iterable[Request | None], *, rows: int = ROWS) -> Iterator[tuple[Request, Event | Failed]]:
         """Events of many requests as they come, each with its request: the one way in which anything is answered.
 
@@ -246,7 +262,7 @@ class Engine:
         coming, jobs = iter(requests), list[Job]()
         followed: list[Generator[tuple[Request, Event | Failed]]] = []
         waiting: deque[tuple[Job, Row]] = deque()
-        decoder, self._static = Decoder(self.model.mllm, self._static), None
+        decoder, self._static = Decoder(self.model.mllm, self._static, self.new_cache), None
         is_open = True
         try:
             while is_open or jobs or followed:
@@ -341,10 +357,7 @@ class Engine:
         shown = [target_media(messages) for messages in request.dialogues]
         if not shown or any(one is not shown[0] for one in shown):
             raise DataError(f"{len(shown)} questions cannot be asked together; give some, all about the same medium")
-        inputs: list[MediaInput] = []
-        for media in (part for messages in request.dialogues for part in shown_in(messages)):
-            if not any(one.media is media for one in inputs):
-                inputs.append(self._preprocess(media, plan))
+        inputs = self._inputs(request.dialogues, plan)
         examples = [self._prepare(messages, plan, inputs) for messages in request.dialogues]
         phrases = request.phrases or [""] * len(examples)
         schema = plan.options.json_schema
@@ -356,8 +369,23 @@ class Engine:
         timer.lap("vision")
         return Job(request, plan, timer, media_input, rows, LastPrompt() if len(rows) > 1 else None)
 
+    def _inputs(self, dialogues: Sequence[Sequence[Message]], plan: Plan) -> list[MediaInput]:
+        """The media that dialogues show, each once."""
+        inputs: list[MediaInput] = []
+        for media in (part for messages in dialogues for part in shown_in(messages)):
+            if not any(one.media is media for one in inputs):
+                inputs.append(self._preprocess(media, plan))
+        return inputs
+
     def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
-        """A medium as it is shown, from kept features where there are some."""
+        """A medium as it is shown, from kept features where there are some.
+
+        A video that is too long for the model is refused before it is decoded.
+        """
+        if media.kind == "video":
+            tokens = num_frames(media, plan.frames) * self.model.config.mllm_config.largest_frame()[1]
+            if tokens > self._most_tokens:  # that is a bound: what it is exactly costs a frame
+                self._check_length(self.encoder.num_visual_tokens(media, frames=plan.frames), media.name)
         shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
         key = shown.key
         assert key is not None
@@ -372,13 +400,24 @@ class Engine:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
         example = prepare(messages, self._talking(plan.options), prefill=plan.options.prefill, media=media)
+        self._check_length(len(example.ids), "the prompt")
+        return example
+
+    @property
+    def _most_tokens(self) -> int | float:
+        """The longest prompt that the language model has positions for."""
         text = self.model.config.get_text_config()
         # other kinds of rotary angles are made to go beyond the length that was trained
         is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
-        most = text.max_position_embeddings if is_bounded and not getattr(text, "use_dynamic_ntk", False) else None
-        if most is not None and len(example.ids) > most:
-            raise LimitError(f"the prompt has {len(example.ids):,} tokens and the model {most:,} positions; shorten it")
-        return example
+        is_bounded = is_bounded and not getattr(text, "use_dynamic_ntk", False)
+        return text.max_position_embeddings if is_bounded else math.inf
+
+    def _check_length(self, tokens: int, what: str) -> None:
+        if tokens > self._most_tokens:
+            raise LimitError(
+                f"{what} has {tokens:,} tokens and the model {self._most_tokens:,} positions; shorten it, or show "
+                "fewer frames"
+            )
 
     def _talking(self, options: Options) -> Processor:
         """The processor with the template that a request is written in."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from segue import weights
 from segue.checkpoints import footprint, loaded, model_folder
@@ -22,6 +23,7 @@ from segue.errors import ConfigError, LimitError
 from segue.grounding import model as grounded
 from segue.models import offloading, quantised
 from segue.models.quantised import Bits
+from segue.models.quantised_cache import QuantisedCache
 
 LARGE = 100_000_000
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Loading:
     dtype: str | torch.dtype = "auto"
     sam2: str | Path | None = None
     quantize: Bits | None = None
+    quantize_kv: bool = False
     offload: bool = False
     check_memory: bool = True
 
@@ -46,6 +49,7 @@ def load(  # noqa: PLR0913  every choice by its own name
     dtype: str | torch.dtype = "auto",
     sam2: str | Path | None = None,
     quantize: Bits | None = None,
+    quantize_kv: bool = False,
     offload: bool = False,
     check_memory: bool = True,
 ) -> Engine:
@@ -58,8 +62,9 @@ def load(  # noqa: PLR0913  every choice by its own name
 
     `sam2` is the file in which SAM 2 was published (or a model folder with both mask decoders), for a checkpoint with
     one mask decoder: objects are followed with SAM 2's own then, and videos by the policy `consistent`. `quantize`
-    keeps the linear layers of vision tower and language model in 8 or 4 bits; SAM 2 stays exact. `offload` keeps the
-    language layers in main memory, for a small GPU. `check_memory` False loads even what will hardly fit.
+    keeps the linear layers of vision tower and language model in 8 or 4 bits; SAM 2 stays exact. `quantize_kv` keeps
+    in 8 bits what the language model has read, for long videos. `offload` keeps the language layers in main memory, for
+    a small GPU. `check_memory` False loads even what will hardly fit.
 
     Raises: CheckpointError, if the weights do not fit; ConfigError, if nothing here knows the model or the device, or
     choices do not go together; LimitError, if memory would not do.
@@ -69,6 +74,7 @@ def load(  # noqa: PLR0913  every choice by its own name
         dtype=dtype,
         sam2=sam2,
         quantize=quantize,
+        quantize_kv=quantize_kv,
         offload=offload,
         check_memory=check_memory,
     )
@@ -85,7 +91,9 @@ def load(  # noqa: PLR0913  every choice by its own name
         device="cpu" if is_moved_later else choice.device,
         filling=partial(_quantising, choice=choice) if quantize else None,
     )
-    engine = Engine(found.model, found.processor, {**found.lineage, "model": str(model), "device": choice.device})
+    lineage = {**found.lineage, "model": str(model), "device": choice.device}
+    new_cache = QuantisedCache if quantize_kv else DynamicCache
+    engine = Engine(found.model, found.processor, lineage, new_cache=new_cache)
     _finish(engine, choice)
     return engine
 
@@ -138,6 +146,8 @@ def _finish(engine: Engine, choice: Loading) -> None:
         quantised.quantise(model, _layers(model, choice.quantize), choice.quantize, choice.device)
         model.to(choice.device)
         lineage["dtype"] += f"+{choice.quantize}"
+    if choice.quantize_kv:
+        lineage["dtype"] += "+kv8"
     if choice.offload:
         layers = model.mllm.language_model.model.layers
         model.mllm.language_model.model.layers = nn.ModuleList()

@@ -8,8 +8,11 @@ refused: convert it to JSON first, where it is trusted.
 
 from __future__ import annotations
 
+import gc
 import io
 import pickletools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,8 @@ DAMAGED = (ValueError, IndexError, KeyError, TypeError, AttributeError, Overflow
 """What the disassembler and the stack raise on bytes that are no pickle."""
 
 MAX_BYTES = 1 << 30
-MAX_INSTRUCTIONS = 40_000_000
-"""What is read of a pickle at most; RefCOCO's files have about a third of these instructions."""
+MAX_INSTRUCTIONS = 20_000_000
+"""What is read of a pickle at most; RefCOCO's largest file has two thirds of these instructions."""
 _NOTHING = frozenset({"PROTO", "FRAME"})
 _FIXED: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = frozenset(
@@ -56,6 +59,8 @@ class Reader:
     What a heir knows how to stand in for harmlessly it takes in `build`, before asking its parent.
     """
 
+    most = MAX_INSTRUCTIONS
+
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -66,13 +71,14 @@ class Reader:
 
         Raises: DataError, at an instruction that is not followed; one of `DAMAGED`, where the bytes are no pickle.
         """
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count > MAX_INSTRUCTIONS:
-                raise DataError(f"has more than {MAX_INSTRUCTIONS:,} instructions, the most that are followed")
-            if opcode.name == "STOP":
-                break
-            self._follow(opcode.name, argument)
-        return self.stack.pop()
+        with _no_collection():
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+                if count > self.most:
+                    raise DataError(f"has more than {self.most:,} instructions, the most that are followed")
+                if opcode.name == "STOP":
+                    break
+                self._follow(opcode.name, argument)
+            return self.stack.pop()
 
     def _follow(self, name: str, argument: Any) -> None:
         if name in _KEEP:
@@ -123,6 +129,18 @@ class Reader:
         items = self.stack[start:]
         del self.stack[start:]
         return items
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the collector of garbage, which would walk through all that is built again and again."""
+    is_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if is_on:
+            gc.enable()
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from xml.etree import ElementTree
 
 from segue.errors import MediaError
 
@@ -30,6 +31,10 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LEGACY = ("gb18030", "cp1252")
+
+
+_DECLARED = 4096
+"""Letters at the beginning within which XML states what it is."""
 
 
 def refuse_url(given: str | Path) -> None:
@@ -100,7 +105,20 @@ def decoded(data: bytes) -> tuple[str, str]:
             continue
         if name != "gb18030" or _is_chinese(text):
             return text, name
-    raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252)")
+    raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252): save it as UTF-8")
+
+
+def parse_xml(text: str) -> ElementTree.Element:
+    """The root of an XML text that declares no entities, which could grow without end.
+
+    Raises: ValueError, saying why it is none.
+    """
+    if "<!DOCTYPE" in text[:_DECLARED] or "<!ENTITY" in text:
+        raise ValueError("it declares entities, which none of its kind does")
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, LookupError, RecursionError, MemoryError) as error:
+        raise ValueError(str(error)) from error
 
 
 def _pairs(head: bytes) -> list[str]:

@@ -425,6 +425,7 @@ def test_names_of_the_qwen_trainer_lose_their_wrappers_too():
     assert "model.model.language_model.layers.3.self_attn.q_proj" in spellings(name)
     assert "model.lm_head" in spellings("mllm.model.base_model.model.lm_head")
     assert "lm_head.weight" in spellings("module.mllm.model.lm_head.weight")
+    assert "lm_head.weight" in spellings("_orig_mod.module.mllm.model.lm_head.weight")
 
 
 def test_the_names_of_a_trained_8b_all_have_a_place():

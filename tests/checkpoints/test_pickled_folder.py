@@ -5,7 +5,7 @@ import zipfile
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from segue import weights
 from segue.checkpoints import pickled_folder
@@ -75,3 +75,21 @@ def test_a_folder_that_is_there_is_not_overwritten(folder, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(ConfigError, match="exists already"):
         pickled_folder.rewrite(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("is_safe", [False, True])
+def test_what_wraps_all_names_is_left_out_where_that_is_asked_for(folder, tmp_path, is_safe):
+    source, out = folder, tmp_path / "out"
+    wrapped = {f"module.{name}": tensor.contiguous() for name, tensor in TENSORS.items()}
+    if is_safe:
+        source = tmp_path / "safe"
+        source.mkdir()
+        save_file(wrapped, source / "model.safetensors")
+    else:
+        (folder / pickled_folder.INDEX).unlink()
+        torch.save(wrapped, folder / pickled_folder.SINGLE)
+    assert pickled_folder.rewrite(source, out, strip="module.") == 3
+    found = load_file(out / "model.safetensors")
+    assert found.keys() == TENSORS.keys() and all(torch.equal(found[name], TENSORS[name]) for name in found)
+    with pytest.raises(ConfigError, match=r"--strip _orig_mod\.: the names of 3 of 3 tensors do not begin so"):
+        pickled_folder.rewrite(source, tmp_path / "other", strip="_orig_mod.")

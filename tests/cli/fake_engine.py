@@ -5,12 +5,13 @@ It keeps the contract of segue.engine and segue.loading and can stand in its pla
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from segue.errors import CheckpointError, DataError
-from segue.geometry import masks
+from segue.geometry import masks, notation
 from segue.media import iter_frames
 from segue.types import (
     Answer,
@@ -49,6 +50,7 @@ class Engine:
     """`loads` counts how often any was made."""
 
     loads = 0
+    model = SimpleNamespace(family=SimpleNamespace(parse=notation.parse))
     lineage: dict[str, Any] = {"model": "fake", "dtype": "float32"}
 
     def stream_answer(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
@@ -89,7 +91,9 @@ class Engine:
             yield event
         done = tuple(_region(region, number, media, frames, options) for number, region in enumerate(regions))
         usage = Usage(encoded_frames=len(frames))
-        yield Finished(Answer(text, done, text + "<|im_end|>", media, usage, lineage=self.lineage))
+        yield Finished(
+            Answer(notation.parse(text, None, None)[0], done, text + "<|im_end|>", media, usage, lineage=self.lineage)
+        )
 
 
 def _region(region: Region, number: int, media: Media, frames: list, options: Options) -> Region:

@@ -5,8 +5,6 @@ import json
 import pytest
 import torch
 
-from segue.cli.cache import parse_size, size
-from segue.errors import ConfigError
 from segue.features import FeatureCache, Features, Identity, Store
 
 IDENTITY = Identity({"family": "clip_vision", "fingerprint": "0" * 64, "compute_dtype": "F32"}, "tower", {})
@@ -75,16 +73,3 @@ def test_a_mistake_is_one_line(run_segue, filled, words, message):
     result = run_segue("cache", *(filled if word == "CACHE" else word for word in words))
     assert result.exit_code == 2
     assert message in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "nbytes"), [("200GB", 200 * 10**9), ("1.5 TiB", 3 * 2**39), ("1000", 1000), ("2k", 2000), ("7b", 7)]
-)
-def test_sizes_in_words(text, nbytes):
-    assert parse_size(text) == nbytes
-
-
-def test_sizes_that_are_none():
-    assert [size(0), size(999), size(1.5e6), size(2e12)] == ["0 B", "999 B", "1.5 MB", "2.0 TB"]
-    with pytest.raises(ConfigError):
-        parse_size("-1GB")

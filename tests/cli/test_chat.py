@@ -7,6 +7,7 @@ from pictures import BLOCK_AREA, HEIGHT, WIDTH, make_frames, make_image
 
 from segue.cli import chat
 from segue.geometry import masks
+from segue.models.qwen_vl.family import parse
 from segue.types import Answer, Finished, Media, Region, TextDelta
 
 
@@ -49,7 +50,7 @@ def interrupted(fake, monkeypatch):
 
 def test_one_question_is_answered_on_stdout_with_a_table_on_stderr(run_segue, photo):
     run = run_segue("chat", photo, "--ask", "Where is the bright part?")
-    assert (run.exit_code, run.stdout) == (0, "Turn 1: bright [SEG] \n")
+    assert (run.exit_code, run.stdout) == (0, "Turn 1: bright\n")
     (row,) = (line.split() for line in run.stderr.splitlines() if "bright" in line)
     assert row == ["1", "bright", "0.06", "100%", f"{BLOCK_AREA / HEIGHT / WIDTH:.1%}"]
 
@@ -57,13 +58,13 @@ def test_one_question_is_answered_on_stdout_with_a_table_on_stderr(run_segue, ph
 def test_one_question_as_json_is_the_whole_answer(run_segue, photo, tmp_path):
     run = run_segue("chat", photo, "--ask", "bright?", "--json", "-o", tmp_path / "out")
     answer = json.loads(run.stdout)
-    assert (answer["text"], answer["folder"]) == ("Turn 1: bright [SEG] ", str(tmp_path / "out" / "answer-001"))
+    assert (answer["text"], answer["folder"]) == ("Turn 1: bright", str(tmp_path / "out" / "answer-001"))
     assert answer["regions"][0]["box"] == [5, 4, 17, 12] and run.stderr == ""
 
 
 def test_a_dialogue_remembers_its_turns(talk):
     stdout, stderr = talk("What is dark?", "", "And what is bright?", "Thanks")
-    assert stdout == "Turn 1: dark [SEG] \nTurn 2: bright [SEG] \nTurn 3: \n"
+    assert stdout == "Turn 1: dark\nTurn 2: bright\nTurn 3:\n"
     assert stderr.count("presence") == 2
 
 
@@ -83,13 +84,13 @@ def test_the_medium_is_shown_once_and_answers_come_back_without_their_terminator
 
 
 def test_text_alone_needs_no_medium(talk):
-    assert talk("Hello", about=None)[0] == "Turn 1: \n"
+    assert talk("Hello", about=None)[0] == "Turn 1:\n"
 
 
 def test_reset_and_open_begin_anew(talk, tmp_path):
     walk = make_frames(tmp_path / "a walk")
     stdout, stderr = talk("dark?", "/reset", "dark?", f"/open {walk}", "bright?")
-    assert stdout == "Turn 1: dark [SEG] \nTurn 1: dark [SEG] \nTurn 1: bright [SEG] \n"
+    assert stdout == "Turn 1: dark\nTurn 1: dark\nTurn 1: bright\n"
     assert "the dialogue is forgotten" in stderr and "a walk: video, 48 x 32, 3 frames" in stderr
 
 
@@ -116,6 +117,7 @@ def test_no_piece_of_a_mark_or_a_place_is_printed(talk, fake, monkeypatch, cut):
         yield Finished(Answer("图a cat < 1 metre.", (cat,), raw))
 
     monkeypatch.setattr(fake.Engine, "stream_answer", stream)
+    monkeypatch.setattr(fake.Engine.model.family, "parse", parse)
     stdout, stderr = talk("Where?")
     assert stdout == "图a cat < 1 metre.\n"
     assert ["1", "a", "cat", "1", "2", "3", "4"] in [line.split() for line in stderr.splitlines()]
@@ -141,13 +143,13 @@ def test_quit_leaves_and_help_tells_how(talk):
 def test_a_mistake_is_told_and_the_session_goes_on(talk, photo, line, text):
     stdout, stderr = talk(line.replace("{photo}", str(photo)), "bright?")
     assert text in stderr and stderr.count("error: ") == 1
-    assert stdout.endswith("bright [SEG] \n")
+    assert stdout.endswith("bright\n")
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_session(talk, interrupted):
     stdout, stderr = talk("dark?", "bright?")
     assert interrupted == ["\ndark?"]
-    assert stdout.endswith("Turn 1: bright [SEG] \n") and "stopped" in stderr
+    assert stdout.endswith("Turn 1: bright\n") and "stopped" in stderr
 
 
 def test_ctrl_c_on_the_only_question_is_exit_130(run_segue, photo, interrupted):

@@ -39,6 +39,7 @@ def test_a_folder_of_ones_own_is_scored_and_reported(evaluate, mine, tmp_path):
     written = {path.name for path in (tmp_path / "out" / "mine_test").iterdir()}
     assert written == {"run.json", "rows.jsonl", "report.json", "report.md", "report.html", "rows.csv", "timings.json"}
     assert "6 of 6 rows, model bright/100-100" in done.stderr
+    assert done.stderr.count("is read as mask pictures (test/masks)") == 1
 
 
 def test_the_same_command_goes_on_and_overwriting_begins_anew(evaluate, mine, tmp_path):
@@ -99,6 +100,14 @@ def test_benchmarks_are_listed(evaluate):
     names = {one["name"] for one in json.loads(evaluate("list", "--json").stdout)}
     assert {"scenes_test", "refcoco_val", "mevis_u", "mme"} <= names
     assert "scenes_test" in evaluate("list").stdout
+
+
+def test_a_benchmark_that_cannot_be_run_keeps_no_other_from_it(evaluate, mine, tmp_path):
+    (tmp_path / "none").mkdir()
+    both = f"{tmp_path / 'none'},{mine}"
+    done = evaluate("bright/100", "--on", both, "--phrase", "square", "-o", tmp_path / "out", "--json")
+    assert (done.exit_code, [made["n"] for made in json.loads(done.stdout)]) == (2, [6])
+    assert "error: none_test: " in done.stderr and "not evaluated: none_test; once" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from segue.checkpoints import random_weights
-from segue.cli.inspect import _bytes
 from segue.cli.main import application
 
 
@@ -90,18 +89,3 @@ def test_doctor_says_what_is_wrong_with_a_folder_that_does_not_fit(run_segue, fo
     run = run_segue("doctor", str(folder))
     assert run.exit_code == 2
     assert "no tokenizer" in run.stdout and "cannot be used as it is" in run.stdout
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1 kB"),
-        (999_900, "1 MB"),
-        (7_534_740, "7.53 MB"),
-        (51_556_280_560, "51.6 GB"),
-    ],
-)
-def test_sizes_are_written_for_people(size, text):
-    assert _bytes(size) == text

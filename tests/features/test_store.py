@@ -351,19 +351,6 @@ def test_37_the_list_of_entries_is_the_files_alone(root):
     assert sorted((found.place.key, found.nbytes) for found in Store(root, reserve=0).entries()) == before
 
 
-def test_35_five_thousand_entries_are_looked_up_without_reading_one(root, monkeypatch):
-    cache = fresh(root)
-    keys = [identity().key(f"video{number}", "u") for number in range(5_000)]
-    for key in keys:
-        path = cache.store.path(cache.place(key))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    monkeypatch.setattr(entries, "read", None)
-    monkeypatch.setattr(entries, "read_head", None)
-    assert all(fresh(root).has(f"video{number}", "u") for number in range(5_000))
-    assert len(list(cache.store.entries())) == 5_000
-
-
 def test_41_every_run_writes_down_what_it_found(cache, root):
     cache.put("video", "u", features(), seconds=3.0)
     cache.get("video", "u")

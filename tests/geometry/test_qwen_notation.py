@@ -78,13 +78,6 @@ def test_a_caption_without_its_places():
     assert notation.without_places(raw + "<quad>(1,1),(2,1),(2,2),(1,2)</quad>. ") == "Two apples by a sign."
 
 
-def test_nothing_of_a_mark_or_a_place_is_shown_while_it_comes():
-    raw = "图<ref>a cat</ref><box>(1,2),(3,4)</box> on<ref> a mat</ref><quad>(1,1),(2,1),(2,2),(1,2)</quad>.<|im_end|>"
-    shown = [notation.spoken(raw[:length]) for length in range(len(raw) + 1)]
-    assert shown[-1] == "图a cat on a mat."
-    assert all(shown[-1].startswith(text) for text in shown)
-
-
 def test_ten_megabytes_of_marks_are_read_at_once():
     text, regions = notation.parse("<box>" * 2_000_000, (10, 10))
     assert (text, regions) == ("", ())

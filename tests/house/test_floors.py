@@ -12,9 +12,9 @@ import pytest
 # Top first. "segue" is the package itself: the public face in __init__.py.
 FLOORS = (
     ("cli", "segue"),
-    ("serve", "evals", "parity", "bench"),
+    ("serve", "integrations", "evals", "parity", "bench"),
     ("engine", "loading", "train", "jobs"),
-    ("requests", "encoder"),
+    ("requests", "encoder", "clean_text"),
     ("prepare", "checkpoints", "datasets", "demo"),
     ("own_data", "synth"),
     ("grounding", "data", "features"),

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 
 from segue import config
 from segue.checkpoints import adapters
+from segue.checkpoints.random_weights import random_checkpoint
 from segue.data import image_chat
 from segue.errors import ConfigError
 from segue.train import checkpoints, run_logger, setup, zero
-from segue.train.recipe import DatasetSpec, Validation
+from segue.train.recipe import DatasetSpec, ParameterGroup, Validation
 from segue.train.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -83,15 +84,36 @@ def held_out(tmp_path, draw):
     return Validation(data=(square, chat), every=2)
 
 
+@pytest.fixture
+def pointing(make_recipe, held_out):
+    """Masks, by LoRA; of two processes one has nothing to judge."""
+    recipe = make_recipe(stage={"steps": 3, "lora": replace(make_recipe().stages[0].lora, dropout=0.0)})
+    return replace(recipe, validation=held_out, save_every=1, keep=9)
+
+
+@pytest.fixture
+def seeing(make_recipe, draw, tmp_path):
+    """All of a Qwen-VL, the tower too; where one process reads a text alone, the other may see a picture."""
+    folder, root = random_checkpoint(tmp_path / "tiny-qwen-vl", "tiny-qwen-vl"), draw(tmp_path / "rows", 2)
+    rows = [{"task": "caption", "image": f"images/{number}.png", "text": "a square"} for number in range(2)]
+    rows += [{"task": "text", "text": f"the number {number}"} for number in range(3)]
+    (root / "pretraining.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    groups = dict.fromkeys(("vision", "connector", "language", "embeddings"), ParameterGroup(how="full"))
+    data = DatasetSpec(dataset="pretraining", root=root, split="train")
+    return make_recipe(
+        stage={"groups": groups, "steps": 3, "rate": 1e-5}, model=str(folder), data=(data,), save_every=1, keep=9
+    )
+
+
 @pytest.mark.slow  # three processes import torch
+@pytest.mark.parametrize("learning", ["pointing", "seeing"])
 @pytest.mark.parametrize(("how", "name"), [("fsdp2.yaml", "FSDP"), ("zero2.yaml", "DEEPSPEED")])
 def test_a_run_spread_over_two_processes_goes_on_exactly_and_learns_what_one_process_does(
-    make_recipe, watcher, held_out, tmp_path, how, name
+    request, watcher, tmp_path, learning, how, name
 ):
     if name == "DEEPSPEED" and find_spec("deepspeed") is None:
         pytest.skip("needs DeepSpeed, which no extra brings: pip install deepspeed")
-    recipe = make_recipe(stage={"steps": 3, "lora": replace(make_recipe().stages[0].lora, dropout=0.0)})
-    recipe = replace(recipe, validation=held_out, save_every=1, keep=9)
+    recipe = request.getfixturevalue(learning)
     whole, stopped = spread(recipe, tmp_path, how)
     assert json.loads((whole / "run.json").read_text())["distribution"] == name
     for file in ("trained.safetensors", "state/optimizer.safetensors"):

@@ -7,6 +7,7 @@ import pytest
 
 from segue import config, loading
 from segue.checkpoints import adapters
+from segue.checkpoints.merge import merge
 from segue.checkpoints.random_weights import random_checkpoint
 from segue.errors import ConfigError
 from segue.models import gptq
@@ -87,15 +88,22 @@ def test_rows_of_tokens_that_a_model_lacks_are_refused(folder):
         stages.switch_on(engine.model, stage, engine.processor, seed=0)
 
 
-def test_the_published_lora_learns_its_layers_and_the_embeddings_and_is_merged(folder, watcher, tmp_path):
+@pytest.mark.parametrize("bits", ["none", "4bit"])
+def test_the_published_lora_learns_its_layers_and_the_embeddings_and_is_merged(folder, watcher, tmp_path, bits):
+    if bits == "4bit":
+        pytest.importorskip("bitsandbytes", reason="needs the extra `quant`")
     said = [{"from": "user", "value": "Where?"}, {"from": "assistant", "value": "<ref>it</ref><box>(0,0),(9,9)</box>"}]
     (tmp_path / "conversations.json").write_text(json.dumps([{"conversations": said}]))
     data = f"data=[{{dataset: qwen_chat, root: {tmp_path}}}]"
     few = ("stages.0.epochs=null", "stages.0.steps=2", "accumulation=1", "workers=0", "precision=fp32")
-    sets = [f"model={folder}", f"output={tmp_path / 'run'}", data, *few]
+    sets = [f"model={folder}", f"output={tmp_path / 'run'}", data, f"stages.0.lora.quantize={bits}", *few]
     run.train(config.load(TrainRecipe, RECIPES / "qwen_vl_lora.yaml", sets), watcher, device="cpu")
     learned = set(checkpoints.read_all(adapters.find(tmp_path / "run") / adapters.TENSORS))
     parts = {name.rpartition(".")[0].rpartition(".")[2] for name in learned if ".lora_" in name}
     assert parts == {"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "gate_proj"}
     assert {"mllm.language_model.lm_head.weight", "mllm.language_model.model.embed_tokens.weight"} <= learned
-    assert loading.load(tmp_path / "run", device="cpu", dtype="fp32").ask(None, "Where?").text
+    merge(adapters.find(tmp_path / "run"), tmp_path / "merged", dtype="fp32")
+    told = [
+        loading.load(tmp_path / name, device="cpu", dtype="fp32").ask(None, "Where?").text for name in ("run", "merged")
+    ]
+    assert told[0] and told[0] == told[1]

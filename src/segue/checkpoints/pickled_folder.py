@@ -1,4 +1,6 @@
-"""A model folder whose weights torch has pickled, rewritten as safetensors without unpickling anything."""
+"""A model folder whose weights torch has pickled, or whose names have a prefix, rewritten as safetensors; nothing is
+unpickled.
+"""
 
 from __future__ import annotations
 
@@ -52,16 +54,20 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def rewrite(folder: Path, out: Path, *, progress: Progress = no_progress) -> int:
+def rewrite(folder: Path, out: Path, *, strip: str = "", progress: Progress = no_progress) -> int:
     """Write the folder as `out`, weights as safetensors in the types they have; returns how many tensors there are.
 
-    `out` appears when all is there.
+    `strip` is what every name begins with and is written without; then the weights may be safetensors already. `out`
+    appears when all is there.
 
-    Raises: ConfigError, if `out` exists; CheckpointError, as `open_pickled` and for too little space.
+    Raises: ConfigError, if `out` exists, or a name does not begin with `strip`; CheckpointError, as `open_pickled` and
+        for too little space.
     """
     if out.exists():
         raise ConfigError(f"{out} exists already; choose a new folder")
-    tensors = open_pickled(folder)
+    is_safe = bool(strip) and next(folder.glob("*.safetensors"), None) is not None
+    files = weights.checkpoint_files(folder) if is_safe else _files(folder)
+    tensors = _stripped(lazy.stored(weights.read_headers(folder)) if is_safe else open_pickled(folder), strip)
     out.parent.mkdir(parents=True, exist_ok=True)
     check_space(out.parent, tensors.nbytes)
     with atomic_folder(out) as part:
@@ -70,6 +76,15 @@ def rewrite(folder: Path, out: Path, *, progress: Progress = no_progress) -> int
             for file in folder.glob(pattern):
                 if file.is_file() and not file.name.endswith(".index.json"):
                     shutil.copyfile(file, part / file.name)
-        made_from = {"command": "safetensors", "name": folder.name, "files": [file.name for file in _files(folder)]}
+        names = [file.name for file in files]
+        made_from = {"command": "safetensors", "name": folder.name, "files": names, "strip": strip}
         weights.write_lineage(part, made_from)
     return len(tensors.specs)
+
+
+def _stripped(tensors: Tensors, start: str) -> Tensors:
+    if strange := [name for name in tensors.specs if not name.startswith(start) or name == start]:
+        count = f"{len(strange)} of {len(tensors.specs)} tensors"
+        raise ConfigError(f"--strip {start}: the names of {count} do not begin so, such as {strange[0]}")
+    specs = {name.removeprefix(start): spec for name, spec in tensors.specs.items()}
+    return Tensors(specs, lambda name: tensors.read(start + name))

@@ -26,6 +26,8 @@ from segue.reading import open_regular
 from segue.weights.lazy import Spec, Tensors
 
 MAX_PICKLE_BYTES = 200_000_000
+MAX_INSTRUCTIONS = 5_000_000
+"""What is followed of a checkpoint's pickle at most: a hundred thousand tensors have these instructions."""
 _WORD = 16  # bytes
 _MOST_AXES = 8
 WRAPPERS = ("state_dict", "model")
@@ -94,6 +96,8 @@ class TorchFile:
 
 class _TorchReader(Reader):
     """Follows a pickle of torch's: tensors as descriptions, everything else as it is or as a `Foreign`."""
+
+    most = MAX_INSTRUCTIONS
 
     def build(self, name: str, argument: Any) -> None:
         stack = self.stack

@@ -105,7 +105,7 @@ def spellings(name: str) -> Iterator[str]:
     """A trainer's name for a tensor without the wrappers of peft and of several processes, and under each part of the
     trainer that may hold it.
     """
-    bare = name.removeprefix("module.").replace("base_model.model.", "")
+    bare = re.sub(weights.WRAPPERS, "", name).replace("base_model.model.", "")
     return (bare.removeprefix(prefix) for prefix in _PREFIXES if bare.startswith(prefix))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -19,9 +19,11 @@ from rich.text import Text
 from segue.cli import options
 from segue.cli.console import STDERR, Bar, error, say, visible
 from segue.errors import ConfigError, SegueError
-from segue.geometry import qwen_notation
 from segue.reading import refuse_url
 from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, Region, TextDelta
+
+if TYPE_CHECKING:
+    from segue.models.protocol import Parse
 
 Stream = Callable[[Sequence[Message]], Iterator[Event]]
 """Answers the last of some messages. What it returns is a generator; closing it stops the model."""
@@ -85,7 +87,13 @@ def command(
     drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     settings = engine.Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
     loaded = loading.load()
-    session = Session(lambda messages: loaded.stream_answer(messages, settings), opened, out=output, formats=wanted)
+    session = Session(
+        lambda messages: loaded.stream_answer(messages, settings),
+        loaded.model.family.parse,
+        opened,
+        out=output,
+        formats=wanted,
+    )
     if ask is None:
         talk(session)
     elif session.ask(ask, quiet=as_json) is None:
@@ -100,11 +108,12 @@ class Session:
     With `out`, every answer that points at something is written there while it comes, as answer-001 and so on.
     """
 
-    def __init__(self, stream: Stream, media: Media | None, *, out: Path | None, formats: Sequence[str]):
+    def __init__(self, stream: Stream, parse: Parse, media: Media | None, *, out: Path | None, formats: Sequence[str]):
         self.media = media
         self.messages: list[Message] = []
         self._unseen = media
         self._stream = stream
+        self._parse = parse
         self._out = out
         self._formats = formats
         self._last: Answer | None = None
@@ -192,7 +201,7 @@ class Session:
 
         answer: Answer | None = None
         writer: ResultWriter | None = None
-        said = _Said()
+        said = _Said(self._parse)
         with ExitStack() as stack:
             bar = stack.enter_context(Bar("answer", hidden=quiet))
             for event in events:
@@ -318,21 +327,19 @@ def _act(session: Session, line: str) -> None:
 class _Said:
     """Prints an answer's text while it comes; a mark or a place in words is never cut, for it is never shown."""
 
-    def __init__(self) -> None:
-        self._raw = self._told = ""
+    def __init__(self, parse: Parse) -> None:
+        from segue.clean_text import CleanText
+
+        self._text = CleanText(parse)
         self._is_over = False
 
     def take(self, event: Event) -> None:
         """Print what can be told now."""
         if isinstance(event, TextDelta):
-            self._raw += event.text
+            print(visible(self._text.add(event.text)), end="", flush=True)
         elif isinstance(event, ObjectsFound | Finished) and not self._is_over:
             self._is_over = True
-        else:
-            return
-        text = _SPECIAL.sub("", qwen_notation.spoken(self._raw, is_over=self._is_over))
-        print(visible(text[len(self._told) :]), end="\n" if self._is_over else "", flush=True)
-        self._told = text
+            print(visible(self._text.finish()), flush=True)
 
 
 def _move(event: Event, bar: Bar) -> None:

@@ -103,13 +103,17 @@ def import_(
 def safetensors(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model folder whose weights are *.bin files.")],
     out: Out,
+    strip: Annotated[
+        str,
+        typer.Option("--strip", help="Leave out what all names begin with, such as module.; of *.safetensors too."),
+    ] = "",
     as_json: options.Json = False,
 ) -> None:
     """Rewrite a folder of pickled weights as safetensors; nothing of it is unpickled or executed."""
     from segue.checkpoints import pickled_folder
 
     with _progress_bars(as_json) as progress:
-        count = pickled_folder.rewrite(folder.expanduser(), out.expanduser(), progress=progress)
+        count = pickled_folder.rewrite(folder.expanduser(), out.expanduser(), strip=strip, progress=progress)
     _done(out, as_json, {"tensors": count})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,9 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from segue.cli import options
-from segue.cli.cache import size
 from segue.cli.console import VisibleConsole
 from segue.errors import ConfigError
+from segue.progress import size
 
 if TYPE_CHECKING:
     from segue.bench.estimate import Accelerator, Cost
@@ -21,18 +22,63 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
 
-Models = Annotated[
-    str, typer.Option("--models", help="Architectures, separated by commas; `segue models` lists those there are.")
-]
-Gpu = Annotated[str, typer.Option("--gpu", help="The device: l4, rtx4090, a100, h100 or h200.")]
-Gpus = Annotated[str, typer.Option("--gpus", help="Numbers of devices, separated by commas.")]
-Share = Annotated[
-    float, typer.Option("--share", min=0.01, max=1.0, help="How much of the device's limits is reached: an assumption.")
-]
-Objects = Annotated[int, typer.Option("--objects", min=1, help="Things asked for in each.")]
-SIZES = "Sa2VA-1B,Sa2VA-4B,Sa2VA-8B,Sa2VA-26B"
-GPUS = "1,8,64"
-SHARE = 0.4
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOptions:
+    """What the job runs on; see `options.expanded`."""
+
+    gpu: Annotated[str, typer.Option("--gpu", help="The device: l4, rtx4090, a100, h100 or h200.")] = "h100"
+    share: Annotated[
+        float,
+        typer.Option("--share", min=0.01, max=1.0, help="How much of the device's limits is reached: an assumption."),
+    ] = 0.4
+
+    @property
+    def device(self) -> Accelerator:
+        """Raises: ConfigError, if it is not known."""
+        from segue.bench.estimate import ACCELERATORS
+
+        if self.gpu not in ACCELERATORS:
+            raise ConfigError(f"unknown device {self.gpu!r}; known: {', '.join(ACCELERATORS)}")
+        return ACCELERATORS[self.gpu]
+
+    @property
+    def words(self) -> str:
+        """As titles say it."""
+        return f"on {self.gpu} at {self.share:.0%} of its limits"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOptions(DeviceOptions):
+    """Which models run, and on how many devices; see `options.expanded`."""
+
+    objects: Annotated[int, typer.Option("--objects", min=1, help="Things asked for in each.")] = 3
+    models: Annotated[
+        str, typer.Option("--models", help="Architectures, separated by commas; `segue models` lists those there are.")
+    ] = "Sa2VA-1B,Sa2VA-4B,Sa2VA-8B,Sa2VA-26B"
+    gpus: Annotated[str, typer.Option("--gpus", help="Numbers of devices, separated by commas.")] = "1,8,64"
+
+    @property
+    def arithmetic(self) -> dict[str, Any]:
+        """The arithmetic of each model. Raises: ConfigError, if one cannot segment."""
+        from segue.bench.estimate import arithmetic
+
+        models = {name: arithmetic(name) for name in _words(self.models)}
+        if without := [name for name, model in models.items() if model.config.sam2_config is None]:
+            raise ConfigError(f"{', '.join(without)} has no grounder, so that it cannot segment; take a Sa2VA")
+        return models
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """How many devices. Raises: ConfigError."""
+        words = _words(self.gpus)
+        if not words or not all(word.isdecimal() and int(word) for word in words):
+            raise ConfigError(f"--gpus {self.gpus!r} is not a list of numbers; expected one such as 1,8,64")
+        return [int(word) for word in words]
+
+    def hours(self, cost: Cost) -> dict[str, float]:
+        """Hours of a job by the number of devices."""
+        return {str(number): cost.seconds(self.device, self.share) / 3600 / number for number in self.numbers}
 
 
 @app.callback()
@@ -41,51 +87,45 @@ def group() -> None:
 
 
 @app.command("images")
+@options.expanded
 def images(
     count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 1_000_000,
-    objects: Objects = 3,
-    models: Models = SIZES,
-    gpu: Gpu = "h100",
-    gpus: Gpus = GPUS,
-    share: Share = SHARE,
+    *,
+    fleet: FleetOptions,
     as_json: options.Json = False,
 ) -> None:
     """Segment images: so many things asked for in each."""
     from segue.bench import estimate
 
-    costs = {name: estimate.images(model, objects) * count for name, model in _models(models).items()}
-    _tell(costs, gpu, gpus, share, f"{count:,} images, {objects} things asked for in each", as_json=as_json)
+    costs = {name: estimate.images(model, fleet.objects) * count for name, model in fleet.arithmetic.items()}
+    _tell(costs, fleet, f"{count:,} images, {fleet.objects} things asked for in each", as_json=as_json)
 
 
 @app.command("videos")
+@options.expanded
 def videos(
     minutes: Annotated[int, typer.Option("--minutes", min=1, help="Minutes of video, in clips of one.")] = 1_000_000,
     fps: Annotated[float, typer.Option("--fps", min=0.1, help="Frames a second, each of which gets masks.")] = 24.0,
-    objects: Objects = 3,
-    models: Models = SIZES,
-    gpu: Gpu = "h100",
-    gpus: Gpus = GPUS,
-    share: Share = SHARE,
+    *,
+    fleet: FleetOptions,
     as_json: options.Json = False,
 ) -> None:
     """Segment videos: so many things found in each clip of a minute and followed on every frame."""
     from segue.bench import estimate
 
     frames = max(1, round(60 * fps))
-    costs = {name: estimate.clip(model, frames, objects) * minutes for name, model in _models(models).items()}
-    title = f"{minutes:,} minutes of video at {fps:g} frames a second, {objects} things followed in each"
-    _tell(costs, gpu, gpus, share, title, as_json=as_json)
+    costs = {name: estimate.clip(model, frames, fleet.objects) * minutes for name, model in fleet.arithmetic.items()}
+    title = f"{minutes:,} minutes of video at {fps:g} frames a second, {fleet.objects} things followed in each"
+    _tell(costs, fleet, title, as_json=as_json)
 
 
 @app.command("finetune")
+@options.expanded
 def finetune(
     samples: Annotated[int, typer.Option("--samples", min=1, help="Images learned from, repeats counted.")] = 100_000,
-    objects: Objects = 3,
     full: Annotated[bool, typer.Option("--full", help="The language model in full, not through LoRA.")] = False,
-    models: Models = SIZES,
-    gpu: Gpu = "h100",
-    gpus: Gpus = GPUS,
-    share: Share = SHARE,
+    *,
+    fleet: FleetOptions,
     as_json: options.Json = False,
 ) -> None:
     """Fine-tune on images with masks, one sample on a GPU at once.
@@ -95,21 +135,19 @@ def finetune(
     """
     from segue.bench import estimate
 
-    device, numbers = _device(gpu), _numbers(gpus)
     rows: list[dict[str, Any]] = []
-    for name, model in _models(models).items():
-        one = estimate.training(model, objects, is_lora=not full)
+    for name, model in fleet.arithmetic.items():
+        one = estimate.training(model, fleet.objects, is_lora=not full)
         cost = one.cost * samples
-        memory = {str(number): one.memory(number if full else 1) for number in numbers}
-        hours = {str(number): cost.seconds(device, share) / 3600 / number for number in numbers}
+        memory = {str(number): one.memory(number if full else 1) for number in fleet.numbers}
         rows.append(
             {
                 "model": name,
                 "learned": one.learned,
                 "flops": cost.flops,
-                "hours": hours,
+                "hours": fleet.hours(cost),
                 "memory": memory,
-                "fits": {number: need <= device.memory for number, need in memory.items()},
+                "fits": {number: need <= fleet.device.memory for number, need in memory.items()},
                 "checkpoint": one.cost.stored,
             }
         )
@@ -117,7 +155,7 @@ def finetune(
         print(json.dumps(rows))
         return
     table = Table("model", "learn", "PFLOP", box=SIMPLE_HEAD)
-    for number in numbers:
+    for number in fleet.numbers:
         table.add_column(f"hours, GB on {number}", justify="right")
     table.add_column("checkpoint", justify="right")
     for row in rows:
@@ -128,30 +166,30 @@ def finetune(
         work = f"{row['learned'] / 1e6:,.0f} M", _figure(row["flops"] / 1e15)
         table.add_row(row["model"], *work, *cells, size(row["checkpoint"]))
     how = "in full; (no): does not fit" if full else "LoRA"
-    _print(table, f"{samples:,} images, {objects} things in each, on {gpu} at {share:.0%} of its limits, {how}")
+    _print(table, f"{samples:,} images, {fleet.objects} things in each, {fleet.words}, {how}")
 
 
 @app.command("cache")
+@options.expanded
 def cache(
     frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of each video.")] = 128,
-    gpu: Gpu = "h100",
-    share: Share = SHARE,
+    *,
+    on: DeviceOptions,
     as_json: options.Json = False,
 ) -> None:
     """Cache the features of the seven sets of long videos, as LongVA's tower computes them."""
     from segue.bench import estimate
 
-    device, sets = _device(gpu), estimate.cached_sets(frames)
     rows: list[dict[str, Any]] = [
         {
             "set": one.name,
             "videos": one.videos,
             "flops": one.flops,
-            "hours": one.flops / device.products / share / 3600,
+            "hours": one.flops / on.device.products / on.share / 3600,
             "lossless": one.lossless,
             "int8": one.int8,
         }
-        for one in sets
+        for one in estimate.cached_sets(frames)
     ]
     if as_json:
         print(json.dumps(rows))
@@ -163,17 +201,16 @@ def cache(
     for row in rows:
         figures = _figure(row["flops"] / 1e15), _figure(row["hours"]), size(row["lossless"]), size(row["int8"])
         table.add_row(row["set"], f"{row['videos']:,}", *figures)
-    _print(table, f"{frames} frames of every video, on {gpu} at {share:.0%} of its limits; decoding is not counted")
+    _print(table, f"{frames} frames of every video, {on.words}; decoding is not counted")
 
 
-def _tell(costs: dict[str, Cost], gpu: str, gpus: str, share: float, title: str, *, as_json: bool) -> None:
-    device, numbers = _device(gpu), _numbers(gpus)
+def _tell(costs: dict[str, Cost], fleet: FleetOptions, title: str, *, as_json: bool) -> None:
     rows: list[dict[str, Any]] = [
         {
             "model": name,
             "tokens": cost.tokens,
             "flops": cost.flops,
-            "hours": {str(number): cost.seconds(device, share) / 3600 / number for number in numbers},
+            "hours": fleet.hours(cost),
             "bytes": cost.stored,
         }
         for name, cost in costs.items()
@@ -182,13 +219,13 @@ def _tell(costs: dict[str, Cost], gpu: str, gpus: str, share: float, title: str,
         print(json.dumps(rows))
         return
     table = Table("model", box=SIMPLE_HEAD)
-    for column in ("tokens", "EFLOP", *(f"hours on {number}" for number in numbers), "masks"):
+    for column in ("tokens", "EFLOP", *(f"hours on {number}" for number in fleet.numbers), "masks"):
         table.add_column(column, justify="right")
     for row in rows:
         hours = map(_figure, row["hours"].values())
         figures = f"{row['tokens'] / 1e9:,.2f} B", _figure(row["flops"] / 1e18), *hours, size(row["bytes"])
         table.add_row(row["model"], *figures)
-    _print(table, f"{title}, on {gpu} at {share:.0%} of its limits")
+    _print(table, f"{title}, {fleet.words}")
 
 
 def _figure(value: float) -> str:
@@ -199,30 +236,6 @@ def _print(table: Table, title: str) -> None:
     console = VisibleConsole(highlight=False)
     console.print(title, soft_wrap=True)
     console.show(table)
-
-
-def _models(names: str) -> dict[str, Any]:
-    from segue.bench.estimate import arithmetic
-
-    models = {name: arithmetic(name) for name in _words(names)}
-    if without := [name for name, model in models.items() if model.config.sam2_config is None]:
-        raise ConfigError(f"{', '.join(without)} has no grounder, so that it cannot segment; take a Sa2VA")
-    return models
-
-
-def _device(name: str) -> Accelerator:
-    from segue.bench.estimate import ACCELERATORS
-
-    if name not in ACCELERATORS:
-        raise ConfigError(f"unknown device {name!r}; known: {', '.join(ACCELERATORS)}")
-    return ACCELERATORS[name]
-
-
-def _numbers(text: str) -> Sequence[int]:
-    words = _words(text)
-    if not words or not all(word.isdecimal() and int(word) for word in words):
-        raise ConfigError(f"--gpus {text!r} is not a list of numbers; expected one such as 1,8,64")
-    return [int(word) for word in words]
 
 
 def _words(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from segue.cli import options
 from segue.cli.console import STDERR, VisibleConsole
+from segue.progress import size
 
 if TYPE_CHECKING:
     from segue.checkpoints.inspection import Check, FolderReport, TensorScan
@@ -116,7 +117,7 @@ def _facts(found: FolderReport) -> Table:
 
 
 def _rows(found: FolderReport) -> Iterator[tuple[str, str]]:
-    yield "folder", f"{found.folder}, {_bytes(found.folder_bytes)}"
+    yield "folder", f"{found.folder}, {size(found.folder_bytes)}"
     if found.architecture:
         yield "model", f"{'' if found.is_exact else 'like '}{found.architecture}: {found.found}"
     yield "family", f"{found.family or 'unknown'}{f', {found.layout} layout' if found.layout else ''}"
@@ -127,11 +128,11 @@ def _rows(found: FolderReport) -> Iterator[tuple[str, str]]:
         yield "vocabulary", f"{found.rows:,} embedding rows, {heads}"
     if found.files:
         files = f"{len(found.files)} file{'s' * (len(found.files) > 1)}"
-        yield "weights", f"{files}, {_bytes(found.weight_bytes)}, {found.parameters:,} numbers"
+        yield "weights", f"{files}, {size(found.weight_bytes)}, {found.parameters:,} numbers"
     if found.memory:
-        yield "to load", "; ".join(f"{name} {_bytes(size)}" for name, size in found.memory.items())
+        yield "to load", "; ".join(f"{name} {size(nbytes)}" for name, nbytes in found.memory.items())
         for number, (work, sizes) in enumerate(found.working_memory.items()):
-            needs = "; ".join(f"{name} {_bytes(size)}" for name, size in sizes.items())
+            needs = "; ".join(f"{name} {size(nbytes)}" for name, nbytes in sizes.items())
             yield "" if number else "to run", f"about {needs} more, for {work}"
         yield "masks", _masks(found.policy)
     if found.code:
@@ -170,7 +171,7 @@ def _parts(found: FolderReport) -> Table:
             f"{part.tensors:,}",
             f"{part.parameters:,}",
             f"{share:.1%}",
-            _bytes(part.nbytes),
+            size(part.nbytes),
             ", ".join(part.dtypes),
         )
     return table
@@ -233,13 +234,3 @@ def _listed(tensors: Sequence[TensorScan]) -> str:
     lines = [f"{tensor.name}: {tensor.fault}" for tensor in tensors[:_SHOWN_FAULTS]]
     more = len(tensors) - len(lines)
     return "\n".join([*lines, f"and {more} more"] if more else lines)
-
-
-def _bytes(size: int) -> str:
-    """A size for people: 51.6 GB."""
-    number = float(size)
-    for unit in ("B", "kB", "MB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

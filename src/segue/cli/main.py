@@ -22,6 +22,7 @@ from segue.registry import Table
 _ROWS = (
     ("demo", "segue.cli.demo:command", "Run the main job on a scene and a clip made on the spot."),
     ("segment", "segue.cli.segment:command", "Find what is named in words; write masks, overlays and scores."),
+    ("export", "segue.cli.export:command", "Write what was found as other tools take it: COCO, YOLO, CVAT and others."),
     ("chat", "segue.cli.chat:command", "Talk about an image or a video; answers may carry regions."),
     ("serve", "segue.cli.serve:command", "Serve a model over HTTP, in OpenAI's form, with regions on the answers."),
     ("convert", "segue.cli.convert:app", "Turn checkpoints into ours and back; transfer parts to another model."),

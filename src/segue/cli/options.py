@@ -108,6 +108,11 @@ Shard = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 
 
+QuantizeKv = Annotated[
+    bool, typer.Option("--quantize-kv", help="Keep what the language model has read in 8 bits, for long videos.")
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
     """Which model answers and how it is loaded; see `expanded`."""
@@ -135,6 +140,7 @@ class ModelOptions:
         Literal["int8", "int4"] | None,
         typer.Option("--quantize", help="Keep the layers of vision tower and language model in 8 or 4 bits."),
     ] = None
+    quantize_kv: QuantizeKv = False
     offload: Annotated[
         bool, typer.Option("--offload", help="Keep language layers in main memory, for a small GPU.")
     ] = False

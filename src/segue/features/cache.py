@@ -18,7 +18,7 @@ from torch import Tensor
 from segue.errors import DataError
 from segue.features import formats
 from segue.features.entries import Content
-from segue.features.keys import Identity, Key, canonical
+from segue.features.keys import Identity, Key, canonical, differences
 from segue.features.sources import Sources
 from segue.features.store import FORMAT, Place, Store
 
@@ -79,12 +79,15 @@ class FeatureCache:
         self.store, self.identity, self.form = store, identity, formats.lookup(form)
         self.namespace = identity.namespace(form)
         self.usage = Usage()
-        self.sources = Sources(None if store.remote is not None else store.folder / "sources")
+        self.sources = Sources(store.folder / "sources" if store.remote is None and store.folder.is_dir() else None)
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         self._run = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._unwritten = 0
         self._last: tuple[str, Features] | None = None
-        store.write_namespace(self.namespace, {**identity.describe(), "format": form, "dtype": identity.dtype})
+        self._described = {**identity.describe(), "format": form, "dtype": identity.dtype}
+        if self.namespace not in store.namespaces() and (other := self.other_weights()):
+            store.tell(f"{other}; none of that is used, and what is missing is computed")
+        store.write_namespace(self.namespace, self._described)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FeatureCache, (self.store, self.identity, self.form.name)
@@ -93,6 +96,19 @@ class FeatureCache:
     def point(self) -> Literal["tower", "projected"]:
         """Where features are taken."""
         return "tower" if self.identity.point == "tower" else "projected"
+
+    def other_weights(self) -> str | None:
+        """What features there are of the same family at the same point and in the same format but of other weights, and
+        in what those nearest to these differ; `None` without any.
+        """
+        found: list[list[str]] = []
+        for name in self.store.namespaces():
+            differing = differences(self.store.describe(name) or {}, self._described)
+            what = {line.partition(":")[0] for line in differing}
+            if "encoder.fingerprint" in what and not what & {"encoder.family", "point", "format"}:
+                found.append(differing)
+        nearest = "; ".join(min(found, key=len, default=()))
+        return f"{self.store.root} has features of other weights: {nearest}" if found else None
 
     def place(self, key: Key) -> Place:
         """Where the entry of a key lies."""

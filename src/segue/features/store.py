@@ -69,7 +69,8 @@ class Store:
     `budget` is how many bytes all entries together may take, `reserve` how many of the disk must stay free (by default
     5 % of it, at least 20 GiB); `evicts` makes room by removing what was used longest ago instead of stopping. `check`
     says when checksums of tensors are computed: at an entry's `first` reading by this process, `always`, or `never`.
-    A folder that cannot be written to is read all the same, and `put` says so once.
+    A folder that cannot be written to is read all the same, and `put` says so once; without `writes` nothing is
+    written, and a folder that is not there is an empty store.
 
     Raises: ConfigError, if a folder is something else than a store, or an address cannot be read.
     """
@@ -82,9 +83,10 @@ class Store:
         reserve: int | None = None,
         evicts: bool = False,
         check: Check = "first",
+        writes: bool = True,
     ):
         self.root = str(root)
-        self.budget, self.reserve, self.evicts, self.check = budget, reserve, evicts, check
+        self.budget, self.reserve, self.evicts, self.check, self.writes = budget, reserve, evicts, check, writes
         self.remote = _remote(self.root) if "://" in self.root else None
         self.folder = Path(self.root)
         self.problems: list[str] = []
@@ -237,7 +239,8 @@ class Store:
 
     def shortage(self, need: int) -> int:
         """How many bytes too few there are for so many more; 0 or less if they fit."""
-        disk = shutil.disk_usage(self.folder)
+        there = next(one for one in (self.folder, *self.folder.absolute().parents) if one.is_dir())
+        disk = shutil.disk_usage(there)
         reserve = max(int(disk.total * RESERVED_SHARE), LEAST_RESERVE) if self.reserve is None else self.reserve
         on_disk = need + reserve - disk.free
         if self.budget is None:
@@ -337,6 +340,8 @@ class Store:
 
     def _writing(self, action: Any) -> None:
         """Do something that writes. A disk that is full or read-only is said once and ends no run."""
+        if not self.writes:
+            return
         try:
             action()
         except OSError as error:

@@ -129,14 +129,3 @@ def without_places(text: str) -> str:
     Source: the regular expression that Qwen-VL's captions are cleaned with.
     """
     return re.sub(r"<ref>(.*?)</ref>(?:<box>.*?</box>)*(?:<quad>.*?</quad>)*", r"\1", text).strip()
-
-
-def spoken(raw: str, *, is_over: bool = False) -> str:
-    """What of an answer can be shown while it comes: phrases without marks, no place, and no mark or place begun,
-    unless nothing follows.
-
-    What is shown of an answer's beginning is the beginning of what is shown of more of it.
-    """
-    begun = re.search(r"<(?:box|quad)>(?:(?!</(?:box|quad)>).)*\Z|<[/a-z|_]{0,14}\Z", raw, re.DOTALL)
-    whole = raw[: begun.start()] if begun and not is_over else raw
-    return _MARK.sub("", re.sub(r"<(box|quad|img)>.*?</\1>", "", whole, flags=re.DOTALL))

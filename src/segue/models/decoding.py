@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
@@ -238,7 +238,7 @@ class GrowingCache:
             layer.keys, layer.values = layer.keys[chosen, :, first:], layer.values[chosen, :, first:]
 
 
-def _padded(layer: Float[Tensor, "b g k w"], length: int) -> Float[Tensor, "b g r w"]:
+def _padded(layer: Shaped[Tensor, "b g k w"], length: int) -> Shaped[Tensor, "b g r w"]:
     return functional.pad(layer, (0, 0, length - layer.shape[2], 0))
 
 
@@ -251,11 +251,16 @@ class Decoder:
     """Sequences of one language model that are decoded together.
 
     `static` is a cache that is kept from one decoder to the next, for CUDA; it is used while the language model and
-    the lengths allow it, by one decoder at a time.
+    the lengths allow it, by one decoder at a time. Prompts are read into a `new_cache`.
     """
 
-    def __init__(self, mllm: MLLM, static: StaticDecoder | None = None):
-        self.mllm = mllm
+    def __init__(
+        self,
+        mllm: MLLM,
+        static: StaticDecoder | None = None,
+        new_cache: Callable[[], DynamicCache] = DynamicCache,
+    ):
+        self.mllm, self.new_cache = mllm, new_cache
         self.rows: list[DecodeState] = []
         self.static = static
         self._is_alone = False
@@ -316,14 +321,14 @@ class Decoder:
     ) -> Float[Tensor, "b d"]:
         # what a family adds to the reading of several rows belongs to all of them
         if last is None or prompt.extra:
-            cache = DynamicCache()
+            cache = self.new_cache()
             hidden = read_prompt(self.mllm.language_model, prompt, cache)
             self._cache.add(cache, prompt)
             return hidden
         states = []
         for row, content in enumerate(contents):
             alone = row_of(prompt, row)
-            cache, state = last.read(self.mllm.language_model, alone, content)
+            cache, state = last.read(self.mllm.language_model, alone, content, self.new_cache)
             self._cache.add(cache, alone)
             states.append(state)
         return torch.cat(states)

@@ -5,6 +5,7 @@ Several questions about one video begin alike: the video is read once, and each 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -65,14 +66,18 @@ class LastPrompt:
         return count if count >= LEAST_SHARED else 0
 
     def read(
-        self, language_model: Any, prompt: Prompt, content: Int[Tensor, " s"]
+        self,
+        language_model: Any,
+        prompt: Prompt,
+        content: Int[Tensor, " s"],
+        new_cache: Callable[[], DynamicCache] = DynamicCache,
     ) -> tuple[DynamicCache, Float[Tensor, "1 d"]]:
         """The cache of a prompt of one row, and the state on its last token; from now on it is the last one."""
         start = 0 if prompt.extra else self.shared(content)
         # where a prompt's length decides how its positions are read, keys of one of another length are others
         if start and not torch.equal(prompt.positions[..., :start], self._positions[..., :start]):
             start = 0
-        cache = DynamicCache()
+        cache = new_cache()
         for number, (keys, values) in enumerate(self._layers if start else ()):
             cache.update(keys[:, :, :start], values[:, :, :start], number)
         self.forget()

@@ -238,7 +238,7 @@ def _join(out: Path, chunks: int) -> Counter[str]:
 
 def _write(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def told(counts: Mapping[str, int]) -> Sequence[tuple[str, int]]:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
 
+from segue.data.annotation_io import MissingFileError
 from segue.errors import MediaError
 from segue.media.folder import is_hidden
 
@@ -37,12 +38,12 @@ def locate(folders: Sequence[Path], *names: str) -> Path:
                     return path
             except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
-                raise MediaError(f"the file {name[:60]!r} cannot be looked for: {reason}") from error
+                raise MissingFileError(f"the file {name[:60]!r} cannot be looked for: {reason}") from error
     for name in names:
         if (found := _by_ending(folders, name)) is not None:
             return found
     places = ", ".join(dict.fromkeys(map(str, folders)))
-    raise MediaError(f"there is no {' or '.join(dict.fromkeys(names))} in {places}, nor below")
+    raise MissingFileError(f"there is no {' or '.join(dict.fromkeys(names))} in {places}, nor below")
 
 
 def split_words(name: str) -> Iterator[str]:
@@ -79,7 +80,7 @@ def _by_ending(folders: Sequence[Path], name: str) -> Path | None:
     best = [path for path, shared in found.items() if shared == max(found.values())]
     if len(best) > 1:
         listed = ", ".join(map(str, best[:_SHOWN])) + (" ..." if len(best) > _SHOWN else "")
-        raise MediaError(f"{name} could be any of {listed}; name it with the folder that it lies in")
+        raise MissingFileError(f"{name} could be any of {listed}; name it with the folder that it lies in")
     return best[0] if best else None
 
 

@@ -137,7 +137,7 @@ def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -
     said = _by_folders([entry for source in sources for entry in source.entries])
     rows = tuple(
         Row(
-            _grouped(said.get(id(entry), entry), group, root.resolve().name),
+            _grouped(said.get(id(entry), entry), group, root.resolve().name, source.folders),
             source.things,
             source.objects,
             source.folders,
@@ -187,12 +187,12 @@ def sample(row: Row) -> Sample:
         return checked(made)
 
 
-def _grouped(entry: Entry, pattern: str | None, root: str) -> Entry:
+def _grouped(entry: Entry, pattern: str | None, root: str, places: Sequence[Path]) -> Entry:
     if entry.group:
         return entry
     name = PurePosixPath(entry.names[0].replace("\\", "/"))
     if pattern is None:
-        parents = [part for part in _inside(name, root) if part not in _NO_GROUPS and not split_of_folder(part)]
+        parents = [part for part in _inside(name, root, places) if part not in _NO_GROUPS and not split_of_folder(part)]
         is_upload = _UPLOADS.search(name.as_posix())  # a folder a project, which is nobody's patient
         return replace(entry, group=_id(entry) if is_upload else "/".join(parents) or _id(entry))
     try:
@@ -204,10 +204,14 @@ def _grouped(entry: Entry, pattern: str | None, root: str) -> Entry:
     return replace(entry, group=match[1] if match.re.groups else match[0])
 
 
-def _inside(name: PurePosixPath, root: str) -> tuple[str, ...]:
-    """The folders of a medium's path; of an absolute one those below the data folder, or below where media lie."""
+def _inside(name: PurePosixPath, root: str, places: Sequence[Path]) -> tuple[str, ...]:
+    """The folders of a medium's path; where they are another machine's, those below the data folder or where media lie.
+
+    They are another machine's in an absolute path, or if the first is in none of the places.
+    """
     folders = name.parts[:-1]
-    if not name.is_absolute() and not re.match("[A-Za-z]:", name.as_posix()):
+    is_absolute = name.is_absolute() or re.match("[A-Za-z]:", name.as_posix())
+    if not folders or (not is_absolute and any((place / folders[0]).is_dir() for place in places)):
         return folders
     for known in ((root,), _NO_GROUPS[:-1]):
         places = [place for place, folder in enumerate(folders) if folder in known]
@@ -237,7 +241,9 @@ def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
 
 def _dealt(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Groups dealt out to splits by their names; all to train, where they are too few."""
-    groups = sorted({row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    groups = sorted(
+        {row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    )
     share = max(1, len(groups) // 10) if len(groups) >= len(SPLITS) else 0
     return {"test": groups[:share], "val": groups[share : 2 * share], "train": groups[2 * share :]}
 

@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
+from segue.clean_text import CleanText
 from segue.engine import Options
 from segue.serve import regions
 from segue.serve.answers import EventStream, while_connected
@@ -20,7 +21,6 @@ from segue.serve.dialogue import check_frames, read
 from segue.serve.errors import ApiError
 from segue.serve.scheduler import FrameRles, Tickets, Told
 from segue.serve.schema import Answering, ChatRequest
-from segue.serve.streamed import CleanText
 from segue.types import Answer, Finished, Media, ObjectsFound, TextDelta, TokenScore
 
 Json = dict[str, Any]

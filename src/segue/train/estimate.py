@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from segue.data.mixture import table
+from segue.progress import size
 from segue.train import optim
 from segue.train.batch_stream import FetchedBatch
 from segue.train.loop import StageLoop
@@ -137,13 +138,3 @@ def peak_memory() -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def size(count: int) -> str:
-    """Bytes for people: 3.2 GB."""
-    number = float(count)
-    for unit in ("B", "kB", "MB"):
-        if number < 999.5:
-            return f"{number:.3g} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

@@ -142,6 +142,9 @@ class LossModule(nn.Module):
             raise DataError("the batch has no labels, so there is nothing to learn; prepare its rows with answers")
         features = self.visual_features(batch)
         text, hidden = mllm(batch.batch.with_features(features))
+        if features is None and torch.distributed.is_initialized():
+            # another process may see a picture, and all must reach the same parameters
+            text = text + self.zero(*(part for name, part in mllm.named_children() if name != "language_model"))
         if self.model.grounder is None or self.seg_id is None:
             return LanguageOutput(text, hidden, [hidden[0, :0]] * len(labels), features)
         # by the labels, not the ids: a [SEG] in a question asks for nothing

@@ -16,8 +16,9 @@ from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, CheckpointRecord
 from segue.data.base import Dataset
 from segue.errors import CheckpointError, ConfigError
 from segue.files import new_folder
+from segue.progress import size
 from segue.train import checkpoints, evaluation, report, setup
-from segue.train.estimate import StepTiming, description, size, trial
+from segue.train.estimate import StepTiming, description, trial
 from segue.train.loop import RunProgress, StageLoop, Stop, enough_memory
 from segue.train.recipe import TrainRecipe
 from segue.train.run_logger import RunLogger, Watcher, write_text

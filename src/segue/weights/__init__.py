@@ -45,6 +45,7 @@ __all__ = [
     "LINEAGE",
     "MAX_LINES",
     "PRECISIONS",
+    "WRAPPERS",
     "KeyTable",
     "LoadReport",
     "Rule",
@@ -77,6 +78,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 MAX_LINES = 50
 PACKED = ("qweight", "qzeros", "g_idx")
 """Parts of layers in 4 bits, which hold whole numbers; what is loaded besides are floating-point numbers."""
+WRAPPERS = r"((module|_orig_mod)\.)+"
+"""What DataParallel and torch.compile put before the name of every tensor that they wrap."""
 _PART = 1 << 24
 
 
@@ -217,10 +220,11 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     kinds = Counter(problem.split(":")[0] for problem in problems)
     counts = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
     what = contrast or "the weights do not fit the architecture that config.json describes"
-    if all(name.startswith("module.") for name in headers):
+    wrapper = re.match(WRAPPERS, next(iter(headers), ""))
+    if wrapper and all(name.startswith(wrapper[0]) for name in headers):
         cure = (
-            "its names all begin with `module.`, as DataParallel saves them: save model.module.state_dict() instead, "
-            "or import the .pth file of that training"
+            f"its names all begin with `{wrapper[0]}`, as DataParallel and torch.compile save them: "
+            f"`segue convert safetensors FOLDER OUT --strip {wrapper[0]}` writes it without"
         )
         return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems[:MAX_LINES])}"
     is_cut = set(kinds) == {"missing"} and not contrast

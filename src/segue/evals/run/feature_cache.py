@@ -9,10 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from segue.data.base import Dataset, rng_for
 from segue.encoder import Key, MediaEncoder, num_frames
@@ -112,7 +112,7 @@ def projected_bytes(this: CachedBenchmark, wanted: Sequence[Wanted]) -> list[int
         count = num_frames(media, frames)
         case = (media.kind, media.size, count)
         if case not in known:
-            vision = _black(this, media).vision
+            vision = this.encoder.black(media, max_tiles=this.shown["max_tiles"]).vision
             assert vision.pixels is not None
             if media.kind not in rates:
                 kept = this.encoder.computed(vision, cache.point)
@@ -123,13 +123,6 @@ def projected_bytes(this: CachedBenchmark, wanted: Sequence[Wanted]) -> list[int
             known[case] = entry_bytes(shape, this.model.model.dtype, cache.form.name, beside=beside)
         weights.append(known[case])
     return weights
-
-
-def _black(this: CachedBenchmark, media: Media) -> MediaInput:
-    """A black picture of a medium's size, or a video of one."""
-    pixels = np.zeros((*media.size, 3), np.uint8)
-    black = Media(pixels if media.kind == "image" else pixels[None], media.kind, media.size)
-    return preprocess_media(black, this.encoder.processor, frames="first:1", max_tiles=this.shown["max_tiles"])
 
 
 def _decoded(this: CachedBenchmark, one: Wanted) -> MediaInput:
@@ -215,10 +208,16 @@ def _cosine(one: Float[Tensor, "*t c"], other: Float[Tensor, "*t c"]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class SameAnswers:
-    """How many of some questions are answered with the same words with the cache and without."""
+    """How many of some questions are answered with the same words with the cache and without; of how many the logits
+    of the first token are the same to the last bit, and of how many its most likely token; and the largest divergence
+    (Kullback and Leibler's, in nats) of its probabilities.
+    """
 
-    equal: int
     asked: int
+    equal: int = 0
+    same_logits: int = 0
+    same_token: int = 0
+    divergence: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -230,22 +229,35 @@ def compare_answers(this: CachedBenchmark, wanted: Sequence[Wanted], tokens: int
     """Ask the first question about each of some media that are kept, greedily, with the cache and without; so many
     tokens of the answers count.
     """
-    equal = 0
+    found = SameAnswers(len(wanted))
     progress.start(len(wanted))
     for row in (one.row for one in wanted):
         messages = this.dataset.get(row, rng_for(0, 0, row)).messages[:-1]
-        with_cache, without = (_answer(this, features, messages, tokens) for features in (this.cache, MemoryStore()))
-        is_equal = with_cache == without
-        equal += is_equal
-        progress.step(None if is_equal else f"row {row}: {with_cache[:40]!r} with the cache, {without[:40]!r} without")
-    return SameAnswers(equal, len(wanted))
+        (cached, kept), (plain, fresh) = (
+            _answer(this, features, messages, tokens) for features in (this.cache, MemoryStore())
+        )
+        log_kept, log_fresh = kept.log_softmax(-1), fresh.log_softmax(-1)
+        divergence = functional.kl_div(log_kept, log_fresh, reduction="none", log_target=True)
+        found = replace(
+            found,
+            equal=found.equal + (cached == plain),
+            same_logits=found.same_logits + torch.equal(kept, fresh),
+            same_token=found.same_token + bool(kept.argmax() == fresh.argmax()),
+            # what is never said adds nothing: 0 x (-inf - -inf)
+            divergence=max(found.divergence, float(divergence.nan_to_num().sum())),
+        )
+        failure = f"row {row}: {cached[:40]!r} with the cache, {plain[:40]!r} without"
+        progress.step(None if cached == plain else failure)
+    return found
 
 
-def _answer(this: CachedBenchmark, features: FeatureStore, messages: Sequence[Message], tokens: int) -> str:
+def _answer(
+    this: CachedBenchmark, features: FeatureStore, messages: Sequence[Message], tokens: int
+) -> tuple[str, Float[Tensor, " v"]]:
+    """What is answered, and the logits of the first token."""
+    options = replace(this.evaluation.options, temperature=0.0, max_new_tokens=tokens)
     before, this.encoder.features = this.encoder.features, features
     try:
-        return this.model.answer(
-            messages, replace(this.evaluation.options, temperature=0.0, max_new_tokens=tokens)
-        ).raw_text
+        return this.model.answer(messages, options).raw_text, this.model.logits(messages, options)
     finally:
         this.encoder.features = before

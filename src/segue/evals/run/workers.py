@@ -44,6 +44,7 @@ class EvaluationSpec:
     batch: int = BATCH
     device: str = "auto"
     dtype: str = "auto"
+    quantize_kv: bool = False
     cache: str | None = None
     cache_format: str = "lossless"
     cache_point: Literal["tower", "projected"] = "tower"
@@ -64,7 +65,7 @@ class EvaluationSpec:
 
     def load(self) -> EvaluatedModel:
         """The model, with its feature cache if there is to be one; what `segue.loading.load` raises."""
-        engine = loading.load(self.model, device=self.device, dtype=self.dtype)
+        engine = loading.load(self.model, device=self.device, dtype=self.dtype, quantize_kv=self.quantize_kv)
         if self.cache is not None:
             engine.use_cache(Store(self.cache), form=self.cache_format, point=self.cache_point)
         return engine

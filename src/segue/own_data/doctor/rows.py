@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segue.data import shapes
-from segue.data.annotation_io import checked_format
+from segue.data.annotation_io import MissingFileError, checked_format
 from segue.data.prompts import clean_phrase
 from segue.errors import DataError, LimitError, MediaError, SegueError
 from segue.geometry.masks import MAX_PIXELS
@@ -40,6 +40,8 @@ _KINDS: dict[type[SegueError], str] = {
     shapes.OtherSizeError: "other_size",
     CountMismatchError: "count_mismatch",
     UnmarkedError: "no_object",
+    MissingFileError: "missing_file",
+    MediaError: "unreadable_file",
     LimitError: "unreadable_file",
 }
 _EXPECTED = {
@@ -162,7 +164,7 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
         except SegueError as error:
             faults = [error]
     for fault in faults:
-        kind = "missing_file" if isinstance(fault, MediaError) else kind_of(fault)
+        kind = kind_of(fault)
         yield replace(blank, kind=kind, value=str(fault), expected=_EXPECTED.get(kind, ""))
 
 

@@ -25,7 +25,7 @@ from segue.errors import DataError, MediaError
 from segue.media.folder import frame_files
 from segue.media.formats import VIDEO_SUFFIXES
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks, stated_split
-from segue.reading import decoded, read_bytes
+from segue.reading import decoded, parse_xml, read_bytes
 from segue.types import Media
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,10 @@ def read(path: Path) -> ElementTree.Element | None:
     Raises: DataError, if it is no XML.
     """
     try:
-        text = _text(read_bytes(path))
-        if "<!DOCTYPE" in text[:_DECLARED] or "<!ENTITY" in text:
-            raise ValueError("it declares entities, which CVAT never does")
-        root = ElementTree.fromstring(text)
+        root = parse_xml(_text(read_bytes(path)))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except (ElementTree.ParseError, ValueError, LookupError, RecursionError, MemoryError) as error:
+    except (ValueError, LookupError) as error:
         raise DataError(f"{path} cannot be read as XML: {error}; export it again") from error
     return root if root.tag == "annotations" else None
 

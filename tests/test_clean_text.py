@@ -2,11 +2,11 @@ import random
 
 import pytest
 
+from segue.clean_text import CleanText
 from segue.geometry import notation
 from segue.models.longva.family import parse as parse_longva
 from segue.models.qwen_vl.family import parse as parse_qwen
 from segue.requests import until_stop
-from segue.serve.streamed import CleanText
 
 PIECES = {
     "sa2va": (

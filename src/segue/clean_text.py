@@ -39,8 +39,10 @@ class CleanText:
         is_near = last >= 0 and len(whole) - last <= _NEAR
         return self._tell(clean[:-_NEAR] if is_near else _LOOSE.sub("", clean))
 
-    def finish(self, text: str) -> str:
-        """The rest, given the text of the whole answer."""
+    def finish(self, text: str | None = None) -> str:
+        """The rest, given the text of the whole answer; without it, what was generated is the whole."""
+        if text is None:
+            text = self._parse(until_stop(self._raw, self._stops), None, None)[0]
         if not text.startswith(self._told):
             log.warning("a streamed answer of %d letters does not begin as the whole one does", len(self._told))
         return self._tell(text)
