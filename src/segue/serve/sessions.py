@@ -159,9 +159,9 @@ async def _events(first: Told, ticket: Ticket, session: Session, body: FollowReq
         if isinstance(event, ObjectsFound):
             yield {"type": "found", "regions": regions.found_to_json(event.regions)}
         elif isinstance(event, FrameRles):
-            yield {"type": "frame"} | regions.frame_to_json(event, session.media)
+            yield {"type": "frame"} | regions.frame_to_json(event, session.media, body)
         elif isinstance(event, Finished):
-            told = await asyncio.to_thread(regions.regions_to_json, event.answer, probabilities=body.probabilities)
+            told = await asyncio.to_thread(regions.regions_to_json, event.answer, body)
             about = {"regions_version": regions.VERSION, "not_found": not_found(event.answer)}
             yield {"type": "done", "regions": told} | about | {"usage": usage([event.answer])}
         event = await anext(ticket, None)
