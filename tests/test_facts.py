@@ -28,6 +28,12 @@ def test_28_a_file_that_has_the_same_length_and_a_clock_that_was_turned_back_is_
     assert known.hash(file) == hashlib.sha256(b"two").hexdigest() != before
 
 
+def test_a_file_whose_name_is_no_text_is_read_too(tmp_path):
+    path = tmp_path / "a\udcff"
+    path.write_bytes(b"1")
+    assert FileFacts().hash(path) == facts.file_hash(path)
+
+
 @pytest.mark.parametrize("folder", ["known", None])
 def test_a_file_that_was_left_alone_is_read_once(file, tmp_path, monkeypatch, folder):
     known = FileFacts(folder and tmp_path / folder)

@@ -44,7 +44,7 @@ class FileFacts:
         """
         before = path.stat()
         who = (before.st_size, before.st_ino, before.st_mtime_ns, before.st_ctime_ns)
-        name = hashlib.sha256(f"{what}\n{path.resolve()}\n{who}".encode()).hexdigest()
+        name = hashlib.sha256(f"{what}\n{path.resolve()}\n{who}".encode(errors="surrogatepass")).hexdigest()
         known = self._known(name)
         if known is not None:
             return known

@@ -105,7 +105,7 @@ def decoded(data: bytes) -> tuple[str, str]:
             continue
         if name != "gb18030" or _is_chinese(text):
             return text, name
-    raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252)")
+    raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252): save it as UTF-8")
 
 
 def parse_xml(text: str) -> ElementTree.Element:

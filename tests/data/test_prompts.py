@@ -70,3 +70,8 @@ def test_phrases_are_cleaned(text, phrase):
 def test_an_empty_phrase_is_told(text):
     with pytest.raises(DataError, match="says nothing"):
         prompts.clean_phrase(text)
+
+
+def test_a_phrase_with_bytes_that_are_no_text_is_refused():
+    with pytest.raises(DataError, match="bytes that are no text"):
+        prompts.clean_phrase("red box \udcff")

@@ -123,5 +123,5 @@ def test_a_missing_or_resized_image_is_a_bad_sample(root):
 def test_an_annotation_that_is_not_there_is_told(tmp_path):
     root = layouts.refcoco(tmp_path, pickled=False)
     layouts.write_json(root / "ref_seg/refcoco/instances.json", {"images": [], "annotations": []})
-    with pytest.raises(DataError, match="there is no image 101"):
+    with pytest.raises(DataError, match="image 101 is named, but it is not there"):
         load(root, "train")

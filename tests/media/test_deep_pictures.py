@@ -55,6 +55,19 @@ def test_colours_of_twelve_bits_are_windowed_too(form):
     np.testing.assert_allclose(read_image(media), values / 3810 * 255, atol=0.51)
 
 
+def test_a_video_of_sixteen_bits_says_what_becomes_of_them(tmp_path):
+    import av
+
+    with av.open(str(tmp_path / "deep.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = RAMP.shape[1], RAMP.shape[0], "gray16le"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(RAMP, format="gray16le")))
+        file.mux(stream.encode())
+    (depth, window) = open_media(tmp_path / "deep.mkv", window=(0, 4095)).notes
+    assert depth.startswith("its 16 bits are brought to 8 over their whole range")
+    assert window == "the window is not used, for it is a video"
+
+
 CASES: dict[str, tuple[np.ndarray, Window]] = {
     "hounsfield units": (RAMP.astype(np.int32) - 1024, (-1024, 2786)),
     "floating point": (RAMP.astype(np.float32) / 3810, (0, 1)),

@@ -183,6 +183,56 @@ def test_masks_are_found_and_read_as_they_are_saved(tmp_path, name, values):
     assert ("unsure_mask" in kinds(tmp_path, phrase="box")) == (form == "JPEG")
 
 
+def test_names_that_differ_in_case_alone_have_their_own_masks(tmp_path):
+    for name, size in (("A1.png", 20), ("a1.png", 10)):
+        layouts.write_image(tmp_path / "images" / name, seed=size)
+        layouts.write_mask(tmp_path / "masks" / name, box_mask(0, 0, size, size).astype(np.uint8))
+    if len(list((tmp_path / "images").iterdir())) == 2:  # some file systems take them for one name
+        assert areas(tmp_path, phrase="box") == [400, 100]
+
+
+def test_masks_of_floating_point_are_read_where_they_are_whole_numbers(tmp_path):
+    layouts.write_image(tmp_path / "images/1.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(BOX.astype(np.float32)).save(tmp_path / "masks/1.tif")
+    assert areas(tmp_path, phrase="box") == [240]
+    Image.fromarray(BOX.astype(np.float32) / 2).save(tmp_path / "masks/1.tif")
+    with pytest.raises(DataError, match=r"1\.tif has values between whole numbers"):
+        areas(tmp_path, phrase="box")
+
+
+def test_names_that_are_no_text_pass_through_doctor_and_copy(tmp_path):
+    for number in range(4):
+        layouts.write_image(tmp_path / f"mine/images/{number}\udcff.png", seed=number)
+        layouts.write_mask(tmp_path / f"mine/masks/{number}\udcff.png", BOX)
+    examined = examine(tmp_path / "mine", phrase="box")
+    assert not examined.report.findings and set(splits(examined.survey.rows)) == {"train", "val", "test"}
+    repair.write(examined, tmp_path / "copy")
+    assert areas(tmp_path / "copy") == [240] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": [{"id": 0, "file_name": name} for name in ("1.png", "2.png")]}, "image 1 has id 0, which another"),
+        ({"categories": [{"id": 1, "name": name} for name in ("box", "cup")]}, "category 1 has id 1, which another"),
+        ({"categories": []}, "annotation 0: category 1 is named, but it is not there"),
+    ],
+)
+def test_numbers_that_name_two_things_or_none_are_told(tmp_path, change, words):
+    written(tmp_path, ["1.png", "2.png"])
+    layouts.write_json(tmp_path / "annotations.json", coco(["1.png", "2.png"]) | change)
+    with pytest.raises(DataError, match=words):
+        load(tmp_path, "all")
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    written(tmp_path, ["1.png"])
+    (tmp_path / "annotations.json").write_bytes(b" \n")
+    with pytest.raises(DataError, match=r"annotations\.json is empty"):
+        load(tmp_path, "all")
+
+
 def test_two_masks_of_one_image_are_told(tmp_path):
     layouts.write_image(tmp_path / "images/1.png")
     for name in ("1_mask.png", "1_gt.png"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from segue.cli import options
-from segue.cli.console import Bar, say
+from segue.cli.console import Bar, say, told_forms
 from segue.errors import ConfigError, DataError
 from segue.progress import parse_size, size
 
@@ -239,7 +239,9 @@ def _benchmark(
     place = Path(name) if benchmark.is_private else data
     evaluation = Evaluation(benchmark=benchmark, data=place, out=Path(), settings=settings, **rest)
     cache = engine.use_cache(store, form=form, point="tower" if point == "tower" else "projected")
-    return CachedBenchmark(evaluation, evaluation.open_data(), engine, cache)
+    with told_forms():
+        dataset = evaluation.open_data()
+    return CachedBenchmark(evaluation, dataset, engine, cache)
 
 
 def open_store(cache: str) -> Store:

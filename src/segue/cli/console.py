@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
 
@@ -105,6 +106,18 @@ class LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print the record."""
         say(f"{record.levelname.lower()}: {self.format(record)}", style="dim")
+
+
+@contextmanager
+def told_forms() -> Iterator[None]:
+    """Says of folders of one's own what they are read as, and which rows a split is, where that is guessed."""
+    log = logging.getLogger("segue.own_data.folder")
+    before = log.level
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 class Bar:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,7 @@ def command(
     formats: options.Formats = options.FORMATS,
     folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
+    workers: options.Workers = None,
     shard: options.Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
     skip_bad: SkipBad = False,
@@ -90,14 +92,6 @@ def command(
     keeps_logits = "logits" in wanted
     how = {**asdict(answering), "prefill": prefill, "keep_logits": keeps_logits, "keep_masks": keeps_logits}
 
-    def load() -> Segment:
-        from segue import engine
-
-        settings = engine.Options(**how)
-        loading.tell_limits()
-        loaded = loading.load()
-        return lambda media: loaded.stream_segment(media, phrases, settings)
-
     job = BatchJob(
         out=output,
         formats=wanted,
@@ -109,8 +103,23 @@ def command(
     with _piped(source) as place:
         sources = inputs.find(place, folder_kind=folder_kind, skipped=skipped)[:limit]
         _tell_skipped(skipped)
-        failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
+        count = options.chosen_workers(workers, len(sources), loading.model, loading.device)
+        loaded = partial(_loaded, loading, phrases, how, is_told=count == 1)
+        if count > 1:
+            loading.tell_limits()
+        failed = _told(sources, job, loaded, workers=count, as_json=as_json).failed + sum(one.is_bad for one in skipped)
     raise typer.Exit(2 if failed and not skip_bad else 0)
+
+
+def _loaded(loading: options.ModelOptions, phrases: Sequence[str], how: Mapping[str, Any], *, is_told: bool) -> Segment:
+    """The model that answers, ready to find these phrases; `is_told` says what its answers are worth."""
+    from segue import engine
+
+    settings = engine.Options(**how)
+    if is_told:
+        loading.tell_limits()
+    loaded = loading.load()
+    return lambda media: loaded.stream_segment(media, phrases, settings)
 
 
 @contextmanager
@@ -137,10 +146,10 @@ def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
         say(f"no images or videos, left out: {', '.join(others[:5])}{more}", style="dim")
 
 
-def _told(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool) -> Tally:
+def _told(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, workers: int, as_json: bool) -> Tally:
     """Run, and say how it went."""
     try:
-        tally = run(sources, job, load, as_json=as_json)
+        tally = run(sources, job, load, workers=workers, as_json=as_json)
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
@@ -163,8 +172,10 @@ def _merge(sources: Sequence[Path], job: BatchJob) -> None:
         say(f"all shards are done: {_many(len(sources), 'input')} listed, none missing, none twice")
 
 
-def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:
-    """Segment every source as `segue.jobs.run.run` does, and tell how each went.
+def run(
+    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, workers: int = 1, as_json: bool = False
+) -> Tally:
+    """Segment every source as `segue.jobs.run.run` does, and tell how each went; one worker also tells each frame.
 
     Raises: SegueError, if the model or the output folder cannot be used.
     """
@@ -174,7 +185,8 @@ def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, 
     with Bar("inputs", hidden=as_json and sys.stdout.isatty(), failures_told=0) as bar:
         first, step = job.shard or (0, 1)
         bar.start(len(sources[first::step]))
-        with closing(run_job(sources, job, lambda: _watched(load(), bar))) as records:
+        watched = load if workers > 1 else lambda: _watched(load(), bar)
+        with closing(run_job(sources, job, watched, workers=workers)) as records:
             for record, is_old in records:
                 _report(record, tally, job.out, is_old=is_old, as_json=as_json)
                 bar.step(record["error"])

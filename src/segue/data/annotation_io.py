@@ -63,9 +63,7 @@ def lookup(table: Mapping[Any, Known], key: Any, what: str) -> Known:
     Raises: DataError.
     """
     if key not in table:
-        raise DataError(
-            f"there is no {what} {key!r}, though another annotation names it; the files do not belong together"
-        )
+        raise DataError(f"{what} {key!r} is named, but it is not there; the files do not belong together")
     return table[key]
 
 
@@ -77,11 +75,13 @@ def read_annotations(path: Path) -> Any:
     try:
         if path.suffix.lower() in _PICKLED:
             return read_pickled(path)
-        return json.loads(read_text(path))
+        if text := read_text(path).strip():
+            return json.loads(text)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}; copy or export it again") from error
+    raise DataError(f"{path} is empty; copy or export it again")
 
 
 def field(record: Any, name: str, kind: type | UnionType, where: str) -> Any:
@@ -149,9 +149,14 @@ def find_file(folders: Sequence[Path], *names: str) -> Path:
 def by_id(records: Sequence[Any], what: str) -> dict[int | str, Mapping[str, Any]]:
     """Records by their field `id`; `what` says what they are.
 
-    Raises: DataError, if one has none.
+    Raises: DataError, if one has none, or two that differ have the same.
     """
-    return {field(record, "id", int | str, f"{what} {number}"): record for number, record in enumerate(records)}
+    found: dict[int | str, Mapping[str, Any]] = {}
+    for number, record in enumerate(records):
+        name = field(record, "id", int | str, f"{what} {number}")
+        if found.setdefault(name, record) != record:
+            raise DataError(f"{what} {number} has id {name!r}, which another has too; give each an id of its own")
+    return found
 
 
 def stated_size(record: Mapping[str, Any]) -> tuple[int, int] | None:

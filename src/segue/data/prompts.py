@@ -44,8 +44,10 @@ def segment_question(phrase: str, rng: np.random.Generator) -> str:
 def clean_phrase(text: str) -> str:
     """A phrase as it is put into a question: lower case, no space around it, no full stop at its end.
 
-    Raises: DataError, if nothing is left.
+    Raises: DataError, if nothing is left, or something is no character.
     """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise DataError(f"an object is described by {text!r}, which holds bytes that are no text; write it in UTF-8")
     phrase = text.strip().lower().removesuffix(".").rstrip()
     if not phrase:
         raise DataError(f"an object is described by {text!r}, which says nothing; give it a phrase")

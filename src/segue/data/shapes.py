@@ -147,6 +147,12 @@ def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
         )
     values, is_lossy = stored(path)
     grey = _grey(values)
+    if grey is not None and grey.dtype.kind == "f" and bool((np.isfinite(grey) & (grey == np.trunc(grey))).all()):
+        grey = grey.astype(np.int64)
+    if grey is not None and grey.dtype.kind == "f":
+        raise DataError(
+            f"the mask {path.name} has values between whole numbers; save it with whole ones, 0 for nothing"
+        )
     if grey is None or grey.dtype.kind not in "bui":
         raise DataError(
             f"the mask {path.name} is a colour picture; save it in grey (0 for nothing, another value for each object) "

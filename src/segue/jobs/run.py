@@ -6,14 +6,17 @@ Whoever runs it (the command line, a server, a worker) says how objects are foun
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from segue import processes
 from segue.errors import ConfigError, MediaError, SegueError
 from segue.files import InUseError
 from segue.jobs import inputs, manifest
@@ -25,6 +28,11 @@ from segue.types import Answer, Event, Finished, Media
 
 Segment = Callable[[Media], Iterator[Event]]
 """Finds the objects asked for in a medium: pieces of text, the objects, their masks frame by frame, the answer."""
+
+_AHEAD = 16
+"""Inputs that each worker may be ahead of the first that is not done."""
+_LOADED: list[Callable[[], Segment]] = []
+"""What loads the model of a worker; set once when its process starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,35 +63,38 @@ class BatchJob:
 
 
 def run(
-    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment]
+    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, workers: int = 1
 ) -> Generator[tuple[Record, bool], None, None]:
     """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
 
     Gives the record of each source as it is done with, and whether an earlier run has done it. `load` is called once,
     when the first source to be done has been opened; what it raises ends the run. Of a job that is a shard, only its
-    part of the sources is done; names of folders are given as in one run over all.
+    part of the sources is done; names of folders are given as in one run over all. With several `workers`, processes
+    of their own do the sources, each with a model; then `load` must be picklable. Records come in the same order.
 
-    Raises: SegueError, if the model or the output folder cannot be used.
+    Raises: SegueError, if the model or the output folder cannot be used, or a worker dies.
     """
-    segment: Segment | None = None
-
-    def loaded() -> Segment:
-        nonlocal segment
-        segment = segment or load()
-        return segment
-
-    with manifest.disk_errors(job.out), _opened(sources, job) as known:
+    with manifest.disk_errors(job.out), _opened(sources, job) as known, _attempting(job, load, workers) as attempt:
         first, step = job.shard or (0, 1)
         places = dict(list(known.assign(sources).items())[first::step])
         if not job.overwrite:
             _check_repeated(places, known, job)
+        waiting: deque[tuple[Record | Future[Record], bool]] = deque()
+
+        def first_done() -> tuple[Record, bool]:
+            one, is_old = waiting.popleft()
+            record = one.result() if isinstance(one, Future) else one
+            if not is_old:
+                known.add(record)
+            return record, is_old
+
         for source, folder in places.items():
-            if not job.overwrite and (old := _finished(source, known, job)) is not None:
-                yield old, True
-                continue
-            record = _attempt(source, folder, job, loaded)
-            known.add(record)
-            yield record, False
+            old = None if job.overwrite else _finished(source, known, job)
+            waiting.append((attempt(source, folder), False) if old is None else (old, True))
+            if len(waiting) > (0 if workers == 1 else _AHEAD * workers):
+                yield first_done()
+        while waiting:
+            yield first_done()
 
 
 def merge(sources: Sequence[Path], job: BatchJob) -> list[Path] | None:
@@ -143,6 +154,28 @@ def _finished(source: Path, known: Manifest, job: BatchJob) -> Record | None:
             return False  # it is gone or closed to us, which opening it will say
 
     return known.finished(source, holds)
+
+
+@contextmanager
+def _attempting(
+    job: BatchJob, load: Callable[[], Segment], workers: int
+) -> Iterator[Callable[[Path, Path], Record | Future[Record]]]:
+    """What does a source with its folder: here and now, or in one of several processes."""
+    if workers == 1:
+        loaded = cache(load)
+        yield lambda source, folder: _attempt(source, folder, job, loaded)
+        return
+    with processes.pool(workers, _begin, load) as pool:
+        yield lambda source, folder: pool.submit(_work, source, folder, job)
+
+
+def _begin(load: Callable[[], Segment]) -> None:
+    _LOADED.append(cache(load))
+
+
+def _work(source: Path, folder: Path, job: BatchJob) -> Record:
+    with manifest.disk_errors(job.out):
+        return _attempt(source, folder, job, _LOADED[0])
 
 
 def _attempt(source: Path, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:

@@ -228,7 +228,8 @@ def _open_encoded(source: Path | bytes, name: str, limits: Limits, *, first: boo
         (height, width), count, rate, notes = found
         limits.check_size(name, (height, width))
         limits.check_frames(name, count)
-        return Media(source, "video", (height, width), count, rate, None, tuple(notes))
+        unused = ("the window is not used, for it is a video",) if window else ()
+        return Media(source, "video", (height, width), count, rate, None, (*notes, *unused))
     probed = image.probe(source, name, limits, first=first, window=window)
     what: MediaKind = "image" if probed.count == 1 else "video"
     return Media(source, what, probed.size, probed.count, probed.fps, probed.window, probed.notes)

@@ -41,6 +41,7 @@ _FEW_GAPS = 0.1
 _SLACK = 2
 """Frames by which a stated length may exceed what is there: the last one lasts, and lengths are rounded."""
 _THREADS = 4
+_SCREEN_BITS = 10  # of a value, the most that videos made to be looked at have
 """More bring little, and each holds a frame or two."""
 
 
@@ -60,7 +61,7 @@ def probe(
     source: Path | bytes, name: str, limits: Limits
 ) -> tuple[tuple[int, int], int, float | None, tuple[str, ...]]:
     """(height, width) after rotation, the exact number of frames, the mean frames per second or None, and notes for
-    people: that frames seem lost.
+    people: that frames seem lost, or have more bits than a screen shows.
 
     All packets are read, because containers lie about their number or do not know it. One frame is decoded, because
     only a decoded frame tells how it is rotated.
@@ -76,7 +77,8 @@ def probe(
             raise MediaError(f"{name} has no frame that can be decoded; copy or encode it again")
         height, width = _upright(np.empty((first[0].height, first[0].width, 0)), first[0]).shape[:2]
         limits.check_size(name, (height, width))
-        return (height, width), len(timetable.ticks), _mean_rate(stream, timetable), _losses(stream, timetable)
+        notes = (*_losses(stream, timetable), *_depth(first[0]))
+        return (height, width), len(timetable.ticks), _mean_rate(stream, timetable), notes
 
 
 def decode(
@@ -292,6 +294,14 @@ def _losses(stream: VideoStream, timetable: _Timetable) -> tuple[str, ...]:
     if not missing:
         return ()
     return (f"about {missing} frames seem lost: it has {len(ticks)}, and its clock has gaps; it may be damaged",)
+
+
+def _depth(frame: VideoFrame) -> tuple[str, ...]:
+    """That values of many bits, of which measurements often use the low ones alone, are taken over their range."""
+    bits = max(component.bits for component in frame.format.components)
+    if bits <= _SCREEN_BITS:
+        return ()
+    return (f"its {bits} bits are brought to 8 over their whole range; as images, they are windowed to what is used",)
 
 
 def _stated_ticks(stream: VideoStream) -> float | None:

@@ -241,7 +241,9 @@ def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
 
 def _dealt(rows: Sequence[Row]) -> dict[str, list[str]]:
     """Groups dealt out to splits by their names; all to train, where they are too few."""
-    groups = sorted({row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    groups = sorted(
+        {row.entry.group for row in rows}, key=lambda name: hashlib.sha256(name.encode(errors="surrogatepass")).digest()
+    )
     share = max(1, len(groups) // 10) if len(groups) >= len(SPLITS) else 0
     return {"test": groups[:share], "val": groups[share : 2 * share], "train": groups[2 * share :]}
 

@@ -59,7 +59,9 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
         f"<h2>Recipe</h2><pre>{escape(config.dump(recipe))}</pre>",
     ]
     with atomic_path(run / REPORT) as path:
-        path.write_text(pages.page(run.name, f"{run.name}: training", parts), encoding="utf-8")
+        path.write_text(
+            pages.page(run.name, f"{run.name}: training", parts), encoding="utf-8", errors="backslashreplace"
+        )
     return run / REPORT
 
 

@@ -52,7 +52,7 @@ def write(run: report.RunFolder, made: report.RunReport, dataset: Dataset) -> No
     ]
     title = f"{made['benchmark']}: {made['model'].get('model', '?')}"
     with atomic_path(run.out / PAGE) as path:
-        path.write_text(pages.page(title, title, parts), encoding="utf-8")
+        path.write_text(pages.page(title, title, parts), encoding="utf-8", errors="backslashreplace")
 
 
 def ranked(run: report.RunFolder) -> Ranked:

@@ -107,7 +107,9 @@ def gather(run: RunFolder) -> RunReport:
 
 def row_set(scored: Sequence[Row]) -> str:
     """Sixteen hex digits that stand for which rows were scored."""
-    return hashlib.sha256("\n".join(sorted(row["id"] for row in scored)).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(sorted(row["id"] for row in scored)).encode(errors="surrogatepass")).hexdigest()[
+        :16
+    ]
 
 
 def write(run: RunFolder, report: RunReport, features: Usage | None = None) -> None:
@@ -128,7 +130,7 @@ def write(run: RunFolder, report: RunReport, features: Usage | None = None) -> N
     }
     for name, text in texts.items():
         with atomic_path(run.out / name) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
     _write_table(run, [line for line in lines if line["status"] == "ok"])
     if run.benchmark.submit is not None:
         run.benchmark.submit(run.scored(), run.out / SUBMISSION)
@@ -237,12 +239,17 @@ def _write_table(run: RunFolder, answered: Sequence[rows.Line]) -> None:
         {name: value for name, value in line["row"].items() if not isinstance(value, list | dict)} for line in answered
     ]
     names = list(dict.fromkeys(name for row in plain for name in row if name not in ("id", "group")))
-    with atomic_path(run.out / TABLE) as path, path.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_path(run.out / TABLE) as path,
+        path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "group", *names])
         for line, row in zip(answered, plain, strict=True):
             is_told = run.show_names or not run.benchmark.is_private
-            group = row["group"] if is_told else hashlib.sha256(row["group"].encode()).hexdigest()[:8]
+            group = (
+                row["group"] if is_told else hashlib.sha256(row["group"].encode(errors="surrogatepass")).hexdigest()[:8]
+            )
             writer.writerow([run.named(line), group, *(row.get(name) for name in names)])
 
 

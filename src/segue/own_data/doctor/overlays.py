@@ -49,7 +49,7 @@ def write(examined: Examined, out: Path, *, examples: int, progress: Progress = 
     written = [out / "findings.jsonl"]
     with atomic_path(written[0]) as temporary:
         lines = [json.dumps(finding.plain(), ensure_ascii=False) for finding in examined.report.findings]
-        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace")
     scales = {number: frame.size for _, frame in cross_row_checks.frames(examined.seen) for number in frame.rows}
     shown = {
         kind: [finding for finding in findings if finding.row is not None][:examples]

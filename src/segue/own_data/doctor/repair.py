@@ -223,12 +223,16 @@ def write(examined: Examined, target: Path, *, overwrite: bool = False, progress
             copy.notes.append(Note(None, remark.place, f"{_DONE[remark.kind]}: {remark.text}"))
         doubts = examined.report.by_kind().get("maybe_other_frame", [])
         copy.notes += [Note(None, "", f"left as it is: {doubt.value}; {doubt.expected}") for doubt in doubts]
-        (folder / "annotations.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+        (folder / "annotations.json").write_text(
+            json.dumps(items, ensure_ascii=False), encoding="utf-8", errors="backslashreplace"
+        )
         lines = [
             json.dumps({name: getattr(note, name) for name in Note.__slots__}, ensure_ascii=False)
             for note in copy.notes
         ]
-        (folder / "repairs.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        (folder / "repairs.jsonl").write_text(
+            "".join(f"{line}\n" for line in lines), encoding="utf-8", errors="backslashreplace"
+        )
         report = examine(folder).report
         if not report.is_clean:
             first = next(finding for finding in report.findings if finding.severity == "error")

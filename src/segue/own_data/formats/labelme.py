@@ -60,7 +60,7 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             name = str(content["imagePath"]).replace("\\", "/")
             if drawn:
                 place = path.parent.relative_to(base)
-                record = [_shape(one) for one in drawn]
+                record = [_shape(one, path.name) for one in drawn]
                 found.append(Entry(((place / name).as_posix(), name), record, size if all(size) else None))
             else:
                 remarks.append(Remark("left_out", str(path.relative_to(base)), f"{name} has no mask"))
@@ -86,10 +86,10 @@ def _is_content(content: Any) -> bool:
     return isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys()
 
 
-def _shape(shape: dict[str, Any]) -> Shape:
+def _shape(shape: dict[str, Any], where: str) -> Shape:
     text = shape.get("description") or shape["label"]
     if shape.get("shape_type") == "mask":
-        return Shape(text, pixels=partial(_pixels, field(shape, "mask", str, "a shape"), shape["points"][0]))
+        return Shape(text, pixels=partial(_pixels, field(shape, "mask", str, f"{where}: a mask"), shape["points"][0]))
     return Shape(text, [[number for point in shape["points"] for number in point]])
 
 

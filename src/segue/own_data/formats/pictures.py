@@ -228,6 +228,7 @@ def _mask_of(name: Path, index: Index) -> Path | None:
     stem = name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name
     found = index.get(stem.as_posix().casefold(), [])
     exact = [path for path in found if path.stem.casefold() == stem.name.casefold()] or found
+    exact = [path for path in exact if path.with_suffix("").parts[-len(stem.parts) :] == stem.parts] or exact
     if len(exact) > 1:
         names = " and ".join(path.name for path in exact[:2])
         raise DataError(f"{names} could both be the mask of {name.as_posix()}; remove one")
