@@ -78,8 +78,8 @@ class Segue(BaseModel):
             raise DataError(f"the message has parts of {', '.join(unknown)}; expected text, image and video")
         text = "\n".join(part["value"] for part in message if part["type"] == "text")
         shown = tuple(part["value"] for part in message if part["type"] != "text")
-        frames = {} if self.nframe is None else {"frames": f"uniform:{self.nframe}"}
-        return self._adapter.answer(HarnessRequest(text, shown, replace(self._options, **frames)))
+        frames = self._options.frames if self.nframe is None else f"uniform:{self.nframe}"
+        return self._adapter.answer(HarnessRequest(text, shown, replace(self._options, frames=frames)))
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """Whether `build_prompt` is used: for choices, yes or no and short answers about images, but MME-RealWorld."""
