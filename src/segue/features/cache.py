@@ -109,7 +109,8 @@ class FeatureCache:
                 found.append(differing)
         if not found:
             return None
-        return f"the cache {self.store.root} has features of other weights: {'; '.join(min(found, key=len))}"
+        nearest = min(found, key=len)
+        return f"the cache {self.store.root} has features of other weights: {'; '.join(nearest)}"
 
     def place(self, key: Key) -> Place:
         """Where the entry of a key lies."""
