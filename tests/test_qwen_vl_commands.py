@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from segue import loading
 from segue.checkpoints.random_weights import random_checkpoint
+from segue.cli.chat import spoken
 from segue.cli.main import application
 from segue.media import open_media, read_image
 from segue.output.export import write_png
@@ -52,6 +53,10 @@ def test_chat_says_phrases_without_marks_and_draws_places_on_the_picture(taught,
     assert drawn[:, 39].any(-1).mean() > 0.9 and not drawn[45:50, 60].any()
     first, second = json.loads((folder / "result.json").read_text())["regions"]
     assert first["quad"] is None and np.allclose(second["quad"][2], [80, 60])
+
+
+def test_the_next_turn_is_told_what_was_generated_places_and_all(taught, photo):
+    assert spoken(loading.load(taught, device="cpu", dtype="fp32").ask(photo, "Where?")) == SAID
 
 
 def test_models_inspect_and_doctor_know_it(base):

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 OF_AN_EXTRA = (
     *("segue.evals.harnesses.lmms_eval", "segue.evals.harnesses.vlmevalkit"),
-    *("segue.media.dicom", "segue.serve."),
+    *("segue.media.dicom", "segue.serve.", "segue.integrations.cvat", "segue.integrations.comfyui"),
 )
 """Modules that are imported only where the packages of an extra, or a harness, are used."""
 

@@ -102,6 +102,14 @@ def test_benchmarks_are_listed(evaluate):
     assert "scenes_test" in evaluate("list").stdout
 
 
+def test_a_benchmark_that_cannot_be_run_keeps_no_other_from_it(evaluate, mine, tmp_path):
+    (tmp_path / "none").mkdir()
+    both = f"{tmp_path / 'none'},{mine}"
+    done = evaluate("bright/100", "--on", both, "--phrase", "square", "-o", tmp_path / "out", "--json")
+    assert (done.exit_code, [made["n"] for made in json.loads(done.stdout)]) == (2, [6])
+    assert "error: none_test: " in done.stderr and "not evaluated: none_test; once" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

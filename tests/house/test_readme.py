@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = (
     *("README.md", "docs/data.md", "docs/convert.md", "docs/finetune.md", "docs/models.md"),
     *("docs/evaluate.md", "docs/layouts.md", "docs/adapters.md", "docs/use.md", "docs/scaling.md"),
-    *("docs/troubleshooting.md", "docs/from_others.md"),
+    *("docs/troubleshooting.md", "docs/from_others.md", "docs/integrations.md"),
 )
 FENCE = re.compile(r"(?P<above>[^\n]*)\n```(?P<language>\w*)[^\n]*\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 

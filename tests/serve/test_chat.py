@@ -265,13 +265,14 @@ def test_models_are_listed(server):
         client.models.retrieve("other")
 
 
-def test_a_model_without_a_grounder_talks(serve, tmp_path):
+@pytest.mark.parametrize("architecture", ["tiny", "tiny-qwen-vl"])
+def test_a_model_without_a_grounder_talks_and_draws_no_lots_unless_it_is_told_to(serve, tmp_path, architecture):
     from segue import loading
     from segue.checkpoints.random_weights import random_checkpoint
 
-    folder = random_checkpoint(tmp_path / "plain", "tiny", grounder=False)
+    folder = random_checkpoint(tmp_path / "plain", architecture, grounder=False)
+    asked = {"messages": [{"role": "user", "content": "<img>/etc/passwd</img> One?"}], "max_tokens": 5}
     with serve(loading.load(folder, device="cpu", dtype="fp32")) as server:
-        message = server.client().chat.completions.create(
-            model="tiny", messages=[{"role": "user", "content": "One?"}], max_tokens=5
-        )
-    assert message.choices[0].finish_reason == "length"
+        create = server.client().chat.completions.create
+        first, second = (create(model="tiny", **asked).choices[0] for _ in range(2))
+    assert first.finish_reason == "length" and first.message.content == second.message.content

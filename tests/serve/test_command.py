@@ -1,11 +1,14 @@
 """`segue serve` as a process of its own."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -18,11 +21,13 @@ def free_port():
         return free.getsockname()[1]
 
 
-def test_it_serves_until_sigterm_and_says_where(official_folder, free_port, image_url):
-    command = [sys.executable, "-m", "segue.cli.main", "serve", "-m", str(official_folder), "--port", str(free_port)]
+@contextmanager
+def served(folder, port):
+    """`segue serve` as a process when it is ready, and a client."""
+    command = [sys.executable, "-m", "segue.cli.main", "serve", "-m", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
     try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{free_port}", timeout=60) as http:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
             for _ in range(1200):
                 try:
                     if http.get("/ready").status_code == 200:
@@ -30,16 +35,35 @@ def test_it_serves_until_sigterm_and_says_where(official_folder, free_port, imag
                 except httpx2.ConnectError:
                     assert process.poll() is None, process.stderr.read()
                 time.sleep(0.1)
-            parts = [{"type": "image_url", "image_url": image_url}, {"type": "text", "text": "Where?"}]
-            body = {"model": official_folder.name, "messages": [{"role": "user", "content": parts}]}
-            assert http.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["regions"]
-        process.send_signal(signal.SIGTERM)
-        told = process.communicate(timeout=60)[1]
+            yield process, http
     finally:
         process.kill()
         process.wait()
+
+
+def test_it_says_where_it_serves_and_sigterm_loses_nothing_that_was_accepted(official_folder, free_port, image_url):
+    parts = [{"type": "image_url", "image_url": image_url}, {"type": "text", "text": "Where?"}]
+    asked = {"model": official_folder.name, "messages": [{"role": "user", "content": parts}]}
+    long = asked | {"temperature": 2.0, "max_tokens": 100}
+    with served(official_folder, free_port) as (process, http), ThreadPoolExecutor(12) as clients:
+        first = http.post("/v1/chat/completions", json=asked).json()
+        assert first["choices"][0]["message"]["regions"]
+        waiting = [clients.submit(http.post, "/v1/chat/completions", json=long | {"seed": seed}) for seed in range(12)]
+        while sum(answer.done() for answer in waiting) + in_work(http) < 12:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        answers = [answer.result() for answer in waiting]
+        told = process.communicate(timeout=60)[1]
+    assert [answer.status_code for answer in answers] == [200] * 12
+    assert all(answer.json()["choices"][0]["finish_reason"] for answer in answers)
     assert f"serving {official_folder.name} on http://127.0.0.1:{free_port}/ (no key asked for)" in told
     assert "Traceback" not in told and process.returncode in (0, -signal.SIGTERM)
+
+
+def in_work(http):
+    """Requests that are answered or wait."""
+    counted = re.findall(r"^segue_num_requests_\w+ ([\d.]+)$", http.get("/metrics").text, re.MULTILINE)
+    return sum(map(float, counted))
 
 
 def test_a_public_address_without_a_key_is_refused_before_anything_is_loaded():

@@ -110,6 +110,20 @@ class TestSegment:
             assert np.array_equal(dense(region["rle"]), expected.masks.dense())
         assert (found["not_found"], found["media"]["kind"], found["regions_version"]) == ([], "image", 1)
 
+    @pytest.mark.parametrize("kind", ["image", "video"])
+    def test_polygons_come_on_request_and_say_how_far_they_are_from_the_mask(self, server, image_url, video_url, kind):
+        url = image_url if kind == "image" else video_url
+        with server.http() as http:
+            body = {kind: url, "phrases": ["dog"]}
+            plain, found = (http.post("/v1/segment", json=body | {"polygons": on}).json() for on in (False, True))
+        region, told = plain["regions"][0], found["regions"][0]
+        if kind == "video":
+            region, told = region["frames"][2], told["frames"][2]
+        assert "polygons" not in region and told["rle"] == region["rle"]
+        mask = dense(told["rle"])
+        drawn = coco.decode(coco.merge(coco.frPyObjects(told["polygons"], *mask.shape))).astype(bool)
+        assert (drawn ^ mask).sum() / mask.sum() == pytest.approx(told["polygon_error"], abs=0.01)
+
     @pytest.mark.parametrize(
         ("change", "text"),
         [
@@ -155,6 +169,15 @@ class TestSessions:
             assert [frame["regions"][number]["rle"] for frame in frames] == [one["rle"] for one in region["frames"]]
             assert done["regions"][number]["score"] == region["score"]
         assert (done["type"], done["not_found"]) == ("done", []) and "frames" not in done["regions"][0]
+
+    def test_probabilities_come_at_the_end_where_asked_for(self, server, video_url):
+        with server.http() as http:
+            path = f"/v1/video/sessions/{http.post('/v1/video/sessions', json={'video': video_url}).json()['id']}"
+            http.post(f"{path}/phrases", json={"phrase": "dog"})
+            lines = http.post(f"{path}/follow", json={"probabilities": True}).text.splitlines()
+        *_, last, done = [json.loads(line) for line in lines]
+        assert all(frame["probabilities"] for frame in done["regions"][0]["frames"])
+        assert done["regions"][0]["frames"][-1]["rle"] == last["regions"][0]["rle"]
 
     def test_too_many_sessions_or_phrases_are_refused(self, serve, wordy, video_url):
         with serve(wordy, {"sessions": 1, "phrases": 1}) as server, server.http() as http:

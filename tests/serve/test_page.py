@@ -5,8 +5,11 @@ import re
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browsing import CHROMIUM, browser, opened, send, take_example
 from pycocotools import mask as coco
+
+from segue.media import iter_frames, open_media
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 KEYS = ("first-key-of-someone",)
@@ -104,11 +107,59 @@ def test_a_clip_is_followed_frame_by_frame(page):
     take_example(page, "clip")
     assert page.locator("#frame_number").inner_text() == "Frame 1 of 10"
     send(page, "the ring", "find")
-    page.locator("#threshold_note").wait_for()
     page.locator("#frame").fill("3")
     page.wait_for_function("document.querySelector('#frame_number').value === 'Frame 4 of 10'")
     found = json.loads(downloaded(page, "#save_coco").path().read_text())
     assert len(found["images"]) == 10 and len(found["annotations"]) > 5
+    assert page.locator("#threshold_note").is_hidden()
+    page.locator("#threshold").fill("90")
+    fewer = json.loads(downloaded(page, "#save_coco").path().read_text())
+    assert sum(one["area"] for one in fewer["annotations"]) < sum(one["area"] for one in found["annotations"])
+
+
+def test_a_clip_is_kept_as_it_is_shown(page, tmp_path):
+    take_example(page, "clip")
+    send(page, "the ring", "find")
+    page.locator("#objects [type=color]").fill("#00ff00")
+    downloaded(page, "#save_mp4").save_as(tmp_path / "a.mp4")
+    kept = open_media(tmp_path / "a.mp4")
+    assert (kept.kind, kept.count) == ("video", 10)
+    frames = np.stack([frame.image for frame in iter_frames(kept)])
+    is_green = (frames[..., 1].astype(int) - frames[..., ::2].max(-1)) > 60
+    assert is_green.any((1, 2)).sum() > 5
+
+
+def test_parts_of_a_picture_are_marked_and_asked_about(page):
+    take_example(page, "scene")
+    bodies = []
+    page.on("request", lambda request: bodies.append(request.post_data) if "chat" in request.url else None)
+    send(page, "the car", "find")
+    assert page.locator("#marking").is_hidden()
+    page.locator("[name=mode][value=ask]").check()
+    shown = page.locator("#canvas canvas").bounding_box()
+
+    def draw(tool, start, stop):
+        page.locator(f"#{tool}").click()
+        for place, act in ((start, page.mouse.down), (stop, page.mouse.up)):
+            page.mouse.move(shown["x"] + place[0] * shown["width"], shown["y"] + place[1] * shown["height"])
+            act()
+        page.locator(f"#{tool}").click()
+
+    draw("box", (0.2, 0.5), (0.4, 0.75))
+    draw("brush", (0.5, 0.5), (0.6, 0.6))
+    page.locator("#objects li button").click()
+    assert page.locator("#marks button").all_inner_texts() == [f"region{number} ✕" for number in (1, 2, 3)]
+    page.locator("#marks button").nth(1).click()
+    page.locator("#ideas button").click()
+    page.locator("#send").click()
+    page.locator("#send:not([disabled])").wait_for()
+    [message] = json.loads(bodies[0])["messages"]
+    assert [part["type"] for part in message["content"]] == ["file", "region", "region", "text"]
+    left, top, right, bottom = message["content"][1]["box"]
+    size = message["content"][2]["rle"]["size"]
+    assert (left + 1) / size[1] == pytest.approx(0.2, abs=0.02) and bottom / size[0] == pytest.approx(0.75, abs=0.02)
+    assert right > left and bottom > top and dense(message["content"][2]["rle"]).any()
+    assert page.locator("#marks button").count() == 0 and page.locator(".turn.error").count() == 0
 
 
 def test_a_question_is_answered_word_by_word_and_the_dialogue_goes_on(page, server):
@@ -181,12 +232,26 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(chromium, serve, wordy):
         assert page.evaluate("localStorage.getItem('key')") is None
 
 
-def test_two_tabs_see_nothing_of_each_other(chromium, server, page):
-    take_example(page, "scene")
-    send(page, "the car", "find")
+def test_two_sessions_that_take_turns_see_nothing_of_each_other(chromium, server, page):
     with opened(chromium, server.url) as other:
         other.locator(".example").nth(1).wait_for()
-        assert other.locator(".turn").count() == 0 and other.locator("#canvas").is_hidden()
+        take_example(page, "scene")
+        assert other.locator("#canvas").is_hidden()
+        take_example(other, "clip")
+        for number, (mine, name) in enumerate([(page, "scene"), (other, "clip")] * 2):
+            bodies = []
+            mine.on("request", lambda request, seen=bodies: seen.append(request.post_data_buffer))
+            send(mine, f"the {name} words {number}", "find")
+            assert not any(b"words" in (body or b"") and name.encode() not in body for body in bodies)
+        for mine, name, another in ((page, "scene", "clip"), (other, "clip", "scene")):
+            assert mine.locator(".turn").count() == 4
+            seen = mine.locator("body").inner_html() + mine.evaluate(
+                "JSON.stringify([{...sessionStorage}, {...localStorage}])"
+            )
+            assert f"the {name} words" in seen and f"the {another} words" not in seen
+            found = json.loads(downloaded(mine, "#save_rle").path().read_text())
+            assert found["media"]["kind"] == {"scene": "image", "clip": "video"}[name]
+            assert {region["name"] for region in found["regions"]} <= {f"the {name} words {n}" for n in range(4)}
 
 
 @pytest.mark.parametrize(("locale", "send_word"), [("en-GB", "Send"), ("zh-CN", "发送")])
@@ -220,13 +285,17 @@ def test_only_files_of_the_page_are_given_out_and_only_they_run(server):
             assert http.get(f"/page/{name}").status_code == 404
 
 
-def test_everything_that_can_be_used_has_a_name(page):
-    take_example(page, "clip")
-    send(page, "the ring", "find")
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll("button, input, textarea, [role=img], [role=log]")]
-        .filter((one) => one.checkVisibility())
-        .filter((one) => !(one.ariaLabel || one.labels?.length || one.textContent.trim() || one.title))
-        .map((one) => one.outerHTML)"""
-    )
-    assert nameless == []
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(chromium, server, scheme):
+    def faults():
+        found = Axe().run(page).response["violations"]
+        return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+
+    with opened(chromium, server.url, color_scheme=scheme) as page:
+        page.locator(".example").nth(1).wait_for()
+        assert faults() == []
+        for name, mode in (("clip", "find"), ("scene", "ask")):
+            take_example(page, name)
+            send(page, "the ring, the car", mode)
+            assert faults() == []
+            page.locator("#another").click()

@@ -97,6 +97,13 @@ class TestConcepts:
         assert told == [[expected[0]], [expected[1]], [expected[0]]]
         assert found["prompt_results"][1]["echo"] == {"prompt_index": 1, "type": "text", "text": "cat", "num_boxes": 0}
 
+    def test_polygons_are_points_as_theirs(self, server, image_url):
+        told = self.ask(server, image_url, format="polygon", output_prob_thresh=0.0).json()["prompt_results"][0]
+        [prediction] = told["predictions"]
+        assert prediction["format"] == "polygon" and all(
+            len(point) == 2 for one in prediction["masks"] for point in one
+        )
+
     def test_what_scores_less_than_asked_for_is_left_out(self, server, image_url):
         assert all(
             not one["predictions"]

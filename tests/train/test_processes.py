@@ -100,7 +100,9 @@ def seeing(make_recipe, draw, tmp_path):
     (root / "pretraining.jsonl").write_text("\n".join(map(json.dumps, rows)))
     groups = dict.fromkeys(("vision", "connector", "language", "embeddings"), ParameterGroup(how="full"))
     data = DatasetSpec(dataset="pretraining", root=root, split="train")
-    return make_recipe(stage={"groups": groups, "steps": 3}, model=str(folder), data=(data,), save_every=1, keep=9)
+    return make_recipe(
+        stage={"groups": groups, "steps": 3, "rate": 1e-5}, model=str(folder), data=(data,), save_every=1, keep=9
+    )
 
 
 @pytest.mark.slow  # three processes import torch

@@ -263,7 +263,8 @@ def _check_phrases(phrases: Sequence[str]) -> None:
 def _weights(loading: options.ModelOptions) -> dict[str, Any]:
     """Which numbers answer, as far as the options say: where they lie is no part of it."""
     sam2 = loading.sam2 and _identity(loading.sam2)
-    return {"model": _identity(loading.model), "sam2": sam2, "dtype": loading.dtype, "quantize": loading.quantize}
+    choices = {name: getattr(loading, name) for name in ("dtype", "quantize", "quantize_kv")}
+    return {"model": _identity(loading.model), "sam2": sam2, **choices}
 
 
 def _identity(model: str) -> dict[str, str]:

@@ -48,9 +48,13 @@ def colour_of(number: int) -> Colour:
 
 
 def overlay(
-    image: UInt8[np.ndarray, "h w 3"], masks: Bool[np.ndarray, "n h w"], labels: Sequence[str]
+    image: UInt8[np.ndarray, "h w 3"],
+    masks: Bool[np.ndarray, "n h w"],
+    labels: Sequence[str],
+    colours: Sequence[Colour] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A copy of the image with every object filled, outlined and named; object i has the colour `colour_of(i)`.
+    """A copy of the image with every object filled, outlined and named; object i has the colour `colour_of(i)`, or its
+    own of `colours`.
 
     Where objects overlap, their colours mix, smaller objects counting more. An object without pixels is not drawn,
     and one with an empty label has none. Labels stand above their object where there is room, inside the image always,
@@ -66,10 +70,11 @@ def overlay(
         raise DataError(f"masks of {masks.shape[1:]} (height, width) do not fit an image of {image.shape[:2]}")
     shown = [(number, box) for number, mask in enumerate(masks) if (box := _bounds(mask))]
     picture = Image.fromarray(image).copy()
-    _fill(picture, masks, shown)
+    colours = colours or [colour_of(number) for number in range(len(masks))]
+    _fill(picture, masks, shown, colours)
     for number, box in shown:
-        _outline(picture, masks[number], box, colour_of(number))
-    _name(picture, masks, shown, labels)
+        _outline(picture, masks[number], box, colours[number])
+    _name(picture, masks, shown, list(zip(labels, colours, strict=True)))
     return np.array(picture)
 
 
@@ -123,20 +128,21 @@ def _name(
     picture: Image.Image,
     masks: Bool[np.ndarray, "n h w"],
     shown: Sequence[tuple[int, Rectangle]],
-    labels: Sequence[str],
+    labels: Sequence[tuple[str, Colour]],
 ) -> None:
-    """Draw the labels that fit the picture."""
+    """Draw the labels that fit the picture, each in its colour."""
     size = max(11, round(0.024 * (picture.width * picture.height) ** 0.5))
     font, height, padding = _font(size), round(1.5 * size), round(0.5 * size)
     if height > picture.height:
         return
     taken: list[Rectangle] = []
     for number, box in shown:
-        text = _readable(labels[number], number, font, picture.width - 2 * padding)
+        label, colour = labels[number]
+        text = _readable(label, number, font, picture.width - 2 * padding)
         if text:
             width = min(picture.width, ceil(font.getlength(text)) + 2 * padding)
             taken.append(_place((width, height), _anchor(masks[number], box), picture.size, taken))
-            _draw_label(picture, text, taken[-1], font=font, colour=colour_of(number))
+            _draw_label(picture, text, taken[-1], font=font, colour=colour)
 
 
 def _bounds(mask: Bool[np.ndarray, "h w"]) -> Rectangle | None:
@@ -148,7 +154,12 @@ def _bounds(mask: Bool[np.ndarray, "h w"]) -> Rectangle | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _fill(picture: Image.Image, masks: Bool[np.ndarray, "n h w"], shown: Sequence[tuple[int, Rectangle]]) -> None:
+def _fill(
+    picture: Image.Image,
+    masks: Bool[np.ndarray, "n h w"],
+    shown: Sequence[tuple[int, Rectangle]],
+    colours: Sequence[Colour],
+) -> None:
     """Lay the objects' colours over the picture, once, however many objects a pixel has.
 
     From large to small, so that a small object on a large one keeps most of its colour.
@@ -159,7 +170,7 @@ def _fill(picture: Image.Image, masks: Bool[np.ndarray, "n h w"], shown: Sequenc
         here = np.s_[top:bottom, left:right]
         inside = masks[number][here]
         strength = np.where(covered[here], np.uint8(_ON_TOP), np.uint8(255)) * inside
-        tint.paste(colour_of(number), (left, top), Image.fromarray(strength))
+        tint.paste(colours[number], (left, top), Image.fromarray(strength))
         covered[here] |= inside
     picture.paste(Image.blend(picture, tint, _FILL), (0, 0), Image.fromarray(covered.astype(np.uint8) * 255))
 

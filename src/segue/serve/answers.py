@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from segue.serve.errors import ApiError, told
-from segue.serve.scheduler import Ticket, Tickets
 
 T = TypeVar("T")
 StreamForm = Literal["done", "named", "lines"]
@@ -21,12 +20,19 @@ LEFT = 499
 """The status, which nobody reads, of a request whose client has left."""
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """Work for a client that can be given up."""
+
+    def close(self) -> None:
+        """Do no more."""
+        ...
+
+
 class EventStream(StreamingResponse):
     """Objects as server-sent events, or as lines of JSON; the request behind them ends with the response."""
 
-    def __init__(
-        self, events: AsyncIterator[Any], ticket: Ticket | Tickets, request_id: str, *, form: StreamForm = "done"
-    ):
+    def __init__(self, events: AsyncIterator[Any], ticket: Closing, request_id: str, *, form: StreamForm = "done"):
         self._ticket = ticket
         media_type = "application/x-ndjson" if form == "lines" else "text/event-stream"
         super().__init__(_written(events, request_id, form), media_type=media_type)
@@ -59,7 +65,7 @@ def _line(event: Any, form: StreamForm) -> str:
     return (f"event: {event['type']}\n" if form == "named" else "") + f"data: {text}\n\n"
 
 
-async def while_connected(request: Request, ticket: Ticket | Tickets, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(request: Request, ticket: Closing, work: Coroutine[Any, Any, T]) -> T:
     """What comes of some work on a ticket, which is given up when the client leaves or anything goes wrong."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.responses import Response
 
 from segue.engine import Engine
-from segue.serve import chat, concepts, errors, files, label_studio, page, responses, segment, sessions
+from segue.serve import chat, concepts, errors, files, label_studio, overlays, page, responses, segment, sessions
 from segue.serve.context import Context
 from segue.serve.decoding import Decoders
 from segue.serve.errors import ApiError
@@ -69,7 +69,7 @@ def create_app(
     app.add_middleware(Guards, settings=settings)
     errors.install(app)
     _add_states(app, context)
-    for routes in (chat, responses, files, segment, concepts, sessions, label_studio):
+    for routes in (chat, responses, files, overlays, segment, concepts, sessions, label_studio):
         routes.add_routes(app, context)
     page.add_routes(app)
     app.state.context = context

@@ -197,5 +197,5 @@ def _delta(index: int, event: Told, completion: Completion) -> Json | None:
     if isinstance(event, ObjectsFound):
         return {"content": "", "regions_found": regions.found_to_json(event.regions)}
     if isinstance(event, FrameRles):
-        return {"content": "", "frame": regions.frame_to_json(event, completion.media)}
+        return {"content": "", "frame": regions.frame_to_json(event, completion.media, completion.body)}
     return None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from fastapi import FastAPI, Request
 from pydantic import Field
 
+from segue.geometry.polygons import polygons
 from segue.serve.context import Context
 from segue.serve.errors import ApiError
 from segue.serve.schema import Open, Phrase
@@ -82,5 +83,7 @@ def _results(body: ConceptRequest, answer: Answer) -> list[Json]:
 
 def _prediction(region: Region, form: str) -> Json:
     assert region.masks is not None
-    masks = region.masks.rle(0)
+    masks: Any = region.masks.rle(0)
+    if form == "polygon":
+        masks = [one.round(2).tolist() for one in polygons(region.masks.dense(0))]
     return {"masks": masks, "confidence": region.score, "format": form}

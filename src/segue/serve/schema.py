@@ -143,7 +143,7 @@ class ChatMessage(Open):
 class Answering(Closed):
     """How to answer, beside OpenAI's fields: those of `segue.Options` that a client may choose.
 
-    `probabilities` asks for the probability of each pixel beside the masks.
+    `probabilities` asks for the probability of each pixel beside the masks, `polygons` for polygons.
     """
 
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -151,6 +151,7 @@ class Answering(Closed):
     policy: Literal["auto", "upstream", "consistent"] = "auto"
     max_tiles: int = Field(12, ge=1)
     probabilities: bool = False
+    polygons: bool = False
 
     def options(self, limits: Limits, **more: Any) -> Options:
         """The options of the engine, `more` among them, within limits."""

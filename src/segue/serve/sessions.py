@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -134,16 +135,14 @@ def add_routes(app: FastAPI, context: Context) -> None:
         """Follow all that was named: server-sent events where they are accepted, else lines of JSON."""
         session = sessions.get(request.state.client, session_id)
         check_frames(body, [session.media], context.limits)
-        if body.probabilities:
-            message = "a session tells no probabilities; ask /v1/segment"
-            raise ApiError(400, message, code="invalid_value", param="probabilities")
-        options = body.options(context.limits, keep_masks=False)
+        # masks are told as they come, and kept only where their probabilities are to be told at the end
+        options = body.options(context.limits, keep_masks=body.probabilities)
         asked = session.served.engine.segmentation(session.media, list(session.phrases), options)
         ticket = session.served.submit(asked, request.state.client)
         first = await while_connected(request, ticket, anext(ticket))
         is_sse = "text/event-stream" in request.headers.get("accept", "")
         form: StreamForm = "done" if is_sse else "lines"
-        return EventStream(_events(first, ticket, session), ticket, request.state.request_id, form=form)
+        return EventStream(_events(first, ticket, session, body), ticket, request.state.request_id, form=form)
 
     @app.delete("/v1/video/sessions/{session_id}")
     async def close(session_id: str, request: Request) -> Json:
@@ -152,7 +151,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
         return {"id": session_id, "object": "video.session", "deleted": True}
 
 
-async def _events(first: Told, ticket: Ticket, session: Session) -> AsyncIterator[Json]:
+async def _events(first: Told, ticket: Ticket, session: Session, body: FollowRequest) -> AsyncIterator[Json]:
     """What is found, the masks on each frame, and at the end how sure all of it is."""
     event: Told | None = first
     while event is not None:
@@ -160,9 +159,9 @@ async def _events(first: Told, ticket: Ticket, session: Session) -> AsyncIterato
         if isinstance(event, ObjectsFound):
             yield {"type": "found", "regions": regions.found_to_json(event.regions)}
         elif isinstance(event, FrameRles):
-            yield {"type": "frame"} | regions.frame_to_json(event, session.media)
+            yield {"type": "frame"} | regions.frame_to_json(event, session.media, body)
         elif isinstance(event, Finished):
-            told = regions.regions_to_json(event.answer)
+            told = await asyncio.to_thread(regions.regions_to_json, event.answer, body)
             about = {"regions_version": regions.VERSION, "not_found": not_found(event.answer)}
             yield {"type": "done", "regions": told} | about | {"usage": usage([event.answer])}
         event = await anext(ticket, None)

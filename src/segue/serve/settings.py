@@ -31,6 +31,8 @@ class Limits:
     """Images and videos of one request."""
     regions: int = 16
     """Marked in images of one request."""
+    objects: int = 64
+    """Drawn into a clip."""
     choices: int = 8
     """Answers to one request."""
     letters: int = 100_000

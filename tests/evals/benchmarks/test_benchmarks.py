@@ -9,10 +9,12 @@ import pytest
 from asked import Oracle, Recorded
 
 import segue
+from segue.checkpoints.random_weights import random_checkpoint
 from segue.data.base import rng_for
 from segue.datasets import DATASETS
 from segue.errors import ConfigError
 from segue.evals.benchmarks import BENCHMARKS, SCENES, find, of_run
+from segue.evals.benchmarks.vqa import WORDS
 from segue.evals.run import page, report, runner
 from segue.evals.run.evaluation import Evaluation, read_run, units
 from segue.geometry.notation import box_text
@@ -44,9 +46,13 @@ def run(name, data, out, speak):
     dataset = job.open_data()
     total = job.count(dataset)
     order = [index for unit in units(dataset, total) for index in unit]
-    oracle = Oracle([dataset.get(index, rng_for(0, 0, index)) for index in order], speak)
-    runner.run(job, dataset, lambda: oracle, Recorded())
-    told = report.RunFolder(out=out, benchmark=job.benchmark, total=total)
+    return reported(job, dataset, Oracle([dataset.get(index, rng_for(0, 0, index)) for index in order], speak))
+
+
+def reported(job, dataset, model):
+    """The report of what a model answers."""
+    runner.run(job, dataset, lambda: model, Recorded())
+    told = report.RunFolder(out=job.out, benchmark=job.benchmark, total=job.count(dataset))
     made = report.gather(told)
     report.write(told, made)
     page.write(told, made, dataset)
@@ -91,6 +97,21 @@ def test_the_demo_model_goes_through_every_benchmark(name, tmp_path):
     model = segue.load("demo")
     runner.run(job, dataset, lambda: model, progress)
     assert progress.steps == [None] * len(dataset)
+
+
+@pytest.fixture(scope="module")
+def qwen_vl(tmp_path_factory):
+    folder = random_checkpoint(tmp_path_factory.mktemp("model") / "tiny-qwen-vl", "tiny-qwen-vl")
+    return segue.load(folder, device="cpu", dtype="fp32")
+
+
+@pytest.mark.parametrize(
+    "name", {one.protocol: one.name for one in reversed(WORDS) if one.dataset != "video_questions"}.values()
+)
+def test_a_qwen_vl_goes_through_every_protocol_in_words(name, tmp_path, qwen_vl):
+    job = Evaluation(benchmark=BENCHMARKS[name], data=FIXTURES[name](tmp_path / "data"), out=tmp_path / "out")
+    made = reported(job, job.open_data(), qwen_vl)
+    assert made["failed"] == made["missing"] == 0 and made["headline"] in made["figures"]
 
 
 @pytest.fixture

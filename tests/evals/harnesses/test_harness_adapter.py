@@ -10,8 +10,10 @@ from PIL import Image
 from segue.engine import Options
 from segue.errors import ConfigError, DataError, MediaError
 from segue.evals.harnesses import harness_adapter
-from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, medium, options_from
-from segue.types import Media
+from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, media_of, options_from
+from segue.features import Store
+from segue.media import open_media
+from segue.types import Media, Message
 
 
 class Parrot:
@@ -76,11 +78,20 @@ def test_several_images_are_a_clip_of_the_first_ones_size_shown_whole(adapter, s
 
 def test_what_is_neither_image_nor_video_is_refused(still):
     with pytest.raises(DataError, match="about a dict; expected images, or the path of a video"):
-        medium([{"array": np.zeros(4), "sampling_rate": 16_000}])
-    with pytest.raises(DataError, match="2 media, of which <video> is a video"):
-        medium([still(), np.zeros((2, 20, 30, 3), np.uint8)])
+        media_of([{"array": np.zeros(4), "sampling_rate": 16_000}])
     with pytest.raises(MediaError, match="no such file"):
-        medium(["gone.png"])
+        media_of(["gone.png"])
+
+
+def test_38_a_video_and_an_image_are_both_shown_in_their_order(make_engine, still, tmp_path):
+    clip, engine = np.zeros((2, 20, 30, 3), np.uint8), make_engine()
+    request = HarnessRequest("<video>\n<image>\nWhich?", (clip, still()), Options(max_new_tokens=3, frames="first:2"))
+    for hits in (0, 2):
+        cache = engine.use_cache(Store(tmp_path / "cache", reserve=0))
+        said = HarnessAdapter(engine).answer(request)
+        asked = Message("user", (open_media(clip), open_media(request.sources[1]), "\nWhich?"))
+        assert said == make_engine().answer([asked], request.options).text.strip()
+        assert cache.usage.hits == hits
 
 
 def test_questions_in_a_row_about_one_file_share_its_medium(adapter, still):

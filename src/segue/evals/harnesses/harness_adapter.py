@@ -1,7 +1,7 @@
 """What a foreign evaluation harness asks, put to an engine: texts, and images or videos in whatever form it holds them.
 
-A model here knows one medium per dialogue, which stands before the text, as in training. Several images become the
-frames of a clip, all of which are shown, brought to the size of the first.
+What is shown stands before the text, as in training. Several images become the frames of a clip, all of which are
+shown, brought to the size of the first; where a video is among them, each is shown as itself.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KNOWN = {"max_new_tokens", "temperature", "top_p", "do_sample", "until", "num_b
 
 @dataclass(frozen=True, slots=True)
 class HarnessRequest:
-    """One thing to be asked: a text, what it is about (nothing, one medium, or several images), and how to answer.
+    """One thing to be asked: a text, what it is about (nothing, images, videos), and how to answer.
 
     The answer ends before the first of `until` in it.
     """
@@ -50,12 +50,12 @@ class HarnessRequest:
 class HarnessAdapter:
     """A model that answers a harness's requests in words.
 
-    The medium of the last request is kept, so that requests in a row about one video decode and encode it once.
+    The media of the last request are kept, so that requests in a row about one video decode and encode it once.
     """
 
     def __init__(self, model: EvaluatedModel):
         self.model = model
-        self._last: tuple[tuple[str, ...], Media] | None = None
+        self._last: tuple[tuple[str, ...], tuple[Media, ...]] = ((), ())
 
     @classmethod
     def load(
@@ -92,7 +92,7 @@ class HarnessAdapter:
         cache = cache if isinstance(cache, FeatureCache) else None
         for start in range(0, len(requests), batch):
             with nullcontext() if cache is None else remembering(cache.sources.facts):
-                opened = [(request, self._medium(request.sources)) for request in requests[start : start + batch]]
+                opened = [(request, self._media(request.sources)) for request in requests[start : start + batch]]
             for options, alike in groupby(opened, lambda one: _shown(*one)):
                 group = list(alike)
                 dialogues = [[_message(request, media)] for request, media in group]
@@ -102,38 +102,30 @@ class HarnessAdapter:
         if cache is not None:
             cache.write_usage()
 
-    def _medium(self, sources: Sequence[object]) -> Media | None:
-        if not sources:
-            return None
+    def _media(self, sources: Sequence[object]) -> tuple[Media, ...]:
         key = tuple(str(source) for source in sources if isinstance(source, str | Path))
-        if self._last is not None and self._last[0] == key and len(key) == len(sources):
+        if self._last[0] == key and len(key) == len(sources):
             return self._last[1]
-        media = medium(sources)
-        self._last = (key, media) if len(key) == len(sources) else None
+        media = media_of(sources)
+        self._last = (key, media) if len(key) == len(sources) else ((), ())
         return media
 
 
-def medium(sources: Sequence[object]) -> Media:
-    """The one medium that some sources are: itself, if it is one, else a clip of these images in order.
+def media_of(sources: Sequence[object]) -> tuple[Media, ...]:
+    """What some sources show: several images and no video as a clip, else each by itself, in order.
 
-    Raises: DataError, if one of several is a video, or something is neither an image nor a video; MediaError and
-        LimitError, as opening does.
+    Raises: DataError, if something is neither an image nor a video; MediaError and LimitError, as opening does.
     """
     opened = []
     for source in sources:
         if not isinstance(source, Showable):
             raise DataError(f"a request is about a {type(source).__name__}; expected images, or the path of a video")
         opened.append(open_media(source))
-    if len(opened) == 1:
-        return opened[0]
-    if videos := [one.name for one in opened if one.kind == "video"]:
-        raise DataError(
-            f"a request is about {len(opened)} media, of which {', '.join(videos)} is a video; the models know one "
-            "video, or images alone"
-        )
+    if len(opened) < 2 or any(one.kind == "video" for one in opened):
+        return tuple(opened)
     height, width = opened[0].size
     frames = [Image.fromarray(read_image(one)).resize((width, height), Image.Resampling.BICUBIC) for one in opened]
-    return open_media(np.stack([np.asarray(frame) for frame in frames]))
+    return (open_media(np.stack([np.asarray(frame) for frame in frames])),)
 
 
 def options_from(given: Mapping[str, Any], base: Options) -> tuple[Options, tuple[str, ...]]:
@@ -168,17 +160,18 @@ def _tell_once(names: tuple[str, ...]) -> None:
         log.warning("generation settings that mean nothing here are left out: %s", ", ".join(names))
 
 
-def _message(request: HarnessRequest, media: Media | None) -> Message:
-    if media is None:
+def _message(request: HarnessRequest, media: tuple[Media, ...]) -> Message:
+    if not media:
         return Message("user", (request.text,))
-    return Message.user(_PLACEHOLDERS.sub("", request.text), media)
+    text = _PLACEHOLDERS.sub("", request.text)
+    return Message.user(text, media[0]) if len(media) == 1 else Message("user", (*media, f"\n{text}"))
 
 
-def _shown(request: HarnessRequest, media: Media | None) -> Options:
+def _shown(request: HarnessRequest, media: tuple[Media, ...]) -> Options:
     """Its options; of several images all are shown."""
-    if media is None or len(request.sources) < 2:
+    if len(request.sources) < 2 or len(media) > 1:
         return request.options
-    return replace(request.options, frames=f"first:{media.count}")
+    return replace(request.options, frames=f"first:{media[0].count}")
 
 
 def _cut(text: str, until: Sequence[str]) -> str:

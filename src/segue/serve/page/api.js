@@ -37,6 +37,8 @@ export const example = async (name) => (await ask(`v1/examples/${name}`)).blob()
 export const frame = async (file, number) => createImageBitmap(await (await ask(`v1/files/${file}/frames/${number}`)).blob());
 export const segment = async (body, signal) => (await ask("v1/segment", json(body, signal))).json();
 
+export const overlay = async (file, regions, signal) => (await ask(`v1/files/${file}/overlay`, json({ regions }, signal))).blob();
+
 export async function upload(blob, name) {
   const form = new FormData();
   form.append("file", blob, name);
@@ -51,12 +53,12 @@ export async function* chat(body, signal) {
 }
 
 // Follows phrases through a video that was uploaded; the session is closed however it ends.
-export async function* follow(file, phrases, signal) {
+export async function* follow(file, phrases, probabilities, signal) {
   const session = await (await ask("v1/video/sessions", json({ video: { file_id: file } }, signal))).json();
   const path = `v1/video/sessions/${session.id}`;
   try {
     for (const phrase of phrases) await ask(`${path}/phrases`, json({ phrase }, signal));
-    for await (const line of lines(await ask(`${path}/follow`, json({}, signal)))) if (line) yield checked(JSON.parse(line));
+    for await (const line of lines(await ask(`${path}/follow`, json({ probabilities }, signal)))) if (line) yield checked(JSON.parse(line));
   } finally {
     ask(path, { method: "DELETE" }).catch(() => {});
   }

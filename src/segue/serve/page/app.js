@@ -2,7 +2,8 @@
 
 import * as api from "./api.js";
 import "./canvas.js";
-import { boxOf, decodeProbabilities, decodeRle, encodeRle } from "./masks.js";
+import { decodeProbabilities, decodeRle, encodeRle } from "./masks.js";
+import * as saving from "./saving.js";
 import { current, say, switchLanguage, translate } from "./words.js";
 
 const COLOURS = ["#1490ff", "#ff922e", "#ff1798", "#e6f000", "#1ff0ee", "#6a00e8", "#a4481a"];
@@ -21,6 +22,7 @@ let dialogue = []; // messages as the API takes them
 let turn = null; // the answer whose regions are shown: {regions, element}
 let frameNumber = 0;
 let pictures = new Map(); // frame number -> ImageBitmap
+let marks = []; // parts of the image that the next question is about: {box} or {mask}
 let running = null; // AbortController
 let playing = null;
 let lit = null;
@@ -46,7 +48,7 @@ async function open(blob, name, phrases = []) {
 function close() {
   stop();
   pause();
-  [file, dialogue, turn, pictures, frameNumber] = [null, [], null, new Map(), 0];
+  [file, dialogue, turn, pictures, frameNumber, marks] = [null, [], null, new Map(), 0, []];
   ideas.find = [];
   $("log").replaceChildren();
   tell();
@@ -157,9 +159,50 @@ function listObjects() {
     const name = make("input", { type: "text", value: region.name });
     name.setAttribute("aria-label", say("name_of", region.id + 1));
     name.addEventListener("input", () => { region.name = name.value; });
+    const ask = make("button", { type: "button", className: "plain", textContent: "?", title: say("ask_about", region.name), hidden: !canMark() });
+    ask.setAttribute("aria-label", say("ask_about", region.name));
+    ask.addEventListener("click", () => markRegion(region.id));
     const score = make("span", { className: "quiet score", textContent: region.score == null ? "" : say("score", region.score.toFixed(2)) });
-    return follows(make("li", {}, box, colour, name, score), turn, region.id);
+    return follows(make("li", {}, box, colour, name, score, ask), turn, region.id);
   }));
+}
+
+/* ---- marks: parts of the image that a question is about ---- */
+
+const canMark = () => mode() === "ask" && file?.media.kind === "image";
+
+function mark(part) {
+  marks.push(part);
+  layOut();
+}
+
+async function markRegion(id) {
+  const mask = canMark() && id !== null && await maskOf(turn.regions[id], frameNumber);
+  if (mask) mark({ mask });
+}
+
+function chooseTool(name) {
+  $("canvas").tool = canMark() ? name : null;
+  for (const tool of ["box", "brush"]) $(tool).setAttribute("aria-pressed", tool === name && canMark());
+}
+
+function listMarks() {
+  $("marking").hidden = !canMark();
+  if (!canMark()) chooseTool(null);
+  $("canvas").marks = canMark() ? marks : [];
+  $("mark_note").hidden = !marks.length;
+  $("marks").replaceChildren(...marks.map((part, number) => {
+    const button = make("button", { type: "button", textContent: `region${number + 1} ✕` });
+    button.setAttribute("aria-label", say("unmark", number + 1));
+    button.addEventListener("click", () => { marks.splice(number, 1); layOut(); });
+    return button;
+  }));
+}
+
+// The marks as parts of a message.
+function regionParts() {
+  const { width, height } = file.media;
+  return marks.map(({ box, mask }) => ({ type: "region", ...(box ? { box } : { rle: encodeRle(mask, width, height) }) }));
 }
 
 /* ---- the dialogue ---- */
@@ -203,7 +246,7 @@ async function send(event) {
   $("words").value = "";
   const asked = addTurn("user", words);
   const owner = { regions: [], element: addTurn("assistant") };
-  const before = dialogue.length;
+  const before = [...dialogue];
   layOut();
   tell("queued");
   const isDone = await guarded(() => (mode() === "find" ? find(words, owner) : ask(words, owner)), (error) => {
@@ -215,7 +258,7 @@ async function send(event) {
   });
   if (!isDone) {
     // what was typed goes back, unless something new stands there
-    dialogue.length = before;
+    dialogue = before;
     if (!$("words").value) $("words").value = words;
     if (!owner.element.textContent) owner.element.remove();
     if (!owner.element.isConnected) asked.remove();
@@ -226,8 +269,10 @@ async function send(event) {
 }
 
 async function ask(words, owner) {
+  const parts = canMark() ? regionParts() : [];
+  if (parts.length) dialogue = []; // marks stand beside the image that they are on
   const isFirst = file && !dialogue.some((message) => Array.isArray(message.content));
-  const content = isFirst ? [{ type: "file", file: { file_id: file.id } }, { type: "text", text: words }] : words;
+  const content = isFirst ? [{ type: "file", file: { file_id: file.id } }, ...parts, { type: "text", text: words }] : words;
   dialogue.push({ role: "user", content });
   const body = { model: served, messages: dialogue, probabilities: isProbable() };
   let text = "";
@@ -241,6 +286,7 @@ async function ask(words, owner) {
     if (delta.regions) finish(owner, delta.regions, text);
   }
   dialogue.push({ role: "assistant", content: text });
+  marks = [];
 }
 
 async function find(words, owner) {
@@ -251,11 +297,11 @@ async function find(words, owner) {
     const answer = await api.segment(body, running.signal);
     return finish(owner, answer.regions, summary(answer.regions, answer.not_found));
   }
-  for await (const event of api.follow(file.id, phrases, running.signal)) {
+  for await (const event of api.follow(file.id, phrases, isProbable(), running.signal)) {
     if (event.type === "found") found(owner, event.regions);
     if (event.type === "frame") addFrame(owner, event);
     if (event.type === "done") {
-      const regions = event.regions.map((region) => ({ ...region, frames: owner.regions[region.id]?.frames }));
+      const regions = event.regions.map((region) => ({ ...region, frames: region.frames ?? owner.regions[region.id]?.frames }));
       finish(owner, regions, summary(event.regions, event.not_found));
     }
   }
@@ -301,46 +347,16 @@ function stop() {
   running?.abort();
 }
 
-/* ---- keeping what is found ---- */
-
-async function coloured() {
-  return save(await $("canvas").toBlob(), "png");
-}
-
-async function masksOf() {
-  const { width, height, frames } = file.media;
-  const found = [];
-  for (const region of turn.regions.filter((one) => one.isOn)) {
-    for (let number = 0; number < frames; number++) {
-      const mask = await maskOf(region, number);
-      if (mask) found.push({ region, number, box: boxOf(mask, width), area: mask.reduce((sum, bit) => sum + bit, 0), rle: encodeRle(mask, width, height) });
-    }
-  }
-  return found;
-}
-
-async function rle() {
-  const found = await masksOf();
-  const regions = found.map(({ region, number, rle: counts }) => ({ name: region.name, score: region.score, frame: number, rle: counts }));
-  save(new Blob([JSON.stringify({ media: file.media, threshold: threshold(), regions })]), "rle.json");
-}
-
-async function coco() {
-  const { width, height, frames } = file.media;
-  const found = await masksOf();
-  const names = [...new Set(found.map(({ region }) => region.name))];
-  const images = Array.from({ length: frames }, (_, number) => ({ id: number + 1, file_name: `${file.name}/${String(number).padStart(5, "0")}`, width, height }));
-  const annotations = found.filter(({ box }) => box).map(({ region, number, box, area, rle: segmentation }, place) => ({
-    id: place + 1, image_id: number + 1, category_id: names.indexOf(region.name) + 1, bbox: box, area, segmentation, iscrowd: 0, score: region.score,
-  }));
-  const categories = names.map((name, place) => ({ id: place + 1, name }));
-  save(new Blob([JSON.stringify({ images, annotations, categories })]), "coco.json");
-}
-
-function save(blob, ending) {
-  const link = make("a", { href: URL.createObjectURL(blob), download: `${file.name}.${ending}` });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+async function saveClip() {
+  if (running) return;
+  running = new AbortController();
+  layOut();
+  tell("writing");
+  const failed = (error) => error.name === "AbortError" ? tell("stopped") : tell(error);
+  const isDone = await guarded(async () => saving.save(await saving.mp4(file, turn.regions, maskOf, running.signal), `${file.name}.mp4`), failed);
+  running = null;
+  if (isDone) tell();
+  layOut();
 }
 
 /* ---- the server ---- */
@@ -418,18 +434,20 @@ function layOut() {
   $("threshold").disabled = !isMovable;
   $("threshold_note").hidden = isMovable || !regions.some((region) => region.rle || region.frames);
   $("threshold_value").value = threshold().toFixed(2);
+  $("save_mp4").hidden = !file || file.media.frames < 2;
   $("stop").hidden = !running;
   $("send").disabled = Boolean(running);
   $("words").placeholder = say(`${mode()}_hint`);
   $("canvas").label = [file?.name, ...(regions.length ? [say("points", regions.map((region) => region.name).join(", "))] : [])].join(". ");
   if (file) $("frame_number").value = say("frame_of", frameNumber + 1, file.media.frames);
-  const offered = !file ? [] : mode() === "ask" ? [say("describe")] : ideas.find.map((phrase) => phrase[current()]);
+  const offered = !file ? [] : mode() === "ask" ? [say(marks.length ? "describe_region" : "describe")] : ideas.find.map((phrase) => phrase[current()]);
   $("ideas").replaceChildren(...offered.map((text) => {
     const button = make("button", { type: "button", textContent: text });
     button.addEventListener("click", () => { $("words").value = text; $("words").focus(); keepDraft(); });
     return button;
   }));
   listObjects();
+  listMarks();
 }
 
 const keepDraft = () => sessionStorage.setItem("draft", $("words").value);
@@ -448,9 +466,15 @@ function bind() {
   $("frame").addEventListener("input", () => { pause(); guarded(() => showFrame(Number($("frame").value))); });
   $("threshold").addEventListener("input", () => { $("threshold_value").value = threshold().toFixed(2); drawRegions(); });
   $("canvas").addEventListener("point", (event) => light(event.detail));
-  $("save_png").addEventListener("click", coloured);
-  $("save_rle").addEventListener("click", rle);
-  $("save_coco").addEventListener("click", coco);
+  $("canvas").addEventListener("pick", (event) => markRegion(event.detail));
+  $("canvas").addEventListener("mark", (event) => mark(event.detail));
+  for (const tool of ["box", "brush"]) {
+    $(tool).addEventListener("click", () => chooseTool($(tool).getAttribute("aria-pressed") === "true" ? null : tool));
+  }
+  $("save_png").addEventListener("click", async () => saving.save(await $("canvas").toBlob(), `${file.name}.png`));
+  $("save_rle").addEventListener("click", async () => saving.save(await saving.rle(file, turn.regions, maskOf, threshold()), `${file.name}.rle.json`));
+  $("save_coco").addEventListener("click", async () => saving.save(await saving.coco(file, turn.regions, maskOf), `${file.name}.coco.json`));
+  $("save_mp4").addEventListener("click", saveClip);
   $("form").addEventListener("submit", send);
   $("stop").addEventListener("click", stop);
   $("words").addEventListener("input", keepDraft);

@@ -1,18 +1,27 @@
-// <segue-canvas>: a picture with regions on it. It says by the event "point" which region the pointer is over.
+// <segue-canvas>: a picture with regions on it. It says by the event "point" which region the pointer is over, by "pick"
+// which was clicked, and by "mark" what was drawn with a tool: {box: [x0, y0, x1, y1]} or {mask}.
+
+import { boxOf } from "./masks.js";
 
 class SegueCanvas extends HTMLElement {
   #canvas = document.createElement("canvas");
   #picture = null;
   #layers = [];
   #lit = null;
+  #tool = null;
+  #marks = [];
+  #stroke = null; // what is being drawn: where it began, and a mask of the brush
 
   connectedCallback() {
     if (this.#canvas.isConnected) return;
     this.#canvas.setAttribute("role", "img");
     this.append(this.#canvas);
-    this.#canvas.addEventListener("pointermove", (event) => this.#point(event));
-    this.#canvas.addEventListener("pointerdown", (event) => this.#point(event));
-    this.#canvas.addEventListener("pointerleave", () => this.#tell(null));
+    this.#canvas.addEventListener("pointermove", (event) => this.#stroke ? this.#drag(event) : this.#point(event));
+    this.#canvas.addEventListener("pointerdown", (event) => this.#tool ? this.#begin(event) : this.#point(event));
+    this.#canvas.addEventListener("pointerup", (event) => this.#end(event));
+    this.#canvas.addEventListener("pointercancel", () => { this.#stroke = null; this.draw(); });
+    this.#canvas.addEventListener("pointerleave", () => this.#tell("point", null));
+    this.#canvas.addEventListener("click", (event) => { if (!this.#tool) this.#tell("pick", this.#over(event)); });
   }
 
   set label(text) { this.#canvas.setAttribute("aria-label", text); }
@@ -29,6 +38,18 @@ class SegueCanvas extends HTMLElement {
   // Regions as {id, colour, mask} with bytes 0 and 1 row by row, those in front last; {id, colour, box} without a mask.
   set regions(regions) {
     this.#layers = regions.map((region) => ({ ...region, image: region.mask && this.#tinted(region) }));
+    this.draw();
+  }
+
+  // "box", "brush", or null.
+  set tool(name) {
+    this.#tool = name;
+    this.toggleAttribute("tool", Boolean(name));
+  }
+
+  // Parts that a question is about, as "mark" tells them; drawn with their numbers from 1.
+  set marks(marks) {
+    this.#marks = marks.map((mark) => ({ ...mark, image: mark.mask && this.#tinted({ mask: mark.mask, colour: "#ffffff" }) }));
     this.draw();
   }
 
@@ -51,6 +72,72 @@ class SegueCanvas extends HTMLElement {
       else if (layer.box) this.#outline(context, layer);
     }
     context.globalAlpha = 1;
+    this.#marks.forEach((mark, number) => this.#number(context, mark, `${number + 1}`));
+    if (this.#stroke) this.#number(context, this.#shape(), "");
+  }
+
+  #number(context, { box, mask, image }, text) {
+    if (image) context.drawImage(image, 0, 0);
+    const [left, top, width, height] = mask ? boxOf(mask, this.#canvas.width) ?? [0, 0, 0, 0] : [box[0], box[1], box[2] - box[0], box[3] - box[1]];
+    const size = Math.max(12, this.#canvas.width / 40);
+    context.lineWidth = Math.max(1, this.#canvas.width / 400);
+    for (const [colour, dash] of [["#000000", []], ["#ffffff", [size / 2, size / 2]]]) {
+      context.setLineDash(dash);
+      context.strokeStyle = colour;
+      context.strokeRect(left, top, width, height);
+    }
+    context.setLineDash([]);
+    context.font = `bold ${size}px system-ui, sans-serif`;
+    context.lineWidth = size / 5;
+    context.strokeStyle = "#000000";
+    context.fillStyle = "#ffffff";
+    context.strokeText(text, left + size / 4, top + size);
+    context.fillText(text, left + size / 4, top + size);
+  }
+
+  #begin(event) {
+    event.preventDefault();
+    this.#canvas.setPointerCapture(event.pointerId);
+    const { width, height } = this.#canvas;
+    this.#stroke = { from: this.#at(event), to: this.#at(event), mask: this.#tool === "brush" ? new Uint8Array(width * height) : null };
+    this.#drag(event);
+  }
+
+  #drag(event) {
+    const { to, mask } = this.#stroke;
+    this.#stroke.to = this.#at(event);
+    if (mask) this.#brush(mask, to, this.#stroke.to);
+    this.draw();
+  }
+
+  #end(event) {
+    if (!this.#stroke) return;
+    this.#drag(event);
+    const { box, mask } = this.#shape();
+    this.#stroke = null;
+    this.draw();
+    if (mask || (box[2] - box[0] > 1 && box[3] - box[1] > 1)) this.#tell("mark", mask ? { mask } : { box });
+  }
+
+  #shape() {
+    const { from, to, mask } = this.#stroke;
+    if (mask) return { mask, image: this.#tinted({ mask, colour: "#ffffff" }) };
+    const corners = [0, 1].map((axis) => [from[axis], to[axis]].sort((one, other) => one - other));
+    return { box: [corners[0][0], corners[1][0], corners[0][1] + 1, corners[1][1] + 1] };
+  }
+
+  // Discs along a line.
+  #brush(mask, [x0, y0], [x1, y1]) {
+    const { width, height } = this.#canvas;
+    const reach = Math.max(2, Math.round(Math.max(width, height) / 50));
+    const steps = Math.max(1, Math.abs(x1 - x0), Math.abs(y1 - y0));
+    for (let step = 0; step <= steps; step++) {
+      const [x, y] = [Math.round(x0 + ((x1 - x0) * step) / steps), Math.round(y0 + ((y1 - y0) * step) / steps)];
+      for (let down = Math.max(0, y - reach); down <= Math.min(height - 1, y + reach); down++) {
+        const half = Math.floor(Math.sqrt(reach ** 2 - (down - y) ** 2));
+        mask.fill(1, down * width + Math.max(0, x - half), down * width + Math.min(width, x + half + 1));
+      }
+    }
   }
 
   toBlob() { return new Promise((done) => this.#canvas.toBlob(done, "image/png")); }
@@ -78,17 +165,27 @@ class SegueCanvas extends HTMLElement {
     return layer;
   }
 
-  #point(event) {
+  // The pixel under the pointer, inside the picture.
+  #at(event) {
     const shown = this.#canvas.getBoundingClientRect();
-    const x = Math.floor(((event.clientX - shown.left) / shown.width) * this.#canvas.width);
-    const y = Math.floor(((event.clientY - shown.top) / shown.height) * this.#canvas.height);
-    const isOver = ({ mask, box }) => mask ? mask[y * this.#canvas.width + x]
-      : box && x >= box[0] && x < box[2] && y >= box[1] && y < box[3];
-    this.#tell(this.#layers.findLast(isOver)?.id ?? null);
+    const inside = (share, side) => Math.min(side - 1, Math.max(0, Math.floor(share * side)));
+    return [
+      inside((event.clientX - shown.left) / shown.width, this.#canvas.width),
+      inside((event.clientY - shown.top) / shown.height, this.#canvas.height),
+    ];
   }
 
-  #tell(id) {
-    this.dispatchEvent(new CustomEvent("point", { detail: id }));
+  #point(event) { this.#tell("point", this.#over(event)); }
+
+  #over(event) {
+    const [x, y] = this.#at(event);
+    const isOver = ({ mask, box }) => mask ? mask[y * this.#canvas.width + x]
+      : box && x >= box[0] && x < box[2] && y >= box[1] && y < box[3];
+    return this.#layers.findLast(isOver)?.id ?? null;
+  }
+
+  #tell(name, detail) {
+    this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 }
 

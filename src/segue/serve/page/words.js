@@ -18,7 +18,9 @@ const WORDS = {
     frame_of: "Frame {0} of {1}", stopped: "Stopped.", object: "object {0}", show: "Show {0}", colour: "Colour of {0}",
     name_of: "Name of object {0}", nothing: "Nothing was found.", not_found: "Not found: {0}", found: "Found: {0}",
     score: "score {0}", first_media: "Choose an image or a video first.", points: "It points at: {0}",
-    describe: "Describe the picture with interleaved masks.",
+    describe: "Describe the picture with interleaved masks.", describe_region: "What is region1?",
+    marking: "Mark what you mean, or click a region:", box: "Box", brush: "Brush", ask_about: "Ask about {0}", unmark: "Remove mark {0}",
+    mark_note: "Call the marks region1, region2 … in your question. It begins a new dialogue.", writing: "Drawing the video …",
   },
   zh: {
     name: "中文", other: "English", theme: "浅色或深色",
@@ -37,7 +39,9 @@ const WORDS = {
     frame_of: "第 {0} 帧，共 {1} 帧", stopped: "已停止。", object: "物体 {0}", show: "显示{0}", colour: "{0}的颜色",
     name_of: "物体 {0} 的名称", nothing: "没有找到任何东西。", not_found: "没有找到：{0}", found: "找到：{0}",
     score: "得分 {0}", first_media: "请先选择图像或视频。", points: "指向：{0}",
-    describe: "Describe the picture with interleaved masks.",
+    describe: "Describe the picture with interleaved masks.", describe_region: "region1 是什么？",
+    marking: "标出您所指的部分，或点击一个区域：", box: "方框", brush: "画笔", ask_about: "询问{0}", unmark: "移除标记 {0}",
+    mark_note: "在问题中用 region1、region2……称呼标记。这会开始新的对话。", writing: "正在绘制视频……",
   },
 };
 
