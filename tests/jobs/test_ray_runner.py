@@ -47,10 +47,10 @@ def loading(marks, error=""):
     return load
 
 
-def ran(photos, out, load, cluster=None):
+def ran(photos, out, load, where=1):
     """What a run gave and what its manifest holds, without times."""
     job = BatchJob(out=out, formats=("coco",), settings={"phrases": ["bright"]})
-    given = [record for record, _ in run(photos, job, load, cluster=cluster)]
+    given = [record for record, _ in run(photos, job, load, where)]
     listed = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
     assert sorted(one["source"] for one in given) == sorted(one["source"] for one in listed)
     return [{key: value for key, value in record.items() if key != "seconds"} for record in listed]
@@ -108,10 +108,10 @@ def test_an_input_at_which_workers_always_die_is_a_failure_and_the_others_are_do
 
 def test_a_run_that_was_cut_short_goes_on_from_its_manifest(fake_ray, photos, tmp_path):
     job = BatchJob(out=tmp_path / "ray", formats=("coco",), settings={"phrases": ["bright"]})
-    records = run(photos, job, loading(tmp_path / "marks"), cluster=on("ray"))
+    records = run(photos, job, loading(tmp_path / "marks"), on("ray"))
     next(records), next(records)
     records.close()
-    old = [is_old for _, is_old in run(photos, job, loading(tmp_path / "marks"), cluster=on("ray"))]
+    old = [is_old for _, is_old in run(photos, job, loading(tmp_path / "marks"), on("ray"))]
     assert len(old) == 6 and old[:2] == [True, True]
 
 

@@ -217,8 +217,7 @@ def run(
         first, step = job.shard or (0, 1)
         bar.start(len(sources[first::step]))
         watched = load if where != 1 else lambda: _watched(load(), bar)
-        chosen: dict[str, Any] = {"workers": where} if isinstance(where, int) else {"cluster": where}
-        with closing(run_job(sources, job, watched, **chosen)) as records:
+        with closing(run_job(sources, job, watched, where)) as records:
             for record, is_old in records:
                 _report(record, tally, job.out, is_old=is_old, as_json=as_json)
                 bar.step(record["error"])

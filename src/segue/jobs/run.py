@@ -74,21 +74,19 @@ def run(
     sources: Sequence[Path],
     job: BatchJob,
     load: Callable[[], Segment],
-    *,
-    workers: int = 1,
-    cluster: Attempting | None = None,
+    where: Attempting | int = 1,
 ) -> Generator[tuple[Record, bool], None, None]:
     """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
 
     Gives the record of each source as it is done with, and whether an earlier run has done it. `load` is called once,
     when the first source to be done has been opened; what it raises ends the run. Of a job that is a shard, only its
-    part of the sources is done; names of folders are given as in one run over all. With several `workers`, processes
-    of their own do the sources, each with a model; then `load` must be picklable. So must it with a `cluster`, which
-    does them in their place (`segue.jobs.ray_runner.on`). Records come in the same order, and this process lists them.
+    part of the sources is done; names of folders are given as in one run over all. `where` is how many
+    processes do the sources, each with a model, or a cluster that does them (`segue.jobs.ray_runner.on`); unless it is
+    1, `load` must be picklable. Records come in the same order, and this process lists them.
 
     Raises: SegueError, if the model or the output folder cannot be used, or a worker dies.
     """
-    doing = cluster or partial(_attempting, workers=workers)
+    doing = partial(_attempting, workers=where) if isinstance(where, int) else where
     with manifest.disk_errors(job.out), _opened(sources, job) as known, doing(job, load) as (do, ahead):
         first, step = job.shard or (0, 1)
         places = dict(list(known.assign(sources).items())[first::step])
