@@ -29,9 +29,9 @@ def write(answers: Sequence[Named], out: Path) -> Written:
         root = _root()
         for number, named in enumerate(images):
             media = media_of(named)
-            image = ElementTree.SubElement(root, "image", id=str(number), name=media.name, **_size(media.size))
+            image = ElementTree.SubElement(root, "image", {"id": str(number), "name": media.name} | _size(media.size))
             for _, region, mask in seen(named, 0):
-                ElementTree.SubElement(image, "mask", label=region.phrase, source="auto", **_runs(mask))
+                ElementTree.SubElement(image, "mask", {"label": region.phrase, "source": "auto"} | _runs(mask))
                 written.objects += 1
         _write(root, out / "annotations.xml")
     for named in answers:
@@ -78,7 +78,8 @@ def _track(masks: MaskTrack, frames: Sequence[int], count: int) -> list[ElementT
         mask = masks.dense(position)
         is_there = np.count_nonzero(mask) >= FEW_PIXELS
         if is_there:
-            rows.append(ElementTree.Element("mask", frame=str(frame), outside="0", keyframe="1", **_runs(mask)))
+            about = {"frame": str(frame), "outside": "0", "keyframe": "1"}
+            rows.append(ElementTree.Element("mask", about | _runs(mask)))
         is_last = position + 1 == len(frames) and frame + 1 < count
         if rows and rows[-1].get("outside") == "0" and (not is_there or is_last):
             gone = str(frame if not is_there else frame + 1)

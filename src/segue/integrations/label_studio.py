@@ -87,7 +87,7 @@ def results(answer: Answer, config: Config) -> list[Json]:
         if kind == "videorectangle":
             for number, region in enumerate(answer.regions, start=1):
                 if sequence := _sequence(region, frames_of(named), media):
-                    value = {"framesCount": media.count, "duration": media.count / (media.fps or _FPS)}
+                    value: Json = {"framesCount": media.count, "duration": media.count / (media.fps or _FPS)}
                     value |= {"sequence": sequence, "labels": [region.phrase]}
                     found.append(around | {"id": f"{name}-{number}", "value": value} | _score(region))
             continue
