@@ -15,6 +15,7 @@ import argparse
 import platform
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -332,7 +333,8 @@ def training(images: int, repeats: int) -> None:
         home = Path(name)
         for split, count in (("train", images), ("validation", 1)):
             place = str(home / "shapes" / split)
-            segue(["data", "synth", place, "--split", split, "--count", str(count), "--size", "128x128"])
+            with suppress(SystemExit):
+                segue(["data", "synth", place, "--split", split, "--count", str(count), "--size", "128x128"])
         config = read_layout(weights_folder(resolve("demo"))).config
         made = finetune(
             FinetuneOptions(folder=home / "shapes", base="demo", output=home, epochs=3), config, device="cpu"

@@ -36,26 +36,28 @@ from segue.models.qwen_vl.model import QwenVLConfig, QwenVLMLLM
 from segue.models.qwen_vl.tokenizer import SPECIAL_TOKENS
 from segue.models.qwen_vl.vision import grid_positions
 from segue.synth.backgrounds import Background, paint_background
-from segue.synth.pages import Page, Writing, page
+from segue.synth.pages import Writing, page
 from segue.synth.painting import Look, Pose, paint
 from segue.synth.scenes import Split, generator
 from segue.train.from_scratch.model import randomise, train_tokenizer
 from segue.types import Answer, Media, Message, Region
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SIDE, CELL = 48, 8
-"""Of a picture and of a patch, in pixels. Things stand on the grid of patches."""
+SIDE, PATCH, GRID = 64, 8, 4
+"""Sides of a picture and of a patch in pixels, and of the grid of cells that things stand on: a cell is a patch in the
+first stage, four patches in the others, and a visual token in all."""
+CELL = SIDE // GRID
 COLOURS = ("red", "green", "blue")
 KINDS = ("circle", "square", "cross")
 WRITING = Writing(
-    most_lines=1, most_words=1, words="tea egg oil milk rice salt bread honey", least_height=0.2, most_height=0.25
+    most_lines=1, most_words=1, words="tea egg oil jam milk rice salt corn", least_height=0.35, most_height=0.35
 )
 DESCRIBE, WHERE, READ = "What is there?", "Where is the {}?", "What is written?"
-STAGES = {"language": 320, "captions": 480, "tasks": 3200, "dialogues": 640}
+STAGES = {"language": 320, "captions": 160, "tasks": 2600, "dialogues": 400}
 """Steps of each stage; the first is the language model alone."""
 POINTS = {"captions": 1, "tasks": 3, "dialogues": 2}
 """How often the model is asked in each stage."""
-SCENES, PAGES, HELD_OUT = 10_000, 3200, 64
+SCENES, PAGES, HELD_OUT = 6000, 2400, 128
 """Drawn to learn from, and of each to be judged by."""
 FIGURES = ("captions", "boxes", "words read", "closed questions")
 
@@ -81,15 +83,15 @@ class Scene:
 
 @cache
 def scene(split: Split, index: int) -> Scene:
-    """Scene number `index` of a split: plain things, no two alike, two or three patches wide, on a plain ground."""
+    """Scene number `index` of a split: plain things, no two alike, one or two cells wide, on a plain ground."""
     rng = generator("tiny", split, 0, index)
     count = 1 + int(rng.uniform() < 0.75)
     while True:
         things = [(str(rng.choice(COLOURS)), str(rng.choice(KINDS))) for _ in range(count)]
-        widths = rng.integers(2, 4, count)
-        corners = np.array([rng.integers(0, SIDE // CELL - width + 1, 2) for width in widths])
+        widths = rng.integers(1, 3, count)
+        corners = np.array([rng.integers(0, GRID - width + 1, 2) for width in widths])
         places = np.concatenate([corners, corners + widths[:, None]], 1).astype(float) * CELL
-        order = np.argsort(places[:, 0], kind="stable")
+        order = np.lexsort(places[:, 1::-1].T)
         if len(set(things)) == count and not np.triu(boxes.iou(places, places), 1).any():
             break
     things, places = [things[one] for one in order], places[order]
@@ -99,9 +101,19 @@ def scene(split: Split, index: int) -> Scene:
     return Scene(paint(ground, looks, poses).pixels, tuple(things), places)
 
 
-def written(split: Split, index: int) -> Page:
-    """A page with one word; it is shown as small as the scenes are."""
-    return page(0, index, split=split, size=(64, 64), writing=WRITING)
+@cache
+def written(split: Split, index: int) -> tuple[np.ndarray, Region]:
+    """A page with one word, dark on light, moved so that it begins on the edges of patches; and the word's place."""
+    drawn = page(0, index, split=split, size=(SIDE, SIDE), writing=WRITING)
+    line = drawn.lines[0]
+    assert line.quad is not None
+    colours = drawn.pixels.astype(float)
+    ink = np.abs(colours - np.median(colours, (0, 1))).max(-1)
+    left, top = line.quad.min(0).astype(int) % PATCH
+    grey = np.roll(255 - ink / ink.max() * 255, (-top, -left), (0, 1)).astype(np.uint8)
+    # in whole patches: what lies between is beyond such a model, and would be most of what it is corrected for
+    quad = np.round((line.quad - (left, top)) / PATCH) * PATCH
+    return np.stack([grey] * 3, -1), Region(phrase=line.phrase, quad=quad)
 
 
 def closed(shown: Scene, rng: np.random.Generator) -> tuple[str, str]:
@@ -132,21 +144,31 @@ def records(folder: Path, *, scenes: int, pages: int) -> None:
         Image.fromarray(shown.pixels).save(folder / image)
         captions.append({"task": "caption", "image": image, "text": shown.caption})
         tasks += [*scene_tasks(shown, image, rng), captions[-1]]
-        # what a language model knows before it sees: to say again what it was told, and how questions are answered
+        # what a language model knows before it sees: to say again what it was told, words and numbers, and how
+        # questions are answered
         told = " ".join(rng.permutation([word for name in shown.names for word in name.split()]))
         questions = " ".join(f"{question} Answer: {word}" for question, word in (closed(shown, rng) for _ in range(2)))
         texts.append({"task": "text", "text": f"{told} {CAPTION.format(language='English')} {shown.caption}"})
         texts.append({"task": "text", "text": f"{shown.caption} {questions}"})
+        listed, asked = list(zip(shown.names, numbers(shown), strict=True)), int(rng.integers(len(shown.names)))
+        known = " ".join(rng.permutation([f"{name} {place}" for name, place in listed]))
+        texts.append({"task": "text", "text": f"{known} {WHERE.format(listed[asked][0])} {listed[asked][1]}"})
         dialogues.append(dialogue(shown, image, rng))
     for index in range(pages):
-        drawn, image = written("train", index), f"pictures/page-{index}.png"
-        Image.fromarray(drawn.pixels).save(folder / image)
-        lines = [{"text": line.phrase, "quad": line.quad.tolist()} for line in drawn.lines if line.quad is not None]
+        (pixels, line), image = written("train", index), f"pictures/page-{index}.png"
+        Image.fromarray(pixels).save(folder / image)
+        lines = [{"text": line.phrase, "quad": line.quad.tolist()}]
         tasks.append({"task": "ocr", "image": image, "lines": lines})
-        dialogues.append({"conversations": turns(image, [(READ, drawn.lines[0].phrase)])})
+        dialogues.append({"conversations": turns(image, [(READ, line.phrase)])})
     for name, rows in (("captions", captions), ("tasks", [*tasks, *texts[: scenes // 4]]), ("texts", texts)):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     (folder / "conversations.json").write_text(json.dumps(dialogues), encoding="utf-8")
+
+
+def numbers(shown: Scene) -> list[str]:
+    """Where the things are, without the marks around it."""
+    places = [qwen_notation.place_text(Region(box=place), (SIDE, SIDE)) for place in shown.places]
+    return [place.removeprefix("<box>").removesuffix("</box>") for place in places]
 
 
 def scene_tasks(shown: Scene, image: str, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -191,14 +213,14 @@ def begin(folder: Path, texts: Path) -> None:
     start = tokenizer.token_to_id("<img>")
     vision = {
         "image_size": SIDE,
-        "patch_size": CELL,
+        "patch_size": PATCH,
         "hidden_size": 96,
         "num_hidden_layers": 3,
         "num_attention_heads": 3,
         "intermediate_size": 192,
         "output_width": 128,
-        "num_queries": (SIDE // CELL) ** 2,
-        "grid": SIDE // CELL,
+        "num_queries": GRID**2,
+        "grid": GRID,
     }
     text = {"num_hidden_layers": 3, "intermediate_size": 256, "vocab_size": tokenizer.get_vocab_size()}
     tiny = KNOWN["tiny-qwen-vl"].config["text_config"]
@@ -220,18 +242,19 @@ def begin(folder: Path, texts: Path) -> None:
 
 @torch.no_grad()
 def look_there(mllm: QwenVLMLLM) -> None:
-    """Let the places of patches be told from the start, and each query of the resampler look at its own; both may be
-    unlearned.
+    """Let the places of patches be told from the start, and each query of the resampler look at those of its own cell;
+    both may be unlearned.
 
     With weights of chance places are faint beside what is there, and which queries are near which patches has to be
-    found out.
+    found out. Here some channels of the keys are those of places alone, and queries read nothing else at first.
     """
     tower, resampler = mllm.vision_tower, mllm.connector.resampler
-    tower.positions.copy_(1.5 * grid_positions(SIDE // CELL, tower.positions.shape[1]))
+    tower.positions.copy_(1.5 * grid_positions(GRID, tower.positions.shape[1]))
     quarter = resampler.positions.shape[1] // 4
-    fast = torch.where(10000.0 ** (-torch.arange(quarter) / quarter) > 0.2, 2.5, 0.0)
+    fast = (10000.0 ** (-torch.arange(quarter) / quarter) > 0.2).repeat(4)
     for projection in (resampler.attention.q_proj, resampler.attention.k_proj):
-        projection.weight.copy_(torch.diag(fast.repeat(4)))
+        projection.weight.copy_(torch.diag(5.0 * fast))
+    resampler.project.weight[fast] = 0
     resampler.query.zero_()
 
 
@@ -287,10 +310,10 @@ def figures(engine: Engine, *, chats: bool) -> dict[str, float]:
         bool(answer.regions) and box_of(answer.regions[0], one.places[target])
         for answer, one, target in zip(found, scenes, targets, strict=True)
     ]
-    media = [open_media(one.pixels) for one in pages]
+    media = [open_media(pixels) for pixels, _ in pages]
     said = {
         "captions": (ask(engine, shown, [caption] * HELD_OUT), [one.caption for one in scenes]),
-        "words read": (ask(engine, media, [READ if chats else OCR] * HELD_OUT), [one.lines[0].phrase for one in pages]),
+        "words read": (ask(engine, media, [READ if chats else OCR] * HELD_OUT), [line.phrase for _, line in pages]),
         "closed questions": (ask(engine, shown, words), [word for _, word in questions]),
     }
     right = {

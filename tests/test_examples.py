@@ -80,4 +80,4 @@ def test_the_three_stages_shortened_learn_and_tell_how_they_did(monkeypatch, tmp
         losses = [one["loss"] for one in run_logger.lines(tmp_path / "out" / stage / "log.jsonl") if "loss" in one]
         assert losses[-1] < losses[0]
     last = adapters.read(adapters.find(tmp_path / "out" / "dialogues"))
-    assert (last.image_side, last.template) == (48, "qwen_vl_chat")
+    assert (last.image_side, last.template) == (64, "qwen_vl_chat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -11,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segue.errors import ConfigError
+from segue.errors import ConfigError, LimitError
 from segue.features import FeatureCache, Features, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
 from segue.features.formats import CODES
 from segue.features.keys import identity_of
-from segue.grounding.model import VisionLanguageModel
+from segue.grounding.model import VisionLanguageConfig, VisionLanguageModel
 from segue.media.sampling import choose
 from segue.models.protocol import PUBLISHED_TILES, Point, Processor, VisionInput
 from segue.prepare import MediaInput, preprocess_media
@@ -70,10 +71,15 @@ class MediaEncoder:
         return self._sources.hash(media), sampling(media, frames=frames, max_tiles=max_tiles)
 
     def preprocess(self, media: Media, *, frames: str, max_tiles: int) -> MediaInput:
-        """A medium as it is shown, from kept features where there are some.
+        """A medium as it is shown, from kept features where there are some. A video that is too long for the model is
+        refused before it is decoded.
 
         Raises: MediaError, LimitError and ConfigError, as `preprocess_media` does.
         """
+        if media.kind == "video":
+            bound = num_frames(media, frames) * self.model.config.mllm_config.largest_frame()[1]
+            if bound > most_tokens(self.model.config):  # how many they are costs a frame
+                check_length(self.num_visual_tokens(media, frames=frames), self.model.config, media.name)
         key = self.key(media, frames=frames, max_tiles=max_tiles)
         features = self._kept(key)
         return preprocess_media(media, self.processor, frames=frames, max_tiles=max_tiles, key=key, features=features)
@@ -140,6 +146,25 @@ def sampling(media: Media, *, frames: str, max_tiles: int) -> str:
     """The rule by which a medium is shown, as keys have it."""
     rule = frames if media.kind == "video" else f"tiles:{max_tiles}"
     return rule if media.window is None else f"{rule} window:{media.window[0]}:{media.window[1]}"
+
+
+def most_tokens(config: VisionLanguageConfig) -> int | float:
+    """The longest prompt that a language model has positions for."""
+    text = config.get_text_config()
+    # other kinds of rotary angles are made to go beyond the length that was trained
+    is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
+    return text.max_position_embeddings if is_bounded and not getattr(text, "use_dynamic_ntk", False) else math.inf
+
+
+def check_length(tokens: int, config: VisionLanguageConfig, what: str) -> None:
+    """Refuse what has more tokens than the model has positions.
+
+    Raises: LimitError.
+    """
+    if tokens > (most := most_tokens(config)):
+        raise LimitError(
+            f"{what} has {tokens:,} tokens and the model {most:,} positions; shorten it, or show fewer frames"
+        )
 
 
 def num_frames(media: Media, frames: str) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from transformers import DynamicCache
 
 from segue import weights
 from segue.checkpoints import model_folder
-from segue.encoder import MediaEncoder, num_frames
-from segue.errors import ConfigError, DataError, LimitError, SegueError
+from segue.encoder import MediaEncoder, check_length
+from segue.errors import ConfigError, DataError, SegueError
 from segue.features import FeatureCache, FeatureStore, Store
 from segue.geometry.notation import check_prefill
 from segue.grounding import model as grounded
@@ -45,10 +44,10 @@ from segue.requests import (
     Timer,
     Tracks,
     answers_of,
+    decided_by,
     parse_replies,
     question_about,
     raised,
-    readable_prompt,
     shown_in,
     stop_reason,
     token_scores,
@@ -378,14 +377,7 @@ class Engine:
         return inputs
 
     def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
-        """A medium as it is shown, from kept features where there are some.
-
-        A video that is too long for the model is refused before it is decoded.
-        """
-        if media.kind == "video":
-            tokens = num_frames(media, plan.frames) * self.model.config.mllm_config.largest_frame()[1]
-            if tokens > self._most_tokens:  # that is a bound: what it is exactly costs a frame
-                self._check_length(self.encoder.num_visual_tokens(media, frames=plan.frames), media.name)
+        """A medium as it is shown, from kept features where there are some."""
         shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
         key = shown.key
         assert key is not None
@@ -400,24 +392,8 @@ class Engine:
         if messages and messages[-1].role != "user":
             raise DataError(f"the dialogue ends with the {messages[-1].role}'s turn; end it with a question")
         example = prepare(messages, self._talking(plan.options), prefill=plan.options.prefill, media=media)
-        self._check_length(len(example.ids), "the prompt")
+        check_length(len(example.ids), self.model.config, "the prompt")
         return example
-
-    @property
-    def _most_tokens(self) -> int | float:
-        """The longest prompt that the language model has positions for."""
-        text = self.model.config.get_text_config()
-        # other kinds of rotary angles are made to go beyond the length that was trained
-        is_bounded = (getattr(text, "rope_parameters", None) or {}).get("rope_type", "default") == "default"
-        is_bounded = is_bounded and not getattr(text, "use_dynamic_ntk", False)
-        return text.max_position_embeddings if is_bounded else math.inf
-
-    def _check_length(self, tokens: int, what: str) -> None:
-        if tokens > self._most_tokens:
-            raise LimitError(
-                f"{what} has {tokens:,} tokens and the model {self._most_tokens:,} positions; shorten it, or show "
-                "fewer frames"
-            )
 
     def _talking(self, options: Options) -> Processor:
         """The processor with the template that a request is written in."""
@@ -550,7 +526,7 @@ class Engine:
         if self.model.grounder is None or job.media is None or job.request.is_cancelled or not job.num_objects:
             return Tracks()
         options = job.plan.options
-        _, regions, _ = self._parse(job, job.replies, self._raw(job, job.replies))
+        _, regions, _ = parse_replies(job.replies, self._raw(job, job.replies), self.model.family.parse, job.media)
         yield job.request, ObjectsFound(job.media.media, regions)
         tracks = tuple(TrackBuilder(options.keep_masks) for _ in range(job.num_objects))
         frames = 0
@@ -595,7 +571,7 @@ class Engine:
     def _answer(self, job: Job, replies: Sequence[Reply], found: Tracks) -> Answer:
         """Everything that was said and found, together; `found` has a track for each region, or none at all."""
         raw = self._raw(job, replies)
-        text, regions, boxes = self._parse(job, replies, raw)
+        text, regions, boxes = parse_replies(replies, raw, self.model.family.parse, job.media)
         media = None if job.media is None else job.media.media
         if media is not None and found.tracks:
             pairs = zip(found.tracks, regions, strict=True)
@@ -607,29 +583,12 @@ class Engine:
             encoded_frames=found.frames,
             seconds=job.timer.seconds,
         )
-        lineage, scores = self._lineage(job, replies), token_scores(replies, self.processor.tokenizer)
+        lineage = {**self.lineage, **decided_by(job, replies, self.processor)}
+        scores = token_scores(replies, self.processor.tokenizer)
         raw_text = "\n".join(raw).strip()
         return Answer(text, regions + boxes, raw_text, media, usage, stop_reason(replies), lineage, scores)
-
-    def _parse(
-        self, job: Job, replies: Sequence[Reply], raw: Sequence[str]
-    ) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
-        return parse_replies(replies, raw, self.model.family.parse, job.media)
 
     def _raw(self, job: Job, replies: Sequence[Reply]) -> list[str]:
         """What was generated, special tokens included, up to a text that the caller stops at."""
         said = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
         return [until_stop(text, job.plan.options.stop) for text in said]
-
-    def _lineage(self, job: Job, replies: Sequence[Reply]) -> dict[str, Any]:
-        """The model's lineage, and all that decided this answer."""
-        is_video = job.media is not None and job.media.media.kind == "video"
-        request = {
-            **asdict(job.plan.options),
-            "policy": job.plan.policy if is_video else None,
-            "frames": job.plan.frames if is_video else None,
-            "frames_shown": list(job.media.plan) if job.media is not None and is_video else None,
-            "prompts": [readable_prompt(reply, self.processor) for reply in replies],
-        }
-        not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
-        return {**self.lineage, "request": request} | ({"not_found": not_found} if not_found else {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from time import perf_counter
 from typing import Any, Literal
@@ -231,6 +231,20 @@ def parse_replies(
         texts.append(text)
         offset += len(text) + 1
     return "\n".join(texts), tuple(regions), tuple(boxes)
+
+
+def decided_by(job: Job, replies: Sequence[Reply], processor: Processor) -> dict[str, Any]:
+    """All that decided an answer beside the model, and what was not found, for its lineage."""
+    is_video = job.media is not None and job.media.media.kind == "video"
+    request = {
+        **asdict(job.plan.options),
+        "policy": job.plan.policy if is_video else None,
+        "frames": job.plan.frames if is_video else None,
+        "frames_shown": list(job.media.plan) if job.media is not None and is_video else None,
+        "prompts": [readable_prompt(reply, processor) for reply in replies],
+    }
+    not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
+    return {"request": request} | ({"not_found": not_found} if not_found else {})
 
 
 def readable_prompt(reply: Reply, processor: Processor) -> str:

@@ -1,5 +1,6 @@
 """Pictures whose bright part is known by formula."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -28,3 +29,15 @@ def make_frames(folder: Path, count: int = 3) -> Path:
     for number in range(count):
         make_image(folder / f"{number:05d}.png", shift=3 * number)
     return folder
+
+
+def content(out: Path) -> dict[str, object]:
+    """Every file, what tells the time left out."""
+
+    def timeless(path: Path) -> object:
+        if path.suffix not in (".json", ".jsonl"):
+            return path.read_bytes()
+        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+        return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+    return {str(path.relative_to(out)): timeless(path) for path in sorted(out.rglob("*")) if path.is_file()}

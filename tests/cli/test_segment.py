@@ -420,6 +420,7 @@ def test_how_a_model_is_loaded_is_said_to_the_loader_and_what_changes_numbers_is
         "dtype": "auto",
         "sam2": str(sam2),
         "quantize": "int8",
+        "quantize_kv": False,
         "offload": False,
         "check_memory": False,
     }

@@ -1,10 +1,9 @@
 """`segue segment --shard`: several machines on one run give what one gives, none of it missing or twice."""
 
-import json
 from pathlib import Path
 
 import pytest
-from pictures import make_image
+from pictures import content, make_image
 
 from segue.files import alone
 
@@ -28,18 +27,6 @@ def out(tmp_path) -> Path:
 def segment(run_segue, photos, out):
     """Runs `segue segment` over the photos with more arguments, into OUT unless told."""
     return lambda *more, into=out: run_segue("segment", photos, "bright", "-o", into, *more)
-
-
-def content(out: Path) -> dict[str, object]:
-    """Every file, what tells the time left out."""
-
-    def timeless(path: Path) -> object:
-        if path.suffix not in (".json", ".jsonl"):
-            return path.read_bytes()
-        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
-
-    return {str(path.relative_to(out)): timeless(path) for path in sorted(out.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -21,7 +21,7 @@ FLOORS = (
     ("models", "output"),
     ("media",),
     ("geometry", "weights", "registry", "config"),
-    ("types", "errors", "facts", "files", "pickled", "progress", "reading"),
+    ("types", "errors", "facts", "files", "pickled", "processes", "progress", "reading"),
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

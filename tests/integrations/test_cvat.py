@@ -4,17 +4,19 @@ import logging
 from dataclasses import dataclass
 
 import pytest
+import torch
 from PIL import Image
 
+from segue.engine import Options
 from segue.errors import ConfigError
 
 pytest.importorskip("cvat_sdk")
 
-from cvat_sdk import models
+from cvat_sdk import auto_annotation, models
 from cvat_sdk.auto_annotation import driver
-from cvat_sdk.masks import decode_mask
+from cvat_sdk.masks import decode_mask, encode_mask
 
-from segue.integrations import cvat
+from segue.integrations import cvat, cvat_tracker
 
 LABELS = "dog=the brown dog; cat"
 
@@ -80,3 +82,32 @@ def test_labels_that_cannot_be_meant_are_refused(labels):
 
 def test_a_label_asks_for_its_words_or_else_for_its_name():
     assert cvat.parse_labels("dog=the brown dog = mine; cat") == {"dog": "the brown dog = mine", "cat": "cat"}
+
+
+@pytest.fixture
+def sure_engine(engine_i):
+    """An engine whose objects are always there; with weights drawn by chance they are not after the first frame."""
+    head = engine_i.model.grounder.sam2.mask_decoder.pred_obj_score_head
+    hook = head.register_forward_hook(lambda module, given, score: score + 50)
+    yield engine_i
+    hook.remove()
+
+
+def test_a_mask_that_was_drawn_is_followed_as_one_that_the_engine_found(sure_engine, clip):
+    """Given the mask that the engine begins with, the tracker gives its masks on all frames after."""
+    frames, options = clip(4), Options(frames="first:1", keep_logits=True, prefill="It is [SEG].")
+    (region,) = sure_engine.segment(frames, ["the ball"], options).regions
+    logits = torch.from_numpy(region.masks.logits[:1])[None]
+    size = region.masks.size
+    begun = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)[0, 0] > 0
+    tracker = cvat_tracker.Tracker(sure_engine.model.grounder)
+    prepared = [tracker.preprocess_image(None, Image.fromarray(frame)) for frame in frames]
+    shape = auto_annotation.TrackableShape(type="mask", points=encode_mask(begun.numpy()))
+    state, other = (tracker.init_tracking_state(None, prepared[0], shape) for _ in range(2))
+    found = [tracker.track(None, one, state) for one in prepared[1:]]
+    for number, one in enumerate(found, start=1):
+        truth = region.masks.dense(number)
+        assert (one is None) == (not truth.any())
+        assert one is None or (decode_mask(one.points, image_width=size[1], image_height=size[0]) == truth).all()
+    assert any(one is not None for one in found)
+    assert tracker.track(None, prepared[1], other) == found[0], "a shape's state is its own"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from time import perf_counter
@@ -52,6 +53,12 @@ def build(
     budget: Annotated[
         str | None, typer.Option("--budget", help="Most bytes of all entries: 200GB. Without it the disk decides.")
     ] = None,
+    reserve: Annotated[
+        str | None, typer.Option("--reserve", help="Bytes of the disk to leave free; else 5 %, at least 20 GiB.")
+    ] = None,
+    evict: Annotated[
+        bool, typer.Option("--evict", help="Make room: remove what was unused for longest and is not pinned.")
+    ] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many rows.")] = None,
     shard: options.Shard = None,
     dry_run: Annotated[
@@ -71,7 +78,8 @@ def build(
     from segue.evals.run import feature_cache
     from segue.features import Store
 
-    store = Store(cache, budget=None if budget is None else parse_size(budget), writes=not dry_run)
+    budgeted, reserved = (None if text is None else parse_size(text) for text in (budget, reserve))
+    store = Store(cache, budget=budgeted, reserve=reserved, evicts=evict, writes=not dry_run)
     if store.remote is not None:
         raise ConfigError(f"{cache} is an address, which is only read; build into a folder, and copy it there")
     part = options.parse_shard(shard) or (0, 1)
@@ -102,7 +110,8 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
     )
     if total > room:
         fit = sum(sofar <= room for sofar in accumulate(weights))
-        say(f"that is too little: it will stop after about {fit:,}", style="yellow")
+        what = "others must go" if this.cache.store.evicts else f"it will stop after about {fit:,}"
+        say(f"that is too little: {what}", style="yellow")
     return {"media": there + len(weights), "there": there, "bytes": total, "failed": len(listed.failures)}
 
 
@@ -111,13 +120,15 @@ def _build(this: CachedBenchmark, listed: Listed, *, shard: str | None, pin: boo
 
     cache, name = this.cache, this.evaluation.benchmark.name
     keys = [cache.identity.key(*one.key).hash for one in (*listed.there, *listed.absent)]
-    # first of all: what is half done is known to belong together
-    cache.store.write_ref(name, cache.namespace, keys, pinned=pin, shard=(shard or "").replace("/", "-of-"))
+    refer = partial(cache.store.write_ref, name, cache.namespace, keys, shard=(shard or "").replace("/", "-of-"))
+    # first of all: what is half done is known to belong together, and makes no room for the rest of it
+    refer(pinned=pin or cache.store.evicts)
     start = perf_counter()
     with Bar(name, hidden=is_hidden, failures_told=FAILURES_TOLD) as bar:
         bar.start(len(keys), len(listed.there))
         failures = feature_cache.build(this, listed.absent, bar)
     seconds = perf_counter() - start
+    refer(pinned=pin)
     left = sum(not cache.has(*one.key) for one in listed.absent) - len(failures)
     done = len(listed.absent) - left - len(failures)
     say(
@@ -209,7 +220,7 @@ def _compare(this: CachedBenchmark, samples: int, seed: int, *, tokens: int, is_
 
 
 def load_model(model: str, device: str, dtype: str) -> Engine:
-    """A model, as for `segue chat`; it is not imported before."""
+    """A model; what `segue.loading.load` raises."""
     from segue import loading
 
     return loading.load(model, device=device, dtype=dtype)

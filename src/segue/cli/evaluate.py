@@ -98,7 +98,7 @@ def run(
         bool, typer.Option("--resume/--overwrite", help="Go on with what OUT holds, or throw it away.")
     ] = True,
     protocol: Protocol = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes on this machine.")] = 1,
+    workers: options.Workers = None,
     shard: options.Shard = None,
     max_failures: MaxFailures = 0,
     batch: Annotated[
@@ -246,7 +246,7 @@ def _evaluate_all(specs: list[EvaluationSpec], **how: Any) -> tuple[list[RunRepo
 def _evaluate(
     spec: EvaluationSpec,
     shard: tuple[int, int] | None,
-    workers: int,
+    workers: int | None,
     *,
     is_resumed: bool,
     is_hidden: bool,
@@ -255,6 +255,7 @@ def _evaluate(
     """Run one benchmark and report it; None while other shards are at work."""
     from segue.evals.run import runner
     from segue.evals.run import workers as processes
+    from segue.evals.run.evaluation import units
 
     if not is_resumed:
         _throw_away(spec.out)
@@ -262,10 +263,12 @@ def _evaluate(
     with told_forms():
         dataset = evaluation.open_data()
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
-        if workers > 1:
-            if shard is not None:
-                raise ConfigError("--shard and --workers both deal out rows; give one of them")
-            usage = processes.run_workers(spec, workers, bar)
+        if shard is not None and (workers or 1) > 1:
+            raise ConfigError("--shard and --workers both deal out rows; give one of them")
+        media = len(units(dataset, evaluation.count(dataset)))
+        count = 1 if shard else options.chosen_workers(workers, media, spec.model, spec.device)
+        if count > 1:
+            usage = processes.run_workers(spec, dataset, count, bar)
         else:
             usage = runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
     if spec.cache is not None:

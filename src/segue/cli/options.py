@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import wraps
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hi
 import typer
 
 from segue.cli.console import say
+from segue.processes import cores
 
 if TYPE_CHECKING:
     from segue.engine import Engine
@@ -28,8 +30,6 @@ def read_piped() -> bytes:
 
     Raises: ConfigError, if that is nothing; LimitError.
     """
-    import sys
-
     from segue.errors import ConfigError
     from segue.media.limits import DEFAULT_LIMITS
 
@@ -66,6 +66,18 @@ def check_device(device: str) -> str:
         meant = f"; did you mean {near[0]}?" if near else "."
         raise ConfigError(f"there is no device {device!r}{meant} Expected auto, cpu, cuda, cuda:1 or mps")
     return device
+
+
+def chosen_workers(given: int | None, inputs: int, model: str, device: str) -> int:
+    """How many processes do so many inputs: as many as are given; else one a core for a small model on a CPU."""
+    from segue.checkpoints.locate import find
+
+    folder, gpus = find(model), (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+    size = 0 if folder is None else sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    is_cpu = device == "cpu" or (device == "auto" and sys.platform != "darwin" and not any(map(Path.exists, gpus)))
+    if given is not None or not is_cpu or not 0 < size <= SMALL:
+        return given or 1
+    return max(1, min(cores(), inputs // _WORTH_A_WORKER, _MOST_WORKERS))
 
 
 def check_frames(plan: str | None) -> str | None:
@@ -105,6 +117,14 @@ Window = Annotated[
 Shard = Annotated[
     str | None, typer.Option("--shard", help="Shard i/N, from 0: every machine does one, into the same OUT.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes on this machine; else as many as are worth it on a CPU."),
+]
+SMALL = 500_000_000
+"""Bytes of weights up to which a model is held by several processes, one a core, without being asked."""
+_WORTH_A_WORKER = 8  # inputs, below which a process takes longer to start than it saves
+_MOST_WORKERS = 8
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on stdout.")]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,7 +25,7 @@ from segue.types import Event, FrameMasks, Media
 if TYPE_CHECKING:
     # what runs brings renderers and codecs along, which `--help` can do without
     from segue.jobs.manifest import Record
-    from segue.jobs.run import BatchJob, Segment
+    from segue.jobs.run import Attempting, BatchJob, Segment
 
 Prefill = Annotated[
     str | None, typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it.")
@@ -69,6 +70,13 @@ def command(
     formats: options.Formats = options.FORMATS,
     folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
+    workers: options.Workers = None,
+    runner: Annotated[
+        str,
+        typer.Option(
+            "--runner", help="local, ray, or ray://HOST:PORT: a model on each GPU of a Ray cluster, or each CPU."
+        ),
+    ] = "local",
     shard: options.Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
     skip_bad: SkipBad = False,
@@ -90,14 +98,6 @@ def command(
     keeps_logits = "logits" in wanted
     how = {**asdict(answering), "prefill": prefill, "keep_logits": keeps_logits, "keep_masks": keeps_logits}
 
-    def load() -> Segment:
-        from segue import engine
-
-        settings = engine.Options(**how)
-        loading.tell_limits()
-        loaded = loading.load()
-        return lambda media: loaded.stream_segment(media, phrases, settings)
-
     job = BatchJob(
         out=output,
         formats=wanted,
@@ -109,8 +109,39 @@ def command(
     with _piped(source) as place:
         sources = inputs.find(place, folder_kind=folder_kind, skipped=skipped)[:limit]
         _tell_skipped(skipped)
-        failed = _told(sources, job, load, as_json=as_json).failed + sum(one.is_bad for one in skipped)
+        cluster = _cluster(runner, workers)
+        count = 0 if cluster else options.chosen_workers(workers, len(sources), loading.model, loading.device)
+        loaded = partial(_loaded, loading, phrases, how, is_told=count == 1)
+        if count != 1:
+            loading.tell_limits()
+        tally = _told(sources, job, loaded, cluster or count, as_json=as_json)
+        failed = tally.failed + sum(one.is_bad for one in skipped)
     raise typer.Exit(2 if failed and not skip_bad else 0)
+
+
+def _cluster(runner: str, workers: int | None) -> Attempting | None:
+    """Where a run is done that is not done on this machine's processes.
+
+    Raises: ConfigError.
+    """
+    if runner == "local":
+        return None
+    from segue.jobs import ray_runner
+
+    if workers is not None:
+        raise ConfigError("--workers are processes of this machine, and --runner ray has its own; give one of them")
+    return ray_runner.on(runner)
+
+
+def _loaded(loading: options.ModelOptions, phrases: Sequence[str], how: Mapping[str, Any], *, is_told: bool) -> Segment:
+    """The model that answers, ready to find these phrases; `is_told` says what its answers are worth."""
+    from segue import engine
+
+    settings = engine.Options(**how)
+    if is_told:
+        loading.tell_limits()
+    loaded = loading.load()
+    return lambda media: loaded.stream_segment(media, phrases, settings)
 
 
 @contextmanager
@@ -137,10 +168,12 @@ def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
         say(f"no images or videos, left out: {', '.join(others[:5])}{more}", style="dim")
 
 
-def _told(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool) -> Tally:
+def _told(
+    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], where: Attempting | int, *, as_json: bool
+) -> Tally:
     """Run, and say how it went."""
     try:
-        tally = run(sources, job, load, as_json=as_json)
+        tally = run(sources, job, load, where, as_json=as_json)
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
@@ -163,8 +196,17 @@ def _merge(sources: Sequence[Path], job: BatchJob) -> None:
         say(f"all shards are done: {_many(len(sources), 'input')} listed, none missing, none twice")
 
 
-def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, as_json: bool = False) -> Tally:
-    """Segment every source as `segue.jobs.run.run` does, and tell how each went.
+def run(
+    sources: Sequence[Path],
+    job: BatchJob,
+    load: Callable[[], Segment],
+    where: Attempting | int = 1,
+    *,
+    as_json: bool = False,
+) -> Tally:
+    """Segment every source as `segue.jobs.run.run` does, and tell how each went; one worker also tells each frame.
+
+    `where` is a cluster, or how many workers there are.
 
     Raises: SegueError, if the model or the output folder cannot be used.
     """
@@ -174,7 +216,9 @@ def run(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, 
     with Bar("inputs", hidden=as_json and sys.stdout.isatty(), failures_told=0) as bar:
         first, step = job.shard or (0, 1)
         bar.start(len(sources[first::step]))
-        with closing(run_job(sources, job, lambda: _watched(load(), bar))) as records:
+        watched = load if where != 1 else lambda: _watched(load(), bar)
+        chosen: dict[str, Any] = {"workers": where} if isinstance(where, int) else {"cluster": where}
+        with closing(run_job(sources, job, watched, **chosen)) as records:
             for record, is_old in records:
                 _report(record, tally, job.out, is_old=is_old, as_json=as_json)
                 bar.step(record["error"])
@@ -251,7 +295,8 @@ def _check_phrases(phrases: Sequence[str]) -> None:
 def _weights(loading: options.ModelOptions) -> dict[str, Any]:
     """Which numbers answer, as far as the options say: where they lie is no part of it."""
     sam2 = loading.sam2 and _identity(loading.sam2)
-    return {"model": _identity(loading.model), "sam2": sam2, "dtype": loading.dtype, "quantize": loading.quantize}
+    choices = {name: getattr(loading, name) for name in ("dtype", "quantize", "quantize_kv")}
+    return {"model": _identity(loading.model), "sam2": sam2, **choices}
 
 
 def _identity(model: str) -> dict[str, str]:

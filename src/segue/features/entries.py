@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from segue.errors import DataError
+from segue.features.formats import CODES
 
 File = RawIOBase | BufferedIOBase
 """A file that is open for bytes."""
@@ -29,15 +30,7 @@ LARGEST_HEADER = 1 << 20
 CHUNK = 1 << 20
 _START = b'{"__metadata__":{"check":"'
 _BLANK = b"00000000"
-_CODES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.int64: "I64",
-    torch.bool: "BOOL",
-}
+_CODES = {**CODES, torch.int8: "I8", torch.uint8: "U8", torch.int64: "I64", torch.bool: "BOOL"}
 _TYPES = {code: dtype for dtype, code in _CODES.items()}
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from time import time
 from typing import Any
 
 from segue.errors import DataError
 from segue.features import entries
+from segue.features.cache import Usage
 from segue.features.keys import differences, digest
 from segue.features.store import DAY, Found, Store
 
-COUNTS = ("hits", "absent", "corrupt", "refused", "read_bytes", "written_bytes", "read_seconds", "saved_seconds")
+COUNTS = tuple(one.name for one in fields(Usage))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,17 @@ Whoever runs it (the command line, a server, a worker) says how objects are foun
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from segue import processes
 from segue.errors import ConfigError, MediaError, SegueError
 from segue.files import InUseError
 from segue.jobs import inputs, manifest
@@ -25,6 +28,15 @@ from segue.types import Answer, Event, Finished, Media
 
 Segment = Callable[[Media], Iterator[Event]]
 """Finds the objects asked for in a medium: pieces of text, the objects, their masks frame by frame, the answer."""
+
+AHEAD = 16
+"""Inputs that each worker may be ahead of the first that is not done."""
+_LOADED: list[Callable[[], Segment]] = []
+"""What loads the model of a worker; set once when its process starts."""
+
+
+Attempt = Callable[[Path, Path], Record | Future[Record]]
+"""Does a source, its result going to a folder; gives its record, now or later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,36 +66,50 @@ class BatchJob:
         return tuple(self.settings.get("phrases", ()))
 
 
+Attempting = Callable[[BatchJob, Callable[[], Segment]], AbstractContextManager[tuple[Attempt, int]]]
+"""Where sources are done: what does one, and how many may be begun ahead of the first that is not done."""
+
+
 def run(
-    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment]
+    sources: Sequence[Path],
+    job: BatchJob,
+    load: Callable[[], Segment],
+    *,
+    workers: int = 1,
+    cluster: Attempting | None = None,
 ) -> Generator[tuple[Record, bool], None, None]:
     """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
 
     Gives the record of each source as it is done with, and whether an earlier run has done it. `load` is called once,
     when the first source to be done has been opened; what it raises ends the run. Of a job that is a shard, only its
-    part of the sources is done; names of folders are given as in one run over all.
+    part of the sources is done; names of folders are given as in one run over all. With several `workers`, processes
+    of their own do the sources, each with a model; then `load` must be picklable. So must it with a `cluster`, which
+    does them in their place (`segue.jobs.ray_runner.on`). Records come in the same order, and this process lists them.
 
-    Raises: SegueError, if the model or the output folder cannot be used.
+    Raises: SegueError, if the model or the output folder cannot be used, or a worker dies.
     """
-    segment: Segment | None = None
-
-    def loaded() -> Segment:
-        nonlocal segment
-        segment = segment or load()
-        return segment
-
-    with manifest.disk_errors(job.out), _opened(sources, job) as known:
+    doing = cluster or partial(_attempting, workers=workers)
+    with manifest.disk_errors(job.out), _opened(sources, job) as known, doing(job, load) as (do, ahead):
         first, step = job.shard or (0, 1)
         places = dict(list(known.assign(sources).items())[first::step])
         if not job.overwrite:
             _check_repeated(places, known, job)
+        waiting: deque[tuple[Record | Future[Record], bool]] = deque()
+
+        def first_done() -> tuple[Record, bool]:
+            one, is_old = waiting.popleft()
+            record = one.result() if isinstance(one, Future) else one
+            if not is_old:
+                known.add(record)
+            return record, is_old
+
         for source, folder in places.items():
-            if not job.overwrite and (old := _finished(source, known, job)) is not None:
-                yield old, True
-                continue
-            record = _attempt(source, folder, job, loaded)
-            known.add(record)
-            yield record, False
+            old = None if job.overwrite else _finished(source, known, job)
+            waiting.append((do(source, folder), False) if old is None else (old, True))
+            if len(waiting) > ahead:
+                yield first_done()
+        while waiting:
+            yield first_done()
 
 
 def merge(sources: Sequence[Path], job: BatchJob) -> list[Path] | None:
@@ -145,7 +171,27 @@ def _finished(source: Path, known: Manifest, job: BatchJob) -> Record | None:
     return known.finished(source, holds)
 
 
-def _attempt(source: Path, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:
+@contextmanager
+def _attempting(job: BatchJob, load: Callable[[], Segment], *, workers: int) -> Iterator[tuple[Attempt, int]]:
+    """Does a source here and now, or in one of several processes."""
+    if workers == 1:
+        loaded = cache(load)
+        yield lambda source, folder: attempt(source, folder, job, loaded), 0
+        return
+    with processes.pool(workers, _begin, load) as pool:
+        yield lambda source, folder: pool.submit(_work, source, folder, job), AHEAD * workers
+
+
+def _begin(load: Callable[[], Segment]) -> None:
+    _LOADED.append(cache(load))
+
+
+def _work(source: Path, folder: Path, job: BatchJob) -> Record:
+    with manifest.disk_errors(job.out):
+        return attempt(source, folder, job, _LOADED[0])
+
+
+def attempt(source: Path, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:
     """Do one source; the record says how it went. What is no fault of the source (model, disk) is raised."""
     started = perf_counter()
     failure = partial(manifest.failure, source, asked=job.phrases, folder=folder, settings=job.fingerprint)

@@ -9,16 +9,16 @@ Source: Qwen-VL (arXiv 2308.12966), the cleaning of its first stage. Its thresho
 from __future__ import annotations
 
 import json
-import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from segue import processes
 from segue.data.annotation_io import field, find_file, stated_size
 from segue.errors import ConfigError, DataError, SegueError
 from segue.files import atomic_path
@@ -152,7 +152,7 @@ def run(  # noqa: PLR0913 - what, by what, and by how many
     left = _not_done(out, mine)
     job = partial(_clean_chunk, file, root, out, rules)
     progress.start(len(mine), len(mine) - len(left))
-    with ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn")) as pool:
+    with processes.pool(max(workers, 1)) as pool:
         for future in as_completed([pool.submit(job, number, chunks[number]) for number in left]):
             future.result()
             progress.step()

@@ -172,7 +172,7 @@ def test_workers_share_the_cache(longva, questions, tmp_path):
             settings=SETTINGS,
             cache=str(tmp_path / "cache"),
         )
-        assert run_workers(spec, 2, UNWATCHED).hits == hits
+        assert run_workers(spec, spec.evaluation().open_data(), 2, UNWATCHED).hits == hits
 
 
 @pytest.fixture
@@ -243,6 +243,12 @@ def test_33_34_shards_together_are_the_whole_and_a_full_cache_stops_the_build(lo
     assert (row["dataset"], row["media"], row["there"]) == ("video_mme", 3, 3)
     code, told = built(segue, model, questions, tmp_path / "small", "--budget", row["bytes"] // 3 + 1)
     assert (code, told["encoded"], told["left"]) == (2, 1, 2)
+    code, told = built(segue, model, questions, tmp_path / "small", "--reserve", "1000TB")
+    assert (code, told["encoded"], told["left"]) == (2, 0, 2)
+    other = longva("layers.0.layer_norm1")
+    code, told = built(segue, other, questions, tmp_path / "cache", "--budget", row["bytes"], "--evict")
+    assert (code, told["encoded"], told["left"]) == (0, 3, 0)
+    assert len(list(Store(tmp_path / "cache", reserve=0).entries())) == 3
 
 
 def test_43_verify_compares_features_and_answers_with_fresh_ones(longva, questions, segue, tmp_path):

@@ -20,7 +20,7 @@ def test_two_processes_make_the_report_of_one(tmp_path, official_folder):
         if workers == 1:
             runner.run(job, job.open_data(), spec.load, progress)
         else:
-            run_workers(spec, workers, progress)
+            run_workers(spec, job.open_data(), workers, progress)
         assert progress.steps == [None] * 6
         scored.append(report.RunFolder(out=job.out, benchmark=job.benchmark, total=6).scored())
     assert scored[0] == scored[1]
@@ -31,4 +31,4 @@ def test_what_stops_a_worker_stops_the_run(tmp_path):
     folder = write_folder(tmp_path / "mine")
     spec = EvaluationSpec(model="nothing/", on=str(folder), data=folder, out=tmp_path / "out", own={"phrase": "square"})
     with pytest.raises(CheckpointError, match="there is no folder"):
-        run_workers(spec, 2, Recorded())
+        run_workers(spec, spec.evaluation().open_data(), 2, Recorded())

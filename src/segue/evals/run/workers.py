@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any, Literal
 
 import torch
 
-from segue import loading
-from segue.errors import SegueError
+from segue import loading, processes
+from segue.data.base import Dataset
 from segue.evals import benchmarks
 from segue.evals.base import EvaluatedModel
 from segue.evals.run.evaluation import Evaluation
@@ -71,23 +69,18 @@ class EvaluationSpec:
         return engine
 
 
-def run_workers(spec: EvaluationSpec, workers: int, progress: Progress) -> Usage:
+def run_workers(spec: EvaluationSpec, dataset: Dataset, workers: int, progress: Progress) -> Usage:
     """Run an evaluation in so many processes; where there are several GPUs, each has its own. Returns what `run` does.
+
+    `dataset` is its data, which can be pickled.
 
     Raises: SegueError, as `run` does, and if a worker dies.
     """
-    context = multiprocessing.get_context("spawn")
-    told: Queue[tuple[Any, ...]] = context.Queue()
-    with ProcessPoolExecutor(workers, context, _begin, (told, workers)) as pool:
-        shards = [pool.submit(_work, spec, (number, workers)) for number in range(workers)]
+    told: Queue[tuple[Any, ...]] = multiprocessing.get_context("spawn").Queue()
+    with processes.pool(workers, _begin, told) as pool:
+        shards = [pool.submit(_work, spec, dataset, (number, workers)) for number in range(workers)]
         _pass_on(told, shards, progress)
-        try:
-            return sum((shard.result() for shard in shards), Usage())
-        except BrokenProcessPool as error:
-            raise SegueError(
-                "a worker died, perhaps for want of memory; what is answered is kept: give fewer --workers, and the "
-                "same command goes on"
-            ) from error
+        return sum((shard.result() for shard in shards), Usage())
 
 
 def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[Usage]], progress: Progress) -> None:
@@ -108,18 +101,17 @@ def _pass_on(told: Queue[tuple[Any, ...]], shards: list[Future[Usage]], progress
             continue
 
 
-def _begin(told: Queue[tuple[Any, ...]], workers: int) -> None:
+def _begin(told: Queue[tuple[Any, ...]]) -> None:
     _TOLD.append(told)
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
-def _work(spec: EvaluationSpec, shard: tuple[int, int]) -> Usage:
+def _work(spec: EvaluationSpec, dataset: Dataset, shard: tuple[int, int]) -> Usage:
     evaluation = spec.evaluation(shard)
     device, gpus = spec.device, torch.cuda.device_count()
     if device == "auto" and gpus > 1:
         device = f"cuda:{shard[0] % gpus}"
     load = replace(spec, device=device).load
-    return run(evaluation, evaluation.open_data(), load, _ToParent(), batch=spec.batch)
+    return run(evaluation, dataset, load, _ToParent(), batch=spec.batch)
 
 
 class _ToParent:

@@ -1,0 +1,105 @@
+"""What do two cores give a folder of small pictures, and a benchmark?
+
+    python benchmarks/several_processes.py [--pictures 100] [--benchmark scenes_test] [--limit N] [--repeats 1]
+
+`segue segment` over a folder of generated pictures and `segue evaluate` are run as a user runs them, in turns: one
+process on one core, one process on two, and `--workers 2` on two; each time into a new folder. Told are the time of the
+whole command by the clock, its start included, and what all its processes take of the processor. Where other work has
+the cores, the clock tells little; the processor time then bounds what two idle cores could give.
+
+The exit code is 1 if two workers are slower than one process on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from segue.synth import scene
+
+WAYS = {"one core": (1, 1), "two cores, one process": (2, 1), "two cores, two processes": (2, 2)}
+"""Cores and workers."""
+SEGUE = [sys.executable, "-m", "segue.cli.main"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--benchmark", default="scenes_test")
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("--repeats", type=int, default=1)
+    settings = parser.parse_args()
+    print(f"$ python benchmarks/several_processes.py {' '.join(sys.argv[1:])}".rstrip())
+    names = ", ".join(f"{name} {version(name)}" for name in ("segue", "torch", "transformers"))
+    print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {names}")
+    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    is_slower = False
+    with TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "pictures"
+        folder.mkdir()
+        for number in range(settings.pictures):
+            Image.fromarray(scene(7, number).frames[0]).save(folder / f"picture{number}.png")
+        limit = [] if settings.limit is None else ["--limit", str(settings.limit)]
+        works = {
+            f"segue segment, {settings.pictures} pictures": [
+                "segment",
+                str(folder),
+                "the star",
+                "--formats",
+                "png,coco",
+            ],
+            f"segue evaluate, {settings.benchmark}": ["evaluate", "demo", "--on", settings.benchmark, *limit],
+        }
+        for name, command in works.items():
+            is_slower |= told(name, command, Path(scratch), settings.repeats)
+    print(f"load after: {os.getloadavg()[0]:.1f}")
+    sys.exit(is_slower)
+
+
+def told(name: str, command: Sequence[str], scratch: Path, repeats: int) -> bool:
+    """Runs a command each way in turns and prints what that takes; whether two workers are slower than one."""
+    least = {way: (float("inf"), float("inf")) for way in WAYS}
+    for repeat in range(repeats):
+        for way, (cores, workers) in WAYS.items():
+            out = scratch / f"{command[0]}-{cores}-{workers}-{repeat}"
+            spent = run([*command, "-o", str(out), "--workers", str(workers)], cores)
+            least[way] = (min(least[way][0], spent[0]), min(least[way][1], spent[1]))
+    print(f"\n{name}")
+    one = least["one core"]
+    for way, (clock, processor) in least.items():
+        print(f"  {way:26} {clock:7.1f} s ({one[0] / clock:4.2f}x one core), {processor:7.1f} CPU s")
+    several = least["two cores, two processes"]
+    print(f"  on two idle cores two processes can give {2 * one[1] / several[1]:.2f}x one core")
+    return several[0] > least["two cores, one process"][0]
+
+
+def run(command: Sequence[str], cores: int) -> tuple[float, float]:
+    """Seconds by the clock and of all its processes for a command on so many cores."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    own = sorted(os.sched_getaffinity(0))[:cores]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "passive"}
+    subprocess.run(
+        [*SEGUE, *command],
+        check=True,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: os.sched_setaffinity(0, own),
+    )
+    clock, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return clock, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+if __name__ == "__main__":
+    main()
