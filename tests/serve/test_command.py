@@ -21,24 +21,36 @@ def free_port():
         return free.getsockname()[1]
 
 
+@pytest.fixture
+def serve_optimised(official_folder, free_port, monkeypatch):
+    """A client of a server under `python -O`, with its key."""
+    monkeypatch.setenv("SEGUE_API_KEYS", "a-key-of-somebody")
+    with served(official_folder, free_port, "-O") as (_, http):
+        http.headers["authorization"] = "Bearer a-key-of-somebody"
+        yield http
+
+
 @contextmanager
-def served(folder, port):
+def served(folder, port, *python):
     """`segue serve` as a process when it is ready, and a client."""
-    command = [sys.executable, "-m", "segue.cli.main", "serve", "-m", str(folder), "--port", str(port)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ})
-    try:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-            for _ in range(1200):
-                try:
-                    if http.get("/ready").status_code == 200:
-                        break
-                except httpx2.ConnectError:
-                    assert process.poll() is None, process.stderr.read()
-                time.sleep(0.1)
-            yield process, http
-    finally:
-        process.kill()
-        process.wait()
+    command = [sys.executable, *python, "-m", "segue.cli.main", "serve", "-m", str(folder), "--port", str(port)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        try:
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
+                wait_ready(process, http)
+                yield process, http
+        finally:
+            process.kill()
+
+
+def wait_ready(process, http):
+    for _ in range(1200):
+        try:
+            if http.get("/ready").status_code != 503:
+                return
+        except httpx2.ConnectError:
+            assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
 
 
 def test_it_says_where_it_serves_and_sigterm_loses_nothing_that_was_accepted(official_folder, free_port, image_url):
@@ -64,6 +76,28 @@ def in_work(http):
     """Requests that are answered or wait."""
     counted = re.findall(r"^segue_num_requests_\w+ ([\d.]+)$", http.get("/metrics").text, re.MULTILINE)
     return sum(map(float, counted))
+
+
+@pytest.mark.slow  # under -O every module is compiled anew
+def test_guards_hold_without_asserts(serve_optimised, image_url):
+    image, text = {"type": "image_url", "image_url": image_url}, {"type": "text", "text": "Where?"}
+    region = {"type": "region", "rle": {"size": [60, 80], "counts": [4800, 1]}}
+    refused = [
+        ({"messages": [{"role": "user", "content": [image, region, text]}]}, 400),
+        ({"messages": [{"role": "user", "content": "x"}] * 65}, 400),
+        ({"messages": [{"role": "user", "content": [image] * 9}]}, 400),
+        ({"messages": [{"role": "user", "content": [image | {"image_url": "http://127.0.0.1/a.png"}]}]}, 400),
+        ({"messages": [{"role": "user", "content": [image | {"image_url": "file:///etc/passwd"}]}]}, 400),
+        ({"messages": [{"role": "user", "content": [image | {"image_url": "data:image/png;base64,aGVsbG8="}]}]}, 400),
+        ({"messages": [{"role": "user", "content": "x"}], "n": 9}, 400),
+        ({"messages": [{"role": "user", "content": "x"}], "model": "other"}, 404),
+    ]
+    for change, status in refused:
+        found = serve_optimised.post("/v1/chat/completions", json={"model": "tiny"} | change)
+        assert found.status_code == status, (change, found.text)
+    for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"authorization": "Bearer wrong"}):
+        assert serve_optimised.get("/v1/models", headers=headers).status_code in (400, 401, 403)
+    assert serve_optimised.get("/v1/files/file-1").status_code == 404
 
 
 def test_a_public_address_without_a_key_is_refused_before_anything_is_loaded():

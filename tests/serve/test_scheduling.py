@@ -1,10 +1,12 @@
 """Many clients of one model: turns, bounds, and those who leave."""
 
 import asyncio
+import gc
 import random
 import socket
 import threading
 import time
+import weakref
 
 import openai
 import pytest
@@ -95,7 +97,12 @@ def test_a_deadline_ends_an_answer_and_the_client_does_not_ask_again(serve, word
         server.wait_idle()
 
 
-def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy):
+def kept(references, ticket):
+    references.append(weakref.ref(ticket))
+    return ticket
+
+
+def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy, monkeypatch):
     draws = random.Random(0)
     body = b'{"model":"tiny","stream":%s,"messages":[{"role":"user","content":"x"}],"max_tokens":2000}'
 
@@ -107,15 +114,23 @@ def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy):
             client.sendall(whole[: int(len(whole) * share)])
             time.sleep(wait)
 
-    with serve(wordy, rows=4) as server:
-        port = server.context.settings.port
+    with serve(wordy, {"waiting": 200}, rows=4) as server:
+        port, scheduler, tickets = server.context.settings.port, server.context.scheduler, []
+        monkeypatch.setattr(scheduler, "submit", lambda *asked: kept(tickets, Scheduler.submit(scheduler, *asked)))
         before = threading.active_count()
         calls = [
-            (draws.random() / 4, draws.choice((b"true", b"false")), draws.choice((0.5, 1, 1, 1))) for _ in range(40)
+            (draws.random() / 4, draws.choice((b"true", b"false")), draws.choice((0.5, 1, 1, 1))) for _ in range(200)
         ]
         in_threads(*[lambda call=call: leave(*call) for call in calls])
         server.wait_idle()
         assert threading.active_count() <= before + 1
+        assert len(tickets) > 50
+        for _ in range(100):
+            gc.collect()
+            if not any(ticket() for ticket in tickets):
+                break
+            time.sleep(0.05)
+        assert not [ticket for ticket in tickets if ticket()], "memory is kept of requests that nobody waits for"
         assert ask(server, max_tokens=1).choices[0].message.content == "word "
 
 

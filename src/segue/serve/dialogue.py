@@ -12,7 +12,7 @@ from segue.serve.context import Context
 from segue.serve.errors import ApiError
 from segue.serve.schema import Answering, ChatMessage, FilePart, ImagePart, RegionPart, TextPart, VideoPart
 from segue.serve.settings import Limits
-from segue.types import MaskTrack, Media, Message, Part, Region
+from segue.types import MaskTrack, Media, MediaKind, Message, Part, Region
 
 
 async def read(messages: Sequence[ChatMessage], context: Context, client: str) -> list[Message]:
@@ -93,8 +93,8 @@ async def _medium(part: ImagePart | VideoPart | FilePart, param: str, context: C
     if isinstance(part, FilePart):
         kind = context.files.get(client, part.file.file_id, param).kind
         return await context.open(part.file, kind, param, client)
-    is_image = isinstance(part, ImagePart)
-    given, expected = (part.image_url, "image") if is_image else (part.video_url, "video")
+    given = part.image_url if isinstance(part, ImagePart) else part.video_url
+    expected: MediaKind = "image" if isinstance(part, ImagePart) else "video"
     if given is None:
         return context.media.named(client, part.uuid or "", expected, param)
     media = await context.open(given, expected, param, client)

@@ -111,7 +111,7 @@ class TextFormat(Open):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str = "answer"
-    wanted: dict[str, Any] | None = Field(None, alias="schema")
+    wanted: dict[str, Any] | None = Field(default=None, alias="schema")
 
     @model_validator(mode="after")
     def _complete(self) -> TextFormat:
@@ -279,6 +279,7 @@ def _as_chat(part: InputText | InputImage | InputVideo | InputFile | RegionPart)
         return ImagePart(type="image_url", image_url=part.image_url)
     if isinstance(part, RegionPart):
         return part
+    assert part.file_id is not None
     return FilePart(type="file", file=FileId(file_id=part.file_id))
 
 

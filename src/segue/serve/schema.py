@@ -57,7 +57,7 @@ class TextPart(Open):
 class Named(Open):
     """A medium that a client may give a name of its own, by which it is meant when it is not there any more."""
 
-    uuid: str | None = Field(None, min_length=1, max_length=200)
+    uuid: str | None = Field(default=None, min_length=1, max_length=200)
 
     def check(self, given: object) -> None:
         """Refuse a part by which nothing is meant.
@@ -146,10 +146,12 @@ class Answering(Closed):
     `probabilities` asks for the probability of each pixel beside the masks, `polygons` for polygons.
     """
 
-    threshold: float = Field(0.5, gt=0, lt=1)
-    frames: str = Field("auto", pattern=r"^(auto|(first|uniform):\d{1,4}|fps:\d{1,3}(\.\d{1,3})?|\d{1,6}(,\d{1,6})*)$")
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    frames: str = Field(
+        default="auto", pattern=r"^(auto|(first|uniform):\d{1,4}|fps:\d{1,3}(\.\d{1,3})?|\d{1,6}(,\d{1,6})*)$"
+    )
     policy: Literal["auto", "upstream", "consistent"] = "auto"
-    max_tiles: int = Field(12, ge=1)
+    max_tiles: int = Field(default=12, ge=1)
     probabilities: bool = False
     polygons: bool = False
 

@@ -1,7 +1,7 @@
 // <segue-canvas>: a picture with regions on it. It says by the event "point" which region the pointer is over, by "pick"
 // which was clicked, and by "mark" what was drawn with a tool: {box: [x0, y0, x1, y1]} or {mask}.
 
-import { boxOf } from "./masks.js";
+import { middleOf } from "./masks.js";
 
 class SegueCanvas extends HTMLElement {
   #canvas = document.createElement("canvas");
@@ -78,21 +78,23 @@ class SegueCanvas extends HTMLElement {
 
   #number(context, { box, mask, image }, text) {
     if (image) context.drawImage(image, 0, 0);
-    const [left, top, width, height] = mask ? boxOf(mask, this.#canvas.width) ?? [0, 0, 0, 0] : [box[0], box[1], box[2] - box[0], box[3] - box[1]];
     const size = Math.max(12, this.#canvas.width / 40);
-    context.lineWidth = Math.max(1, this.#canvas.width / 400);
-    for (const [colour, dash] of [["#000000", []], ["#ffffff", [size / 2, size / 2]]]) {
-      context.setLineDash(dash);
-      context.strokeStyle = colour;
-      context.strokeRect(left, top, width, height);
+    if (box) {
+      context.lineWidth = Math.max(1, this.#canvas.width / 400);
+      for (const [colour, dash] of [["#000000", []], ["#ffffff", [size / 2, size / 2]]]) {
+        context.setLineDash(dash);
+        context.strokeStyle = colour;
+        context.strokeRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
+      }
+      context.setLineDash([]);
     }
-    context.setLineDash([]);
+    const [x, y] = box ? [box[0] + size / 4, box[1] + size] : middleOf(mask, this.#canvas.width);
     context.font = `bold ${size}px system-ui, sans-serif`;
     context.lineWidth = size / 5;
     context.strokeStyle = "#000000";
     context.fillStyle = "#ffffff";
-    context.strokeText(text, left + size / 4, top + size);
-    context.fillText(text, left + size / 4, top + size);
+    context.strokeText(text, x, y);
+    context.fillText(text, x, y);
   }
 
   #begin(event) {

@@ -73,3 +73,10 @@ export function boxOf(mask, width) {
   }
   return right < 0 ? null : [left, top, right - left + 1, bottom - top + 1];
 }
+
+// The pixel in the middle of a mask, if one goes through it as one reads: x, y; the corner for an empty one.
+export function middleOf(mask, width) {
+  let half = mask.reduce((sum, bit) => sum + bit, 0) / 2;
+  const place = Math.max(0, mask.findIndex((bit) => bit && --half <= 0));
+  return [place % width, Math.floor(place / width)];
+}
