@@ -33,8 +33,13 @@ def main() -> None:
     parser.add_argument("--cache-dir", required=True)
     parser.add_argument("--quantize", choices=FORMATS, default="none")
     parser.add_argument("--nframe", type=int, default=128)
+    parser.add_argument("--num-workers", type=int, help="without effect: two videos are decoded ahead")
     parser.add_argument("--data", type=Path, default=Path(), help="folder below which long_video/ lies")
     given = parser.parse_args()
+    if given.num_workers is not None:
+        print(
+            "--num-workers has no effect: two videos are decoded ahead; --shard of `segue cache build` shares the work"
+        )
     short = [name.partition("_128frame")[0] for name in given.datasets]
     if unknown := [name for name in short if name not in SETS]:
         parser.error(f"unknown datasets {', '.join(unknown)}; known: {', '.join(f'{one}_128frame' for one in SETS)}")

@@ -193,7 +193,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.module."])
 def test_names_in_the_wrapper_of_several_processes_are_told_with_the_command_that_takes_it_off(folder, wrapper):
     wrapped = {wrapper + name: tensor for name, tensor in upstream().items()}
-    with pytest.raises(CheckpointError, match=rf"segue convert safetensors FOLDER OUT --strip {wrapper}` writes it"):
+    with pytest.raises(CheckpointError, match=rf"segue convert safetensors .* OUT --strip {wrapper}` writes it"):
         weights.load(Net(), folder(wrapped), TABLE)
 
 

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -153,6 +154,29 @@ SUPERVISELY = {
     "tags": [{"name": "train"}],
     "objects": [{"classTitle": "square", "geometryType": "polygon", "points": {"exterior": POLYGON, "interior": []}}],
 }
+STUDIO = [
+    {
+        "id": 0,
+        "data": {"image": "0.png"},
+        "annotations": [
+            {
+                "id": 1,
+                "result": [
+                    {
+                        "type": "polygonlabels",
+                        "original_width": 32,
+                        "original_height": 24,
+                        "value": {"points": [[5, 5], [50, 5], [50, 50]], "polygonlabels": ["square"]},
+                    }
+                ],
+            }
+        ],
+    }
+]
+CVAT = (
+    '<annotations><image id="0" name="0.png" width="32" height="24"><polygon label="square" points="1,1;9,1;9,9"/>'
+    '<mask label="dot" rle="3, 3, 3" left="2" top="2" width="3" height="3"/></image></annotations>'
+)
 CLASSES = marked("JPEGImages/0.png", SegmentationClass__0_png=Image.new("L", (32, 24), 3))
 LABELS = marked("images/0.png", labels__0_txt="0 .1 .1 .5 .1 .5 .5\n", data_yaml="names: {0: square}\n")
 DOCTOR = ["doctor", "{}", "-o", "{}/out"]
@@ -172,6 +196,13 @@ SEEDS: dict[str, Seed] = {
     "LabelMe": ("0.json", marked("0.png", **{"0_json": LABELME}), DOCTOR),
     "VIA": ("via.json", marked("images/0.png", via_json=VIA), DOCTOR),
     "Supervisely": ("ann/0.png.json", marked("img/0.png", ann__0_png_json=SUPERVISELY), DOCTOR),
+    "Label Studio": ("export.json", marked("images/0.png", export_json=STUDIO), DOCTOR),
+    "CVAT": ("annotations.xml", marked("images/0.png", annotations_xml=CVAT), DOCTOR),
+    "mask picture": (
+        "masks/0.png",
+        marked("images/0.png", masks__0_png=Image.new("L", (32, 24), 3)),
+        [*DOCTOR, "--phrase", "dot"],
+    ),
     "YOLO": ("labels/0.txt", LABELS, DOCTOR),
     "YOLO's names": ("data.yaml", LABELS, DOCTOR),
     "Pascal VOC": ("SegmentationClass/0.png", CLASSES, DOCTOR),
@@ -179,12 +210,17 @@ SEEDS: dict[str, Seed] = {
 }
 
 
+ODD_NUMBERS = (b"0", b"-1", b"1e400", b"NaN", b"0.5", b'"1"', b"null", b"99999999999999999999")
+
+
 def mutated(content: bytes, rng: random.Random) -> bytes:
-    """The bytes with a few of them changed, taken out, repeated, or put elsewhere; headers more often."""
+    """The bytes with a few of them changed, taken out, repeated, or put elsewhere; headers more often. Of what may be
+    text, numbers are made odd ones.
+    """
     made = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         place = rng.randrange(max(1, min(len(made), rng.choice((64, 512, len(made) or 1)))))
-        kind = rng.randrange(5)
+        kind = rng.randrange(6)
         if kind == 0 and made:
             made[place % len(made)] ^= 1 << rng.randrange(8)
         elif kind == 1 and made:
@@ -193,6 +229,8 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
             del made[place : place + rng.choice((1, 4, 100))]
         elif kind == 3:
             made[place:place] = bytes(made[place : place + rng.choice((1, 8, 64))]) * rng.choice((1, 3))
+        elif kind == 4 and (number := re.compile(rb"-?[0-9]+(?:\.[0-9]+)?").search(made, place)):
+            made[number.start() : number.end()] = rng.choice(ODD_NUMBERS)
         else:
             made = made[: max(1, rng.randrange(len(made) + 1))]
     return bytes(made)

@@ -226,6 +226,15 @@ def test_numbers_that_name_two_things_or_none_are_told(tmp_path, change, words):
         load(tmp_path, "all")
 
 
+@pytest.mark.parametrize("size", [0, -40, "40", 40.5, None])
+def test_a_stated_size_that_is_none_is_passed_over(tmp_path, size):
+    layouts.write_image(tmp_path / "1.png")
+    shape = {"label": "box", "shape_type": "polygon", "points": [[0, 0], [20, 0], [20, 20], [0, 20]]}
+    record = {"imagePath": "1.png", "imageHeight": size, "imageWidth": size, "shapes": [shape]}
+    layouts.write_json(tmp_path / "1.json", record)
+    assert areas(tmp_path) == [400] and kinds(tmp_path) == {"few_groups"}
+
+
 def test_an_empty_file_is_called_empty(tmp_path):
     written(tmp_path, ["1.png"])
     (tmp_path / "annotations.json").write_bytes(b" \n")

@@ -220,7 +220,7 @@ def _compare(this: CachedBenchmark, samples: int, seed: int, *, tokens: int, is_
 
 
 def load_model(model: str, device: str, dtype: str) -> Engine:
-    """A model, as for `segue chat`; it is not imported before."""
+    """A model; what `segue.loading.load` raises."""
     from segue import loading
 
     return loading.load(model, device=device, dtype=dtype)

@@ -161,7 +161,11 @@ def by_id(records: Sequence[Any], what: str) -> dict[int | str, Mapping[str, Any
 
 def stated_size(record: Mapping[str, Any]) -> tuple[int, int] | None:
     """(height, width) where a record states both as numbers above 0, else None."""
-    height, width = record.get("height"), record.get("width")
+    return size_of(record.get("height"), record.get("width"))
+
+
+def size_of(height: Any, width: Any) -> tuple[int, int] | None:
+    """Both, if they are whole numbers above 0, else None."""
     if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
         return height, width
     return None

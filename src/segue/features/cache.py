@@ -107,8 +107,10 @@ class FeatureCache:
             what = {line.partition(":")[0] for line in differing}
             if "encoder.fingerprint" in what and not what & {"encoder.family", "point", "format"}:
                 found.append(differing)
-        nearest = "; ".join(min(found, key=len, default=[]))
-        return f"the cache {self.store.root} has features of other weights: {nearest}" if found else None
+        if not found:
+            return None
+        nearest = min(found, key=len)
+        return f"the cache {self.store.root} has features of other weights: {'; '.join(nearest)}"
 
     def place(self, key: Key) -> Place:
         """Where the entry of a key lies."""

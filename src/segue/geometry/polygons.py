@@ -153,7 +153,6 @@ def _distances(
     """How far points are from the line between two others, its ends included."""
     along, away = stop - start, points - start
     length = float(along @ along)
-    if length == 0:
-        return np.sqrt((away**2).sum(1))
-    share = np.clip(away @ along / length, 0, 1)
-    return np.sqrt(((away - share[:, None] * along) ** 2).sum(1))
+    share = np.clip(away @ along / length, 0, 1) if length else np.zeros(len(points))
+    distances: Float[np.ndarray, " n"] = np.sqrt(((away - share[:, None] * along) ** 2).sum(1))
+    return distances

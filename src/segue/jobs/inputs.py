@@ -59,7 +59,9 @@ def find(given: str, *, folder_kind: FolderKind = "auto", skipped: list[Skipped]
         raise MediaError(f"cannot read {given[:200]!r}: {reason}") from error
     if not found:
         known = " ".join(sorted(SUFFIXES))
-        raise MediaError(f"{given} holds no image, video or frame folder; files are known by their endings: {known}")
+        is_list = Path(given).suffix.lower() == ".txt"
+        does = "lists" if is_list else "holds" if Path(given).exists() else "matches"
+        raise MediaError(f"{given} {does} no image, video or frame folder; files are known by their endings: {known}")
     return list(dict.fromkeys(source.parent.resolve() / source.name for source in found))
 
 

@@ -214,9 +214,9 @@ def _inside(name: PurePosixPath, root: str, places: Sequence[Path]) -> tuple[str
     if not folders or (not is_absolute and any((place / folders[0]).is_dir() for place in places)):
         return folders
     for known in ((root,), _NO_GROUPS[:-1]):
-        places = [place for place, folder in enumerate(folders) if folder in known]
-        if places:
-            return folders[places[-1] + 1 :]
+        above = [number for number, folder in enumerate(folders) if folder in known]
+        if above:
+            return folders[above[-1] + 1 :]
     return folders
 
 

@@ -224,7 +224,7 @@ def _problem_text(problems: Sequence[str], headers: Mapping[str, Stored], contra
     if wrapper and all(name.startswith(wrapper[0]) for name in headers):
         cure = (
             f"its names all begin with `{wrapper[0]}`, as DataParallel and torch.compile save them: "
-            f"`segue convert safetensors FOLDER OUT --strip {wrapper[0]}` writes it without"
+            f"`segue convert safetensors {folder} OUT --strip {wrapper[0]}` writes it without"
         )
         return f"{folder}: {what} (tensors: {counts}); nothing was loaded, {cure}{listing(problems[:MAX_LINES])}"
     is_cut = set(kinds) == {"missing"} and not contrast

@@ -85,6 +85,15 @@ def test_a_video_is_shown_as_itself(model, tmp_path, picture):
     assert model.VIDEO_LLM and model.generate(parts, "Video-MME") == "video of 3: What?"
 
 
+def test_the_number_of_frames_of_a_data_set_is_read_when_a_question_is_asked(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(model._adapter, "answer", lambda request: asked.append(request.options.frames) or "A.")
+    for nframe in (None, 64, 128):
+        model.nframe = nframe
+        model.generate([{"type": "text", "value": "What?"}], "Video-MME")
+    assert asked == ["auto", "uniform:64", "uniform:128"]
+
+
 def test_sound_is_refused(model):
     with pytest.raises(DataError, match="parts of audio; expected text, image and video"):
         model.generate_inner([{"type": "audio", "value": "a.wav"}])

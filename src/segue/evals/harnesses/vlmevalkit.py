@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 from typing import Any
 
@@ -36,8 +37,9 @@ _BARE = ("MathVista", "MathVision", "VCR", "MTVQA", "MMVet", "MathVerse")
 class Segue(BaseModel):
     """A model of Segue's behind the interface of VLMEvalKit.
 
-    `model` is what `segue.load` takes; `options` are fields of `segue.Options`. Features of media are
-    kept in the folder `cache_dir` and taken from there, unless `enable_cache` is false.
+    `model` is what `segue.load` takes; `options` are fields of `segue.Options`. With `nframe` so many frames are spread
+    over a video, or as many as a data set wants, which VLMEvalKit writes there before each question. Features of media
+    are kept in the folder `cache_dir` and taken from there, unless `enable_cache` is false.
     """
 
     INSTALL_REQ = False
@@ -53,9 +55,11 @@ class Segue(BaseModel):
         dtype: str = "auto",
         cache_dir: str | None = None,
         enable_cache: bool | None = None,
+        nframe: int | None = None,
         **options: Any,
     ):
         super().__init__()
+        self.nframe = nframe
         self._options = Options(keep_masks=False, **options)
         self._adapter = HarnessAdapter.load(
             model,
@@ -74,7 +78,8 @@ class Segue(BaseModel):
             raise DataError(f"the message has parts of {', '.join(unknown)}; expected text, image and video")
         text = "\n".join(part["value"] for part in message if part["type"] == "text")
         shown = tuple(part["value"] for part in message if part["type"] != "text")
-        return self._adapter.answer(HarnessRequest(text, shown, self._options))
+        frames = self._options.frames if self.nframe is None else f"uniform:{self.nframe}"
+        return self._adapter.answer(HarnessRequest(text, shown, replace(self._options, frames=frames)))
 
     def use_custom_prompt(self, dataset: str) -> bool:
         """Whether `build_prompt` is used: for choices, yes or no and short answers about images, but MME-RealWorld."""

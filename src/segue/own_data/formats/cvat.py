@@ -21,6 +21,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from segue.data import shapes
+from segue.data.annotation_io import size_of
 from segue.errors import DataError, MediaError
 from segue.media.folder import frame_files
 from segue.media.formats import VIDEO_SUFFIXES
@@ -104,7 +105,7 @@ def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn
 
 def _image(image: ElementTree.Element) -> Entry:
     record = [(_name(shape, image), 0, dict(shape.attrib)) for shape in image if shape.tag in ("polygon", "mask")]
-    size = int(image.attrib["height"]), int(image.attrib["width"])
+    size = size_of(int(image.attrib["height"]), int(image.attrib["width"]))
     return Entry(
         (image.attrib["name"],), record, size, split=stated_split(image.get("subset", ""), image.attrib["name"])
     )
@@ -131,7 +132,7 @@ def _video(root: ElementTree.Element, path: Path) -> Entry:
     drawn_on = root.find(".//original_size")
     size = None
     if drawn_on is not None:
-        size = int(drawn_on.findtext("height", "")), int(drawn_on.findtext("width", ""))
+        size = size_of(int(drawn_on.findtext("height", "")), int(drawn_on.findtext("width", "")))
     return Entry((sources.pop(),), record, size, tuple(sorted(frames)))
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from segue.data import shapes
-from segue.data.annotation_io import field
+from segue.data.annotation_io import field, size_of
 from segue.errors import DataError
 from segue.geometry import masks
 from segue.own_data.finding import UPLOADED
@@ -68,10 +68,10 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         drawn = [result for result in results if result.get("type") in KINDS]
         others += sum("original_width" in result for result in results) - len(drawn)
         if drawn:
-            size = tuple(field(drawn[0], f"original_{side}", int, where) for side in ("height", "width"))
+            size = size_of(*(field(drawn[0], f"original_{side}", int, where) for side in ("height", "width")))
             texts = {result["id"]: result["value"]["text"] for result in results if result.get("type") == "textarea"}
             record = [(_name(result, texts), result) for result in drawn]
-            found.append(Entry(_names(field(task, "data", dict, where), where), record, (size[0], size[1])))
+            found.append(Entry(_names(field(task, "data", dict, where), where), record, size))
         else:
             remarks.append(Remark("left_out", where, f"the task of {str(task.get('data'))[:80]} has no mask"))
     if others > 0 or len(found) < len(content):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import checked_format, field, read_annotations
+from segue.data.annotation_io import checked_format, field, read_annotations, size_of
 from segue.errors import DataError, SegueError
 from segue.geometry import masks
 from segue.media import open_media, read_image
@@ -56,12 +56,12 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
         with checked_format(path.name):
             drawn = [one for one in content["shapes"] if one.get("shape_type", "polygon") in ("polygon", "mask")]
             others += len(content["shapes"]) - len(drawn)
-            size = content.get("imageHeight"), content.get("imageWidth")
+            size = size_of(content.get("imageHeight"), content.get("imageWidth"))
             name = str(content["imagePath"]).replace("\\", "/")
             if drawn:
                 place = path.parent.relative_to(base)
                 record = [_shape(one, path.name) for one in drawn]
-                found.append(Entry(((place / name).as_posix(), name), record, size if all(size) else None))
+                found.append(Entry(((place / name).as_posix(), name), record, size))
             else:
                 remarks.append(Remark("left_out", str(path.relative_to(base)), f"{name} has no mask"))
     if others or len(found) < total:

@@ -21,7 +21,7 @@ from typing import Any
 from pycocotools import mask as coco
 
 from segue.data import shapes
-from segue.data.annotation_io import checked_format, field, read_annotations
+from segue.data.annotation_io import checked_format, field, read_annotations, size_of
 from segue.errors import DataError, SegueError
 from segue.geometry import masks
 from segue.media import open_media, read_image
@@ -58,7 +58,7 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             drawn = [one for one in marked if one["geometryType"] in ("polygon", "bitmap")]
             others += len(marked) - len(drawn)
             name = (path.parent.parent / "img" / path.stem).relative_to(near).as_posix()
-            size = content["size"]["height"], content["size"]["width"]
+            size = size_of(content["size"]["height"], content["size"]["width"])
             tags = [split_named(str(tag["name"])) for tag in content.get("tags", [])]
             if drawn:
                 split = next(filter(None, tags), "")

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from segue.data.annotation_io import field
+from segue.data.annotation_io import checked_format, field
 from segue.own_data.formats.entries import Entry, Remark
 from segue.own_data.formats.marked import Shape, objects, things
 
@@ -47,10 +47,11 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         name = field(image, "filename", str, f"{path.name}, {key!r}")
         regions = field(image, "regions", list | dict, f"{path.name}, {key!r}")
         listed = list(regions.values()) if isinstance(regions, dict) else regions
-        drawn = [one for one in listed if one["shape_attributes"].get("name") == "polygon"]
+        with checked_format(f"{path.name}, {name}"):
+            drawn = [_shape(one) for one in listed if one["shape_attributes"].get("name") == "polygon"]
         others += len(listed) - len(drawn)
         if drawn:
-            found.append(Entry((name,), [_shape(one) for one in drawn]))
+            found.append(Entry((name,), drawn))
         else:
             remarks.append(Remark("left_out", f"{path.name}, {key!r}", f"{name} has no polygon"))
     if others or len(found) < len(images):
