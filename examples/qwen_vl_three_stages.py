@@ -53,11 +53,11 @@ WRITING = Writing(
     most_lines=1, most_words=1, words="tea egg oil jam milk rice salt corn", least_height=0.35, most_height=0.35
 )
 DESCRIBE, WHERE, READ = "What is there?", "Where is the {}?", "What is written?"
-STAGES = {"language": 320, "captions": 160, "tasks": 2600, "dialogues": 400}
+STAGES = {"language": 400, "captions": 160, "tasks": 2400, "dialogues": 560}
 """Steps of each stage; the first is the language model alone."""
 POINTS = {"captions": 1, "tasks": 3, "dialogues": 2}
 """How often the model is asked in each stage."""
-SCENES, PAGES, HELD_OUT = 6000, 2400, 128
+SCENES, PAGES, HELD_OUT = 5000, 1600, 128
 """Drawn to learn from, and of each to be judged by."""
 FIGURES = ("captions", "boxes", "words read", "closed questions")
 
@@ -147,7 +147,7 @@ def records(folder: Path, *, scenes: int, pages: int) -> None:
         # what a language model knows before it sees: to say again what it was told, words and numbers, and how
         # questions are answered
         told = " ".join(rng.permutation([word for name in shown.names for word in name.split()]))
-        questions = " ".join(f"{question} Answer: {word}" for question, word in (closed(shown, rng) for _ in range(2)))
+        questions = " ".join(f"{question} Answer: {word}" for question, word in (closed(shown, rng) for _ in range(4)))
         texts.append({"task": "text", "text": f"{told} {CAPTION.format(language='English')} {shown.caption}"})
         texts.append({"task": "text", "text": f"{shown.caption} {questions}"})
         listed, asked = list(zip(shown.names, numbers(shown), strict=True)), int(rng.integers(len(shown.names)))
@@ -184,15 +184,15 @@ def scene_tasks(shown: Scene, image: str, rng: np.random.Generator) -> Iterator[
     number = int(rng.integers(len(shown.names)))
     box = shown.places[number].tolist()
     yield {"task": "describe_region", "image": image, "box": box, "text": f"a {shown.names[number]}"}
-    question, word = closed(shown, rng)
-    yield {"task": "vqa", "image": image, "question": question, "answer": word}
+    for question, word in (closed(shown, rng) for _ in range(2)):
+        yield {"task": "vqa", "image": image, "question": question, "answer": word}
 
 
 def dialogue(shown: Scene, image: str, rng: np.random.Generator) -> dict[str, Any]:
     """Questions about a scene in an order by chance: closed ones, where a thing is, of every third what there is."""
     number = int(rng.integers(len(shown.names)))
     place = qwen_notation.region_text("", [Region(box=shown.places[number])], (SIDE, SIDE))
-    asked = [closed(shown, rng), closed(shown, rng), (WHERE.format(shown.names[number]), place)]
+    asked = [*(closed(shown, rng) for _ in range(3)), (WHERE.format(shown.names[number]), place)]
     if rng.uniform() < 0.3:
         asked.append((DESCRIBE, shown.caption))
     return {"conversations": turns(image, [asked[one] for one in rng.permutation(len(asked))])}
@@ -268,7 +268,7 @@ def teach(out: Path, name: str, base: Path, steps: int, *changes: str) -> None:
         "precision": "fp32",
         "gradient_checkpointing": "false",
         "log_every": min(25, max(1, steps // 4)),
-        "save_every": max(1, steps // POINTS.get(name, 1)),
+        "save_every": -(-steps // POINTS.get(name, 1)),
         "keep": 100,
         "stages.0.optimizer": "muon",
         "stages.0.steps": steps,
