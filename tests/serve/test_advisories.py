@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -50,7 +51,12 @@ def test_a_video_that_changes_its_size_on_the_way_is_refused(server, picture, da
         pts = 0
         for height, width in ((48, 64), (96, 128)):
             encoder = av.CodecContext.create("libvpx", "w")
-            encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, "yuv420p", "1/10"
+            encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = (
+                width,
+                height,
+                "yuv420p",
+                Fraction(1, 10),
+            )
             frames = [av.VideoFrame.from_ndarray(picture(height, width), "rgb24").reformat(format="yuv420p")] * 3
             for frame in (*frames, None):
                 if frame is not None:

@@ -72,12 +72,13 @@ def chosen_workers(given: int | None, inputs: int, model: str, device: str) -> i
     """How many processes do so many inputs: as many as are given; else one a core for a small model on a CPU."""
     from segue.checkpoints.locate import find
 
+    worthwhile = min(inputs // _WORTH_A_WORKER, _MOST_WORKERS)
+    if given is not None or worthwhile < 2:
+        return given or 1
     folder, gpus = find(model), (Path("/dev/nvidiactl"), Path("/dev/kfd"))
     size = 0 if folder is None else sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     is_cpu = device == "cpu" or (device == "auto" and sys.platform != "darwin" and not any(map(Path.exists, gpus)))
-    if given is not None or not is_cpu or not 0 < size <= SMALL:
-        return given or 1
-    return max(1, min(cores(), inputs // _WORTH_A_WORKER, _MOST_WORKERS))
+    return min(cores(), worthwhile) if is_cpu and 0 < size <= SMALL else 1
 
 
 def check_frames(plan: str | None) -> str | None:

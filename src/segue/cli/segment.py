@@ -25,7 +25,7 @@ from segue.types import Event, FrameMasks, Media
 if TYPE_CHECKING:
     # what runs brings renderers and codecs along, which `--help` can do without
     from segue.jobs.manifest import Record
-    from segue.jobs.run import BatchJob, Segment
+    from segue.jobs.run import Attempting, BatchJob, Segment
 
 Prefill = Annotated[
     str | None, typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it.")
@@ -71,6 +71,12 @@ def command(
     folder_kind: FolderKind = "auto",
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many inputs.")] = None,
     workers: options.Workers = None,
+    runner: Annotated[
+        str,
+        typer.Option(
+            "--runner", help="local, ray, or ray://HOST:PORT: a model on each GPU of a Ray cluster, or each CPU."
+        ),
+    ] = "local",
     shard: options.Shard = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do finished inputs again.")] = False,
     skip_bad: SkipBad = False,
@@ -103,12 +109,28 @@ def command(
     with _piped(source) as place:
         sources = inputs.find(place, folder_kind=folder_kind, skipped=skipped)[:limit]
         _tell_skipped(skipped)
-        count = options.chosen_workers(workers, len(sources), loading.model, loading.device)
+        cluster = _cluster(runner, workers)
+        count = 0 if cluster else options.chosen_workers(workers, len(sources), loading.model, loading.device)
         loaded = partial(_loaded, loading, phrases, how, is_told=count == 1)
-        if count > 1:
+        if count != 1:
             loading.tell_limits()
-        failed = _told(sources, job, loaded, workers=count, as_json=as_json).failed + sum(one.is_bad for one in skipped)
+        tally = _told(sources, job, loaded, cluster or count, as_json=as_json)
+        failed = tally.failed + sum(one.is_bad for one in skipped)
     raise typer.Exit(2 if failed and not skip_bad else 0)
+
+
+def _cluster(runner: str, workers: int | None) -> Attempting | None:
+    """Where a run is done that is not done on this machine's processes.
+
+    Raises: ConfigError.
+    """
+    if runner == "local":
+        return None
+    from segue.jobs import ray_runner
+
+    if workers is not None:
+        raise ConfigError("--workers are processes of this machine, and --runner ray has its own; give one of them")
+    return ray_runner.on(runner)
 
 
 def _loaded(loading: options.ModelOptions, phrases: Sequence[str], how: Mapping[str, Any], *, is_told: bool) -> Segment:
@@ -146,10 +168,12 @@ def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
         say(f"no images or videos, left out: {', '.join(others[:5])}{more}", style="dim")
 
 
-def _told(sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, workers: int, as_json: bool) -> Tally:
+def _told(
+    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], where: Attempting | int, *, as_json: bool
+) -> Tally:
     """Run, and say how it went."""
     try:
-        tally = run(sources, job, load, workers=workers, as_json=as_json)
+        tally = run(sources, job, load, where, as_json=as_json)
     except KeyboardInterrupt:
         say("what is finished is kept; the same command goes on from there")
         raise
@@ -173,9 +197,16 @@ def _merge(sources: Sequence[Path], job: BatchJob) -> None:
 
 
 def run(
-    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, workers: int = 1, as_json: bool = False
+    sources: Sequence[Path],
+    job: BatchJob,
+    load: Callable[[], Segment],
+    where: Attempting | int = 1,
+    *,
+    as_json: bool = False,
 ) -> Tally:
     """Segment every source as `segue.jobs.run.run` does, and tell how each went; one worker also tells each frame.
+
+    `where` is a cluster, or how many workers there are.
 
     Raises: SegueError, if the model or the output folder cannot be used.
     """
@@ -185,8 +216,9 @@ def run(
     with Bar("inputs", hidden=as_json and sys.stdout.isatty(), failures_told=0) as bar:
         first, step = job.shard or (0, 1)
         bar.start(len(sources[first::step]))
-        watched = load if workers > 1 else lambda: _watched(load(), bar)
-        with closing(run_job(sources, job, watched, workers=workers)) as records:
+        watched = load if where != 1 else lambda: _watched(load(), bar)
+        chosen: dict[str, Any] = {"workers": where} if isinstance(where, int) else {"cluster": where}
+        with closing(run_job(sources, job, watched, **chosen)) as records:
             for record, is_old in records:
                 _report(record, tally, job.out, is_old=is_old, as_json=as_json)
                 bar.step(record["error"])

@@ -29,10 +29,14 @@ from segue.types import Answer, Event, Finished, Media
 Segment = Callable[[Media], Iterator[Event]]
 """Finds the objects asked for in a medium: pieces of text, the objects, their masks frame by frame, the answer."""
 
-_AHEAD = 16
+AHEAD = 16
 """Inputs that each worker may be ahead of the first that is not done."""
 _LOADED: list[Callable[[], Segment]] = []
 """What loads the model of a worker; set once when its process starts."""
+
+
+Attempt = Callable[[Path, Path], Record | Future[Record]]
+"""Does a source, its result going to a folder; gives its record, now or later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +66,30 @@ class BatchJob:
         return tuple(self.settings.get("phrases", ()))
 
 
+Attempting = Callable[[BatchJob, Callable[[], Segment]], AbstractContextManager[tuple[Attempt, int]]]
+"""Where sources are done: what does one, and how many may be begun ahead of the first that is not done."""
+
+
 def run(
-    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], *, workers: int = 1
+    sources: Sequence[Path],
+    job: BatchJob,
+    load: Callable[[], Segment],
+    *,
+    workers: int = 1,
+    cluster: Attempting | None = None,
 ) -> Generator[tuple[Record, bool], None, None]:
     """Segment every source that has no result under these settings yet; one that fails does not stop the rest.
 
     Gives the record of each source as it is done with, and whether an earlier run has done it. `load` is called once,
     when the first source to be done has been opened; what it raises ends the run. Of a job that is a shard, only its
     part of the sources is done; names of folders are given as in one run over all. With several `workers`, processes
-    of their own do the sources, each with a model; then `load` must be picklable. Records come in the same order.
+    of their own do the sources, each with a model; then `load` must be picklable. So must it with a `cluster`, which
+    does them in their place (`segue.jobs.ray_runner.on`). Records come in the same order, and this process lists them.
 
     Raises: SegueError, if the model or the output folder cannot be used, or a worker dies.
     """
-    with manifest.disk_errors(job.out), _opened(sources, job) as known, _attempting(job, load, workers) as attempt:
+    doing = cluster or partial(_attempting, workers=workers)
+    with manifest.disk_errors(job.out), _opened(sources, job) as known, doing(job, load) as (do, ahead):
         first, step = job.shard or (0, 1)
         places = dict(list(known.assign(sources).items())[first::step])
         if not job.overwrite:
@@ -90,8 +105,8 @@ def run(
 
         for source, folder in places.items():
             old = None if job.overwrite else _finished(source, known, job)
-            waiting.append((attempt(source, folder), False) if old is None else (old, True))
-            if len(waiting) > (0 if workers == 1 else _AHEAD * workers):
+            waiting.append((do(source, folder), False) if old is None else (old, True))
+            if len(waiting) > ahead:
                 yield first_done()
         while waiting:
             yield first_done()
@@ -157,16 +172,14 @@ def _finished(source: Path, known: Manifest, job: BatchJob) -> Record | None:
 
 
 @contextmanager
-def _attempting(
-    job: BatchJob, load: Callable[[], Segment], workers: int
-) -> Iterator[Callable[[Path, Path], Record | Future[Record]]]:
-    """What does a source with its folder: here and now, or in one of several processes."""
+def _attempting(job: BatchJob, load: Callable[[], Segment], *, workers: int) -> Iterator[tuple[Attempt, int]]:
+    """Does a source here and now, or in one of several processes."""
     if workers == 1:
         loaded = cache(load)
-        yield lambda source, folder: _attempt(source, folder, job, loaded)
+        yield lambda source, folder: attempt(source, folder, job, loaded), 0
         return
     with processes.pool(workers, _begin, load) as pool:
-        yield lambda source, folder: pool.submit(_work, source, folder, job)
+        yield lambda source, folder: pool.submit(_work, source, folder, job), AHEAD * workers
 
 
 def _begin(load: Callable[[], Segment]) -> None:
@@ -175,10 +188,10 @@ def _begin(load: Callable[[], Segment]) -> None:
 
 def _work(source: Path, folder: Path, job: BatchJob) -> Record:
     with manifest.disk_errors(job.out):
-        return _attempt(source, folder, job, _LOADED[0])
+        return attempt(source, folder, job, _LOADED[0])
 
 
-def _attempt(source: Path, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:
+def attempt(source: Path, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:
     """Do one source; the record says how it went. What is no fault of the source (model, disk) is raised."""
     started = perf_counter()
     failure = partial(manifest.failure, source, asked=job.phrases, folder=folder, settings=job.fingerprint)

@@ -1,0 +1,98 @@
+"""The same run on a Ray cluster: an actor with a model of its own for each GPU, or for each CPU where there is none.
+
+Paths go out and records come back; pixels and masks stay where they are read and written, so that all machines must see
+inputs, output folder and model under the same paths. An actor that dies, with or without its machine, is replaced, and
+what it was at is done again, a few times; after that it is a failure of the input. Ray's own retries are off: they
+would count for an actor, and not for an input.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from threading import local
+
+from segue.errors import ConfigError, SegueError
+from segue.jobs import manifest
+from segue.jobs.manifest import Record
+from segue.jobs.run import AHEAD, Attempt, Attempting, BatchJob, Segment, attempt
+
+log = logging.getLogger(__name__)
+
+TRIES = 3
+"""How often an input is begun before its workers' deaths are taken for its own fault."""
+
+
+def on(runner: str) -> Attempting:
+    """The cluster of a name: `ray` is the one that `RAY_ADDRESS` names, or one of this machine; else `ray://HOST:PORT`.
+
+    Raises: ConfigError, for another name, and without Ray.
+    """
+    if runner != "ray" and not runner.startswith("ray://"):
+        raise ConfigError(f"there is no runner {runner!r}; expected local, ray or ray://HOST:PORT")
+    try:
+        import ray  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ConfigError("the runner ray needs Ray; install it with: pip install 'segue[ray]'") from error
+    return partial(_attempting, address=None if runner == "ray" else runner)
+
+
+class Worker:
+    """What an actor is: a model that is loaded once, and does one input after another."""
+
+    def __init__(self, job: BatchJob, load: Callable[[], Segment]):
+        self._job, self._load = job, cache(load)
+
+    def attempt(self, source: str, folder: str) -> Record | str:
+        """The record of an input, or the words of an error that is no fault of the input and ends the run."""
+        try:
+            with manifest.disk_errors(self._job.out):
+                return attempt(Path(source), Path(folder), self._job, self._load)
+        except SegueError as error:
+            return str(error)
+
+
+@contextmanager
+def _attempting(job: BatchJob, load: Callable[[], Segment], *, address: str | None) -> Iterator[tuple[Attempt, int]]:
+    """A thread for each actor, which waits for it and replaces it."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(f"there is no Ray cluster at {address or 'RAY_ADDRESS'}: {error}") from error
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    actor = ray.remote(**({"num_gpus": 1} if gpus else {"num_cpus": 1}))(Worker)
+    own, slots = local(), gpus or cpus or 1
+
+    def do(source: Path, folder: Path) -> Record:
+        for number in range(1, TRIES + 1):
+            try:
+                if getattr(own, "worker", None) is None:
+                    own.worker = actor.remote(job, load)
+                found = ray.get(own.worker.attempt.remote(str(source), str(folder)))
+            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+                log.warning("a worker died at %s (%d of %d)", source.name, number, TRIES)
+                own.worker, reason = None, " ".join(str(error).split())[:200]
+                continue
+            if isinstance(found, str):
+                raise SegueError(found)
+            return found
+        told = SegueError(f"{source}: its worker died {TRIES} times, which may be its fault; try it alone: {reason}")
+        return manifest.failure(source, told, asked=job.phrases, folder=folder, settings=job.fingerprint, seconds=0.0)
+
+    pool = ThreadPoolExecutor(slots)
+    try:
+        yield lambda source, folder: pool.submit(do, source, folder), AHEAD * slots
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if is_ours:
+            ray.shutdown()

@@ -1,0 +1,157 @@
+"""The runner on Ray: its loop with a Ray that is not there, and on a real one, which takes a minute to start."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segue.errors import CheckpointError, ConfigError, SegueError
+from segue.jobs.ray_runner import TRIES, on
+from segue.jobs.run import BatchJob, run
+
+FAKES = str(Path(__file__).parents[1] / "cli")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number, name in enumerate("abcdef"):
+        pixels = np.zeros((32, 48, 3), np.uint8)
+        pixels[4:12, number : number + 12] = 255
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    return [tmp_path / f"{name}.png" for name in "abcdef"]
+
+
+def loading(marks, error=""):
+    """Loads the fake engine; a worker dies at a picture as often as the file of its name in `marks` has letters."""
+
+    def load():
+        from fake_engine import Engine
+
+        if error:
+            raise CheckpointError(error)
+
+        def segment(media):
+            mark = marks / media.name
+            if mark.exists() and (left := mark.read_text()):
+                mark.write_text(left[1:])
+                os._exit(1)
+            yield from Engine().stream_segment(media, ["bright"])
+
+        return segment
+
+    return load
+
+
+def ran(photos, out, load, cluster=None):
+    """What a run gave and what its manifest holds, without times."""
+    job = BatchJob(out=out, formats=("coco",), settings={"phrases": ["bright"]})
+    given = [record for record, _ in run(photos, job, load, cluster=cluster)]
+    listed = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(one["source"] for one in given) == sorted(one["source"] for one in listed)
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in listed]
+
+
+def contents(out):
+    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("masks.json"))}
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """A Ray in this process: tasks are done when they are got; `deaths` say at which pictures actors die."""
+    ray, deaths = ModuleType("ray"), []
+
+    class ActorError(Exception):
+        pass
+
+    class Handle:
+        def __init__(self, worker):
+            self.attempt = SimpleNamespace(remote=lambda source, folder: (worker, source, folder))
+
+    def get(task):
+        worker, source, folder = task
+        if Path(source).name in deaths:
+            deaths.remove(Path(source).name)
+            raise ActorError("the worker\ndied")
+        return worker.attempt(source, folder)
+
+    ray.remote = lambda **_: lambda cls: SimpleNamespace(remote=lambda *given: Handle(cls(*given)))
+    ray.get, ray.is_initialized, ray.cluster_resources = get, lambda: True, lambda: {"CPU": 2.0}
+    ray.exceptions = SimpleNamespace(RayActorError=ActorError, ObjectLostError=ActorError)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.syspath_prepend(FAKES)
+    return deaths
+
+
+def test_rows_and_files_are_those_of_the_local_runner(fake_ray, photos, tmp_path):
+    load = loading(tmp_path / "marks")
+    assert ran(photos, tmp_path / "ray", load, on("ray")) == ran(photos, tmp_path / "local", load)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+def test_what_a_dead_worker_was_at_is_done_again_and_nothing_twice(fake_ray, photos, tmp_path):
+    fake_ray += ["b.png", "b.png", "e.png", "f.png"]
+    load = loading(tmp_path / "marks")
+    assert ran(photos, tmp_path / "ray", load, on("ray")) == ran(photos, tmp_path / "local", load)
+
+
+def test_an_input_at_which_workers_always_die_is_a_failure_and_the_others_are_done(fake_ray, photos, tmp_path):
+    fake_ray += ["c.png"] * (TRIES + 1)
+    rows = ran(photos, tmp_path / "ray", loading(tmp_path / "marks"), on("ray"))
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed", "ok", "ok", "ok"]
+    assert "died 3 times" in rows[2]["error"] and "the worker died" in rows[2]["error"] and len(fake_ray) == 1
+
+
+def test_a_run_that_was_cut_short_goes_on_from_its_manifest(fake_ray, photos, tmp_path):
+    job = BatchJob(out=tmp_path / "ray", formats=("coco",), settings={"phrases": ["bright"]})
+    records = run(photos, job, loading(tmp_path / "marks"), cluster=on("ray"))
+    next(records), next(records)
+    records.close()
+    old = [is_old for _, is_old in run(photos, job, loading(tmp_path / "marks"), cluster=on("ray"))]
+    assert len(old) == 6 and old[:2] == [True, True]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_in_its_own_words(fake_ray, photos, tmp_path):
+    with pytest.raises(SegueError, match=r"^weights are missing$"):
+        ran(photos, tmp_path / "ray", loading(tmp_path / "marks", "weights are missing"), on("ray"))
+
+
+@pytest.mark.parametrize("name", ["dask", "rays", "http://host"])
+def test_other_runners_are_refused(name):
+    with pytest.raises(ConfigError, match="expected local, ray or ray://HOST:PORT"):
+        on(name)
+
+
+def test_without_ray_it_is_said_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"segue\[ray\]"):
+        on("ray")
+
+
+@pytest.mark.slow
+def test_on_a_cluster_of_two_workers_rows_are_the_same_and_killed_workers_lose_nothing(photos, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.syspath_prepend(FAKES)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([FAKES, os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for everything else on a busy machine
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    local = ran(photos, tmp_path / "local", loading(marks))
+    (marks / "b.png").write_text("x")
+    (marks / "e.png").write_text("xx")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        assert ran(photos, tmp_path / "ray", loading(marks), on("ray")) == local
+        assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+        assert not (marks / "b.png").read_text() and not (marks / "e.png").read_text(), "the workers have died"
+        (marks / "c.png").write_text("x" * 10)
+        rows = ran(photos[:3], tmp_path / "again", loading(marks), on("ray"))
+        assert [row["status"] for row in rows] == ["ok", "ok", "failed"]
+        assert len((marks / "c.png").read_text()) == 10 - TRIES
+    finally:
+        ray.shutdown()
