@@ -37,7 +37,7 @@ def job(out):
 def test_several_processes_write_what_one_writes_and_go_on_where_it_stopped(photos, tmp_path):
     run(photos, job(tmp_path / "one"), load)
     run(photos[:2], job(tmp_path / "two"), load)
-    tally = run(photos, job(tmp_path / "two"), load, workers=2)
+    tally = run(photos, job(tmp_path / "two"), load, 2)
     assert (tally.done, tally.skipped, tally.failed) == (2, 2, 1)
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
@@ -45,7 +45,7 @@ def test_several_processes_write_what_one_writes_and_go_on_where_it_stopped(phot
 @pytest.mark.parametrize(("begin", "words"), [(partial(os._exit, 3), "a worker process died"), (no_model, "no such")])
 def test_what_ends_a_worker_ends_the_run_in_one_line(photos, tmp_path, begin, words):
     with pytest.raises(SegueError, match=words):
-        run(photos, job(tmp_path / "out"), begin, workers=2)
+        run(photos, job(tmp_path / "out"), begin, 2)
 
 
 @pytest.mark.parametrize(
