@@ -91,9 +91,9 @@ def test_the_user_decides_what_a_folder_is_where_names_do_not(tmp_path):
     ("given", "error", "text"),
     [
         ("gone.jpg", MediaError, "gone.jpg does not exist"),
-        ("*.jpg", MediaError, "holds no image"),
+        ("*.jpg", MediaError, "matches no image"),
         ("empty", MediaError, "holds no image"),
-        ("empty.txt", MediaError, "holds no image"),
+        ("empty.txt", MediaError, "lists no image"),
         ("latin.txt", DataError, "no encoding that is known"),
         ("x" * 300, MediaError, "cannot read"),
     ],
