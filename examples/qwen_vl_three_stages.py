@@ -53,7 +53,7 @@ WRITING = Writing(
     most_lines=1, most_words=1, words="tea egg oil jam milk rice salt corn", least_height=0.35, most_height=0.35
 )
 DESCRIBE, WHERE, READ = "What is there?", "Where is the {}?", "What is written?"
-STAGES = {"language": 400, "captions": 160, "tasks": 2400, "dialogues": 560}
+STAGES = {"language": 400, "captions": 160, "tasks": 2700, "dialogues": 800}
 """Steps of each stage; the first is the language model alone."""
 POINTS = {"captions": 1, "tasks": 3, "dialogues": 2}
 """How often the model is asked in each stage."""
