@@ -124,7 +124,8 @@ def decode(
             if (height, width) != size:
                 raise MediaError(
                     f"{name} is {width}x{height} where {size[1]}x{size[0]} was expected; all frames of a video must "
-                    "have one size, and a file must not change while it is read"
+                    "have one size (pictures that are no video: --as images), and a file must not change while it is "
+                    "read"
                 )
             if index in indices:
                 yield index, seconds, rgb(image, name, source=source, window=window)
