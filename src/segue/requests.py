@@ -267,6 +267,7 @@ def token_scores(replies: Sequence[Reply], tokenizer: TextTokenizer) -> tuple[To
     return tuple(
         TokenScore(text(token), score, tuple((text(one), other) for one, other in likeliest))
         for reply in replies
+        # a reply has no scores where none were asked for
         for token, (score, likeliest) in zip(reply.generation.ids, reply.generation.scores, strict=False)
     )
 

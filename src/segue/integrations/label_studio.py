@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -107,7 +108,7 @@ def encode_brush(mask: Bool[np.ndarray, "h w"]) -> list[int]:
     flat = mask.ravel()
     turns = [0, *(np.flatnonzero(np.diff(flat)) + 1).tolist(), flat.size]
     bits = [f"{4 * flat.size:032b}{8 - 1:05b}", *(f"{length - 1:04b}" for length in _LENGTHS)]
-    for start, stop in zip(turns, turns[1:], strict=False):
+    for start, stop in pairwise(turns):
         value = f"{255 if flat[start] else 0:08b}"
         left = 4 * (stop - start)
         while left:
