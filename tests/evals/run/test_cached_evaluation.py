@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import segue as segue_package
-from segue import facts, prepare
+from segue import encoder, facts, prepare
 from segue.cli.main import application
 from segue.data.base import Rows
 from segue.evals.benchmarks.vqa import WORDS
 from segue.evals.run import report, runner
 from segue.evals.run.feature_cache import CachedBenchmark, build, list_media
 from segue.evals.run.workers import EvaluationSpec, run_workers
+from segue.errors import SegueError
 from segue.features import Store, Usage, entries
 from segue.media import formats, open_media
 from segue.models.prefill import LastPrompt
@@ -130,6 +131,24 @@ def test_38_39_every_long_video_set_is_answered_alike_and_decodes_nothing(
     second, again, counted = evaluate(model, "second", name, data, cache=store)
     # these clips are folders, whose first picture is looked at for its size
     assert (second, again.misses, again.hits, counted.encoded) == (first, 0, usage.hits + usage.misses, 0)
+
+
+def test_13_without_a_cache_a_video_that_is_too_long_is_refused_before_it_is_decoded(
+    longva, questions, tmp_path, monkeypatch
+):
+    spec = EvaluationSpec(model=str(longva()), on="video_mme", data=questions, out=tmp_path / "out", settings=SETTINGS)
+    monkeypatch.setattr(encoder, "most_tokens", lambda _: 15)  # four frames have 16
+    read = prepare.read_frames
+
+    def read_black(media, plan):
+        assert media.count == 1, "something was decoded"
+        return read(media, plan)
+
+    for room in (prepare, runner):
+        monkeypatch.setattr(room, "read_frames", read_black)
+    evaluation = spec.evaluation()
+    with pytest.raises(SegueError, match="questions all failed.* 16 tokens and the model 15 positions"):
+        runner.run(evaluation, evaluation.open_data(), spec.load, UNWATCHED)
 
 
 def test_26_siblings_share_entries_only_if_their_towers_are_equal(longva, evaluate, tmp_path):

@@ -89,8 +89,11 @@ def run(
             cache = cache if isinstance(cache, FeatureCache) else None
             if cache is not None:
                 others.enter_context(remembering(cache.sources.facts))
-            # features that are kept need no pixels: nothing is decoded before the engine asks for it
-            with closing(read_ahead(_batches(dataset, todo, batch, decodes=cache is None), 1)) as batches:
+            # features that are kept need no pixels, and a video that is talked about only those of the frames shown:
+            # there the engine decodes what it needs
+            ahead = ("image", "video") if evaluation.benchmark.task == "segment" else ("image",)
+            batches_read = _batches(dataset, todo, batch, decodes=ahead if cache is None else ())
+            with closing(read_ahead(batches_read, 1)) as batches:
                 lines = (line for questions in batches for line in asking.lines(questions))
                 _keep((line for line in lines if line["index"] not in done), path, progress)
             if cache is not None:
@@ -162,12 +165,12 @@ def _keep(lines: Iterable[rows.Line], path: Path, progress: Progress) -> None:
 
 
 def _batches(
-    dataset: Dataset, todo: Sequence[list[int]], most: int, *, decodes: bool = True
+    dataset: Dataset, todo: Sequence[list[int]], most: int, *, decodes: Sequence[str] = ("image", "video")
 ) -> Iterator[list[_PendingRow]]:
     """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's.
 
-    A unit stays whole, so that its clip is followed once, unless each question is asked on its own. Without `decodes`
-    files stay files.
+    A unit stays whole, so that its clip is followed once, unless each question is asked on its own. Files of other
+    kinds than `decodes` stay files.
     """
     waiting: list[_PendingRow] = []
     known: list[tuple[Media, Media]] = []
@@ -188,7 +191,7 @@ def _fit(questions: Sequence[_PendingRow], most: int) -> bool:
     return len(questions) <= most and pixels <= _DECODED
 
 
-def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]], decodes: bool) -> _PendingRow:
+def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]], decodes: Sequence[str]) -> _PendingRow:
     """A row with the pixels of its medium; `known` has the medium of the row before, as opened and as decoded."""
     try:
         sample = dataset.get(index, rng_for(0, 0, index))
@@ -197,16 +200,22 @@ def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]], decode
         return _PendingRow(index, None, error)
 
 
-def _decoded(messages: tuple[Message, ...], known: list[tuple[Media, Media]], decodes: bool) -> tuple[Message, ...]:
-    """Messages with pixels in the place of files that are not too long, if it `decodes`; else with one medium for each
-    file, which questions about it share.
+def _decoded(
+    messages: tuple[Message, ...], known: list[tuple[Media, Media]], decodes: Sequence[str]
+) -> tuple[Message, ...]:
+    """Messages with pixels in the place of files that are not too long, of the kinds `decodes`; else with one medium for
+    each file, which questions about it share.
     """
 
     def of(media: Media) -> Media:
         if known and _is_same(known[0][0], media):
             return known[0][1]
         decoded = media
-        if decodes and not isinstance(media.source, np.ndarray) and 3 * prod(media.size) * media.count <= _DECODED:
+        if (
+            media.kind in decodes
+            and not isinstance(media.source, np.ndarray)
+            and 3 * prod(media.size) * media.count <= _DECODED
+        ):
             is_video = media.kind == "video"
             pixels = read_frames(media, range(media.count)).pixels if is_video else read_image(media)
             decoded = replace(media, source=pixels)
