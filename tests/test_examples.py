@@ -70,13 +70,14 @@ def test_the_three_stages_shortened_learn_and_tell_how_they_did(monkeypatch, tmp
     spec.loader.exec_module(stages)
     monkeypatch.setattr(stages, "STAGES", {"language": 5, "captions": 4, "tasks": 10, "dialogues": 4})
     monkeypatch.setattr(stages, "POINTS", dict.fromkeys(stages.POINTS, 1))
-    for count, value in {"SCENES": 40, "PAGES": 8, "HELD_OUT": 3}.items():
+    for count, value in {"SCENES": 40, "PAGES": 8, "HELD_OUT": 3, "TESTED": 2}.items():
         monkeypatch.setattr(stages, count, value)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(tmp_path / "out")])
     stages.main()
     told = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert [point["stage"] for point in told["points"]] == ["captions", "tasks", "dialogues"]
     assert all(0 <= point[figure] <= 1 for point in told["points"] for figure in stages.FIGURES)
+    assert told["test"].keys() == {"tasks", "dialogues"}
     assert (tmp_path / "out" / "curves.svg").read_text().count("<polyline") == 4
     for stage in ("language", "tasks"):
         losses = [one["loss"] for one in run_logger.lines(tmp_path / "out" / stage / "log.jsonl") if "loss" in one]
