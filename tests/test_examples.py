@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_a_fine_tune_that_is_killed_goes_on_and_ends_as_if_nothing_had_been(
     assert "No errors, 0 warnings" in told and "chosen: 0." in told and "after, at 0.5" in told
     assert {path.name for path in Path("whole/pictures").iterdir()} == {"worst.png", "middle.png", "best.png"}
     assert "data:image/jpeg" in Path("whole/run/report.html").read_text()
+    shutil.copytree("whole/data", "killed/data")
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
         patched.setattr(Watching, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         finetune_vessels(*words, "--output", "killed")
