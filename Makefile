@@ -4,6 +4,10 @@ PYTHON ?= python3
 # Recordings of the original code that `make parity` replays; give others with RECORDINGS="a b".
 RECORDINGS ?= $(wildcard ../shared/golden/sa2va_internvl_* ../shared/golden/sa2va_qwen* ../shared/golden/sa2va_i ../shared/golden/qwen_vl)
 
+# Tests that touch each dependency; `make lowest LOWEST=tests` runs all.
+LOWEST ?= $(addprefix tests/,cli geometry media output test_engine.py test_loading.py train/test_run.py serve/test_chat.py \
+	checkpoints/test_official.py checkpoints/test_without_grounder.py evals/metrics data/test_samples.py features)
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 INSTALLED := .venv/.installed
@@ -11,7 +15,7 @@ INSTALLED_DEV := .venv/.installed-dev
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint type parity slow fuzz bench docs fmt check
+.PHONY: help setup demo test lint type parity slow lowest fuzz bench docs fmt check
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -40,6 +44,12 @@ parity: $(INSTALLED)  ## replay recordings of the original code
 
 slow: $(INSTALLED_DEV)  ## tests that need real weights, a GPU or minutes
 	$(BIN)/python -m pytest -m slow
+
+lowest:  ## a short set of tests on the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[train,dev]'
+	.venv-lowest/bin/python -m pytest --numprocesses logical $(LOWEST)
 
 fuzz: $(INSTALLED_DEV)  ## mutated files through the command line for ten minutes, or SECONDS=3600
 	$(BIN)/python tests/fuzz/fuzz.py $(or $(SECONDS),600)

@@ -89,15 +89,15 @@ def reading(frames: int, computing: float, repeats: int) -> None:
                 """As a new process reads it: with its checksums."""
                 return FeatureCache(Store(Path(folder) / form, reserve=0), IDENTITY, form).get("clip", "u")
 
-            # the library maps the file; reading its numbers is what a user does next
             def known(cache: FeatureCache = cache) -> object:
                 return cache.get("clip", "u")
 
+            # the library maps the file; reading its numbers is what a user does next
             read, again, library = seconds(first, known, lambda: load_file(plain)["x"].clone(), repeats=repeats)
             print(
-                f"{form:16} checked {read * 1e3:7.1f} ms, unchecked {again * 1e3:7.1f} ms, plain safetensors "
-                f"{library * 1e3:7.1f} ms: {read / library:.2f} x and {again / library:.2f} x; "
-                f"computing / checked: {frames * computing / read:,.0f} x"
+                f"{form:16} first {read * 1e3:7.1f} ms, again {again * 1e3:7.1f} ms, plain safetensors "
+                f"{library * 1e3:7.1f} ms: {read / library:.2f} x; "
+                f"computing / first: {frames * computing / read:,.0f} x"
             )
 
 

@@ -57,7 +57,7 @@ STAGES = {"language": 400, "captions": 160, "tasks": 2700, "dialogues": 800}
 """Steps of each stage; the first is the language model alone."""
 POINTS = {"captions": 1, "tasks": 3, "dialogues": 2}
 """How often the model is asked in each stage."""
-SCENES, PAGES, HELD_OUT = 5000, 1600, 128
+SCENES, PAGES, HELD_OUT, TESTED = 5000, 1600, 128, 512
 """Drawn to learn from, and of each to be judged by."""
 FIGURES = ("captions", "boxes", "words read", "closed questions")
 
@@ -290,14 +290,14 @@ def do(*words: object) -> None:
             raise
 
 
-def figures(engine: Engine, *, chats: bool) -> dict[str, float]:
-    """How well a model does on held-out scenes and pages, each figure a share from 0 to 1.
+def figures(engine: Engine, split: Split, count: int, *, chats: bool) -> dict[str, float]:
+    """How well a model does on so many scenes and pages of a split, each figure a share from 0 to 1.
 
     Base models continue the texts of their tasks, chat models are asked in words.
     """
     rng = np.random.default_rng(1)
-    scenes = [scene("validation", index) for index in range(HELD_OUT)]
-    pages = [written("validation", index) for index in range(HELD_OUT)]
+    scenes = [scene(split, index) for index in range(count)]
+    pages = [written(split, index) for index in range(count)]
     shown = [open_media(one.pixels) for one in scenes]
     targets = [int(rng.integers(len(one.names))) for one in scenes]
     questions = [closed(one, rng) for one in scenes]
@@ -312,8 +312,8 @@ def figures(engine: Engine, *, chats: bool) -> dict[str, float]:
     ]
     media = [open_media(pixels) for pixels, _ in pages]
     said = {
-        "captions": (ask(engine, shown, [caption] * HELD_OUT), [one.caption for one in scenes]),
-        "words read": (ask(engine, media, [READ if chats else OCR] * HELD_OUT), [line.phrase for _, line in pages]),
+        "captions": (ask(engine, shown, [caption] * count), [one.caption for one in scenes]),
+        "words read": (ask(engine, media, [READ if chats else OCR] * count), [line.phrase for _, line in pages]),
         "closed questions": (ask(engine, shown, words), [word for _, word in questions]),
     }
     right = {
@@ -321,6 +321,19 @@ def figures(engine: Engine, *, chats: bool) -> dict[str, float]:
         for name, (answers, truths) in said.items()
     }
     return {name: float(np.mean((right | {"boxes": hits})[name])) for name in FIGURES}
+
+
+def test(run: Path, *, chats: bool) -> dict[str, float]:
+    """The figures at the end of a stage on scenes and pages that no choice was made by."""
+    folder = list(adapters.checkpoints(run))[-1]
+    found = figures(loading.load(folder, device="cpu", dtype="fp32"), "test", TESTED, chats=chats)
+    tell(f"{run.name:10} test", found)
+    return found
+
+
+def tell(what: str, found: Mapping[str, float]) -> None:
+    """Print figures."""
+    print(f"{what:22}  " + "  ".join(f"{key} {share:.2f}" for key, share in found.items()))
 
 
 def box_of(region: Region, truth: np.ndarray) -> bool:
@@ -396,12 +409,14 @@ def main() -> None:
     for name in POINTS:
         for folder, record in adapters.checkpoints(out / name).items():
             engine = loading.load(folder, device="cpu", dtype="fp32")
-            found = figures(engine, chats=name == "dialogues")
+            found = figures(engine, "validation", HELD_OUT, chats=name == "dialogues")
             points.append({"stage": name, "step": before + record.step, **found})
-            print(f"{name:10} step {record.step:5}  " + "  ".join(f"{key} {x:.2f}" for key, x in found.items()))
+            tell(f"{name:10} step {record.step:5}", found)
         before += steps[name]
         ends[name] = before
-    told = {"boxes by chance": chance(), "minutes": round((perf_counter() - since) / 60, 1), "points": points}
+    minutes = round((perf_counter() - since) / 60, 1)
+    tested = {name: test(out / name, chats=name == "dialogues") for name in ("tasks", "dialogues")}
+    told = {"boxes by chance": chance(), "minutes": minutes, "points": points, "test": tested}
     (out / "figures.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     (out / "curves.svg").write_text(curves(points, ends), encoding="utf-8")
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_a_fine_tune_that_is_killed_goes_on_and_ends_as_if_nothing_had_been(
     assert "No errors, 0 warnings" in told and "chosen: 0." in told and "after, at 0.5" in told
     assert {path.name for path in Path("whole/pictures").iterdir()} == {"worst.png", "middle.png", "best.png"}
     assert "data:image/jpeg" in Path("whole/run/report.html").read_text()
+    shutil.copytree("whole/data", "killed/data")
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as stopped:
         patched.setattr(Watching, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         finetune_vessels(*words, "--output", "killed")
@@ -68,13 +70,14 @@ def test_the_three_stages_shortened_learn_and_tell_how_they_did(monkeypatch, tmp
     spec.loader.exec_module(stages)
     monkeypatch.setattr(stages, "STAGES", {"language": 5, "captions": 4, "tasks": 10, "dialogues": 4})
     monkeypatch.setattr(stages, "POINTS", dict.fromkeys(stages.POINTS, 1))
-    for count, value in {"SCENES": 40, "PAGES": 8, "HELD_OUT": 3}.items():
+    for count, value in {"SCENES": 40, "PAGES": 8, "HELD_OUT": 3, "TESTED": 2}.items():
         monkeypatch.setattr(stages, count, value)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(tmp_path / "out")])
     stages.main()
     told = json.loads((tmp_path / "out" / "figures.json").read_text())
     assert [point["stage"] for point in told["points"]] == ["captions", "tasks", "dialogues"]
     assert all(0 <= point[figure] <= 1 for point in told["points"] for figure in stages.FIGURES)
+    assert told["test"].keys() == {"tasks", "dialogues"}
     assert (tmp_path / "out" / "curves.svg").read_text().count("<polyline") == 4
     for stage in ("language", "tasks"):
         losses = [one["loss"] for one in run_logger.lines(tmp_path / "out" / stage / "log.jsonl") if "loss" in one]

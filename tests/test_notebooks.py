@@ -4,11 +4,10 @@ commands. They hold no outputs, so that nothing in them can be out of date."""
 import ast
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -25,8 +24,7 @@ def execute(cell: str, names: dict) -> None:
     if commands:
         assert len(commands) == len(cell.splitlines()), "a cell is commands or Python"
         for command in commands:
-            line = [sys.executable, "-c", "from segue.cli.main import main; main()", *shlex.split(command)[1:]]
-            run = subprocess.run(line, capture_output=True, text=True, check=False)
+            run = warm.run(*shlex.split(command))
             assert run.returncode == 0, f"{command}\n{run.stdout}{run.stderr}"
         return
     body = ast.parse(cell).body

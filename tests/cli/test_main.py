@@ -98,6 +98,7 @@ def test_h_is_help_everywhere(words):
         ("segment https://a.b/c.png b -o c", "download it first"),
         ("segment a b -o c --prefill Yes.", "asks for no mask"),
         ("train nothing.yaml", "there is no recipe nothing.yaml"),
+        ("serve -m demo --host 0.0.0.0", "can be reached from other machines and there is no key"),
     ],
 )
 def test_arguments_are_judged_before_torch_is_imported(words, told):

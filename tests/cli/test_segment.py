@@ -1,12 +1,12 @@
 import errno
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import warm
 from pictures import BLOCK_AREA, BLOCK_HEIGHT, BLOCK_WIDTH, HEIGHT, WIDTH, make_frames, make_image
 from PIL import Image
 from pycocotools.coco import COCO
@@ -389,8 +389,7 @@ def killed_runs(tmp_path: Path, first: int, step: int) -> list[int]:
     """How often a run was killed and went on to the same end: in folders of its own, and in one and the same."""
     make_frames(tmp_path / "mixed" / "walk")
     script = Path(__file__).with_name("killed_runs.py")
-    arguments = [sys.executable, script, tmp_path / "mixed", tmp_path / "runs", str(first), str(step)]
-    run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    run = warm.run(script, tmp_path / "mixed", tmp_path / "runs", first, step)
     assert run.returncode == 0, run.stderr
     return [int(word) for word in run.stdout.split()]
 

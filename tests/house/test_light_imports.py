@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import warm
 
 HEAVY = {"torch", "transformers", "av"}
 
@@ -23,8 +24,9 @@ def test_importing_the_ground_floors_loads_nothing_heavy(module):
     assert modules & HEAVY == set()
 
 
-def test_loading_brings_no_scene_painter_no_converter_no_dataset_and_no_trainer():
-    _, modules = imported("-c", "import segue.loading")
+def test_loading_brings_no_scene_painter_no_converter_no_dataset_and_no_trainer(tmp_path):
+    (tmp_path / "load.py").write_text("import sys, segue.loading; print(*sys.modules)")
+    modules = warm.run(tmp_path / "load.py").stdout.split()
     rooms = ("synth", "data", "own_data", "datasets", "demo", "evals", "train")
     converters = ("convert", "folders", "official", "imported", "transfer", "pth", "upstream_training", "merge")
     heavy = {*(f"segue.{room}" for room in rooms), *(f"segue.checkpoints.{name}" for name in converters)}

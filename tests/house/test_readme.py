@@ -11,12 +11,11 @@ import doctest
 import io
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -143,8 +142,7 @@ def test_blocks_of_a_page_do_what_they_say_one_after_another(page, tmp_path, mon
             run_python(block)
         elif block.language in ("console", "bash"):
             for arguments in commands(block):
-                line = [sys.executable, "-c", "from segue.cli.main import main; main()", *arguments]
-                run = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
+                run = warm.run("segue", *arguments)
                 told = f"{page} line {block.line}: segue {shlex.join(arguments)}\n{run.stdout}{run.stderr}"
                 assert run.returncode == 0, told
 

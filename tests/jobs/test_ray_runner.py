@@ -2,7 +2,12 @@
 
 import json
 import os
+import random
+import shutil
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -11,6 +16,7 @@ import pytest
 from PIL import Image
 
 from segue.errors import CheckpointError, ConfigError, SegueError
+from segue.jobs import ray_runner
 from segue.jobs.ray_runner import TRIES, on
 from segue.jobs.run import BatchJob, run
 
@@ -71,6 +77,7 @@ def fake_ray(monkeypatch):
     class Handle:
         def __init__(self, worker):
             self.attempt = SimpleNamespace(remote=lambda source, folder: (worker, source, folder))
+            self.__ray_ready__ = SimpleNamespace(remote=lambda: "is there")
 
     def get(task):
         worker, source, folder = task
@@ -80,6 +87,7 @@ def fake_ray(monkeypatch):
         return worker.attempt(source, folder)
 
     ray.remote = lambda **_: lambda cls: SimpleNamespace(remote=lambda *given: Handle(cls(*given)))
+    ray.wait = lambda tasks, timeout: (tasks, [])
     ray.get, ray.is_initialized, ray.cluster_resources = get, lambda: True, lambda: {"CPU": 2.0}
     ray.exceptions = SimpleNamespace(RayActorError=ActorError, ObjectLostError=ActorError)
     monkeypatch.setitem(sys.modules, "ray", ray)
@@ -132,26 +140,111 @@ def test_without_ray_it_is_said_how_to_install_it(monkeypatch):
         on("ray")
 
 
-@pytest.mark.slow
-def test_on_a_cluster_of_two_workers_rows_are_the_same_and_killed_workers_lose_nothing(photos, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def cluster():
+    """A real cluster: a head that does no work, and two machines of one worker each."""
     ray = pytest.importorskip("ray")
-    monkeypatch.syspath_prepend(FAKES)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([FAKES, os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for everything else on a busy machine
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FAKES)
+        patch.setenv("PYTHONPATH", os.pathsep.join([FAKES, os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # else they wait for everything else on a busy machine
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(2):
+            made.add_node(num_cpus=1)
+        ray.init(address=made.address, log_to_driver=False)
+        yield made
+        ray.shutdown()
+        made.shutdown()
+
+
+@pytest.mark.slow
+def test_on_a_cluster_of_two_workers_rows_are_the_same_and_dying_workers_lose_nothing(cluster, photos, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()
     local = ran(photos, tmp_path / "local", loading(marks))
     (marks / "b.png").write_text("x")
     (marks / "e.png").write_text("xx")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        assert ran(photos, tmp_path / "ray", loading(marks), on("ray")) == local
-        assert contents(tmp_path / "ray") == contents(tmp_path / "local")
-        assert not (marks / "b.png").read_text() and not (marks / "e.png").read_text(), "the workers have died"
-        (marks / "c.png").write_text("x" * 10)
-        rows = ran(photos[:3], tmp_path / "again", loading(marks), on("ray"))
-        assert [row["status"] for row in rows] == ["ok", "ok", "failed"]
-        assert len((marks / "c.png").read_text()) == 10 - TRIES
-    finally:
-        ray.shutdown()
+    assert ran(photos, tmp_path / "ray", loading(marks), on("ray")) == local
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    assert not (marks / "b.png").read_text() and not (marks / "e.png").read_text(), "the workers have died"
+    (marks / "c.png").write_text("x" * 10)
+    rows = ran(photos[:3], tmp_path / "again", loading(marks), on("ray"))
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed"]
+    assert len((marks / "c.png").read_text()) == 10 - TRIES
+
+
+def slow(marks):
+    """Loads the fake engine, slowed down; a worker that has done something is a file of its process's number."""
+
+    def load():
+        from fake_engine import Engine
+
+        def segment(media):
+            time.sleep(0.1)
+            yield from Engine().stream_segment(media, ["bright"])
+            (marks / str(os.getpid())).touch()
+
+        return segment
+
+    return load
+
+
+def meanwhile(out, do, times):
+    """Does something `times` times in a thread, each time a random moment after another two inputs are done."""
+    chance = random.Random(0)
+
+    def work():
+        for _ in range(times):
+            wanted = len(list(out.glob("[!.]*/result.json"))) + 2
+            while len(list(out.glob("[!.]*/result.json"))) < wanted:
+                time.sleep(0.01)
+            time.sleep(chance.random() / 5)
+            do(chance)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def many(photos, tmp_path):
+    """Sixty pictures."""
+    made = [tmp_path / f"{number}.png" for number in range(60)]
+    for number, path in enumerate(made):
+        shutil.copyfile(photos[number % 6], path)
+    return made
+
+
+@pytest.mark.slow
+def test_ten_workers_killed_at_random_moments_lose_and_duplicate_nothing(cluster, many, tmp_path):
+    marks, out = tmp_path / "marks", tmp_path / "ray"
+    marks.mkdir()
+    local = ran(many, tmp_path / "local", slow(tmp_path))
+
+    def kill(chance):
+        while not (there := sorted(marks.iterdir())):
+            time.sleep(0.01)
+        mark = chance.choice(there)
+        mark.unlink()
+        os.kill(int(mark.name), signal.SIGKILL)
+
+    killer = meanwhile(out, kill, times=10)
+    rows = ran(many, out, slow(marks), on("ray"))
+    assert not killer.is_alive(), "all ten were killed before the end"
+    assert rows == local and contents(out) == contents(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_when_a_machine_goes_away_the_other_finishes_the_run(cluster, many, tmp_path, caplog, monkeypatch):
+    """The last test here, for the machine stays away."""
+    monkeypatch.setattr(ray_runner, "PATIENCE", 1.0)
+    out, lost = tmp_path / "ray", cluster.list_all_nodes()[-1]
+    local = ran(many, tmp_path / "local", slow(tmp_path))
+    killer = meanwhile(out, lambda _: cluster.remove_node(lost, allow_graceful=False), times=1)
+    rows = ran(many, out, slow(tmp_path), on("ray"))
+    killer.join()
+    assert rows == local and contents(out) == contents(tmp_path / "local")
+    assert "a worker died" in caplog.text and "no room for another worker" in caplog.text

@@ -33,12 +33,12 @@ def kinds(root, **options):
     return {finding.kind for finding in examine(root, **options).report.findings}
 
 
-def coco(names, *, size=SIZE, segmentation=None):
+def coco(names, *, size=SIZE, segmentation=None, **more):
     return {
         "images": [{"id": n, "file_name": name, "height": size[0], "width": size[1]} for n, name in enumerate(names)],
         "categories": [{"id": 1, "name": "box"}],
         "annotations": [
-            {"id": n, "image_id": n, "category_id": 1, "segmentation": segmentation or [SQUARE]}
+            {"id": n, "image_id": n, "category_id": 1, "segmentation": segmentation or [SQUARE], **more}
             for n in range(len(names))
         ],
     }
@@ -128,6 +128,11 @@ def test_coco_as_downloaded_takes_the_instances(tmp_path):
 
 def test_a_flat_polygon_of_coco_is_a_polygon(tmp_path):
     assert areas(written(tmp_path, ["1.png"], segmentation=SQUARE)) == [400]
+
+
+def test_a_crowd_of_coco_is_one_object_and_told(tmp_path):
+    assert areas(written(tmp_path, ["1.png"], segmentation=[SQUARE], iscrowd=1)) == [400]
+    assert kinds(tmp_path) >= {"crowd"}
 
 
 @pytest.mark.parametrize("form", ["masks", "coco"])

@@ -127,6 +127,22 @@ def test_an_image_that_is_missing_is_a_finding(form, tmp_path):
     assert is_told or (form == "YOLO" and len(found.seen) == len(NUMBERS) - 1)
 
 
+@pytest.mark.parametrize("content", ["[[", '{"shapes": [{}], "imagePath": "3.jpg", "objects": [{}]}'])
+@pytest.mark.parametrize("name", ["LabelMe", "Supervisely"])
+def test_one_broken_file_of_many_is_refused_alone(tmp_path, name, content):
+    for number in NUMBERS:
+        FORMS[name](tmp_path / "mine", number)
+    broken = next(path for path in (tmp_path / "mine").rglob("3.*") if path.suffix == ".json")
+    broken.write_text(content)
+    examined = examine(tmp_path / "mine")
+    (error,) = [finding for finding in examined.report.findings if finding.severity == "error"]
+    assert error.kind == "refused" and error.file.endswith(broken.name) and len(examined.seen) == len(NUMBERS) - 1
+    with pytest.raises(DataError, match=broken.name):
+        load(tmp_path / "mine", "train")
+    repair.write(examined, tmp_path / "copy")
+    assert len(load(tmp_path / "copy", "all")) == len(NUMBERS) - 1
+
+
 def test_masks_in_labelme_and_holes_and_bitmaps_in_supervisely(tmp_path):
     square = png(np.ones((20, 20), bool))
     labelme(tmp_path / "a", 0, [[10, 5], [30, 25]], shape_type="mask", mask=packed(square), description="the left one")

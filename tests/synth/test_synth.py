@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scene_reader import chinese_noun, english_noun, judge, meant, relates, way
 
+import segue
 from segue.data.base import checked
 from segue.errors import ConfigError, DataError, MediaError
 from segue.geometry.notation import parse_grounded
@@ -439,3 +440,11 @@ def test_media_of_scenes_can_be_opened_as_any_other(stills, clips):
         from segue.media import read_image
 
         read_image(clips[0].media)
+
+
+def test_scripts_with_the_former_name_go_on_and_are_told_the_new_one():
+    with pytest.warns(FutureWarning, match=r"segue\.data\.synth is segue\.synth now: import scene from there"):
+        from segue.data.synth import scene
+    assert scene is segue.synth.scene
+    with pytest.raises(ImportError, match="nothing_like_it"):
+        from segue.data.synth import nothing_like_it  # noqa: F401

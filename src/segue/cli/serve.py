@@ -62,13 +62,7 @@ def command(
     Listens on this machine alone, unless told otherwise. Ctrl-C or SIGTERM
     ends it: what runs is answered first.
     """
-    try:
-        from segue.serve.app import create_app
-        from segue.serve.replicas import started
-        from segue.serve.run import run
-        from segue.serve.settings import Limits, Settings, read_keys
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"serving needs {error.name}; install it with: pip install 'segue[serve]'") from error
+    from segue.serve.settings import Limits, Settings, read_keys
 
     settings = Settings(
         host=host,
@@ -81,6 +75,13 @@ def command(
         idle_seconds=idle_unload,
         limits=Limits(waiting=waiting, deadline_seconds=deadline),
     )
+    try:
+        from segue.serve.app import create_app
+        from segue.serve.replicas import started
+        from segue.serve.run import run
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serving needs {error.name}; install it with: pip install 'segue[serve]'") from error
+
     loading.tell_limits()
     known = {served_name(model): replace(loading, model=model) for model in (loading.model, *(also or ()))}
     if len(known) <= len(also or ()):

@@ -56,6 +56,18 @@ TOLERANCE = 1.0
 """Pixels by which a polygon may leave its image; annotation tools round outwards. What is beyond is cut off."""
 
 
+def check_amount(polygons: Sequence[Any]) -> None:
+    """Refuse more polygons, or points in them, than anybody draws.
+
+    Raises: DataError.
+    """
+    if len(polygons) > _MOST_POLYGONS or sum(len(one) for one in polygons if isinstance(one, list)) > 2 * _MOST_POINTS:
+        raise DataError(
+            f"an object has {len(polygons):,} polygons or more than {_MOST_POINTS:,} points in them; "
+            "give a mask picture or run lengths instead"
+        )
+
+
 def polygons_mask(polygons: Sequence[Any], size: Size, *, drawn_on: Size | None = None) -> str:
     """The union of polygons, each a flat list x0 y0 x1 y1 ... in pixels, as a mask of `size`.
 
@@ -69,11 +81,7 @@ def polygons_mask(polygons: Sequence[Any], size: Size, *, drawn_on: Size | None 
             f"a mask of {size[1]}x{size[0]} pixels is over the limit of {masks.MAX_PIXELS:,}; state the true size"
         )
     across, down = _scale(drawn_on or size, size)
-    if len(polygons) > _MOST_POLYGONS or sum(len(one) for one in polygons if isinstance(one, list)) > 2 * _MOST_POINTS:
-        raise DataError(
-            f"an object has {len(polygons):,} polygons or more than {_MOST_POINTS:,} points in them; "
-            "give a mask picture or run lengths instead"
-        )
+    check_amount(polygons)
     outlines = [_outline(polygon, size, across=across, down=down) for polygon in polygons]
     if not outlines:
         raise DataError("an object has no polygon; give at least one, or take the object out")

@@ -12,10 +12,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
-from threading import local
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from segue.errors import ConfigError, SegueError
 from segue.jobs import manifest
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 """How often an input is begun before its workers' deaths are taken for its own fault."""
+PATIENCE = 10.0
+"""Seconds in which a new worker finds room on the cluster, before those at work are made do with."""
 
 
 def on(runner: str) -> Attempting:
@@ -81,32 +84,70 @@ class Worker:
             return str(error)
 
 
+class _Workers:
+    """Those that wait for work, and how another is made."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make = make
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def take(self) -> Any:
+        """One that waits for work, or a new one; while the cluster has no room for it, whichever is free first."""
+        import ray
+
+        with suppress(Empty):
+            return self._idle.get_nowait()
+        new = self._make()
+        is_there, is_told = new.__ray_ready__.remote(), False
+        while not ray.wait([is_there], timeout=PATIENCE)[0]:
+            with suppress(Empty):
+                return self._idle.get_nowait()
+            if not is_told:
+                log.warning("the cluster has no room for another worker now (has a machine gone?); the others go on")
+            is_told = True
+        return new
+
+    def give_back(self, worker: Any) -> None:
+        self._idle.put(worker)
+
+    def forget_idle(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._idle.get_nowait()
+
+
 @contextmanager
 def _attempting(job: BatchJob, load: Callable[[], Segment], *, address: str | None) -> Iterator[tuple[Attempt, int]]:
-    """A thread for each actor, which waits for it and replaces it."""
+    """A thread for each worker that there is room for at the start; after the loss of a machine they share fewer."""
     import ray
 
-    own = local()
-
-    def do(source: Path, folder: Path) -> Record:
-        for number in range(1, TRIES + 1):
-            try:
-                if getattr(own, "worker", None) is None:
-                    own.worker = actor.remote(job, load)
-                found = ray.get(own.worker.attempt.remote(str(source), str(folder)))
-            except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
-                log.warning("a worker died at %s (%d of %d)", source.name, number, TRIES)
-                own.worker, reason = None, " ".join(str(error).split())[:200]
-                continue
-            if isinstance(found, str):
-                raise SegueError(found)
-            return found
-        told = SegueError(f"{source}: its worker died {TRIES} times, which may be its fault; try it alone: {reason}")
-        return manifest.failure(source, told, asked=job.phrases, folder=folder, settings=job.fingerprint, seconds=0.0)
-
     with cluster(address) as (room, takes):
-        actor, pool = ray.remote(**takes)(Worker), ThreadPoolExecutor(room)
+        workers, pool = _Workers(partial(ray.remote(**takes)(Worker).remote, job, load)), ThreadPoolExecutor(room)
         try:
-            yield lambda source, folder: pool.submit(do, source, folder), AHEAD * room
+            yield lambda source, folder: pool.submit(_do, workers, job, source, folder), AHEAD * room
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _do(workers: _Workers, job: BatchJob, source: Path, folder: Path) -> Record:
+    """The record of a source, by a worker; where that dies by another.
+
+    Raises: SegueError, for what is no fault of the source.
+    """
+    import ray
+
+    for number in range(1, TRIES + 1):
+        try:
+            worker = workers.take()
+            found = ray.get(worker.attempt.remote(str(source), str(folder)))
+        except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
+            log.warning("a worker died at %s (%d of %d)", source.name, number, TRIES)
+            reason = " ".join(str(error).split())[:200]
+            workers.forget_idle()  # they may have gone with its machine
+            continue
+        workers.give_back(worker)
+        if isinstance(found, str):
+            raise SegueError(found)
+        return found
+    told = SegueError(f"{source}: its worker died {TRIES} times, which may be its fault; try it alone: {reason}")
+    return manifest.failure(source, told, asked=job.phrases, folder=folder, settings=job.fingerprint, seconds=0.0)

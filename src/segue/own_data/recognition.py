@@ -39,7 +39,7 @@ def sources_of(root: Path, phrase: str | None) -> list[Source]:
     parts = {
         split_named(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name)
     }
-    has_own = {name: list(_recognised(path, phrase)) for name, path in parts.items()}
+    has_own = {name: _recognised(path, phrase) for name, path in parts.items()}
     if any(has_own.values()):
         missing = [parts[name].name for name, sources in has_own.items() if not sources]
         if missing:
@@ -47,26 +47,29 @@ def sources_of(root: Path, phrase: str | None) -> list[Source]:
                 f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
             )
         return [_in_split(_only(_main(sources), parts[name]), name) for name, sources in has_own.items()]
-    sources = _main(list(_recognised(root, phrase)))
+    sources = _main(_recognised(root, phrase))
     by_split = {_split_of(source.path): source for source in sources}
     if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
         return [_in_split(source, name) for name, source in by_split.items()]
     return [_only(sources, root)]
 
 
-def _recognised(base: Path, phrase: str | None) -> Iterator[Source]:
+def _recognised(base: Path, phrase: str | None) -> list[Source]:
     """Every annotation file of a known form; where there is none, folders of one, mask pictures among them.
 
-    A file that cannot be read is passed over where another one tells what the data are.
+    A file that cannot be read is passed over where another one tells what the data are, and refused alone where each
+    image has a file of its own.
     """
     faults: list[tuple[Path, DataError]] = []
-    sources = [*_of_json(base, faults), *_of_cvat(base, faults)]
+    if sources := [*_of_json(base, faults), *_of_cvat(base, faults)]:
+        passed = [Remark("passed_over", path.name, str(fault)) for path, fault in faults]
+        return [replace(sources[0], remarks=(*sources[0].remarks, *passed)), *sources[1:]]
+    sources = list(_of_folders(base, phrase))
+    told = {remark.place for source in sources for remark in source.remarks}
     for path, fault in faults:
-        if not sources:
+        if str(path.relative_to(base)) not in told:
             raise fault
-        sources[0] = replace(sources[0], remarks=(*sources[0].remarks, Remark("passed_over", path.name, str(fault))))
-    yield from sources
-    yield from [] if sources else _of_folders(base, phrase)
+    return sources
 
 
 def _of_folders(base: Path, phrase: str | None) -> Iterator[Source]:

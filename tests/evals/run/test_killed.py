@@ -1,18 +1,16 @@
 """A run that is killed goes on to the same report, byte for byte."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from asked import write_folder
 
 
 def killed(tmp_path, cases):
     """How often runs were killed, two times at most in each case, and went on to the report of a run left in peace."""
     script = Path(__file__).with_name("killed_evaluation.py")
-    arguments = [sys.executable, script, write_folder(tmp_path / "mine"), tmp_path / "runs", "7", str(cases)]
-    run = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    run = warm.run(script, write_folder(tmp_path / "mine"), tmp_path / "runs", 7, cases)
     assert run.returncode == 0, run.stderr
     return int(run.stdout.splitlines()[-1])
 

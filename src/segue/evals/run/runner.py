@@ -203,7 +203,7 @@ def _read(dataset: Dataset, index: int, known: list[tuple[Media, Media]], decode
 def _decoded(
     messages: tuple[Message, ...], known: list[tuple[Media, Media]], decodes: Sequence[str]
 ) -> tuple[Message, ...]:
-    """Messages with pixels in the place of files that are not too long, of the kinds `decodes`; else with one medium for
+    """Messages with pixels in the place of files of the kinds `decodes` that are not too long; else with one medium for
     each file, which questions about it share.
     """
 

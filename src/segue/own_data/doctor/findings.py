@@ -44,6 +44,7 @@ KINDS: Mapping[str, Kind] = {
     "maybe_other_frame": Kind("warning", "perhaps drawn on an image of another size", "look at the pictures"),
     "folder_leak": Kind("warning", "folder in several splits", "if a folder is a patient or a video, split by folders"),
     "flat_polygon": Kind("warning", "polygon without a list around it", "put it into a list; it is taken for one"),
+    "crowd": Kind("warning", "crowd in one mask, taken as one object", "take it out, if single things are meant"),
     "same_text": Kind("warning", "several objects with one text", "tell them apart; they are taken as one thing"),
     "same_image": Kind("warning", "same image in several rows", "put its objects into one row"),
     "thin_mask": Kind("warning", "mask that is lost at 256x256", "learn from the mask at full size, or from crops"),

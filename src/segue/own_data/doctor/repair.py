@@ -36,6 +36,7 @@ _DONE = {
     "refused": "dropped",
     "left_out": "left out",
     "flat_polygon": "wrapped the polygon of",
+    "crowd": "kept as one object",
     "passed_over": "left out",
     "disagreement": "took the first of",
     "unsure_mask": "took as it was read",

@@ -170,7 +170,13 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
 
 def polygon_faults(one: Drawn, size: Size) -> Iterator[SegueError]:
     """What is wrong with each polygon of an object; that one alone covers nothing is nothing wrong."""
-    for polygon in one.polygons if isinstance(one.polygons, list) else ():
+    polygons = one.polygons if isinstance(one.polygons, list) else []
+    try:
+        shapes.check_amount(polygons)
+    except SegueError as error:
+        yield error
+        return
+    for polygon in polygons:
         try:
             with checked_format("a polygon"):
                 shapes.polygons_mask([polygon], size, drawn_on=one.drawn_on)

@@ -52,6 +52,8 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         if is_flat(segmentation):
             segmentation = [segmentation]
             remarks.append(Remark("flat_polygon", where, f"the object of {images[image].get('file_name')}"))
+        if annotation.get("iscrowd"):
+            remarks.append(Remark("crowd", where, f"{text!r} of {images[image].get('file_name')}"))
         marked.setdefault(image, []).append((text, segmentation))
     for key in images.keys() - marked.keys():
         remarks.append(Remark("left_out", f"{path.name}, image {key}", f"{images[key].get('file_name')} has no object"))

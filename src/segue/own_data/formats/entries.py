@@ -59,11 +59,12 @@ class Remark:
     """What a reader has to say of a part of an annotation file, `place`, that nothing can be learned from as it is.
 
     "refused" is what makes the whole unfit to be loaded, "left_out" an image without a mask, "passed_over" a file that
-    is not read, "flat_polygon" a polygon that stands where a list of them should, and is taken for one, "disagreement"
-    what two people have marked differently, and "unsure_mask" a mask picture from which more was read than it says.
+    is not read, "flat_polygon" a polygon that stands where a list of them should, and is taken for one, "crowd" a mask
+    of many things, which is taken for one object, "disagreement" what two people have marked differently, and
+    "unsure_mask" a mask picture from which more was read than it says.
     """
 
-    kind: Literal["refused", "left_out", "flat_polygon", "passed_over", "disagreement", "unsure_mask"]
+    kind: Literal["refused", "left_out", "flat_polygon", "crowd", "passed_over", "disagreement", "unsure_mask"]
     place: str
     text: str
 

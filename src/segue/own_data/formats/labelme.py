@@ -43,27 +43,28 @@ def recognises(base: Path) -> bool:
 
 
 def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
-    """One entry per image with a polygon or mask.
-
-    Raises: DataError, if a file cannot be read.
-    """
+    """One entry per image with a polygon or mask; a file that cannot be read is refused alone."""
     found, others, total = [], 0, 0
     for path in files_below(base, "*.json"):
-        content = read_annotations(path)
-        if not _is_content(content):
-            continue
-        total += 1
-        with checked_format(path.name):
-            drawn = [one for one in content["shapes"] if one.get("shape_type", "polygon") in ("polygon", "mask")]
-            others += len(content["shapes"]) - len(drawn)
-            size = size_of(content.get("imageHeight"), content.get("imageWidth"))
-            name = str(content["imagePath"]).replace("\\", "/")
-            if drawn:
-                place = path.parent.relative_to(base)
+        place = str(path.relative_to(base))
+        try:
+            content = read_annotations(path)
+            if not _is_content(content):
+                continue
+            total += 1
+            with checked_format(path.name):
+                drawn = [one for one in content["shapes"] if one.get("shape_type", "polygon") in ("polygon", "mask")]
+                others += len(content["shapes"]) - len(drawn)
+                name = str(content["imagePath"]).replace("\\", "/")
                 record = [_shape(one, path.name) for one in drawn]
-                found.append(Entry(((place / name).as_posix(), name), record, size))
-            else:
-                remarks.append(Remark("left_out", str(path.relative_to(base)), f"{name} has no mask"))
+                size = size_of(content.get("imageHeight"), content.get("imageWidth"))
+        except DataError as error:
+            remarks.append(Remark("refused", place, str(error)))
+            continue
+        if record:
+            found.append(Entry(((path.parent.relative_to(base) / name).as_posix(), name), record, size))
+        else:
+            remarks.append(Remark("left_out", place, f"{name} has no mask"))
     if others or len(found) < total:
         log.warning(
             "%s: %d boxes, lines or points are no masks, and %d of %d images have none; they are left out",

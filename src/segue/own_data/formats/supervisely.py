@@ -44,27 +44,29 @@ def recognises(base: Path) -> bool:
 
 
 def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
-    """One entry per image with a polygon or bitmap.
-
-    Raises: DataError, if a file cannot be read.
-    """
+    """One entry per image with a polygon or bitmap; a file that cannot be read is refused alone."""
     found, others, total = [], 0, 0
     places = _places(base)
     near = base if len(places) > 1 else places[0].parent  # one data set alone is no group of its images
     for path in (path for place in places for path in files_below(place, "*.json")):
-        content, total = read_annotations(path), total + 1
-        with checked_format(path.name):
-            marked = field(content, "objects", list, path.name)
-            drawn = [one for one in marked if one["geometryType"] in ("polygon", "bitmap")]
-            others += len(marked) - len(drawn)
-            name = (path.parent.parent / "img" / path.stem).relative_to(near).as_posix()
-            size = size_of(content["size"]["height"], content["size"]["width"])
-            tags = [split_named(str(tag["name"])) for tag in content.get("tags", [])]
-            if drawn:
-                split = next(filter(None, tags), "")
-                found.append(Entry((name,), [_shape(one) for one in drawn], size, split=split))
-            else:
-                remarks.append(Remark("left_out", str(path.relative_to(base)), f"{name} has no mask"))
+        name = (path.parent.parent / "img" / path.stem).relative_to(near).as_posix()
+        total += 1
+        try:
+            content = read_annotations(path)
+            with checked_format(path.name):
+                marked = field(content, "objects", list, path.name)
+                drawn = [one for one in marked if one["geometryType"] in ("polygon", "bitmap")]
+                others += len(marked) - len(drawn)
+                size = size_of(content["size"]["height"], content["size"]["width"])
+                tags = [split_named(str(tag["name"])) for tag in content.get("tags", [])]
+                record = [_shape(one) for one in drawn]
+        except DataError as error:
+            remarks.append(Remark("refused", str(path.relative_to(base)), str(error)))
+            continue
+        if record:
+            found.append(Entry((name,), record, size, split=next(filter(None, tags), "")))
+        else:
+            remarks.append(Remark("left_out", str(path.relative_to(base)), f"{name} has no mask"))
     if others or len(found) < total:
         log.warning(
             "%s: %d other shapes are no masks, and %d of %d images have none; they are left out",
