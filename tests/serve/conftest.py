@@ -2,14 +2,13 @@
 
 import base64
 import io
-import socket
-import threading
 import time
 from contextlib import contextmanager
 from types import MappingProxyType, SimpleNamespace
 
 import pytest
 from PIL import Image
+from running import find_port, listening
 
 from segue import loading, types
 from segue.engine import Engine
@@ -89,64 +88,26 @@ def wordy_once():
 @pytest.fixture(scope="session")
 def serve():
     """Starts a server around an engine and ends it: `with serve(engine) as server`."""
-    import uvicorn
-
     from segue.serve.app import create_app
     from segue.serve.settings import Limits, Settings
 
     @contextmanager
     def run(engine, limits=None, port=None, others=MappingProxyType({}), load=None, **settings):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = port or free.getsockname()[1]
-        chosen = Settings(port=port, limits=Limits(**(limits or {})), **settings)
+        chosen = Settings(limits=Limits(**(limits or {})), **settings)
         app = create_app(engine, chosen, model="tiny", others=others, load=load)
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", access_log=False))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        running = Server(f"http://127.0.0.1:{port}", app, server)
-        try:
+        with listening(app, port) as server:
             models = app.state.context.models.values()
-            while not (server.started and all(model.is_ready for model in models)):
-                assert thread.is_alive() and not any(model.has_failed for model in models)
+            while not all(model.is_ready for model in models):
+                assert not any(model.has_failed for model in models)
                 time.sleep(0.02)
-            yield running
-        finally:
-            for client in running.clients:
-                client.close()
-            server.should_exit = True
-            thread.join()
+            yield server
 
     return run
 
 
-class Server:
-    """Where it listens, and what is inside."""
-
-    def __init__(self, url, app, uvicorn):
-        self.url, self.app, self.uvicorn = url, app, uvicorn
-        self.context, self.clients = app.state.context, []
-
-    def client(self, **options):
-        import openai
-
-        client = openai.OpenAI(base_url=f"{self.url}/v1", **({"api_key": "none", "max_retries": 0} | options))
-        self.clients.append(client)
-        return client
-
-    def http(self, **options):
-        import httpx2
-
-        return httpx2.Client(base_url=self.url, **({"timeout": 60} | options))
-
-    def wait_idle(self):
-        """Until nothing runs and nothing waits."""
-        scheduler = self.context.scheduler
-        for _ in range(1000):
-            if not scheduler.running and not scheduler.waiting:
-                return
-            time.sleep(0.02)
-        raise AssertionError("work goes on that nobody waits for")
+@pytest.fixture
+def free_port():
+    return find_port()
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,8 @@ def test_of_a_jpeg_with_several_pictures_only_the_first_is_ever_looked_at(server
     first.save(file, "MPO", save_all=True, append_images=[second])
     found = chat(server, {"type": "image_url", "image_url": data_url(file.getvalue(), "image/jpeg")}, max_tokens=1)
     assert (found.choices[0].message.media["width"], found.choices[0].message.media["height"]) == (30, 20)
+    kept = server.client().files.create(file=("a.jpg", file.getvalue()), purpose="user_data")
+    assert kept.media == {"kind": "image", "width": 30, "height": 20, "frames": 1, "fps": None}
 
 
 def test_a_video_that_changes_its_size_on_the_way_is_refused(server, picture, data_url):
@@ -67,7 +69,7 @@ def test_a_video_that_changes_its_size_on_the_way_is_refused(server, picture, da
                     container.mux(packet)
     with pytest.raises(openai.BadRequestError) as caught:
         chat(server, {"type": "video_url", "video_url": data_url(file.getvalue(), "video/webm")})
-    assert caught.value.code == "invalid_media"
+    assert caught.value.code == "invalid_media" and "all frames must have one size" in str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])

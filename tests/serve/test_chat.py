@@ -130,7 +130,7 @@ class TestAnswers:
 
         first = ask(image_url=image_url, uuid="mine").choices[0].message
         assert ask(image_url=None, uuid="mine").choices[0].message.regions == first.regions
-        with pytest.raises(openai.NotFoundError, match="no image is kept under this uuid; send it again"):
+        with pytest.raises(openai.NotFoundError, match="nothing is kept under this uuid; send it again"):
             ask(image_url=None, uuid="another")
 
     @pytest.mark.parametrize("part", [{"box": [5, 5, 40, 30]}, {"rle": True}])

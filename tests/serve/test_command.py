@@ -1,56 +1,21 @@
 """`segue serve` as a process of its own."""
 
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import httpx2
 import pytest
-
-
-@pytest.fixture
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+from running import served
 
 
 @pytest.fixture
 def serve_optimised(official_folder, free_port, monkeypatch):
     """A client of a server under `python -O`, with its key."""
     monkeypatch.setenv("SEGUE_API_KEYS", "a-key-of-somebody")
-    with served(official_folder, free_port, "-O") as (_, http):
+    with served(official_folder, free_port, python=["-O"]) as (_, http):
         http.headers["authorization"] = "Bearer a-key-of-somebody"
         yield http
-
-
-@contextmanager
-def served(folder, port, *python):
-    """`segue serve` as a process when it is ready, and a client."""
-    command = [sys.executable, *python, "-m", "segue.cli.main", "serve", "-m", str(folder), "--port", str(port)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
-        try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-                wait_ready(process, http)
-                yield process, http
-        finally:
-            process.kill()
-
-
-def wait_ready(process, http):
-    for _ in range(1200):
-        try:
-            if http.get("/ready").status_code != 503:
-                return
-        except httpx2.ConnectError:
-            assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
 
 
 def test_it_says_where_it_serves_and_sigterm_loses_nothing_that_was_accepted(official_folder, free_port, image_url):

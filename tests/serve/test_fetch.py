@@ -4,6 +4,7 @@ import asyncio
 import http.server
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +20,7 @@ from segue.serve.settings import Limits
         *[(one, False) for one in ("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1")],
         *[(one, False) for one in ("::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::")],
         *[(one, False) for one in ("2002:7f00:1::", "64:ff9b::7f00:1", "224.0.0.1", "ff02::1", "255.255.255.255")],
+        ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
         *[(one, True) for one in ("93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "::ffff:8.8.8.8")],
     ],
 )
@@ -43,6 +45,7 @@ def test_addresses_of_the_inside_are_known_in_every_form(address, expected):
         "//images.example/a.png",
         "https://images.example/a b",
         "https://ımages.example/a",
+        "https://images.example/ä.png",
     ],
 )
 def test_other_hosts_schemes_and_ports_are_refused_unresolved(url, monkeypatch):
@@ -97,6 +100,12 @@ class TestFetched:
         with pytest.raises(ApiError, match="answers 302; redirects are not followed"):
             asyncio.run(Fetcher(["images.example"], Limits())("http://images.example/moved"))
         assert len(host) == 1
+
+    def test_what_comes_too_slowly_is_given_up(self, host, monkeypatch):
+        clock = iter([0.0, 31.0])
+        monkeypatch.setattr(fetch, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+        with pytest.raises(ApiError, match="takes too long"):
+            asyncio.run(Fetcher(["images.example"], Limits())("http://images.example/a.png"))
 
     @pytest.mark.parametrize("limits", [{"upload_bytes": 999}, {"fetch_seconds": 1e-6}])
     def test_bytes_and_time_have_an_end(self, host, limits):

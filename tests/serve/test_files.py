@@ -1,13 +1,17 @@
 """Files that are uploaded once, masks in one request, and sessions about a video."""
 
+import hashlib
 import io
 import json
+import os
 
 import numpy as np
 import openai
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+
+from segue.serve.errors import ApiError
 
 KEYS = ("first-key-of-someone", "second-key-of-someone")
 
@@ -64,9 +68,19 @@ class TestFiles:
         assert sorted(path.name for path in server.context.files._folder.iterdir()) == before
 
     def test_a_name_of_the_client_is_no_path(self, server, still):
-        file = server.client().files.create(file=("../../etc/passwd", still), purpose="user_data")
-        assert "/" not in server.context.files.get("127.0.0.1", file.id).path.name
-        assert server.context.files.get("127.0.0.1", file.id).path.parent == server.context.files._folder
+        client, files = server.client(), server.context.files
+        file = client.files.create(file=("../../etc/passwd", still), purpose="user_data")
+        path = files.path(files.get("127.0.0.1", file.id))
+        assert path.parent == files._folder and path.read_bytes() == still
+        assert path.name == f"{hashlib.sha256(still).hexdigest()}-{file.id}"
+
+    @pytest.mark.parametrize("name", ["../secret", "file-" + "x" * 300, "file-\0", "file-*"])
+    def test_an_id_of_the_client_is_no_path(self, server, name):
+        files = server.context.files
+        secret = {"id": "x", "owner": "127.0.0.1", "digest": "x", "size": 1, "created": 0, "about": {}}
+        (files._folder.parent / "secret.json").write_text(json.dumps(secret))
+        with pytest.raises(ApiError, match="no such file"):
+            files.get("127.0.0.1", name)
 
     def test_nobody_sees_files_or_sessions_of_others(self, serve, wordy, still, moving):
         with serve(wordy, keys=KEYS) as server:
@@ -81,16 +95,40 @@ class TestFiles:
             clip_file = mine.files.create(file=("b.png", moving), purpose="user_data")
             with server.http(headers={"authorization": f"Bearer {KEYS[0]}"}) as http:
                 session = http.post("/v1/video/sessions", json={"video": {"file_id": clip_file.id}}).json()
+                assert http.get(f"/v1/files/{session['id']}").status_code == 404
+                assert http.get(f"/v1/video/sessions/{clip_file.id}").status_code == 404
             with server.http(headers={"authorization": f"Bearer {KEYS[1]}"}) as http:
                 assert http.get(f"/v1/video/sessions/{session['id']}").status_code == 404
+
+    def test_a_uuid_is_a_name_of_one_key_alone(self, serve, wordy, image_url):
+        with serve(wordy, keys=KEYS) as server:
+            mine, theirs = (server.client(api_key=key).chat.completions.create for key in KEYS)
+
+            def ask(create, url):
+                part = {"type": "image_url", "image_url": url, "uuid": "ours"}
+                return create(model="tiny", messages=[{"role": "user", "content": [part]}], max_tokens=1)
+
+            ask(mine, image_url)
+            ask(mine, None)
+            with pytest.raises(openai.NotFoundError, match="nothing is kept under this uuid"):
+                ask(theirs, None)
 
     def test_what_nobody_uses_is_forgotten_with_its_bytes(self, serve, wordy, still):
         with serve(wordy, {"kept_seconds": 0.0}) as server:
             file = server.client().files.create(file=("a.png", still), purpose="user_data")
-            path = next(path for path in server.context.files._folder.iterdir() if len(path.name) == 64)
+            path = next(server.context.files._folder.glob(f"*-{file.id}"))
             with pytest.raises(openai.NotFoundError, match="expired"):
                 server.client().files.retrieve(file.id)
-            assert not path.exists()
+            assert not path.exists() and not list(server.context.files._folder.iterdir())
+
+    def test_what_nobody_asks_for_goes_when_there_is_something_new(self, serve, wordy, still):
+        with serve(wordy) as server:
+            create, folder = server.client().files.create, server.context.files._folder
+            create(file=("a.png", still), purpose="user_data")
+            for path in folder.iterdir():
+                os.utime(path, (0, 0))
+            file = create(file=("b.png", still), purpose="user_data")
+            assert {path.name.removesuffix(".json")[-len(file.id) :] for path in folder.iterdir()} == {file.id}
 
     def test_storage_has_an_end(self, serve, wordy, still):
         with serve(wordy, {"stored_bytes": len(still) + 10}) as server:

@@ -167,6 +167,7 @@ def test_a_video_has_boxes_on_frames_that_count_from_one(predict):
         ("/data/a\r\nhost: evil", "expected /data/..."),
         ("http://127.0.0.1:1/data/a.png", "fetches nothing"),
         ("s3://bucket/a.png", "fetches nothing"),
+        ("http://[::1/a.png", "cannot be read"),
         ("file:///etc/passwd", "fetches nothing"),
     ],
 )

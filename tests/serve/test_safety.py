@@ -3,16 +3,23 @@
 import asyncio
 import re
 import signal
+import socket
+import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import openai
 import pytest
+from starlette.datastructures import Headers
 
 from segue.errors import ConfigError, LimitError, MediaError
 from segue.serve.decoding import Decoders
-from segue.serve.guards import OPEN
+from segue.serve.errors import ApiError
+from segue.serve.guards import OPEN, Keys
 from segue.serve.settings import KEYS_VARIABLE, Limits, Settings, read_keys
 
 KEYS = ("first-key-of-someone", "second-key-of-someone")
+LIMITED = {"core file size": 0, "file size": 2**25 + 2**20, "address space": Limits().decoder_bytes}
 ONE = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 
 
@@ -53,7 +60,7 @@ class TestKeys:
     def test_an_address_that_others_reach_needs_a_key(self, host):
         with pytest.raises(ConfigError, match="can be reached from other machines"):
             Settings(host=host)
-        assert Settings(host=host, keys=KEYS).keys == KEYS
+        assert Settings(host=host, keys=KEYS).keys == KEYS and Settings().host == "127.0.0.1"
 
     @pytest.mark.parametrize("key", ["short", "sixteen letters x", "sixteenlettersxö"])
     def test_a_key_that_could_be_guessed_or_sent_by_nobody_is_refused(self, key):
@@ -68,6 +75,19 @@ class TestKeys:
         (tmp_path / "keys").write_text("# none\n")
         with pytest.raises(ConfigError, match="holds no key"):
             read_keys(tmp_path / "keys")
+
+    def test_the_time_of_a_comparison_tells_nothing(self, monkeypatch):
+        compared = []
+
+        def compare(given, known):
+            compared.append(known)
+            return given == known
+
+        monkeypatch.setattr("segue.serve.guards.hmac.compare_digest", compare)
+        for key in (*KEYS, "wrong"):
+            with nullcontext() if key in KEYS else pytest.raises(ApiError):
+                Keys(KEYS).client(Headers({"authorization": f"Bearer {key}"}), "127.0.0.1")
+        assert len(compared) == 3 * len(KEYS), "each key is compared, whichever fits"
 
     def test_settings_do_not_print_their_keys(self):
         assert KEYS[0] not in repr(Settings(keys=KEYS))
@@ -122,19 +142,33 @@ class TestWhoCalls:
 
 class TestSizes:
     @pytest.mark.parametrize("is_stated", [True, False])
-    def test_a_body_that_is_too_large_is_refused_while_it_comes(self, guarded, is_stated):
-        came = []
+    @pytest.mark.parametrize(
+        ("path", "kind", "most"),
+        [
+            ("/v1/chat/completions", "application/json", 10_000),
+            ("/v1/segment", "application/json", 10_000),
+            ("/v1/files", "multipart/form-data; boundary=x", 20_000),
+        ],
+    )
+    def test_a_body_that_is_too_large_is_refused_while_it_comes(self, guarded, is_stated, path, kind, most):
+        head = b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
 
         def pieces():
+            yield head if path == "/v1/files" else b""
             for _ in range(10_000):
-                came.append(1)
                 yield b" " * 1000
 
-        headers = {"authorization": f"Bearer {KEYS[0]}", "content-type": "application/json"}
+        headers = {"authorization": f"Bearer {KEYS[0]}", "content-type": kind}
         with guarded.http() as http:
-            content = b" " * 10_001 if is_stated else pieces()
-            found = http.post("/v1/chat/completions", content=content, headers=headers)
+            content = b" " * (most + 1) if is_stated else pieces()
+            found = http.post(path, content=content, headers=headers)
         assert (found.status_code, found.json()["error"]["code"]) == (413, "body_too_large")
+
+    def test_a_body_that_says_it_is_too_large_is_not_waited_for(self, guarded):
+        head = f"POST /v1/segment HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEYS[0]}\r\n"
+        with socket.create_connection(guarded.url.removeprefix("http://").split(":"), timeout=60) as client:
+            client.sendall(f"{head}content-length: 10001\r\n\r\n".encode())
+            assert client.recv(1000).startswith(b"HTTP/1.1 413 ")
 
     def test_counts_are_checked_before_anything_is_decoded(self, serve, wordy, image_url):
         part = {"type": "image_url", "image_url": image_url}
@@ -145,6 +179,9 @@ class TestSizes:
                 create(model="tiny", messages=[{"role": "user", "content": [part] * 3}])
             with pytest.raises(openai.BadRequestError, match="11 letters; at most 10"):
                 create(model="tiny", messages=[{"role": "user", "content": "x" * 11}])
+            box = {"type": "region", "box": [0, 0, 1, 1]}
+            with pytest.raises(openai.BadRequestError, match="17 regions; at most 16"):
+                create(model="tiny", messages=[{"role": "user", "content": [part, *[box] * 17]}])
 
     @pytest.mark.parametrize(
         ("limits", "kind", "text"),
@@ -205,3 +242,47 @@ class TestDecoders:
 
         asyncio.run(run())
         assert [path.name for path in tmp_path.iterdir()] == ["still.png"]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+    def test_a_decoder_has_limits_and_no_keys(self, still, tmp_path, monkeypatch):
+        async def run():
+            decoders = Decoders(Limits(decoded_bytes=2**25), tmp_path)
+            await decoders.decode(still, "image")
+            [process] = [one for one in decoders._free._queue if one is not None]
+            place = Path(f"/proc/{process.pid}")
+            found = (place / "limits").read_text(), (place / "environ").read_bytes()
+            await decoders.close()
+            return found
+
+        monkeypatch.setenv(KEYS_VARIABLE, KEYS[0])
+        limits, environment = asyncio.run(run())
+        soft = {name: re.search(rf"^Max {name} +(\d+) +(\d+)", limits, re.MULTILINE).groups() for name in LIMITED}
+        assert soft == {name: (str(most),) * 2 for name, most in LIMITED.items()}
+        assert KEYS[0].encode() not in environment and b"PATH=" in environment
+
+    @pytest.mark.parametrize(
+        "array",
+        ["np.zeros((1, 4, 4, 3), np.float32)", "np.zeros((4, 4, 3), np.uint8)", "np.zeros((1, 4, 4, 4), np.uint8)",
+         "np.array([{}] * 3, object)"],
+    )  # fmt: skip
+    def test_a_decoder_that_was_taken_over_hands_over_nothing_but_pixels(self, still, tmp_path, monkeypatch, array):
+        code = f"""
+import json, sys
+import numpy as np
+for line in sys.stdin:
+    np.save(json.loads(line)["target"], {array})
+    print(json.dumps({{"kind": "image", "fps": None, "notes": []}}), flush=True)
+"""
+
+        async def start(self):
+            pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
+            return await asyncio.create_subprocess_exec(sys.executable, "-c", code, **pipes)
+
+        async def run():
+            decoders = Decoders(Limits(), tmp_path)
+            with pytest.raises(MediaError, match="cannot be decoded"):
+                await decoders.decode(still, "image")
+            await decoders.close()
+
+        monkeypatch.setattr(Decoders, "_start", start)
+        asyncio.run(run())

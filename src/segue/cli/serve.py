@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from segue.cli import options
 from segue.cli.console import say
 from segue.errors import ConfigError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 @options.expanded
@@ -45,6 +49,9 @@ def command(
         list[str] | None,
         typer.Option("--also", help="Another model to serve by its name, loaded in the same way; may be repeated."),
     ] = None,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Servers of the model behind Ray Serve, each on a GPU of its own.")
+    ] = 1,
     idle_unload: Annotated[
         float | None,
         typer.Option("--idle-unload", min=1, help="Seconds without a request after which a model leaves memory."),
@@ -70,6 +77,7 @@ def command(
     )
     try:
         from segue.serve.app import create_app
+        from segue.serve.replicas import started
         from segue.serve.run import run
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}; install it with: pip install 'segue[serve]'") from error
@@ -79,16 +87,24 @@ def command(
     if len(known) <= len(also or ()):
         raise ConfigError(f"two models are called alike ({', '.join(known)}); rename a folder")
     first, *others = known
-    app = create_app(
-        known[first].load(),
-        settings,
-        model=first,
-        others={name: known[name].load() for name in others},
-        load=lambda name: known[name].load(),
-    )
-    keys = f"{len(settings.keys)} keys" if settings.keys else "no key asked for"
-    say(f"serving {', '.join(known)} on http://{host}:{port}/ ({keys}); Ctrl-C ends it")
-    run(app, settings)
+
+    def build(settings: Settings, shared: Path | None = None) -> FastAPI:
+        engines = {name: known[name].load() for name in others}
+        return create_app(
+            known[first].load(),
+            settings,
+            model=first,
+            others=engines,
+            load=lambda name: known[name].load(),
+            shared=shared,
+        )
+
+    with ExitStack() as stack:
+        app = build(settings) if replicas == 1 else stack.enter_context(started(build, settings, replicas))
+        keys = f"{len(settings.keys)} keys" if settings.keys else "no key asked for"
+        by = f" by {replicas} replicas" if replicas > 1 else ""
+        say(f"serving {', '.join(known)} on http://{host}:{port}/{by} ({keys}); Ctrl-C ends it")
+        run(app, settings)
 
 
 def served_name(model: str) -> str:

@@ -45,6 +45,30 @@ def on(runner: str) -> Attempting:
     return partial(_attempting, address=None if runner == "ray" else runner)
 
 
+@contextmanager
+def cluster(address: str | None = None) -> Iterator[tuple[int, dict[str, int]]]:
+    """A connection to a cluster: how many models it has room for, and what each takes, a GPU or else a CPU.
+
+    Raises: ConfigError, if there is none at the address.
+    """
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    is_ours = not ray.is_initialized()
+    own = {} if address or "RAY_ADDRESS" in os.environ else {"include_dashboard": False}  # nobody needs another port
+    if is_ours:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(f"there is no Ray cluster at {address or 'RAY_ADDRESS'}: {error}") from error
+    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+    try:
+        yield gpus or cpus or 1, {"num_gpus": 1} if gpus else {"num_cpus": 1}
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
 class Worker:
     """What an actor is: a model that is loaded once, and does one input after another."""
 
@@ -97,23 +121,12 @@ def _attempting(job: BatchJob, load: Callable[[], Segment], *, address: str | No
     """A thread for each worker that there is room for at the start; after the loss of a machine they share fewer."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
-    is_ours = not ray.is_initialized()
-    if is_ours:
+    with cluster(address) as (room, takes):
+        workers, pool = _Workers(partial(ray.remote(**takes)(Worker).remote, job, load)), ThreadPoolExecutor(room)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            raise ConfigError(f"there is no Ray cluster at {address or 'RAY_ADDRESS'}: {error}") from error
-    gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
-    actor = ray.remote(**({"num_gpus": 1} if gpus else {"num_cpus": 1}))(Worker)
-    workers, slots = _Workers(partial(actor.remote, job, load)), gpus or cpus or 1
-    pool = ThreadPoolExecutor(slots)
-    try:
-        yield lambda source, folder: pool.submit(_do, workers, job, source, folder), AHEAD * slots
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if is_ours:
-            ray.shutdown()
+            yield lambda source, folder: pool.submit(_do, workers, job, source, folder), AHEAD * room
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _do(workers: _Workers, job: BatchJob, source: Path, folder: Path) -> Record:

@@ -50,15 +50,16 @@ async def _written(events: AsyncIterator[Any], request_id: str, form: StreamForm
     """Each event in its form; what goes wrong on the way is the last of them."""
     try:
         async for event in events:
-            yield _line(event, form)
+            yield line(event, form)
     except Exception as error:  # noqa: BLE001  the status is sent already, and `told` logs what is our mistake
         body = told(error, request_id).body()
-        yield _line(body if form != "named" else {"type": "error"} | body["error"] | body, form)
+        yield line(body if form != "named" else {"type": "error"} | body["error"] | body, form)
     if form == "done":
         yield "data: [DONE]\n\n"
 
 
-def _line(event: Any, form: StreamForm) -> str:
+def line(event: Any, form: StreamForm) -> str:
+    """An event as it is sent."""
     text = json.dumps(event, ensure_ascii=False)
     if form == "lines":
         return text + "\n"
@@ -68,7 +69,7 @@ def _line(event: Any, form: StreamForm) -> str:
 async def while_connected(request: Request, ticket: Closing, work: Coroutine[Any, Any, T]) -> T:
     """What comes of some work on a ticket, which is given up when the client leaves or anything goes wrong."""
     working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    leaving = asyncio.ensure_future(left(request.receive))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
@@ -82,6 +83,7 @@ async def while_connected(request: Request, ticket: Closing, work: Coroutine[Any
         leaving.cancel()
 
 
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def left(receive: Receive) -> None:
+    """Wait until the client has left."""
+    while (await receive())["type"] != "http.disconnect":
         pass

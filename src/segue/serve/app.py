@@ -22,7 +22,7 @@ from segue.serve.errors import ApiError
 from segue.serve.fetch import Fetcher
 from segue.serve.guards import Guards
 from segue.serve.media import MediaReader
-from segue.serve.metrics import Metrics
+from segue.serve.metrics import METRICS_TYPE, Metrics
 from segue.serve.scheduler import Scheduler
 from segue.serve.settings import Settings
 from segue.serve.storage import FileStore
@@ -35,10 +35,12 @@ def create_app(
     model: str,
     others: Mapping[str, Engine] = MappingProxyType({}),
     load: Callable[[str], Engine] | None = None,
+    shared: Path | None = None,
 ) -> FastAPI:
     """The server of a loaded model, which clients call `model`, and of `others` by their names.
 
-    `load` loads the model of a name once more; it is needed with `settings.idle_seconds`.
+    `load` loads the model of a name once more; it is needed with `settings.idle_seconds`. With the folder `shared` it
+    is one of several replicas: what clients send to be kept lies there, and the guards are in front of all of them.
     """
     metrics = Metrics()
     models = {
@@ -47,11 +49,13 @@ def create_app(
     }
     metrics.watch("num_requests_running", "Requests that are being answered.", lambda: _sum(models, "running"))
     metrics.watch("num_requests_waiting", "Requests in the queue.", lambda: _sum(models, "waiting"))
-    folder = tempfile.TemporaryDirectory(prefix="segue-serve-")
+    folder = tempfile.TemporaryDirectory(prefix="segue-serve-", dir=shared)
     place = Path(folder.name)
+    kept = (shared or place) / "kept"
+    kept.mkdir(exist_ok=True)
     decoders = Decoders(settings.limits, place)
     media = MediaReader(settings.limits, decoders, place, Fetcher(settings.media_domains, settings.limits))
-    context = Context(models, settings, media, FileStore(place, settings.limits), metrics)
+    context = Context(models, settings, media, FileStore(kept, settings.limits), metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,7 +70,8 @@ def create_app(
             folder.cleanup()
 
     app = FastAPI(title="Segue", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Guards, settings=settings)
+    if shared is None:
+        app.add_middleware(Guards, settings=settings)
     errors.install(app)
     _add_states(app, context)
     for routes in (chat, responses, files, overlays, segment, concepts, sessions, label_studio):
@@ -94,7 +99,7 @@ def _add_states(app: FastAPI, context: Context) -> None:
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        return Response(context.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(context.metrics.text(), media_type=METRICS_TYPE)
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:

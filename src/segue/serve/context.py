@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from segue.serve.errors import ApiError
 from segue.serve.media import MediaReader
 from segue.serve.metrics import Metrics
 from segue.serve.scheduler import Scheduler
-from segue.serve.schema import FileId, Medium
+from segue.serve.schema import FileId, Medium, Url
 from segue.serve.settings import Limits, Settings
-from segue.serve.storage import FileStore
+from segue.serve.storage import FileStore, Kept, Sent
 from segue.types import Media, MediaKind
 
 
@@ -40,13 +41,32 @@ class Context:
 
         Raises: ApiError.
         """
-        if not isinstance(given, FileId):
-            return await self.media.from_url(given if isinstance(given, str) else given.url, kind, param)
-        file = self.files.get(client, given.file_id, param)
-        if file.kind != kind:
-            message = f"{param}: the file is of kind {file.kind}, which is not expected here"
+        if isinstance(given, FileId):
+            return await self.open_kept(self._uploaded(given, kind, param, client), kind, param)
+        return await self.media.from_bytes(await self.media.read(_address(given), param), kind, param)
+
+    async def open_kept(self, kept: Kept, kind: MediaKind | None, param: str) -> Media:
+        """What is kept, decoded.
+
+        Raises: ApiError.
+        """
+        return await self.media.from_file(self.files.path(kept), kept.digest, kind, param)
+
+    async def send(self, given: Medium, kind: MediaKind, param: str, client: str, path: Path) -> Sent:
+        """What a client shows, as bytes at a path.
+
+        Raises: ApiError.
+        """
+        if isinstance(given, FileId):
+            return self.files.link(self._uploaded(given, kind, param, client), path)
+        return self.files.put(await self.media.read(_address(given), param), path)
+
+    def _uploaded(self, given: FileId, kind: MediaKind, param: str, client: str) -> Kept:
+        file = self.files.get(client, given.file_id, param=param)
+        if file.about["media"]["kind"] != kind:
+            message = f"{param}: the file is of kind {file.about['media']['kind']}, which is not expected here"
             raise ApiError(400, message, code="invalid_media", param=param)
-        return await self.media.from_file(file.path, file.digest, kind, param)
+        return file
 
     def served(self, name: str | None) -> Scheduler:
         """The model of a name; without one, the first.
@@ -60,3 +80,7 @@ class Context:
             message = f"there is no model {name[:100]!r} here; this server has {known}"
             raise ApiError(404, message, code="model_not_found", param="model")
         return self.models[name]
+
+
+def _address(given: str | Url) -> str:
+    return given if isinstance(given, str) else given.url

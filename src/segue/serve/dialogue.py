@@ -12,6 +12,7 @@ from segue.serve.context import Context
 from segue.serve.errors import ApiError
 from segue.serve.schema import Answering, ChatMessage, FilePart, ImagePart, RegionPart, TextPart, VideoPart
 from segue.serve.settings import Limits
+from segue.serve.storage import named_id
 from segue.types import MaskTrack, Media, MediaKind, Message, Part, Region
 
 
@@ -91,13 +92,17 @@ def _region(part: RegionPart) -> Region:
 
 async def _medium(part: ImagePart | VideoPart | FilePart, param: str, context: Context, client: str) -> Media:
     if isinstance(part, FilePart):
-        kind = context.files.get(client, part.file.file_id, param).kind
-        return await context.open(part.file, kind, param, client)
+        kept = context.files.get(client, part.file.file_id, param=param)
+        return await context.open_kept(kept, kept.about["media"]["kind"], param)
     given = part.image_url if isinstance(part, ImagePart) else part.video_url
     expected: MediaKind = "image" if isinstance(part, ImagePart) else "video"
+    name = named_id(client, part.uuid or "")
     if given is None:
-        return context.media.named(client, part.uuid or "", expected, param)
-    media = await context.open(given, expected, param, client)
-    if part.uuid is not None:
-        context.media.name(client, part.uuid, media)
+        return await context.open_kept(context.files.get(client, name, "named", param), expected, param)
+    if part.uuid is None:
+        return await context.open(given, expected, param, client)
+    with context.files.sending() as path:
+        sent = await context.send(given, expected, param, client, path)
+        media = await context.media.from_file(path, sent.digest, expected, param)
+        context.files.keep(sent, client, {}, id=name)
     return media

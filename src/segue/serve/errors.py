@@ -91,5 +91,5 @@ def install(app: FastAPI) -> None:
             return ApiError(error.status_code, what, headers=error.headers).response()
         return told(error, request.scope["state"]["request_id"]).response()
 
-    for kind in (ApiError, SegueError, RequestValidationError, StarletteError):
+    for kind in (ApiError, SegueError, RequestValidationError, StarletteError, Exception):
         app.add_exception_handler(kind, answer)

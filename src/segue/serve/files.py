@@ -14,7 +14,7 @@ from PIL import Image
 from segue.serve.context import Context
 from segue.serve.errors import ApiError
 from segue.serve.regions import media_to_json
-from segue.serve.storage import StoredFile
+from segue.serve.storage import Kept, new_id
 from segue.types import Media
 
 Json = dict[str, Any]
@@ -23,36 +23,44 @@ LONGEST_NAME = 200
 
 def add_routes(app: FastAPI, context: Context) -> None:
     """The routes."""
-    files, kept = context.files, context.limits.kept_seconds
+    files = context.files
+
+    def to_json(file: Kept) -> Json:
+        """OpenAI's form of a file, with what it shows."""
+        return {
+            "id": file.id,
+            "object": "file",
+            "bytes": file.size,
+            "created_at": file.created,
+            "expires_at": int(files.used(file) + context.limits.kept_seconds),
+            "filename": file.about["name"],
+            "purpose": "user_data",
+            "status": "processed",
+            "media": file.about["media"],
+        }
 
     @app.post("/v1/files")
     async def upload(
         request: Request, file: Annotated[UploadFile, File()], purpose: Annotated[str, Form()] = "user_data"
     ) -> Json:
         """Upload an image or a video; it is decoded at once, so that what cannot be read is told at once."""
-        path, digest, size = await files.write(file)
-        try:
-            media = await context.media.from_file(path, digest, None, "file")
-        except ApiError:
-            files.drop(path)
-            raise
-        name = (file.filename or "")[:LONGEST_NAME]
-        shown = media_to_json(media)
-        assert shown is not None
-        stored = StoredFile(request.state.client, name, path, digest, size, media.kind, shown)
-        files.add(stored)
-        return stored.to_json(kept) | ({"notes": list(media.notes)} if media.notes else {})
+        with files.sending() as path:
+            sent = await files.write(file, path)
+            media = await context.media.from_file(path, sent.digest, None, "file")
+            about = {"name": (file.filename or "")[:LONGEST_NAME], "media": media_to_json(media)}
+            kept = files.keep(sent, request.state.client, about, id=new_id("file"))
+        return to_json(kept) | ({"notes": list(media.notes)} if media.notes else {})
 
     @app.get("/v1/files")
     async def listed(request: Request) -> Json:
         """The files of whoever asks."""
-        found = [file.to_json(kept) for file in files.owned(request.state.client)]
+        found = [to_json(file) for file in files.all("file") if file.owner == request.state.client]
         return {"object": "list", "data": found, "has_more": False}
 
     @app.get("/v1/files/{file_id}")
     async def one(file_id: str, request: Request) -> Json:
         """What is known of a file."""
-        return files.get(request.state.client, file_id).to_json(kept)
+        return to_json(files.get(request.state.client, file_id))
 
     @app.delete("/v1/files/{file_id}")
     async def delete(file_id: str, request: Request) -> Json:
@@ -64,7 +72,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
     async def frame(file_id: str, number: int, request: Request) -> Response:
         """One frame of a file as JPEG, for whoever draws masks on it; an image has frame 0."""
         file = files.get(request.state.client, file_id)
-        media = await context.media.from_file(file.path, file.digest, file.kind, "file_id")
+        media = await context.open_kept(file, file.about["media"]["kind"], "file_id")
         if not 0 <= number < media.count:
             raise ApiError(404, f"there is no frame {number}; there are 0 to {media.count - 1}", code="no_such_frame")
         return Response(await asyncio.to_thread(_jpeg, media, number), media_type="image/jpeg")

@@ -172,11 +172,12 @@ async def _open(task: Task, config: Config, store: _Store, context: Context) -> 
     address = task.data.get(config.key)
     if not isinstance(address, str):
         raise ApiError(400, f"the task has no data {config.key!r}", code="invalid_media", param="tasks")
-    kind, param = "video" if config.medium == "Video" else "image", f"tasks.data.{config.key}"
+    param = f"tasks.data.{config.key}"
     if store.holds(address):
         data = await asyncio.to_thread(store.get, address)
-        return await context.media.from_bytes(data, "video" if kind == "video" else "image", param)
-    return await context.media.from_url(address, "video" if kind == "video" else "image", param)
+    else:
+        data = await context.media.read(address, param)
+    return await context.media.from_bytes(data, "video" if config.medium == "Video" else "image", param)
 
 
 async def _look(media: Media, wishes: Sequence[Wish], context: Context, request: Request) -> Answer:
@@ -258,8 +259,14 @@ class _Store:
         self._base, self._token, self._limits = parts.path.rstrip("/"), token, limits
 
     def holds(self, address: str) -> bool:
-        """Whether an address is one of its files."""
-        parts = urlsplit(address)
+        """Whether an address is one of its files.
+
+        Raises: ApiError, if it cannot be read.
+        """
+        try:
+            parts = urlsplit(address)
+        except ValueError as error:
+            raise ApiError(400, "the address cannot be read", code="remote_url") from error
         return address.startswith("/") or (
             bool(self._origin[1]) and (parts.scheme, parts.netloc.lower()) == self._origin
         )

@@ -27,9 +27,6 @@ _TAKEN = {
 }
 _EXPECTED = {"image": "JPEG, PNG, WebP or GIF", "video": "MP4, MOV, MKV, WebM, or an animated GIF, WebP or PNG"}
 
-MOST_NAMES = 10_000
-"""Names of media by all clients."""
-
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets the bytes at an address, or refuses."""
 
@@ -43,16 +40,15 @@ class MediaReader:
     def __init__(self, limits: Limits, decoders: Decoders, folder: Path, fetch: Fetch):
         self._limits, self._decoders, self._folder, self._fetch = limits, decoders, folder, fetch
         self._kept: OrderedDict[tuple[str, MediaKind], Media] = OrderedDict()
-        self._names: OrderedDict[tuple[str, str], Media] = OrderedDict()
 
-    async def from_url(self, url: str, kind: MediaKind, param: str) -> Media:
-        """An image or video from a data URL, or from an address that this server fetches from.
+    async def read(self, url: str, param: str) -> bytes:
+        """What a data URL holds, or what lies at an address that this server fetches from.
 
         Raises: ApiError, saying by `param` where in the request it stands.
         """
         if url[:5].lower() == "data:":
-            return await self.from_bytes(self._from_data_url(url, param), kind, param)
-        return await self.from_bytes(await self._fetch(url), kind, param)
+            return self._from_data_url(url, param)
+        return await self._fetch(url)
 
     async def from_bytes(self, data: bytes, kind: MediaKind, param: str) -> Media:
         """An encoded image or video.
@@ -85,28 +81,12 @@ class MediaReader:
                     f"it is {found}, which is not taken as {kind or 'image or video'}; expected {expected}"
                 )
             media = await self._decoders.decode(path, kind)
+        except FileNotFoundError as error:
+            raise ApiError(404, f"{param}: it has just been deleted", code="no_such_media", param=param) from error
         except SegueError as error:
             code = "limit_exceeded" if isinstance(error, LimitError) else "invalid_media"
             raise ApiError(400, f"{param}: {error}", code=code, param=param) from error
         self._keep(digest, media)
-        return media
-
-    def name(self, client: str, uuid: str, media: Media) -> None:
-        """Have a medium that is kept known to a client by a name of its own."""
-        self._names[client, uuid] = media
-        self._names.move_to_end((client, uuid))
-        if len(self._names) > MOST_NAMES:
-            self._names.popitem(last=False)
-
-    def named(self, client: str, uuid: str, kind: MediaKind, param: str) -> Media:
-        """What a client has named so.
-
-        Raises: ApiError, if there is no such medium, or it is not kept any more.
-        """
-        media = self._names.get((client, uuid))
-        if media is None or media.kind != kind:
-            message = f"{param}: no {kind} is kept under this uuid; send it again"
-            raise ApiError(404, message, code="no_such_media", param=param)
         return media
 
     def _from_data_url(self, url: str, param: str) -> bytes:
@@ -127,8 +107,7 @@ class MediaReader:
     def _keep(self, digest: str, media: Media) -> None:
         self._kept[digest, media.kind] = media
         while sum(_size(one) for one in self._kept.values()) > self._limits.decoded_bytes:
-            _, gone = self._kept.popitem(last=False)
-            self._names = OrderedDict((name, one) for name, one in self._names.items() if one is not gone)
+            self._kept.popitem(last=False)
 
 
 def _size(media: Media) -> int:

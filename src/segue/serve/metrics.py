@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from segue.types import Usage
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 300)
 
 
@@ -45,3 +48,21 @@ class Metrics:
 
     def _seconds(self, name: str, what: str) -> Histogram:
         return Histogram(f"segue_{name}_seconds", what, buckets=SECONDS, registry=self._registry)
+
+
+class _Merged(Collector):
+    def __init__(self, families: Iterable[Metric]):
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+def merged(counted: Iterable[tuple[str, str]]) -> bytes:
+    """What several servers have counted, in Prometheus' text form: the name of each, and its own text."""
+    families: dict[str, Metric] = {}
+    for name, text in counted:
+        for one in text_string_to_metric_families(text):
+            family = families.setdefault(one.name, Metric(one.name, one.documentation, one.type))
+            family.samples += [sample._replace(labels=sample.labels | {"replica": name}) for sample in one.samples]
+    return generate_latest(_Merged(families.values()))

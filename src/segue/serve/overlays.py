@@ -90,11 +90,11 @@ def add_routes(app: FastAPI, context: Context) -> None:
             message = f"{len(body.regions)} regions; at most {context.limits.objects} are drawn"
             raise ApiError(400, message, code="limit_exceeded", param="regions")
         file = context.files.get(request.state.client, file_id)
-        media = await context.media.from_file(file.path, file.digest, file.kind, "file_id")
+        media = await context.open_kept(file, file.about["media"]["kind"], "file_id")
         if media.kind == "image":
             raise ApiError(400, "the file is an image; clips are drawn here", code="invalid_media", param="file_id")
         drawing = Drawing(media, body.regions, context.limits.deadline_seconds)
-        path = file.path.with_name(f"{secrets.token_hex(8)}.mp4")
+        path = context.files.path(file).with_name(f"{secrets.token_hex(8)}.mp4")
 
         async def write() -> None:
             async with one_at_a_time:

@@ -19,6 +19,7 @@ def run(app: FastAPI, settings: Settings) -> None:
         port=settings.port,
         log_level="warning",
         access_log=False,
+        ws="none",
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE,

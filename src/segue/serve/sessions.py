@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,13 +15,14 @@ from segue.serve.chat import usage
 from segue.serve.context import Context
 from segue.serve.dialogue import check_frames
 from segue.serve.errors import ApiError
-from segue.serve.scheduler import FrameRles, Scheduler, Ticket, Told
+from segue.serve.scheduler import FrameRles, Ticket, Told
 from segue.serve.schema import Answering, Closed, Medium, Phrase
 from segue.serve.segment import not_found
-from segue.serve.settings import Limits
+from segue.serve.storage import Kept, new_id
 from segue.types import Finished, Media, ObjectsFound
 
 Json = dict[str, Any]
+SESSIONS = "/v1/video/sessions"
 
 
 class StartRequest(Closed):
@@ -44,122 +42,79 @@ class FollowRequest(Answering):
     """How to follow."""
 
 
-@dataclass(slots=True)
-class Session:
-    """A video and what is to be followed in it, by one client."""
-
-    owner: str
-    media: Media
-    served: Scheduler
-    phrases: list[str] = field(default_factory=list)
-    id: str = field(default_factory=lambda: f"video-{secrets.token_hex(16)}")
-    used: float = field(default_factory=time.monotonic)
-
-    def to_json(self) -> Json:
-        """What it is."""
-        media = regions.media_to_json(self.media)
-        return {"id": self.id, "object": "video.session", "media": media, "phrases": self.phrases} | {
-            "model": self.served.name
-        }
-
-
-class SessionStore:
-    """The sessions there are, each seen by its owner alone, and closed when nobody has used it for a while."""
-
-    def __init__(self, limits: Limits):
-        self._limits = limits
-        self._sessions: dict[str, Session] = {}
-
-    def add(self, session: Session) -> None:
-        """Open a session.
-
-        Raises: ApiError, if there are too many.
-        """
-        self._sweep()
-        if len(self._sessions) >= self._limits.sessions:
-            message = f"{len(self._sessions)} sessions are open already; close one, or come later"
-            raise ApiError(429, message, code="too_many_sessions", headers={"retry-after": "30"})
-        self._sessions[session.id] = session
-
-    def get(self, owner: str, name: str) -> Session:
-        """A session of this owner.
-
-        Raises: ApiError, if there is none.
-        """
-        self._sweep()
-        session = self._sessions.get(name)
-        if session is None or session.owner != owner:
-            raise ApiError(404, "there is no such session; it may have expired", code="no_such_session")
-        session.used = time.monotonic()
-        return session
-
-    def close(self, session: Session) -> None:
-        """Forget a session."""
-        del self._sessions[session.id]
-
-    def _sweep(self) -> None:
-        oldest = time.monotonic() - self._limits.kept_seconds
-        self._sessions = {name: one for name, one in self._sessions.items() if one.used >= oldest}
-
-
 def add_routes(app: FastAPI, context: Context) -> None:
     """The routes."""
-    sessions = SessionStore(context.limits)
+    files, limits = context.files, context.limits
 
-    @app.post("/v1/video/sessions", status_code=201)
+    @app.post(SESSIONS, status_code=201)
     async def start(body: StartRequest, request: Request) -> Json:
         """Send a video."""
-        served = context.served(body.model)
-        media = await context.open(body.video, "video", "video", request.state.client)
-        session = Session(request.state.client, media, served)
-        sessions.add(session)
-        return session.to_json() | ({"notes": list(media.notes)} if media.notes else {})
+        served, client = context.served(body.model), request.state.client
+        with files.sending() as path:
+            sent = await context.send(body.video, "video", "video", client, path)
+            media = await context.media.from_file(path, sent.digest, "video", "video")
+            if (count := len(files.all("video"))) >= limits.sessions:
+                message = f"{count} sessions are open already; close one, or come later"
+                raise ApiError(429, message, code="too_many_sessions", headers={"retry-after": "30"})
+            about = {"media": regions.media_to_json(media), "phrases": [], "model": served.name}
+            session = files.keep(sent, client, about, id=getattr(request.state, "session", None) or new_id("video"))
+        return to_json(session) | ({"notes": list(media.notes)} if media.notes else {})
 
-    @app.get("/v1/video/sessions/{session_id}")
+    @app.get(f"{SESSIONS}/{{session_id}}")
     async def one(session_id: str, request: Request) -> Json:
         """What a session is about."""
-        return sessions.get(request.state.client, session_id).to_json()
+        return to_json(files.get(request.state.client, session_id, "video"))
 
-    @app.post("/v1/video/sessions/{session_id}/phrases")
+    @app.post(f"{SESSIONS}/{{session_id}}/phrases")
     async def add_phrase(session_id: str, body: PhraseRequest, request: Request) -> Json:
         """Name one more thing to follow."""
-        session = sessions.get(request.state.client, session_id)
-        if len(session.phrases) >= context.limits.phrases:
-            message = f"{len(session.phrases)} phrases are the most that are followed together"
+        session = files.get(request.state.client, session_id, "video")
+        phrases = [*session.about["phrases"], body.phrase]
+        if len(phrases) > limits.phrases:
+            message = f"{limits.phrases} phrases are the most that are followed together"
             raise ApiError(400, message, code="limit_exceeded", param="phrase")
-        session.phrases.append(body.phrase)
-        return session.to_json()
+        return to_json(files.update(session, session.about | {"phrases": phrases}))
 
-    @app.post("/v1/video/sessions/{session_id}/follow")
+    @app.post(f"{SESSIONS}/{{session_id}}/follow")
     async def follow(session_id: str, body: FollowRequest, request: Request) -> Response:
         """Follow all that was named: server-sent events where they are accepted, else lines of JSON."""
-        session = sessions.get(request.state.client, session_id)
-        check_frames(body, [session.media], context.limits)
+        session = files.get(request.state.client, session_id, "video")
+        served, media = context.served(session.about["model"]), await context.open_kept(session, "video", "session_id")
+        check_frames(body, [media], limits)
         # masks are told as they come, and kept only where their probabilities are to be told at the end
-        options = body.options(context.limits, keep_masks=body.probabilities)
-        asked = session.served.engine.segmentation(session.media, list(session.phrases), options)
-        ticket = session.served.submit(asked, request.state.client)
+        options = body.options(limits, keep_masks=body.probabilities)
+        ticket = served.submit(
+            served.engine.segmentation(media, session.about["phrases"], options), request.state.client
+        )
         first = await while_connected(request, ticket, anext(ticket))
         is_sse = "text/event-stream" in request.headers.get("accept", "")
         form: StreamForm = "done" if is_sse else "lines"
-        return EventStream(_events(first, ticket, session, body), ticket, request.state.request_id, form=form)
+        events = _events(first, ticket, media, body, lambda: files.touch(session))
+        return EventStream(events, ticket, request.state.request_id, form=form)
 
-    @app.delete("/v1/video/sessions/{session_id}")
+    @app.delete(f"{SESSIONS}/{{session_id}}")
     async def close(session_id: str, request: Request) -> Json:
         """Forget a session and its video."""
-        sessions.close(sessions.get(request.state.client, session_id))
+        files.remove(files.get(request.state.client, session_id, "video"))
         return {"id": session_id, "object": "video.session", "deleted": True}
 
 
-async def _events(first: Told, ticket: Ticket, session: Session, body: FollowRequest) -> AsyncIterator[Json]:
-    """What is found, the masks on each frame, and at the end how sure all of it is."""
+def to_json(session: Kept) -> Json:
+    """What a session is about."""
+    return {"id": session.id, "object": "video.session", **session.about}
+
+
+async def _events(
+    first: Told, ticket: Ticket, media: Media, body: FollowRequest, used: Callable[[], None]
+) -> AsyncIterator[Json]:
+    """What is found, the masks on each frame, and at the end how sure all of it is; `used` is called at each."""
     event: Told | None = first
     while event is not None:
-        session.used = time.monotonic()
+        used()
         if isinstance(event, ObjectsFound):
             yield {"type": "found", "regions": regions.found_to_json(event.regions)}
         elif isinstance(event, FrameRles):
-            yield {"type": "frame"} | regions.frame_to_json(event, session.media, body)
+            yield {"type": "frame"} | regions.frame_to_json(event, media, body)
         elif isinstance(event, Finished):
             told = await asyncio.to_thread(regions.regions_to_json, event.answer, body)
             about = {"regions_version": regions.VERSION, "not_found": not_found(event.answer)}

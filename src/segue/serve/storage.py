@@ -1,116 +1,206 @@
-"""Where uploads lie, and whose they are."""
+"""What clients have sent to be kept: uploads, sessions, named pictures, in a folder that replicas may share."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import re
 import secrets
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import UploadFile
 
 from segue.serve.errors import ApiError
 from segue.serve.settings import MIB, Limits
-from segue.types import MediaKind
 
 Json = dict[str, Any]
+Sort = Literal["file", "video", "named"]
+"""Uploads, video sessions, and what clients have named by a `uuid`; each begins its ids."""
+
+_ID = re.compile(r"(?:file|video|named)-[0-9a-f]{32}")
+_GONE = {
+    "file": ("no_such_file", "there is no such file; it may have expired: upload it again"),
+    "video": ("no_such_session", "there is no such session; it may have expired"),
+    "named": ("no_such_media", "nothing is kept under this uuid; send it again"),
+}
 
 
-@dataclass(slots=True)
-class StoredFile:
-    """An upload: whose it is, how it was called, and where its bytes lie, under the name of their SHA-256."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Bytes that a client has sent: where they lie, their SHA-256, and how many there are."""
 
-    owner: str
-    name: str
     path: Path
     digest: str
     size: int
-    kind: MediaKind
-    media: Json
-    id: str = field(default_factory=lambda: f"file-{secrets.token_hex(16)}")
-    created: int = field(default_factory=lambda: int(time.time()))
-    used: float = field(default_factory=time.monotonic)
 
-    def to_json(self, kept_seconds: float) -> Json:
-        """OpenAI's form of a file, with what it shows."""
-        return {
-            "id": self.id,
-            "object": "file",
-            "bytes": self.size,
-            "created_at": self.created,
-            "expires_at": int(time.time() - (time.monotonic() - self.used) + kept_seconds),
-            "filename": self.name,
-            "purpose": "user_data",
-            "status": "processed",
-            "media": self.media,
-        }
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes that are kept, as a record in JSON beside them says: whose they are, and what else is known of them."""
+
+    id: str
+    owner: str
+    digest: str
+    size: int
+    created: int
+    about: Json
 
 
 class FileStore:
-    """Uploads of one server, each seen by its owner alone, and forgotten when nobody has used it for a while."""
+    """What is kept, each seen by its owner alone, and forgotten when nobody has used it for a while.
+
+    All that is known lies in the folder, so that replicas that share it know the same, and a new one what those before
+    it knew. The time of a file is when it was last used.
+    """
 
     def __init__(self, folder: Path, limits: Limits):
         self._folder, self._limits = folder, limits
-        self._files: dict[str, StoredFile] = {}
 
-    def add(self, file: StoredFile) -> None:
-        """Keep a file."""
-        self._files[file.id] = file
+    def path(self, kept: Kept) -> Path:
+        """Where the bytes lie: under their hash, and under no name of a client's."""
+        return self._folder / f"{kept.digest}-{kept.id}"
 
-    def get(self, owner: str, name: str, param: str | None = None) -> StoredFile:
-        """A file of this owner.
+    def get(self, owner: str, name: str, sort: Sort = "file", param: str | None = None) -> Kept:
+        """What this owner has kept under an id, used now.
 
-        Raises: ApiError, if there is none.
+        Raises: ApiError, if there is nothing.
         """
-        self.sweep()
-        file = self._files.get(name)
-        if file is None or file.owner != owner:
-            message = "there is no such file; it may have expired: upload it again"
-            raise ApiError(404, message, code="no_such_file", param=param)
-        file.used = time.monotonic()
-        return file
+        kept = self._read(name) if _ID.fullmatch(name) and name.startswith(sort) else None
+        if kept is not None and self.used(kept) < self._oldest():
+            self.remove(kept)
+            kept = None
+        if kept is None or kept.owner != owner:
+            code, message = _GONE[sort]
+            raise ApiError(404, message, code=code, param=param)
+        self.touch(kept)
+        return kept
 
-    def owned(self, owner: str) -> list[StoredFile]:
-        """All files of an owner, oldest first."""
-        self.sweep()
-        return [file for file in self._files.values() if file.owner == owner]
+    def all(self, sort: Sort) -> list[Kept]:
+        """All of a sort that nobody has forgotten, oldest first."""
+        self._sweep()
+        found = [self._read(path.stem) for path in self._folder.glob(f"{sort}-*.json")]
+        return sorted((kept for kept in found if kept is not None), key=lambda kept: (kept.created, kept.id))
 
-    def remove(self, file: StoredFile) -> None:
-        """Forget a file; its bytes go when no other upload has the same."""
-        self._files.pop(file.id, None)
-        self.drop(file.path)
+    def used(self, kept: Kept) -> float:
+        """When it was used last, in seconds since 1970; 0 if it is gone."""
+        try:
+            return self._record(kept.id).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
 
-    def drop(self, path: Path) -> None:
-        """Remove bytes that no upload has."""
-        if all(file.path != path for file in self._files.values()):
-            path.unlink(missing_ok=True)
+    def touch(self, kept: Kept) -> None:
+        """Note that it is in use."""
+        for path in (self._record(kept.id), self.path(kept)):
+            with suppress(FileNotFoundError):
+                os.utime(path)
 
-    def sweep(self) -> None:
-        """Forget what nobody has used for too long."""
-        oldest = time.monotonic() - self._limits.kept_seconds
-        for file in [file for file in self._files.values() if file.used < oldest]:
-            self.remove(file)
+    def remove(self, kept: Kept) -> None:
+        """Forget it."""
+        self._record(kept.id).unlink(missing_ok=True)
+        self.path(kept).unlink(missing_ok=True)
 
-    async def write(self, upload: UploadFile) -> tuple[Path, str, int]:
-        """Write an upload under the hash of its bytes; the path, the hash and the size.
+    def keep(self, sent: Sent, owner: str, about: Json, *, id: str) -> Kept:
+        """Keep what was sent, under a new id."""
+        kept = Kept(id, owner, sent.digest, sent.size, int(time.time()), about)
+        sent.path.replace(self.path(kept))
+        self._write(kept)
+        return kept
+
+    def update(self, kept: Kept, about: Json) -> Kept:
+        """Know something else of it."""
+        changed = replace(kept, about=about)
+        self._write(changed)
+        return changed
+
+    @contextmanager
+    def sending(self) -> Iterator[Path]:
+        """A path for what is being sent; what still lies there at the end is dropped."""
+        part = self._folder / f"{secrets.token_hex(8)}.part"
+        try:
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+    async def write(self, upload: UploadFile, path: Path) -> Sent:
+        """Write an upload to a path.
 
         Raises: ApiError, if there is no room.
         """
-        self.sweep()
-        stored = sum({file.path: file.size for file in self._files.values()}.values())
-        part, digest, size = self._folder / f"{secrets.token_hex(8)}.part", hashlib.sha256(), 0
+        room, digest, size = self._room(), hashlib.sha256(), 0
+        with path.open("wb") as file:
+            while piece := await upload.read(MIB):
+                size += len(piece)
+                _check(size, room)
+                digest.update(piece)
+                file.write(piece)
+        return Sent(path, digest.hexdigest(), size)
+
+    def put(self, data: bytes, path: Path) -> Sent:
+        """Write bytes to a path.
+
+        Raises: ApiError, if there is no room.
+        """
+        _check(len(data), self._room())
+        path.write_bytes(data)
+        return Sent(path, hashlib.sha256(data).hexdigest(), len(data))
+
+    def link(self, kept: Kept, path: Path) -> Sent:
+        """Have the bytes of what is kept at a path too, where they take no room."""
+        os.link(self.path(kept), path)
+        return Sent(path, kept.digest, kept.size)
+
+    def _record(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _read(self, name: str) -> Kept | None:
         try:
-            with part.open("wb") as file:
-                while piece := await upload.read(MIB):
-                    size += len(piece)
-                    if stored + size > self._limits.stored_bytes:
-                        raise ApiError(413, "there is no room for more files; delete some", code="storage_full")
-                    digest.update(piece)
-                    file.write(piece)
-            path = self._folder / digest.hexdigest()
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return path, digest.hexdigest(), size
+            return Kept(**json.loads(self._record(name).read_text()))
+        except FileNotFoundError:
+            return None
+
+    def _write(self, kept: Kept) -> None:
+        with self.sending() as part:
+            part.write_text(json.dumps(asdict(kept)))
+            part.replace(self._record(kept.id))
+
+    def _room(self) -> int:
+        """Bytes that may still be kept."""
+        self._sweep()
+        sizes = {}
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):
+                found = path.stat()
+                sizes[found.st_ino] = found.st_size
+        return self._limits.stored_bytes - sum(sizes.values())
+
+    def _oldest(self) -> float:
+        return time.time() - self._limits.kept_seconds
+
+    def _sweep(self) -> None:
+        """Forget what nobody has used for too long, and what somebody has left behind."""
+        oldest = self._oldest()
+        for path in self._folder.iterdir():
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+
+def new_id(sort: Sort) -> str:
+    """An id that nobody guesses."""
+    return f"{sort}-{secrets.token_hex(16)}"
+
+
+def named_id(client: str, uuid: str) -> str:
+    """The id of what a client has named so."""
+    return f"named-{hashlib.sha256(json.dumps([client, uuid]).encode()).hexdigest()[:32]}"
+
+
+def _check(size: int, room: int) -> None:
+    if size > room:
+        raise ApiError(413, "there is no room for more files; delete some", code="storage_full")
