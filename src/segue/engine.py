@@ -22,7 +22,7 @@ from segue.errors import ConfigError, DataError, SegueError
 from segue.features import FeatureCache, FeatureStore, Store
 from segue.geometry.notation import check_prefill
 from segue.grounding import model as grounded
-from segue.grounding.following import Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
+from segue.grounding.following import Following, Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import Decoded, Encoded
 from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
@@ -553,7 +553,9 @@ class Engine:
         else:
             known = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
             frames = read_ahead(iter_frames(job.media.media))
-            found = follow(grounder, prompts, known, frames, policy=job.plan.policy, reprompt=job.plan.options.reprompt)
+            options = job.plan.options
+            how = Following(policy=job.plan.policy, reprompt=options.reprompt, pooled=options.memory == "pooled")
+            found = follow(grounder, prompts, known, frames, how)
         for frame, decoded in found:
             yield frame_masks(frame, decoded, threshold=job.plan.options.threshold), decoded
 

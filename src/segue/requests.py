@@ -27,14 +27,16 @@ class Options:
 
     `frames` is the plan of video frames that the language model sees: `first:k`, `uniform:k`, numbers, or `auto`, which
     is what the policy was published with. `policy` is how objects are followed through a video (see
-    `segue.grounding.following.follow`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
+    `segue.grounding.following`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
     the probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
     the masks; `keep_masks` False leaves masks out of the answer, for a reader of the stream who has taken them as they
     came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
     the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
     tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
-    confidence of following falls below it (`segue.grounding.following.follow`); 0 never does. `raw` leaves the chat
+    confidence of following falls below it (`segue.grounding.following.Following`); 0 never does. `memory` `pooled`
+    follows many objects in less time and memory, with other masks than the original's: what is remembered of a frame is
+    averaged over squares of two by two cells. `raw` leaves the chat
     template's turns out: the text is continued as it is, up to the end of a text. `stop` are texts at which an answer
     ends, and which it does not contain. `likeliest` asks for the log-probability of each token, and of so many of the
     likeliest in its place. `json_schema`, as JSON text, holds the answer to it: such JSON, or the beginning of it.
@@ -52,6 +54,7 @@ class Options:
     seed: int = 0
     max_tiles: int = 12
     reprompt: float = 0.0
+    memory: Literal["exact", "pooled"] = "exact"
     stop: tuple[str, ...] = ()
     raw: bool = False
     likeliest: int | None = None
@@ -61,6 +64,8 @@ class Options:
         logit(self.threshold)
         if self.policy not in ("auto", "upstream", "consistent"):
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
+        if self.memory not in ("exact", "pooled"):
+            raise ConfigError(f"unknown memory {self.memory!r}; expected exact or pooled")
         if self.keep_logits and not self.keep_masks:
             raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
         if not all(self.stop):

@@ -44,6 +44,7 @@ class Options:
     seed: int = 0
     max_tiles: int = 12
     reprompt: float = 0.0
+    memory: str = "exact"
 
 
 class Engine:

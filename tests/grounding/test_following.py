@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from segue.grounding.following import TrackBuilder, VideoFrame, decode_prompts, encode, follow, frame_masks
+from segue.grounding.following import Following, TrackBuilder, VideoFrame, decode_prompts, encode, follow, frame_masks
 from segue.grounding.sam2 import ABSENT, Decoded
 from segue.types import FrameMasks, Region
 
@@ -39,7 +39,9 @@ def run(clip):
         frames = clip(length)
         shots = (VideoFrame(number, 0.1 * number, frame) for number, frame in enumerate(frames))
         images = {number: frames[number] for number in shown}
-        return {shot.number: decoded for shot, decoded in follow(grounder, prompts, images, shots, policy=policy)}
+        return {
+            shot.number: decoded for shot, decoded in follow(grounder, prompts, images, shots, Following(policy=policy))
+        }
 
     return go
 
@@ -117,7 +119,7 @@ def test_frames_are_read_only_as_they_are_asked_for(grounder, prompts, clip):
             read.append(number)
             yield VideoFrame(number, 0.0, frame)
 
-    found = follow(grounder, prompts[:1], {0: clip(1)[0]}, shots(), policy="upstream")
+    found = follow(grounder, prompts[:1], {0: clip(1)[0]}, shots(), Following(policy="upstream"))
     assert read == []
     for expected in range(1, 4):
         next(found)

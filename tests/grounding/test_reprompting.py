@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from segue.grounding import following, reprompting
-from segue.grounding.following import VideoFrame, follow
+from segue.grounding.following import Following, VideoFrame, follow
 from segue.grounding.sam2 import Decoded
 from segue.grounding.tracking import VideoMemory
 
@@ -24,7 +24,7 @@ def shots(clip):
 
 def followed(engine, prompts, shots, clip, **options):
     shown = {0: clip(6)[0]}
-    return [decoded for _, decoded in follow(engine.model.grounder, prompts, shown, shots(), **options)]
+    return [decoded for _, decoded in follow(engine.model.grounder, prompts, shown, shots(), Following(**options))]
 
 
 def test_confidence_is_the_lesser_of_presence_and_estimated_iou():
@@ -59,7 +59,9 @@ def test_an_object_that_was_lost_is_found_again_by_its_prompt(engine_i, prompts,
     lost = followed(engine_i, prompts, shots, clip, policy=policy)
     found = followed(engine_i, prompts, shots, clip, policy=policy, reprompt=0.5)
     shown = {number: frame for number, frame in enumerate(clip(6))}
-    asked = [decoded for _, decoded in follow(engine_i.model.grounder, prompts, shown, shots(), policy=policy)]
+    asked = [
+        decoded for _, decoded in follow(engine_i.model.grounder, prompts, shown, shots(), Following(policy=policy))
+    ]
     for before, after, right in zip(lost[1:], found[1:], asked[1:], strict=True):
         assert not (before.logits > 0).any()
         assert torch.allclose(after.logits, right.logits) and torch.allclose(after.iou, right.iou)
@@ -107,7 +109,9 @@ def test_memory_does_not_grow_with_the_frames_that_were_asked_again(engine_i, pr
     monkeypatch.setattr(reprompting, "reprompt", watched)
     frames = clip(24)
     shots = (VideoFrame(number, 0.0, frame) for number, frame in enumerate(frames))
-    list(follow(engine_i.model.grounder, prompts[:1], {0: frames[0]}, shots, policy="upstream", reprompt=0.9))
+    list(
+        follow(engine_i.model.grounder, prompts[:1], {0: frames[0]}, shots, Following(policy="upstream", reprompt=0.9))
+    )
     assert sizes[-1] == (1, 6) and len(sizes) == 23
 
 

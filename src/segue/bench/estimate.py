@@ -202,7 +202,10 @@ class Arithmetic:
         on_cells = 6 * width**2 + 2 * width * sam.memory_attention_feed_forward_hidden_size
         linear = 2 * (cells * on_cells + keys * 2 * narrow * width)
         attention = 4 * cells * (cells + keys) * width
-        return int(objects * layers * (linear + attention)) + self.decode_masks(objects) + self.remember(objects)
+        # up to the first layer's queries, a frame is the same to all objects
+        shared = 4 * cells * cells * width + 2 * cells * 5 * width**2
+        attending = objects * layers * (linear + attention) - (objects - 1) * shared
+        return int(attending) + self.decode_masks(objects) + self.remember(objects)
 
     @property
     def _sam2(self) -> Any:

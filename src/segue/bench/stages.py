@@ -193,13 +193,15 @@ def _mask_stages(engine: Engine, plan: BenchPlan) -> Iterator[StageTiming]:
         yield StageTiming("encode and follow", objects, 1, "frame", both, flops + counted[objects])
 
 
-def late_memory(grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"], *, shown: int) -> VideoMemory:
+def late_memory(
+    grounder: LanguageSam2, encoded: Encoded, prompts: Float[Tensor, "n d"], *, shown: int, pooled: bool = False
+) -> VideoMemory:
     """The memory before frame `LONG` of a video whose first `shown` frames were prompted: as full as it gets.
 
     All frames are the same one, which costs as much as different ones.
     """
-    one = conditioning(grounder, 0, encoded, decode_prompts(grounder, encoded, prompts))
-    memory = VideoMemory(tuple(replace(one, frame=frame) for frame in range(shown)))
+    one = conditioning(grounder, 0, encoded, decode_prompts(grounder, encoded, prompts), pooled=pooled)
+    memory = VideoMemory(tuple(replace(one, frame=frame) for frame in range(shown)), pooled=pooled)
     for frame in range(LONG - MAX_POINTERS, LONG):
         memory = memory.after(replace(one, frame=frame), keep_maps=grounder.config.num_maskmem - 1)
     return memory

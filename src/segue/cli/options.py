@@ -214,6 +214,12 @@ class AnswerOptions:
             help="Ask for an object again on frames of a video where its confidence falls below this; 0 never.",
         ),
     ] = 0.0
+    memory: Annotated[
+        Literal["exact", "pooled"],
+        typer.Option(
+            "--memory", help="What is remembered of a video's frames: all, or averages, faster with many objects."
+        ),
+    ] = "exact"
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")] = 2048
     max_tiles: Annotated[int, typer.Option("--max-tiles", min=1, help="Most tiles that an image is cut into.")] = 12
 

@@ -23,6 +23,23 @@ from segue.types import FrameMasks, MaskTrack, Region
 Policy = Literal["upstream", "consistent"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """How objects are followed.
+
+    `upstream` does as Sa2VA; `consistent` as Sa2VA-i: what was found becomes a mask prompt for the original SAM 2
+    decoder, which was trained to follow. With `reprompt` above 0, an object whose confidence falls below it on a frame
+    is looked for there by its prompt again (`segue.grounding.reprompting`). `pooled` remembers maps at half their width
+    and height, which is no longer the original's result (`segue.grounding.tracking.VideoMemory`).
+
+    Source: Sa2VA (arXiv 2501.04001), Sa2VA-i (arXiv 2509.19082).
+    """
+
+    policy: Policy
+    reprompt: float = 0.0
+    pooled: bool = False
+
+
 def encode(grounder: LanguageSam2, images: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Encoded:
     """Images through SAM 2's image encoder in one batch; they may differ in size."""
     device = grounder.sam2.no_memory_embedding.device
@@ -35,40 +52,37 @@ def follow(
     prompts: Float[Tensor, "n d"],
     shown: Mapping[int, UInt8[np.ndarray, "h w 3"]],
     frames: Iterator[VideoFrame],
-    *,
-    policy: Policy,
-    reprompt: float = 0.0,
+    how: Following,
 ) -> Iterator[tuple[VideoFrame, Decoded]]:
     """The objects on each frame of a video, in order; every frame is encoded once, and forgotten once it is yielded.
 
     `shown` are the frames that the language model saw: there each object is found by its prompt. On all others it is
-    followed. `upstream` does as Sa2VA; `consistent` as Sa2VA-i: what was found becomes a mask prompt for the
-    original SAM 2 decoder, which was trained to follow. With `reprompt` above 0, an object whose confidence falls below
-    it on a frame is looked for there by its prompt again (`segue.grounding.reprompting`).
-
-    Source: Sa2VA (arXiv 2501.04001), Sa2VA-i (arXiv 2509.19082).
+    followed.
     """
+    consistent = how.policy == "consistent"
 
     def ask(encoded: Encoded, image: UInt8[np.ndarray, "h w 3"], wanted: Float[Tensor, "m d"]) -> Decoded:
         decoded = decode_prompts(grounder, encoded, wanted)
-        return _as_mask_prompts(grounder, encoded, decoded, image.shape[:2]) if policy == "consistent" else decoded
+        return _as_mask_prompts(grounder, encoded, decoded, image.shape[:2]) if consistent else decoded
 
     found: dict[int, Decoded] = {}
     remembered: list[Memory] = []
     for number, image in sorted(shown.items()):
         encoded = encode(grounder, [image])
         found[number] = ask(encoded, image, prompts)
-        remembered.append(conditioning(grounder, number, encoded, found[number]))
-    memory = VideoMemory(tuple(remembered))
+        remembered.append(conditioning(grounder, number, encoded, found[number], pooled=how.pooled))
+    memory = VideoMemory(tuple(remembered), pooled=how.pooled)
     for frame in frames:
         if frame.number in found:
             yield frame, found.pop(frame.number)
             continue
         encoded = encode(grounder, [frame.image])
-        decoded, memory = step(grounder, frame.number, encoded, memory, consistent=policy == "consistent")
-        if reprompt:
+        decoded, memory = step(grounder, frame.number, encoded, memory, consistent=consistent)
+        if how.reprompt:
             again = partial(ask, encoded, frame.image)
-            decoded, memory = reprompting.reprompt(grounder, encoded, (decoded, memory), prompts, again, below=reprompt)
+            decoded, memory = reprompting.reprompt(
+                grounder, encoded, (decoded, memory), prompts, again, below=how.reprompt
+            )
         yield frame, decoded
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segue.grounding.sam2 import Decoded, Encoded, LanguageSam2
-from segue.grounding.tracking import OBJECTS_AT_ONCE, VideoMemory
+from segue.grounding.tracking import VideoMemory, memory_maps
 
 
 def confidence(decoded: Decoded) -> Float[Tensor, " n"]:
@@ -51,7 +51,7 @@ def reprompt(
     corrected = Decoded(**{name: getattr(decoded, name).index_copy(0, rows, new[name]) for name in fields})
     latest = memory.recent[-1]
     assert latest.maps is not None
-    maps = torch.cat([grounder.encode_memory(encoded, part) for part in new["logits"].split(OBJECTS_AT_ONCE)])
+    maps = memory_maps(grounder, encoded, new["logits"], pooled=memory.pooled)
     latest = replace(
         latest,
         maps=latest.maps.index_copy(0, rows, maps),

@@ -190,9 +190,10 @@ class LanguageSam2(nn.Module):
         # PARITY(memory_bf16): upstream rounds memory maps in float32 runs too
         return maps.to(torch.bfloat16)
 
-    def memory_position(self, like: Float[Tensor, "n m h w"], dtype: torch.dtype) -> Float[Tensor, "m h w"]:
-        """The sine encoding of places in a memory map."""
-        return self.sam2.memory_encoder.position_encoding((1, *like.shape[1:]), like.device, dtype)[0]
+    def memory_position(self, size: tuple[int, ...], like: Tensor) -> Float[Tensor, "m h w"]:
+        """The sine encoding of places in a map of `size` (height, width), on the device and in the type of `like`."""
+        shape = (1, self.config.memory_encoder_output_channels, *size)
+        return self.sam2.memory_encoder.position_encoding(shape, like.device, like.dtype)[0]
 
     def _language(self) -> Sam2VideoMaskDecoder:
         return self.sam2.mask_decoder if self.language_decoder is None else self.language_decoder

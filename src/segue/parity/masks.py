@@ -149,9 +149,7 @@ def replay_frames(recording: Recording, grounder: LanguageSam2, frames: Frames) 
         values["sam2.video.g_pixel_values"] = torch.stack([frame_pixels(image, grounder.side) for image in clip])
     if recording.names("sam2.video.maskmem_pos_enc"):
         encoded = frames(recording.clip(1)[0])
-        blank = encoded.top.new_zeros(1, grounder.side // 4, grounder.side // 4)
-        place = grounder.memory_position(grounder.encode_memory(encoded, blank), encoded.top.dtype)
-        values["sam2.video.maskmem_pos_enc"] = place[None]
+        values["sam2.video.maskmem_pos_enc"] = grounder.memory_position(encoded.top.shape[-2:], encoded.top)[None]
     return Replay(values)
 
 
