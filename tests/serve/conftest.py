@@ -93,7 +93,8 @@ def serve():
 
     @contextmanager
     def run(engine, limits=None, port=None, others=MappingProxyType({}), load=None, **settings):
-        chosen = Settings(limits=Limits(**(limits or {})), **settings)
+        port = port or find_port()
+        chosen = Settings(port=port, limits=Limits(**(limits or {})), **settings)
         app = create_app(engine, chosen, model="tiny", others=others, load=load)
         with listening(app, port) as server:
             models = app.state.context.models.values()

@@ -112,6 +112,8 @@ class TestFiles:
             ask(mine, None)
             with pytest.raises(openai.NotFoundError, match="nothing is kept under this uuid"):
                 ask(theirs, None)
+            ask(theirs, image_url)
+            ask(mine, None)
 
     def test_what_nobody_uses_is_forgotten_with_its_bytes(self, serve, wordy, still):
         with serve(wordy, {"kept_seconds": 0.0}) as server:

@@ -176,6 +176,20 @@ def test_nothing_is_fetched_but_files_of_label_studio(predict, address, message)
     assert status == 400 and message in body["error"]["message"]
 
 
+def test_what_is_too_large_is_refused(serve, wordy, studio, monkeypatch):
+    monkeypatch.setenv(URL_VARIABLE, studio)
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret")
+    asked = {"tasks": [{"data": {"picture": "/data/upload/1/a.png"}}], "label_config": CONFIG}
+    with serve(wordy, {"upload_bytes": 100}) as server, server.http() as http:
+        found = http.post("/label-studio/predict", json=asked)
+    assert (found.status_code, found.json()["error"]["code"]) == (400, "limit_exceeded")
+
+
+def test_only_its_own_address_is_label_studio(predict, studio):
+    status, body = predict(studio.replace("http:", "https:") + "/data/upload/1/a.png")
+    assert status == 400 and "fetches nothing" in body["error"]["message"]
+
+
 def test_of_several_tasks_one_that_fails_is_empty_and_says_why(predict):
     status, body = predict("/data/upload/1/gone.png", "/data/upload/1/a.png")
     assert status == 200 and body["results"][0]["result"] == [] and "404" in body["results"][0]["error"]

@@ -56,7 +56,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
             if (count := len(files.all("video"))) >= limits.sessions:
                 message = f"{count} sessions are open already; close one, or come later"
                 raise ApiError(429, message, code="too_many_sessions", headers={"retry-after": "30"})
-            about = {"media": regions.media_to_json(media), "phrases": [], "model": served.name}
+            about: Json = {"media": regions.media_to_json(media), "phrases": [], "model": served.name}
             session = files.keep(sent, client, about, id=getattr(request.state, "session", None) or new_id("video"))
         return to_json(session) | ({"notes": list(media.notes)} if media.notes else {})
 

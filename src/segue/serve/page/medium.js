@@ -1,0 +1,63 @@
+// The image or video that is looked at.
+
+import * as api from "./api.js";
+import { drawRegions } from "./regions.js";
+import { guarded } from "./server.js";
+import { $, changed, state, stop, tell } from "./state.js";
+import { say } from "./words.js";
+
+const MOST_PROBABLE = 64; // frames of a video for which the server tells probabilities
+
+export async function open(blob, name, phrases = []) {
+  tell("uploading");
+  await guarded(async () => {
+    const uploaded = await api.upload(blob, name);
+    close();
+    state.file = { id: uploaded.id, media: uploaded.media, name: name.replace(/\.\w+$/, "") };
+    state.ideas = phrases;
+    $("frame").max = state.file.media.frames - 1;
+    await showFrame(0);
+    tell();
+  });
+  changed();
+}
+
+export function close() {
+  stop();
+  pause();
+  [state.file, state.dialogue, state.turn, state.pictures, state.frameNumber, state.marks] = [null, [], null, new Map(), 0, []];
+  state.ideas = [];
+  $("log").replaceChildren();
+  tell();
+  changed();
+}
+
+export async function showFrame(number) {
+  if (!state.file) return;
+  const { id } = state.file;
+  state.frameNumber = number;
+  if (!state.pictures.has(number)) state.pictures.set(number, await api.frame(id, number));
+  if (state.file?.id !== id || state.frameNumber !== number) return;
+  $("canvas").picture = state.pictures.get(number);
+  $("frame").value = number;
+  $("frame_number").value = say("frame_of", number + 1, state.file.media.frames);
+  drawRegions();
+}
+
+export function play() {
+  if (state.playing) return pause();
+  $("play").textContent = "❚❚";
+  const step = async () => {
+    await guarded(() => showFrame((state.frameNumber + 1) % state.file.media.frames));
+    if (state.playing) state.playing = setTimeout(step, 1000 / (state.file.media.fps || 10));
+  };
+  state.playing = setTimeout(step, 0);
+}
+
+export function pause() {
+  clearTimeout(state.playing);
+  state.playing = null;
+  $("play").textContent = "▶";
+}
+
+export const isProbable = () => Boolean(state.file) && state.file.media.frames <= MOST_PROBABLE;
