@@ -133,6 +133,30 @@ def test_a_clip_is_known_by_all_frames_that_the_language_model_is_shown(engine, 
     assert seen == there and not len(known.boxes)
 
 
+def test_what_things_do_in_a_clip_is_told_of_its_later_frames(engine, drawn, drawn_clip):
+    known = parts.know(engine.model, engine.processor, drawn_clip, chance())
+    corners = drawn_clip.whole_boxes[:, -1] - drawn_clip.whole_boxes[:, 0]
+    moves = (corners[:, :2] + corners[:, 2:]) / 2 / min(drawn_clip.size)
+    for (across, down), truths in zip(moves, known.does, strict=True):
+        said = dict(zip(words.DOES, truths, strict=True))
+        assert said["moving"] == -1 or said["moving"] == (np.hypot(across, down) >= 0.12)
+        ways = {"moving_left": -across, "moving_right": across, "moving_up": -down, "moving_down": down}
+        assert all(said[name] != 1 or along >= 0.12 for name, along in ways.items())
+    assert {0, 1} <= set(known.does.flat)
+    vocabulary = parts.vocabulary_of(engine.processor)
+    batch = words.batch_of([known], vocabulary, chance(), turns=2, longest=28)
+    first, later = batch.does[0].chunk(2)
+    shows = torch.from_numpy(known.shown[len(known.shown) // 2 :] >= 0)
+    assert (first == -1).all() and (later[~shows] == -1).all()
+    assert torch.equal(later[shows], torch.from_numpy(known.does[known.shown[len(first) :][shows]]).float())
+    aids = words.Aids(engine.model.mllm.width)
+    with torch.no_grad():
+        assert words.words_losses(engine.model, aids, batch, vocabulary)["does"] > 0
+        stills = [parts.know(engine.model, engine.processor, drawn[0], chance())]
+        still = words.batch_of(stills, vocabulary, chance(), turns=2, longest=28)
+        assert "does" not in words.words_losses(engine.model, aids, still, vocabulary)
+
+
 def test_a_head_that_looks_away_from_what_is_meant_is_told(engine, drawn):
     known = [parts.know(engine.model, engine.processor, one, chance()) for one in drawn[:2]]
     vocabulary = parts.vocabulary_of(engine.processor)

@@ -13,7 +13,7 @@ from time import process_time
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segue.errors import ConfigError
@@ -21,6 +21,7 @@ from segue.grounding.model import VisionLanguageModel
 from segue.media.sampling import choose
 from segue.models.protocol import Processor
 from segue.synth import Scene, clip, scene
+from segue.synth.meaning import Facts
 from segue.synth.scenes import Split, draw_size, generator
 from segue.synth.wording import LANGUAGES
 from segue.train.from_scratch import masks, sight, words
@@ -198,7 +199,18 @@ def know(model: VisionLanguageModel, processor: Processor, drawn: Scene, rng: np
     there = [box[~np.isnan(box[:, 0])] for box in boxes]
     centres = [((box[:, :2] + box[:, 2:]) / 2).astype(np.float32) for box in there]
     one_frame = boxes[:, 0] if not drawn.is_clip else np.zeros((0, 4))
-    return words.Known(opening, features.flatten(0, 1).half().numpy(), shown, seen[0].things, centres, one_frame, asked)
+    values, things = features.flatten(0, 1).half().numpy(), seen[0].things
+    return words.Known(opening, values, shown, things, centres, one_frame, does(drawn), asked)
+
+
+def does(drawn: Scene) -> Int[np.ndarray, "k m"]:
+    """Which of `words.DOES` each thing of a clip does: 1, 0, or -1 where that is unclear; no columns of a still."""
+    if not drawn.is_clip:
+        return np.zeros((len(drawn.things), 0), dtype=np.int64)
+    masks_ = {"visible": drawn.visible, "whole": drawn.whole}
+    facts = Facts.of(drawn.things, drawn.poses, **masks_, whole_boxes=drawn.whole_boxes, areas=drawn.areas)
+    truths = [[test(facts, number) for test in words.DOES.values()] for number in range(len(drawn.things))]
+    return np.array([[-1 if truth is None else int(truth) for truth in row] for row in truths])
 
 
 def grounded(model: VisionLanguageModel, processor: Processor, scenes: Sequence[Scene]) -> list[masks.Shown]:

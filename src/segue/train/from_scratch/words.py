@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from segue.grounding.model import VisionLanguageModel
 from segue.prepare import IGNORED
+from segue.synth.meaning import EVENTS, MOTIONS
 from segue.train.examples import Truth
 from segue.train.from_scratch.collage import NAMES
 from segue.train.from_scratch.sight import EDGES, linear
@@ -31,8 +32,12 @@ _LOOKING = (
     2  # of the layers, the last: before them a turn must know which visual tokens it means, in them it looks there
 )
 _POINT, _MOST = 128, 7
-_SHARES = {"text": 1.5, "target_embedding": 0.5, "count": 0.5, "point": 2.0, "look": 0.3, "edges": 0.5}
+_SHARES = {"text": 1.5, "target_embedding": 0.5, "count": 0.5, "point": 2.0, "look": 0.3, "edges": 0.5, "does": 2.0}
 _FIRST, _REST, _AFTER_SEG, _SHORT, _DIGITS, _AROUND = 3.0, 0.4, 1.5, 2.0, (2.2, 1.5, 0.4), 0.25
+
+
+DOES = MOTIONS | EVENTS
+"""What a thing can do in a clip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Known:
 
     `shown` says which thing each token shows, -1 for none; `things` are numbers in `NAMES`; `centres` are where a thing
     is on the frames that show it, x and y in [0, 1], and `boxes` a still's boxes in the same measure (none of a clip).
+    `does` says which of `DOES` each thing of a clip does: 1, 0, or -1 where that is unclear; a still has no columns.
     """
 
     opening: Int[np.ndarray, " p"]
@@ -49,6 +55,7 @@ class Known:
     things: Int[np.ndarray, "k 4"]
     centres: Sequence[Float[np.ndarray, "_ 2"]]
     boxes: Float[np.ndarray, "_ 4"]
+    does: Int[np.ndarray, "k m"]
     turns: Sequence[Turn]
 
 
@@ -57,7 +64,8 @@ class Batch:
     """Scenes with the same opening and as many turns of each; rows of `segs` are scene, turn, place, thing.
 
     Rows of `looks` are scene, turn, place too, and `meant` are the visual tokens that show what the answer means there;
-    those of `edged` are places where one thing is meant, and `edges` where its box ends.
+    those of `edged` are places where one thing is meant, and `edges` where its box ends. `does` is what the things that
+    the visual tokens of later frames show do in the clip; -1 where nothing is to be told.
     """
 
     scenes: Sequence[Known]
@@ -74,16 +82,18 @@ class Batch:
     meant: Bool[Tensor, "q v"]
     edged: Int[Tensor, "e 3"]
     edges: Int[Tensor, "e 4"]
+    does: Float[Tensor, "b v m"]
 
 
 class Aids(nn.Module):
-    """Heads that are thrown away in the end: how many things a question means, which visual tokens show them, and where
-    the box of a thing ends.
+    """Heads that are thrown away in the end: how many things a question means, which visual tokens show them, where the
+    box of a thing ends, and what a thing does in a clip.
     """
 
     def __init__(self, width: int):
         super().__init__()
         self.count, self.edges = nn.Linear(width, _MOST + 1), nn.Linear(width, 4 * EDGES)
+        self.does = nn.Linear(width, len(DOES))
         self.asked, self.state, self.seen = (nn.Linear(width, _POINT) for _ in range(3))
         self.level = nn.Parameter(torch.tensor(-3.0))
 
@@ -151,7 +161,15 @@ def batch_of(
         told,
         ending,
         ends,
+        torch.from_numpy(np.stack([_later_does(scene) for scene in scenes])),
     )
+
+
+def _later_does(scene: Known) -> Float[np.ndarray, "v m"]:
+    """Of the tokens of a clip's second half, which have seen enough; -1 for others, and where nothing is shown."""
+    told = np.where(scene.shown[:, None] >= 0, scene.does[scene.shown], -1).astype(np.float32)
+    told[: len(told) // 2] = -1
+    return told
 
 
 def _pointing(turn: Turn, marks: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -199,6 +217,9 @@ def words_losses(
     if len(batch.edged):
         scores = aids.edges(states[batch.edged.unbind(1)]).view(-1, EDGES)
         terms["edges"] = functional.cross_entropy(scores, batch.edges.flatten())
+    if (is_told := batch.does >= 0).any():
+        scores, does = aids.does(_normal(tapped_opening[:, opening == vocabulary.visual]))[is_told], batch.does[is_told]
+        terms["does"] = functional.binary_cross_entropy_with_logits(scores, does, weight=1 + 4 * does)
     asked = batch.counts >= 0
     scene, turn = asked.nonzero(as_tuple=True)
     if not len(scene):
