@@ -144,7 +144,7 @@ def batch_of(
     found, looking, ending = (
         torch.tensor(rows, dtype=torch.int64).view(-1, width) for rows, width in ((segs, 4), (looks, 3), (edged, 3))
     )
-    told = torch.from_numpy(np.array(meant, dtype=bool).reshape(len(meant), -1))
+    told = torch.from_numpy(np.array(meant, dtype=bool).reshape(len(meant), len(scenes[0].shown)))
     ends = torch.from_numpy(np.array(edges, dtype=np.int64).reshape(-1, 4))
     return Batch(
         scenes,
