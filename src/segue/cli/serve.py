@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from segue.errors import ConfigError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from segue.serve.replicas import Build
+    from segue.serve.settings import Settings
 
 
 @options.expanded
@@ -76,19 +80,34 @@ def command(
         limits=Limits(waiting=waiting, deadline_seconds=deadline),
     )
     try:
-        from segue.serve.app import create_app
         from segue.serve.replicas import started
         from segue.serve.run import run
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}; install it with: pip install 'segue[serve]'") from error
 
     loading.tell_limits()
-    known = {served_name(model): replace(loading, model=model) for model in (loading.model, *(also or ()))}
-    if len(known) <= len(also or ()):
+    names, build = _builder(loading, also or ())
+    with ExitStack() as stack:
+        app = build(settings, None) if replicas == 1 else stack.enter_context(started(build, settings, replicas))
+        keys = f"{len(settings.keys)} keys" if settings.keys else "no key asked for"
+        by = f" by {replicas} replicas" if replicas > 1 else ""
+        say(f"serving {', '.join(names)} on http://{host}:{port}/{by} ({keys}); Ctrl-C ends it")
+        run(app, settings)
+
+
+def _builder(loading: options.ModelOptions, also: Sequence[str]) -> tuple[list[str], Build]:
+    """The names of the models that are served, and what loads them and makes the application.
+
+    Raises: ConfigError, if two are called alike.
+    """
+    from segue.serve.app import create_app
+
+    known = {served_name(model): replace(loading, model=model) for model in (loading.model, *also)}
+    if len(known) <= len(also):
         raise ConfigError(f"two models are called alike ({', '.join(known)}); rename a folder")
     first, *others = known
 
-    def build(settings: Settings, shared: Path | None = None) -> FastAPI:
+    def build(settings: Settings, shared: Path | None) -> FastAPI:
         engines = {name: known[name].load() for name in others}
         return create_app(
             known[first].load(),
@@ -99,12 +118,7 @@ def command(
             shared=shared,
         )
 
-    with ExitStack() as stack:
-        app = build(settings) if replicas == 1 else stack.enter_context(started(build, settings, replicas))
-        keys = f"{len(settings.keys)} keys" if settings.keys else "no key asked for"
-        by = f" by {replicas} replicas" if replicas > 1 else ""
-        say(f"serving {', '.join(known)} on http://{host}:{port}/{by} ({keys}); Ctrl-C ends it")
-        run(app, settings)
+    return list(known), build
 
 
 def served_name(model: str) -> str:
