@@ -184,6 +184,17 @@ def test_what_people_write_is_text_and_nothing_else(page):
     assert page.title() == "Segue" and page.locator(".turn img").count() == 0
 
 
+def test_what_a_model_answers_is_text_and_nothing_else(page):
+    evil = "<img src=x onerror=document.title='gone'> or <b>so</b>"
+    events = [{"choices": [{"index": 0, "delta": delta}]} for delta in ({"content": evil}, {"regions": []})]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    take_example(page, "scene")
+    send(page, "What is there?", "ask")
+    assert page.locator(".turn.assistant").inner_text() == evil
+    assert page.title() == "Segue" and page.locator(".turn img, .turn b").count() == 0
+
+
 def test_an_error_is_told_and_the_words_stay(page):
     take_example(page, "scene")
     words = ",".join("abcdefghijklmnopq")
