@@ -165,7 +165,7 @@ def _keep(lines: Iterable[rows.Line], path: Path, progress: Progress) -> None:
 
 
 def _batches(
-    dataset: Dataset, todo: Sequence[list[int]], most: int, *, decodes: Sequence[str] = ("image", "video")
+    dataset: Dataset, todo: Sequence[list[int]], most: int, *, decodes: Sequence[str]
 ) -> Iterator[list[_PendingRow]]:
     """Questions of several units, read and decoded: `most` of them and `_DECODED` bytes of pixels, or one unit's.
 

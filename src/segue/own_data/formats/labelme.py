@@ -51,7 +51,6 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             content = read_annotations(path)
             if not _is_content(content):
                 continue
-            total += 1
             with checked_format(path.name):
                 drawn = [one for one in content["shapes"] if one.get("shape_type", "polygon") in ("polygon", "mask")]
                 others += len(content["shapes"]) - len(drawn)
@@ -61,6 +60,7 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
         except DataError as error:
             remarks.append(Remark("refused", place, str(error)))
             continue
+        total += 1
         if record:
             found.append(Entry(((path.parent.relative_to(base) / name).as_posix(), name), record, size))
         else:

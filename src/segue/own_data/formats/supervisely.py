@@ -50,7 +50,6 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     near = base if len(places) > 1 else places[0].parent  # one data set alone is no group of its images
     for path in (path for place in places for path in files_below(place, "*.json")):
         name = (path.parent.parent / "img" / path.stem).relative_to(near).as_posix()
-        total += 1
         try:
             content = read_annotations(path)
             with checked_format(path.name):
@@ -63,6 +62,7 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
         except DataError as error:
             remarks.append(Remark("refused", str(path.relative_to(base)), str(error)))
             continue
+        total += 1
         if record:
             found.append(Entry((name,), record, size, split=next(filter(None, tags), "")))
         else:
