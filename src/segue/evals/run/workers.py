@@ -69,9 +69,7 @@ class EvaluationSpec:
         return engine
 
 
-def run_workers(
-    spec: EvaluationSpec, open_data: Callable[[], Dataset], workers: int, progress: Progress
-) -> Usage:
+def run_workers(spec: EvaluationSpec, open_data: Callable[[], Dataset], workers: int, progress: Progress) -> Usage:
     """Run an evaluation in so many processes; where there are several GPUs, each has its own. Returns what `run` does.
 
     `open_data` gives its data, which can be pickled; it is called while the processes start.
