@@ -96,7 +96,7 @@ def told(name: str, command: Sequence[str], scratch: Path, limit: int, settings:
 def run(command: Sequence[str], cores: int) -> tuple[float, float]:
     """Seconds by the clock and of all its processes for a command on so many cores."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    own = sorted(os.sched_getaffinity(0))[-cores:]
+    own = sorted(os.sched_getaffinity(0))[:cores]
     environment = {**os.environ, "OMP_NUM_THREADS": str(cores), "OMP_WAIT_POLICY": "passive"}
     subprocess.run(
         [*SEGUE, *command],
