@@ -62,8 +62,8 @@ def test_clients_take_turns_however_much_one_asks(wordy):
 
 
 def test_requests_join_a_running_batch_and_leave_it(serve, wordy):
-    with serve(wordy, rows=2) as server:
-        stream = ask(server, "long", stream=True, max_tokens=2000)
+    with serve(wordy, {"tokens": LONG}, rows=2) as server:
+        stream = ask(server, "long", stream=True, max_tokens=LONG)
         next(iter(stream))
         assert ask(server, "short", max_tokens=3).choices[0].message.content == "word word word "
         assert server.context.scheduler.running == 1
@@ -89,7 +89,7 @@ def test_a_full_queue_says_when_to_come_again(serve, wordy):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_ends_an_answer_and_the_client_does_not_ask_again(serve, wordy, stream):
-    with serve(wordy, {"deadline_seconds": 0.3}) as server:
+    with serve(wordy, {"deadline_seconds": 0.3, "tokens": LONG}) as server:
         with pytest.raises(openai.APIError, match="not answered in 0.3 seconds") as caught:
             list(ask(server, max_tokens=LONG, stream=stream))
         if not stream:
@@ -104,7 +104,7 @@ def kept(references, ticket):
 
 def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy, monkeypatch):
     draws = random.Random(0)
-    body = b'{"model":"tiny","stream":%s,"messages":[{"role":"user","content":"x"}],"max_tokens":2000}'
+    body = b'{"model":"tiny","stream":%s,"messages":[{"role":"user","content":"x"}],"max_tokens":1000000}'
 
     def leave(wait, stream, share):
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -114,7 +114,7 @@ def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy, monkeypatc
             client.sendall(whole[: int(len(whole) * share)])
             time.sleep(wait)
 
-    with serve(wordy, {"waiting": 200}, rows=4) as server:
+    with serve(wordy, {"waiting": 200, "tokens": LONG}, rows=4) as server:
         port, scheduler, tickets = server.context.settings.port, server.context.scheduler, []
         monkeypatch.setattr(scheduler, "submit", lambda *asked: kept(tickets, Scheduler.submit(scheduler, *asked)))
         before = threading.active_count()
