@@ -24,6 +24,7 @@ from segue.jobs.manifest import Manifest, Record
 from segue.jobs.shards import Shard
 from segue.jobs.stored import Source, Stored
 from segue.media import open_media
+from segue.media.ahead import do_behind
 from segue.output.results import ResultWriter
 from segue.types import Answer, Event, Finished, Media
 
@@ -227,10 +228,11 @@ def _write(
 ) -> Record:
     answer: Answer | None = None
     with ResultWriter(folder, media, job.formats) as writer:
-        for event in events:
-            writer.write(event)
-            if isinstance(event, Finished):
-                answer = event.answer
+        with do_behind(writer.write) as write:
+            for event in events:
+                write(event)
+                if isinstance(event, Finished):
+                    answer = event.answer
         if answer is None:
             raise RuntimeError("the engine's stream ended without an answer")
         more = {"source": dict(source), "settings": dict(job.settings), "fingerprint": job.fingerprint}
