@@ -32,8 +32,7 @@ class _PatchEmbeddings(Sam2PatchEmbeddings):
 
 class _Attention(Sam2MultiScaleAttention):
     def forward(self, hidden_states: Float[Tensor, "b h w d"], **_: Any) -> Float[Tensor, "b h2 w2 e"]:
-        batch, height, width, _ = hidden_states.shape
-        heads = self.num_attention_heads
+        (batch, height, width), heads = hidden_states.shape[:3], self.num_attention_heads
         query, key, value = self.qkv(hidden_states).reshape(batch, height * width, 3, heads, -1).unbind(2)
         if self.query_stride:
             query = do_pool(query.reshape(batch, height, width, -1), self.query_stride)
