@@ -58,3 +58,21 @@ def test_a_folder_that_cannot_be_written_costs_nothing_but_the_hashing(file, tmp
     (tmp_path / "known").write_bytes(b"a file")
     left_alone(monkeypatch, file)
     assert FileFacts(tmp_path / "known").hash(file) == facts.file_hash(file)
+
+
+def test_what_was_done_with_a_file_is_done_once_while_it_does_not_change(file, tmp_path, monkeypatch):
+    known, done = FileFacts(tmp_path / "known"), []
+
+    def fail():
+        raise ValueError("it has a fault")
+
+    left_alone(monkeypatch, file)
+    with pytest.raises(ValueError, match="it has a fault"):
+        known.once(file, "sound", fail)
+    assert known.once(file, "sound", lambda: done.append(1))
+    assert not known.once(file, "sound", lambda: done.append(2))
+    assert known.once(file, "other", lambda: done.append(3))
+    file.write_bytes(b"four")
+    left_alone(monkeypatch, file)
+    assert known.once(file, "sound", lambda: done.append(4))
+    assert done == [1, 3, 4]

@@ -37,6 +37,21 @@ class FileFacts:
         """
         return str(self.of(path, "sha256", lambda: file_hash(path)))
 
+    def once(self, path: Path, what: str, do: Callable[[], None]) -> bool:
+        """Do something with a file that need not be done again while it does not change, and say whether it was done.
+
+        Raises: OSError, if there is no such file; what `do` raises, which is not remembered.
+        """
+        found: list[bool] = []
+
+        def find() -> bool:
+            do()
+            found.append(True)
+            return True
+
+        self.of(path, what, find)
+        return bool(found)
+
     def of(self, path: Path, what: str, find: Callable[[], Any]) -> Any:
         """A fact about a file, as plain JSON: remembered, or found now. `what` says which.
 

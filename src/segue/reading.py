@@ -45,7 +45,10 @@ def refuse_url(given: str | Path) -> None:
     text = str(given)
     if _URL.match(text) and not Path(text[:4096]).exists():
         shown = text if len(text) <= 200 else f"{text[:200]}..."
-        raise MediaError(f"{shown} is a URL, and Segue fetches nothing: download it first, then give the file")
+        raise MediaError(
+            f"{shown} is a URL, which is not fetched here: download it first, then give the file; "
+            "of object stores `segue segment` takes s3://, gs://, gcs://, az:// and abfs://"
+        )
 
 
 def open_regular(path: Path) -> io.BufferedReader:

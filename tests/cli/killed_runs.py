@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import fake_engine
+import fake_store
 from PIL import Image
 
 import segue
@@ -102,7 +103,7 @@ if __name__ == "__main__":
             break
         check(source, out, expected, touch)
         kills += 1
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path(source).glob("*.png")}
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in fake_store.folder(source).glob("*.png")}
     for path in before:
         Image.new("RGB", (9, 9)).save(path)
     run(source, root / "often")  # so that there are results to replace

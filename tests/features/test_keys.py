@@ -5,7 +5,7 @@ import pytest
 import torch
 from kept import features, identity
 
-from segue.features import FeatureCache, Identity, Sources, Store, digest, fingerprint
+from segue.features import FeatureCache, Identity, Sources, Store, digest, fingerprint, keys
 from segue.features.keys import differences
 from segue.media import open_media
 
@@ -58,6 +58,12 @@ def test_27_source_and_sampling_change_the_key_and_not_the_namespace():
     known = identity().key("s", "linspace(0,N-1,128)/int").hash
     assert identity().key("t", "linspace(0,N-1,128)/int").hash != known
     assert identity().key("s", "linspace(0,N-1,64)/int").hash != known
+
+
+def test_27_another_version_of_the_format_is_another_key(monkeypatch):
+    known = identity().key("s", "u").hash
+    monkeypatch.setattr(keys, "VERSION", keys.VERSION + 1)
+    assert identity().key("s", "u").hash != known
 
 
 def test_the_format_is_part_of_the_namespace():

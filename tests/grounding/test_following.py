@@ -9,16 +9,7 @@ from segue.grounding.following import Following, TrackBuilder, VideoFrame, decod
 from segue.grounding.sam2 import ABSENT, Decoded
 from segue.types import FrameMasks, Region
 
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def grounder(engine):
-    return engine.model.grounder
+pytestmark = pytest.mark.usefixtures("without_gradients")
 
 
 @pytest.fixture(scope="module")

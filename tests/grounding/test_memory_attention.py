@@ -8,18 +8,9 @@ from segue.grounding.following import Following, VideoFrame, follow
 from segue.grounding.memory_attention import attend
 from segue.grounding.tracking import VideoMemory, attend_to_memory, conditioning, memory_maps
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 CELLS, WIDTH, NARROW, POINTERS = 16 * 16, 32, 8, 8
-
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def grounder(engine):
-    return engine.model.grounder
 
 
 @pytest.fixture

@@ -7,18 +7,9 @@ from torch.nn.functional import interpolate
 from segue.grounding.sam2 import Decoded, frame_pixels
 from segue.grounding.tracking import Memory, VideoMemory, attend_to_memory, conditioning, step
 
+pytestmark = pytest.mark.usefixtures("without_gradients")
+
 LENGTH = 24
-
-
-@pytest.fixture(autouse=True)
-def without_gradients():
-    with torch.no_grad():
-        yield
-
-
-@pytest.fixture(scope="module")
-def grounder(engine):
-    return engine.model.grounder
 
 
 @pytest.fixture(scope="module")

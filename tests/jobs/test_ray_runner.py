@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from segue.errors import CheckpointError, ConfigError, SegueError
-from segue.jobs import ray_runner
+from segue.jobs import inputs, ray_runner
 from segue.jobs.ray_runner import TRIES, on
 from segue.jobs.run import BatchJob, run
 
@@ -62,6 +62,11 @@ def ran(photos, out, load, where=1):
     return [{key: value for key, value in record.items() if key != "seconds"} for record in listed]
 
 
+def unplaced(rows):
+    """Rows without where their inputs lie."""
+    return [{key: value for key, value in row.items() if key not in ("source", "stamp")} for row in rows]
+
+
 def contents(out):
     return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("masks.json"))}
 
@@ -81,8 +86,8 @@ def fake_ray(monkeypatch):
 
     def get(task):
         worker, source, folder = task
-        if Path(source).name in deaths:
-            deaths.remove(Path(source).name)
+        if source.name in deaths:
+            deaths.remove(source.name)
             raise ActorError("the worker\ndied")
         return worker.attempt(source, folder)
 
@@ -98,6 +103,18 @@ def fake_ray(monkeypatch):
 def test_rows_and_files_are_those_of_the_local_runner(fake_ray, photos, tmp_path):
     load = loading(tmp_path / "marks")
     assert ran(photos, tmp_path / "ray", load, on("ray")) == ran(photos, tmp_path / "local", load)
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+def test_what_lies_in_a_store_gives_the_rows_and_files_of_the_local_runner(fake_ray, photos, tmp_path, monkeypatch):
+    import fake_store
+
+    monkeypatch.setenv("FAKE_STORE", str(tmp_path.parent))
+    fake_ray += ["b.png"]
+    stored = inputs.find(f"s3://{tmp_path.name}/*.png")
+    rows = ran(stored, tmp_path / "ray", fake_store.load, on("ray"))
+    assert [row["source"] for row in rows] == [f"s3://{tmp_path.name}/{name}.png" for name in "abcdef"]
+    assert unplaced(rows) == unplaced(ran(photos, tmp_path / "local", fake_store.load))
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
 
 
@@ -141,7 +158,7 @@ def test_without_ray_it_is_said_how_to_install_it(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(tmp_path_factory):
     """A real cluster: a head that does no work, and two machines of one worker each."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -150,6 +167,7 @@ def cluster():
         patch.syspath_prepend(FAKES)
         patch.setenv("PYTHONPATH", os.pathsep.join([FAKES, os.environ.get("PYTHONPATH", "")]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("FAKE_STORE", str(tmp_path_factory.getbasetemp()))
         patch.setenv("RAY_worker_niceness", "0")  # else they wait for everything else on a busy machine
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(2):
@@ -174,6 +192,16 @@ def test_on_a_cluster_of_two_workers_rows_are_the_same_and_dying_workers_lose_no
     rows = ran(photos[:3], tmp_path / "again", loading(marks), on("ray"))
     assert [row["status"] for row in rows] == ["ok", "ok", "failed"]
     assert len((marks / "c.png").read_text()) == 10 - TRIES
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_fetch_what_lies_in_a_store(cluster, photos, tmp_path):
+    import fake_store
+
+    stored = inputs.find(f"s3://{tmp_path.name}/*.png")
+    rows = ran(stored, tmp_path / "ray", fake_store.load, on("ray"))
+    assert unplaced(rows) == unplaced(ran(photos, tmp_path / "local", fake_store.load))
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
 
 
 def slow(marks):

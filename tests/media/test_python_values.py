@@ -75,8 +75,9 @@ def test_deep_frames_share_a_window_and_say_so():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ("https://example.org/a.png", "is a URL, and Segue fetches nothing: download it first"),
+        ("https://example.org/a.png", "is a URL, which is not fetched here: download it first"),
         ("data:image/png;base64,AAAA", "is a URL"),
+        ("s3://bucket/a.png", "is a URL"),
         ([], "is empty"),
         ([PIXELS, CLIP], r"frame 1 of the list is Media\(<video>"),
         ([PIXELS, PIXELS[:2]], "frame 1 of the list"),

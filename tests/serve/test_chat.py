@@ -55,6 +55,25 @@ class TestAnswers:
         differ = (np.array(levels) > 0.3 * 255) ^ dense(other.choices[0].message.regions[0]["rle"])
         assert differ.mean() < 0.02
 
+    def test_clients_that_take_turns_get_what_each_gets_alone(self, server, served_engine, picture, png, data_url):
+        """One was shown what another had sent, where the dialogue was a global of the server."""
+        pixels = picture(60, 80)
+        shown = [data_url(png(one)) for one in (pixels, 255 - pixels, pixels[::-1])]
+        texts = ["Where is my car?", "Where is my cat, then?", "Where?"]
+        dialogues = [asked(url, text) for url, text in zip(shown, texts, strict=True)]
+
+        def answered(messages):
+            found = server.client().chat.completions.create(model="tiny", messages=messages)
+            message = found.choices[0].message
+            return found.usage.model_dump(), message.content, message.media, message.regions
+
+        alone = []
+        for messages in dialogues:
+            served_engine.forget()
+            alone.append(answered(messages))
+        assert [answered(messages) for messages in dialogues * 2] == alone * 2
+        assert len({regions[0]["rle"]["counts"] for *_, regions in alone}) == 3
+
     def test_a_dialogue_goes_on_and_needs_no_picture(self, server):
         turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "Two."), ("user", "And?")]
         messages = [{"role": role, "content": text} for role, text in turns]

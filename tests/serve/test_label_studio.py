@@ -31,13 +31,15 @@ VIDEO = """<View><Video name="clip" value="$video"/><VideoRectangle name="box" t
 def studio(picture, clip, png):
     """A Label Studio as far as it serves files: to who has its token."""
     files = {"/data/upload/1/a.png": png(picture(60, 80)), "/data/local-files/?d=b.png": png(clip(4))}
+    files["/data/upload/1/endless.png"] = files["/data/upload/1/a.png"]
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             is_known = self.headers["authorization"] == "Token secret"
             body = files.get(self.path, b"") if is_known else b""
             self.send_response(200 if body else 404 if is_known else 401)
-            self.send_header("content-length", str(len(body)))
+            is_endless = self.path.endswith("/endless.png")
+            self.send_header("content-length", str(10**12 if is_endless else len(body)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -176,10 +178,11 @@ def test_nothing_is_fetched_but_files_of_label_studio(predict, address, message)
     assert status == 400 and message in body["error"]["message"]
 
 
-def test_what_is_too_large_is_refused(serve, wordy, studio, monkeypatch):
+@pytest.mark.parametrize("name", ["a", "endless"])
+def test_what_is_too_large_is_refused(serve, wordy, studio, monkeypatch, name):
     monkeypatch.setenv(URL_VARIABLE, studio)
     monkeypatch.setenv(TOKEN_VARIABLE, "secret")
-    asked = {"tasks": [{"data": {"picture": "/data/upload/1/a.png"}}], "label_config": CONFIG}
+    asked = {"tasks": [{"data": {"picture": f"/data/upload/1/{name}.png"}}], "label_config": CONFIG}
     with serve(wordy, {"upload_bytes": 100}) as server, server.http() as http:
         found = http.post("/label-studio/predict", json=asked)
     assert (found.status_code, found.json()["error"]["code"]) == (400, "limit_exceeded")

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+import re
 import socket
 import threading
 import time
@@ -10,8 +11,10 @@ import weakref
 
 import openai
 import pytest
+from running import listening
 
 from segue.engine import Options, Request
+from segue.serve.app import create_app
 from segue.serve.metrics import Metrics
 from segue.serve.scheduler import Scheduler
 from segue.serve.settings import Settings
@@ -23,6 +26,13 @@ LONG = 10**6
 def ask(server, text="Say it.", **options):
     messages = [{"role": "user", "content": text}]
     return server.client(timeout=60).chat.completions.create(model="tiny", messages=messages, **options)
+
+
+def unanswered(server, reason):
+    """How many requests the server says that it has not answered for a reason."""
+    with server.http() as http:
+        [count] = re.findall(rf'not_answered_total\{{reason="{reason}"\}} ([\d.]+)', http.get("/metrics").text)
+    return float(count)
 
 
 def in_threads(*calls):
@@ -62,8 +72,8 @@ def test_clients_take_turns_however_much_one_asks(wordy):
 
 
 def test_requests_join_a_running_batch_and_leave_it(serve, wordy):
-    with serve(wordy, rows=2) as server:
-        stream = ask(server, "long", stream=True, max_tokens=2000)
+    with serve(wordy, {"tokens": LONG}, rows=2) as server:
+        stream = ask(server, "long", stream=True, max_tokens=LONG)
         next(iter(stream))
         assert ask(server, "short", max_tokens=3).choices[0].message.content == "word word word "
         assert server.context.scheduler.running == 1
@@ -82,6 +92,7 @@ def test_a_full_queue_says_when_to_come_again(serve, wordy):
         with pytest.raises(openai.RateLimitError, match="waiting already") as caught:
             ask(server)
         assert caught.value.response.headers["retry-after"] == "2" and caught.value.code == "queue_full"
+        assert unanswered(server, "queue_full") == 1
         running.close()
         waiting.join()
         server.wait_idle()
@@ -89,12 +100,13 @@ def test_a_full_queue_says_when_to_come_again(serve, wordy):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_ends_an_answer_and_the_client_does_not_ask_again(serve, wordy, stream):
-    with serve(wordy, {"deadline_seconds": 0.3}) as server:
+    with serve(wordy, {"deadline_seconds": 0.3, "tokens": LONG}) as server:
         with pytest.raises(openai.APIError, match="not answered in 0.3 seconds") as caught:
             list(ask(server, max_tokens=LONG, stream=stream))
         if not stream:
             assert (caught.value.status_code, caught.value.response.headers["x-should-retry"]) == (504, "false")
         server.wait_idle()
+        assert unanswered(server, "deadline") == 1
 
 
 def kept(references, ticket):
@@ -104,7 +116,7 @@ def kept(references, ticket):
 
 def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy, monkeypatch):
     draws = random.Random(0)
-    body = b'{"model":"tiny","stream":%s,"messages":[{"role":"user","content":"x"}],"max_tokens":2000}'
+    body = b'{"model":"tiny","stream":%s,"messages":[{"role":"user","content":"x"}],"max_tokens":1000000}'
 
     def leave(wait, stream, share):
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -114,7 +126,7 @@ def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy, monkeypatc
             client.sendall(whole[: int(len(whole) * share)])
             time.sleep(wait)
 
-    with serve(wordy, {"waiting": 200}, rows=4) as server:
+    with serve(wordy, {"waiting": 200, "tokens": LONG}, rows=4) as server:
         port, scheduler, tickets = server.context.settings.port, server.context.scheduler, []
         monkeypatch.setattr(scheduler, "submit", lambda *asked: kept(tickets, Scheduler.submit(scheduler, *asked)))
         before = threading.active_count()
@@ -160,6 +172,19 @@ def test_a_scheduler_that_is_closed_ends_what_runs_and_takes_no_more(wordy):
             scheduler.submit(Request([[Message.user("x")]]), "a")
 
     asyncio.run(run())
+
+
+def test_a_server_is_ready_once_its_model_has_answered(wordy, free_port):
+    gate = threading.Event()
+    wordy.ask = lambda *_, **__: gate.wait()
+    app = create_app(wordy, Settings(port=free_port), model="tiny")
+    with listening(app, free_port) as server, server.http() as http:
+        assert http.get("/health").status_code == 200
+        found = http.get("/ready")
+        gate.set()
+        assert (found.status_code, found.json()["error"]["code"]) == (503, "not_ready")
+        while http.get("/ready").status_code != 200:
+            time.sleep(0.02)
 
 
 def test_counters_say_what_runs_and_what_was_given_up(serve, wordy):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     # what runs brings renderers and codecs along, which `--help` can do without
     from segue.jobs.manifest import Record
     from segue.jobs.run import Attempting, BatchJob, Segment
+    from segue.jobs.stored import Source
 
 Prefill = Annotated[
     str | None, typer.Option("--prefill", help="The model's reply up to and including [SEG]; saves generating it.")
@@ -57,8 +58,8 @@ def command(
         typer.Argument(
             metavar="INPUT",
             help="An image, a video, a folder, a quoted pattern ('photos/*.jpg'), a .txt list of paths, or - for what "
-            "is piped in. A folder of images is one video if they are named by evenly spaced numbers of one width "
-            "(00000.jpg, 00001.jpg ...).",
+            "is piped in; in an object store too (s3://bucket/photos, gs://, az://). A folder of images is one video "
+            "if they are named by evenly spaced numbers of one width (00000.jpg, 00001.jpg ...).",
         ),
     ],
     phrases: Annotated[list[str], typer.Argument(metavar="PHRASE...", help="What to find, each in its own quotes.")],
@@ -169,7 +170,7 @@ def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
 
 
 def _told(
-    sources: Sequence[Path], job: BatchJob, load: Callable[[], Segment], where: Attempting | int, *, as_json: bool
+    sources: Sequence[Source], job: BatchJob, load: Callable[[], Segment], where: Attempting | int, *, as_json: bool
 ) -> Tally:
     """Run, and say how it went."""
     try:
@@ -184,7 +185,7 @@ def _told(
     return tally
 
 
-def _merge(sources: Sequence[Path], job: BatchJob) -> None:
+def _merge(sources: Sequence[Source], job: BatchJob) -> None:
     """Make one list of what all shards have done, if this one is the last, and say which it is."""
     from segue.jobs.run import merge
 
@@ -197,7 +198,7 @@ def _merge(sources: Sequence[Path], job: BatchJob) -> None:
 
 
 def run(
-    sources: Sequence[Path],
+    sources: Sequence[Source],
     job: BatchJob,
     load: Callable[[], Segment],
     where: Attempting | int = 1,

@@ -19,6 +19,7 @@ from segue.files import DISK_ERRORS, OLD, PART, alone, append, recover
 from segue.jobs import shards
 from segue.jobs.inputs import folder_names
 from segue.jobs.shards import Shard
+from segue.jobs.stored import Source
 from segue.output.results import FORMAT, RESULT, encode_json
 
 NAME = "manifest.jsonl"
@@ -91,7 +92,7 @@ def record_of(result: dict[str, Any], folder: str) -> Record:
 
 
 def failure(
-    source: Path, error: SegueError, *, asked: Sequence[str], folder: Path, settings: str, seconds: float
+    source: Source, error: SegueError, *, asked: Sequence[str], folder: Path, settings: str, seconds: float
 ) -> Record:
     """The manifest's line for an input that gave no result, and why; names the folder if an older result is there."""
     return {
@@ -134,7 +135,7 @@ class Manifest:
         draft.write_bytes(lines)
         draft.replace(self._path)
 
-    def finished(self, source: Path, holds: Callable[[Record], bool]) -> Record | None:
+    def finished(self, source: Source, holds: Callable[[Record], bool]) -> Record | None:
         """The record of a source that has a result in its place for which `holds` is true.
 
         The folder's own `result.json` is asked too: a run may have been killed between writing and listing it.
@@ -151,7 +152,7 @@ class Manifest:
         self.add(found)
         return found
 
-    def assign(self, sources: Sequence[Path]) -> dict[Path, Path]:
+    def assign(self, sources: Sequence[Source]) -> dict[Source, Path]:
         """A result folder for each source, in order: the one it has, else a new one that is nobody's."""
         known = {
             name: record["folder"]
@@ -173,7 +174,7 @@ class Manifest:
                 record = record_of(result, folder.name)
                 self.records[key_of(record)] = record
 
-    def missing(self, sources: Sequence[Path], settings: str) -> list[Path]:
+    def missing(self, sources: Sequence[Source], settings: str) -> list[Source]:
         """Sources that have neither a result in its place nor a failure under these settings."""
 
         def is_there(record: Record | None) -> bool:
@@ -183,7 +184,7 @@ class Manifest:
 
         return [source for source in sources if not is_there(self.records.get((str(source), self.asked)))]
 
-    def put_in_order(self, sources: Sequence[Path]) -> None:
+    def put_in_order(self, sources: Sequence[Source]) -> None:
         """List these sources last, in this order, as one run over them does in a new folder."""
         keys = [(str(source), self.asked) for source in sources]
         self.records |= {key: self.records.pop(key) for key in keys if key in self.records}

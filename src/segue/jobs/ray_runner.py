@@ -1,9 +1,9 @@
 """The same run on a Ray cluster: an actor with a model of its own for each GPU, or for each CPU where there is none.
 
 Paths go out and records come back; pixels and masks stay where they are read and written, so that all machines must see
-inputs, output folder and model under the same paths. An actor that dies, with or without its machine, is replaced, and
-what it was at is done again, a few times; after that it is a failure of the input. Ray's own retries are off: they
-would count for an actor, and not for an input.
+inputs, output folder and model under the same paths; what lies in an object store is fetched by the actor that does it.
+An actor that dies, with or without its machine, is replaced, and what it was at is done again, a few times; after that
+it is a failure of the input. Ray's own retries are off: they would count for an actor, and not for an input.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from segue.errors import ConfigError, SegueError
 from segue.jobs import manifest
 from segue.jobs.manifest import Record
 from segue.jobs.run import AHEAD, Attempt, Attempting, BatchJob, Segment, attempt
+from segue.jobs.stored import Source
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +76,11 @@ class Worker:
     def __init__(self, job: BatchJob, load: Callable[[], Segment]):
         self._job, self._load = job, cache(load)
 
-    def attempt(self, source: str, folder: str) -> Record | str:
+    def attempt(self, source: Source, folder: Path) -> Record | str:
         """The record of an input, or the words of an error that is no fault of the input and ends the run."""
         try:
             with manifest.disk_errors(self._job.out):
-                return attempt(Path(source), Path(folder), self._job, self._load)
+                return attempt(source, folder, self._job, self._load)
         except SegueError as error:
             return str(error)
 
@@ -129,7 +130,7 @@ def _attempting(job: BatchJob, load: Callable[[], Segment], *, address: str | No
             pool.shutdown(cancel_futures=True)
 
 
-def _do(workers: _Workers, job: BatchJob, source: Path, folder: Path) -> Record:
+def _do(workers: _Workers, job: BatchJob, source: Source, folder: Path) -> Record:
     """The record of a source, by a worker; where that dies by another.
 
     Raises: SegueError, for what is no fault of the source.
@@ -139,7 +140,7 @@ def _do(workers: _Workers, job: BatchJob, source: Path, folder: Path) -> Record:
     for number in range(1, TRIES + 1):
         try:
             worker = workers.take()
-            found = ray.get(worker.attempt.remote(str(source), str(folder)))
+            found = ray.get(worker.attempt.remote(source, folder))
         except (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError) as error:
             log.warning("a worker died at %s (%d of %d)", source.name, number, TRIES)
             reason = " ".join(str(error).split())[:200]

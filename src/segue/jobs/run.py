@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from time import perf_counter
 from typing import Any
 
 from segue import processes
-from segue.errors import ConfigError, MediaError, SegueError
+from segue.errors import ConfigError, LimitError, MediaError, SegueError
 from segue.files import InUseError
 from segue.jobs import inputs, manifest
 from segue.jobs.manifest import Manifest, Record
 from segue.jobs.shards import Shard
+from segue.jobs.stored import Source, Stored
 from segue.media import open_media
+from segue.media.ahead import do_behind
 from segue.output.results import ResultWriter
 from segue.types import Answer, Event, Finished, Media
 
@@ -35,7 +37,7 @@ _LOADED: list[Callable[[], Segment]] = []
 """What loads the model of a worker; set once when its process starts."""
 
 
-Attempt = Callable[[Path, Path], Record | Future[Record]]
+Attempt = Callable[[Source, Path], Record | Future[Record]]
 """Does a source, its result going to a folder; gives its record, now or later."""
 
 
@@ -71,7 +73,7 @@ Attempting = Callable[[BatchJob, Callable[[], Segment]], AbstractContextManager[
 
 
 def run(
-    sources: Sequence[Path],
+    sources: Sequence[Source],
     job: BatchJob,
     load: Callable[[], Segment],
     where: Attempting | int = 1,
@@ -110,7 +112,7 @@ def run(
             yield first_done()
 
 
-def merge(sources: Sequence[Path], job: BatchJob) -> list[Path] | None:
+def merge(sources: Sequence[Source], job: BatchJob) -> list[Source] | None:
     """The sources that no shard has done yet; once there is none, all are listed in one manifest, in their order, as
     by one run over them. None, if all are done and another shard still holds the folder: it merges.
 
@@ -128,14 +130,14 @@ def merge(sources: Sequence[Path], job: BatchJob) -> list[Path] | None:
     return left
 
 
-def _opened(sources: Sequence[Path], job: BatchJob) -> AbstractContextManager[Manifest]:
+def _opened(sources: Sequence[Source], job: BatchJob) -> AbstractContextManager[Manifest]:
     if job.shard is None:
         return manifest.opened(job.out, job.phrases)
     run = inputs.digest(job.fingerprint, *map(str, sources))[:16]
     return manifest.opened_shard(job.out, job.phrases, Shard(*job.shard, run))
 
 
-def _check_repeated(places: Mapping[Path, Path], known: Manifest, job: BatchJob) -> None:
+def _check_repeated(places: Mapping[Source, Path], known: Manifest, job: BatchJob) -> None:
     """Refuse to replace results of the same question under other settings.
 
     Raises: ConfigError, saying which settings differ.
@@ -155,15 +157,17 @@ def _check_repeated(places: Mapping[Path, Path], known: Manifest, job: BatchJob)
         )
 
 
-def _finished(source: Path, known: Manifest, job: BatchJob) -> Record | None:
+def _finished(source: Source, known: Manifest, job: BatchJob) -> Record | None:
     """The record of a source whose result still holds: same settings, same content, folder in place."""
 
     def holds(record: Record) -> bool:
         if record["settings"] != job.fingerprint:
             return False
         try:
-            return bool(inputs.stamp(source) == record["stamp"] or inputs.content_hash(source) == record["sha256"])
-        except OSError:
+            if inputs.stamp(source) == record["stamp"]:
+                return True
+            return isinstance(source, Path) and inputs.content_hash(source) == record["sha256"]
+        except (OSError, MediaError):
             return False  # it is gone or closed to us, which opening it will say
 
     return known.finished(source, holds)
@@ -184,40 +188,54 @@ def _begin(load: Callable[[], Segment]) -> None:
     _LOADED.append(cache(load))
 
 
-def _work(source: Path, folder: Path, job: BatchJob) -> Record:
+def _work(source: Source, folder: Path, job: BatchJob) -> Record:
     with manifest.disk_errors(job.out):
         return attempt(source, folder, job, _LOADED[0])
 
 
-def attempt(source: Path, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:
-    """Do one source; the record says how it went. What is no fault of the source (model, disk) is raised."""
+def attempt(source: Source, folder: Path, job: BatchJob, load: Callable[[], Segment]) -> Record:
+    """Do one source; the record says how it went. What is no fault of the source (model, disk) is raised.
+
+    One that is stored is copied beside the results meanwhile, and named by its URL in whatever is told of it.
+    """
     started = perf_counter()
-    failure = partial(manifest.failure, source, asked=job.phrases, folder=folder, settings=job.fingerprint)
-    try:
-        media = open_media(source, first=job.settings.get("first", False), window=job.settings.get("window"))
-    except SegueError as problem:
-        return failure(problem, seconds=_since(started))
-    segment = load()
-    started = perf_counter()
-    try:
-        return _write(segment(media), media, folder, job, started)
-    except SegueError as problem:
-        if manifest.is_disk_error(problem.__cause__):
-            raise
-        return failure(problem, seconds=_since(started))
+    path = source.place(job.out) if isinstance(source, Stored) else source
+    origin: dict[str, Any] = {}
+    failed = partial(manifest.failure, source, asked=job.phrases, folder=folder, settings=job.fingerprint)
+
+    def failure(problem: SegueError) -> Record:
+        return failed(SegueError(str(problem).replace(str(path), str(source))), seconds=_since(started))
+
+    with ExitStack() as copies:
+        try:
+            if isinstance(source, Stored):
+                origin = {"path": source.url, "stamp": copies.enter_context(source.copied(path))}
+            media = open_media(path, first=job.settings.get("first", False), window=job.settings.get("window"))
+        except (LimitError, MediaError) as problem:
+            return failure(problem)
+        segment = load()
+        started = perf_counter()
+        try:
+            return _write(segment(media), media, _describe_source(media) | origin, folder, job, started)
+        except SegueError as problem:
+            if manifest.is_disk_error(problem.__cause__):
+                raise
+            return failure(problem)
 
 
-def _write(events: Iterator[Event], media: Media, folder: Path, job: BatchJob, started: float) -> Record:
-    source = _describe_source(media)
+def _write(
+    events: Iterator[Event], media: Media, source: Mapping[str, Any], folder: Path, job: BatchJob, started: float
+) -> Record:
     answer: Answer | None = None
     with ResultWriter(folder, media, job.formats) as writer:
-        for event in events:
-            writer.write(event)
-            if isinstance(event, Finished):
-                answer = event.answer
+        with do_behind(writer.write) as write:
+            for event in events:
+                write(event)
+                if isinstance(event, Finished):
+                    answer = event.answer
         if answer is None:
             raise RuntimeError("the engine's stream ended without an answer")
-        more = {"source": source, "settings": dict(job.settings), "fingerprint": job.fingerprint}
+        more = {"source": dict(source), "settings": dict(job.settings), "fingerprint": job.fingerprint}
         result = writer.finish(answer, **more, seconds=_since(started))
     return manifest.record_of(result, folder.name)
 

@@ -1,10 +1,11 @@
-"""Work that is done ahead of whoever asks for it."""
+"""Work that is done beside whoever asks for it: ahead of them, or behind."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -29,5 +30,28 @@ def read_ahead(items: Iterator[T], count: int = AHEAD) -> Generator[T, None, Non
         while (item := waiting.popleft().result()) is not _END:
             waiting.append(ask())
             yield item  # type: ignore[misc]
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def do_behind(do: Callable[[T], None], count: int = AHEAD) -> Generator[Callable[[T], None], None, None]:
+    """The same function, whose calls are done one after another in a thread while the caller goes on.
+
+    At most `count` of them wait to be done. An error comes at a later call or at the end of the block, when calls after
+    the one that failed may have been done too; those that wait when the block ends by an error are not.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="segue-do-behind")
+    waiting: deque[Future[None]] = deque()
+
+    def ask(item: T) -> None:
+        waiting.append(thread.submit(copy_context().run, do, item))
+        while len(waiting) > count:
+            waiting.popleft().result()
+
+    try:
+        yield ask
+        while waiting:
+            waiting.popleft().result()
     finally:
         thread.shutdown(cancel_futures=True)

@@ -117,8 +117,6 @@ def resolved(target: Target) -> str:
 def is_public(address: str) -> bool:
     """Whether an IP address lies in the open net, through whatever form it is written."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.sixtofour is not None or ip in _NAT64:
-            return False
-        ip = ip.ipv4_mapped or ip
+    if isinstance(ip, ipaddress.IPv6Address) and (ip.sixtofour is not None or ip in _NAT64):
+        return False
     return ip.is_global and not ip.is_multicast

@@ -297,6 +297,4 @@ class _Store:
             connection.close()
         if response.status != 200:
             raise ApiError(400, f"Label Studio answers {response.status} for a file of the task", code="remote_url")
-        if len(data) > self._limits.upload_bytes:
-            raise ApiError(400, f"it is larger than {self._limits.upload_bytes:,} bytes", code="limit_exceeded")
         return data

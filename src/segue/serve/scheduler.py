@@ -77,7 +77,6 @@ class Ticket:
             left = deadline - (time.monotonic() - self.asked_at)
             event = await asyncio.wait_for(self._events.get(), max(0.0, left))
         except TimeoutError as error:
-            self.close()
             metrics.gave_up.labels("deadline").inc()
             message = f"not answered in {deadline:g} seconds; ask for less"
             raise ApiError(504, message, code="deadline_exceeded", headers=NO_RETRY) from error

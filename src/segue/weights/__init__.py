@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def load(
     stay as they are. Nothing is written unless every tensor and every place is accounted for. Tensors that are cast are
     held one at a time; others stay in the file's memory map, private to this process, so that they need no memory of
     their own until they are changed. `filled` is told each place that is not `tied` when it has its numbers; where it
-    says True, the place has gone and is let go of.
+    says True, the place has gone and is let go of. Numbers that are NaN or infinite are looked for once in a file that
+    does not change.
 
     Raises: CheckpointError, naming every tensor missing, unexpected or misshapen, with both shapes.
     """
@@ -122,15 +124,13 @@ def load(
     by_file: dict[Path, list[Write]] = defaultdict(list)
     for write in writes:
         by_file[headers[write.upstream].file].append(write)
+    known = facts.of_this_user()
     with ThreadPoolExecutor(1) as beside:
         digests = beside.submit(_hashes, checkpoint_files(folder))
         for file, file_writes in by_file.items():
-            for write, tensor in zip(file_writes, read_tensors(file, [w.upstream for w in file_writes]), strict=True):
-                check_finite(tensor, write.upstream, file)
-                _fill(places, write, tensor)
-                for place in write.places:
-                    if filled(place):
-                        del places[place]
+            fill = partial(_fill_from, file, file_writes, places, filled)
+            if not known.once(file, "finite", partial(fill, check=True)):
+                fill(check=False)
     with torch.no_grad():
         for name in report.tied:
             places[name].copy_(places[(tied or {})[name]])
@@ -279,6 +279,18 @@ def check_finite(tensor: Tensor, name: str, file: Path) -> None:
             f"{file}: tensor {name} has {bad:,} of {tensor.numel():,} numbers that are NaN or infinite, so nothing it "
             "answers would hold; fetch the checkpoint again"
         )
+
+
+def _fill_from(
+    file: Path, writes: Sequence[Write], places: dict[str, Tensor], filled: Callable[[str], bool], *, check: bool
+) -> None:
+    for write, tensor in zip(writes, read_tensors(file, [write.upstream for write in writes]), strict=True):
+        if check:
+            check_finite(tensor, write.upstream, file)
+        _fill(places, write, tensor)
+        for place in write.places:
+            if filled(place):
+                del places[place]
 
 
 def _fill(places: Mapping[str, Tensor], write: Write, tensor: Tensor) -> None:
