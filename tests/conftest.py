@@ -1,8 +1,14 @@
 """What every test stands on: a tokenizer of bytes, tiny random models, and pictures that are made, not read."""
 
+import dataclasses
+import gc
+import inspect
 import os
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 # Tiny models spend longer on waking threads than on numbers. Set before torch is first imported, inherited by
 # the processes that tests start, and left alone where somebody chose otherwise.
@@ -10,8 +16,54 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Replays of recordings use several all the same; those that wait give way to others.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import jaxtyping
 import numpy as np
 import pytest
+
+NOT_PLAIN = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
+
+def _has_arrays(hint) -> bool:
+    """Whether a type says the shape of an array, however deep inside."""
+    parts = hint if isinstance(hint, list) else get_args(hint)
+    is_array = inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray)
+    return is_array or any(map(_has_arrays, parts))
+
+
+def _sparing(jaxtyped):
+    """jaxtyping's decorator, but a function without shapes goes to the type checker alone.
+
+    jaxtyping checks arguments twice and notes the shapes of each call, which is most of the price of the checks.
+    """
+
+    def decorate(fn=None, *, typechecker):
+        if fn is None:
+            return partial(decorate, typechecker=typechecker)
+        if inspect.isclass(fn):
+            made = vars(fn).get("__init__")
+            if dataclasses.is_dataclass(fn) and made is not None and not hasattr(made, "__wrapped__"):
+                fn.__init__ = decorate(made, typechecker=typechecker)
+            return fn
+        try:
+            hints = get_type_hints(fn, include_extras=True)
+        except (NameError, AttributeError, TypeError):  # what only mypy understands; jaxtyping takes it for Any
+            return jaxtyped(fn, typechecker=typechecker)
+        if any(kind(fn) for kind in NOT_PLAIN) or any(map(_has_arrays, hints.values())):
+            return jaxtyped(fn, typechecker=typechecker)
+        fn.__annotations__ = hints
+        return typechecker(fn) if hints else fn
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _sparing(jaxtyping.jaxtyped)
+
+
+def pytest_collection_finish():
+    """What importing everything has left behind is never garbage: no search for garbage goes through it again."""
+    gc.collect()
+    gc.freeze()
+
 
 SPECIAL = [
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>"),
@@ -42,6 +94,10 @@ def _cache_of_this_run(tmp_path_factory):
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     # pytest-xdist says how wide a terminal is that its workers do not have
     os.environ.pop("COLUMNS", None)
+    if set(sys.modules) & {"warm", "kept"}:
+        import warm
+
+        warm.start()
 
 
 @pytest.fixture(scope="session")

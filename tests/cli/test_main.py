@@ -1,3 +1,4 @@
+import json
 import logging
 import subprocess
 import sys
@@ -85,26 +86,46 @@ def test_h_is_help_everywhere(words):
     assert run(*words, "-h").output == run(*words, "--help").output
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ("segment a b -o c -m deno", "did you mean 'demo'?"),
-        ("inspect huggingface.co/ByteDance/Sa2VA-4B", "did you mean 'ByteDance/Sa2VA-4B'?"),
-        ("doctor demmo", "did you mean 'demo'?"),
-        ("finetune x --base demoo", "did you mean 'demo'?"),
-        ("chat --device cudda", "did you mean cuda?"),
-        ("finetune x --base demo --device cuda", "cannot be trained on by name"),
-        ("segment a b -o c --frames every:3", "unknown frame plan"),
-        ("segment https://a.b/c.png b -o c", "download it first"),
-        ("segment a b -o c --prefill Yes.", "asks for no mask"),
-        ("train nothing.yaml", "there is no recipe nothing.yaml"),
-        ("serve -m demo --host 0.0.0.0", "can be reached from other machines and there is no key"),
-    ],
-)
-def test_arguments_are_judged_before_torch_is_imported(words, told):
-    code = "import sys, segue.cli.main as m\ntry: m.main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+MISTAKES = {
+    "segment a b -o c -m deno": "did you mean 'demo'?",
+    "inspect huggingface.co/ByteDance/Sa2VA-4B": "did you mean 'ByteDance/Sa2VA-4B'?",
+    "doctor demmo": "did you mean 'demo'?",
+    "finetune x --base demoo": "did you mean 'demo'?",
+    "chat --device cudda": "did you mean cuda?",
+    "finetune x --base demo --device cuda": "cannot be trained on by name",
+    "segment a b -o c --frames every:3": "unknown frame plan",
+    "segment https://a.b/c.png b -o c": "download it first",
+    "segment a b -o c --prefill Yes.": "asks for no mask",
+    "train nothing.yaml": "there is no recipe nothing.yaml",
+    "serve -m demo --host 0.0.0.0": "can be reached from other machines and there is no key",
+}
+
+JUDGED = """
+import contextlib, io, json, sys
+import segue.cli.main as m
+for words in sys.argv[1:]:
+    told, code = io.StringIO(), None
+    with contextlib.redirect_stderr(told):
+        try:
+            m.main(words.split())
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, told.getvalue(), "torch" in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Exit code, what is told, and whether torch was imported for it: all mistakes in one process."""
+    done = subprocess.run([sys.executable, "-c", JUDGED, *MISTAKES], capture_output=True, text=True, check=True)
+    return dict(zip(MISTAKES, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_arguments_are_judged_before_torch_is_imported(judged, words):
+    code, told, has_torch = judged[words]
+    assert (code, has_torch) == (2, False)
+    assert MISTAKES[words] in told and told.count("\n") == 1
 
 
 def test_ctrl_c_is_one_line_and_exit_130(doing):

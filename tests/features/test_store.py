@@ -19,7 +19,6 @@ from segue.features import FeatureCache, Features, Store, entries
 from segue.features import store as store_module
 
 SPAWNER = multiprocessing.get_context("forkserver")
-SPAWNER.set_forkserver_preload(["segue.features"])
 
 
 def the_entry(root):

@@ -98,6 +98,14 @@ class Sizes:
         )
 
     @classmethod
+    def of_known(cls, family: Family, model: KnownModel) -> Sizes:
+        """The sizes of a known architecture, without a configuration of its SAM 2, which takes long to make."""
+        sizes = cls.of_config(_config(family, model, grounder=False))
+        if model.sam2 is None:
+            return sizes
+        return replace(sizes, sam2={**sam2.HIERA_L, **model.sam2}["embed_dim"], two_decoders=model.two_decoders)
+
+    @classmethod
     def of_shapes(cls, shapes: Shapes) -> Sizes:
         """The sizes that tensor names and shapes betray, in an official or our own layout."""
         found = _signs(shapes)
@@ -143,14 +151,14 @@ def _signs(shapes: Shapes) -> tuple[str, Signs] | None:
 
 def nearest(sizes: Sizes) -> str | None:
     """The name of the known architecture that is most like these sizes; `None` if they say nothing."""
-    distances = {name: _distance(sizes, Sizes.of_config(_config(*model))) for name, model in known().items()}
+    distances = {name: _distance(sizes, Sizes.of_known(*model)) for name, model in known().items()}
     name = min(distances, key=lambda known: distances[known])
     return name if math.isfinite(distances[name]) else None
 
 
 def is_exactly(sizes: Sizes, name: str) -> bool:
     """Whether these are the sizes of a known architecture, as far as they say."""
-    return not differing(sizes, Sizes.of_config(config_of(name)))
+    return not differing(sizes, Sizes.of_known(*find(name)))
 
 
 def describe(sizes: Sizes) -> str:

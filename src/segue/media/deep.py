@@ -72,7 +72,7 @@ def told(chosen: Window) -> str:
     return f"windowed {chosen[0]:,.6g} to {chosen[1]:,.6g}"
 
 
-def to_eight_bits(found: np.ndarray, chosen: Window | None, name: str) -> UInt8[np.ndarray, ...]:
+def to_eight_bits(found: np.ndarray, chosen: Window | None, name: str) -> UInt8[np.ndarray, "*_"]:
     """Values scaled to 0 to 255 by a window, or without one by the range of 16 bits.
 
     Raises: MediaError, if there is no window and the values are not of that range.

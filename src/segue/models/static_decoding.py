@@ -212,7 +212,7 @@ def decode_layer(
     hidden: Float[Tensor, "b d"],
     turns: tuple[Float[Tensor, "b 1 w"], Float[Tensor, "b 1 w"]],
     cache: tuple[Float[Tensor, "b g r w"], Float[Tensor, "b g r w"]],
-    now: tuple[Float[Tensor, "b r"], tuple[Int[Tensor, ...], ...]],
+    now: tuple[Float[Tensor, "b r"], tuple[Int[Tensor, "*_"], ...]],
 ) -> Float[Tensor, "b d"]:
     """One token of each row through one layer; its key and value are written into the cache.
 

@@ -105,10 +105,21 @@ def test_rows_are_ranked_by_the_headline_of_each(make):
 def test_a_threshold_is_chosen_from_a_report(make):
     _, made = make(Bright())
     assert made["figures"]["dice@0.3"] == 1.0 and own_masks.best_threshold(made["figures"]) == 0.5
+    assert not any(line[-1] for line in report.threshold_lines(made)), "all are alike"
+    made["figures"]["dice@0.3"] = 0.5
     headings, *lines = report.threshold_lines(made)
     assert headings == ("threshold", "dice", "iou", "precision", "recall", "")
     assert [line[0] for line in lines if line[-1] == "best dice"] == ["0.5"]
     assert not any("@" in name for name, *_ in report.figure_lines(made))
+
+
+def test_figures_and_their_bounds_have_as_many_decimals(make):
+    _, made = make(Bright())
+    made["figures"] |= {"hd95": 50.0, "dice": 0.25}
+    made["intervals"] = {"hd95": [0.0, 100.0, 1000], "dice": [0.0, 0.5, 1000]}
+    lines = {name: (value, bounds) for name, value, bounds in report.figure_lines(made)}
+    assert lines["hd95"] == ("50.00", "0.00 to 100.00") and lines["dice"] == ("0.2500", "0.0000 to 0.5000")
+    assert report.told(made | {"intervals": {}})["95% intervals"].startswith("none")
 
 
 def test_what_people_wrote_means_nothing_in_the_markdown(make):

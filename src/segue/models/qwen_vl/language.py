@@ -63,7 +63,7 @@ class StretchedRotary(nn.Module):
         self.register_buffer("inverse_frequencies", torch.stack(rows), persistent=False)
 
     def forward(
-        self, states: Float[Tensor, ...], positions: Int[Tensor, "b s"]
+        self, states: Float[Tensor, "*_"], positions: Int[Tensor, "b s"]
     ) -> tuple[Float[Tensor, "b s w"], Float[Tensor, "b s w"]]:
         """Cosines and sines in the type of the states, computed in float32."""
         levels = positions.amax(-1) // _PLACES
