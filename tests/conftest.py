@@ -19,7 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import jaxtyping
 import numpy as np
 import pytest
+from beartype import BeartypeConf, beartype
 
+CHECKED = beartype(conf=BeartypeConf(violation_type=TypeError))  # an error of the kind that jaxtyping raises
 NOT_PLAIN = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
 
 
@@ -51,7 +53,7 @@ def _sparing(jaxtyped):
         if any(kind(fn) for kind in NOT_PLAIN) or any(map(_has_arrays, hints.values())):
             return jaxtyped(fn, typechecker=typechecker)
         fn.__annotations__ = hints
-        return typechecker(fn) if hints else fn
+        return CHECKED(fn) if hints else fn
 
     return decorate
 
