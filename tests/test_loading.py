@@ -8,6 +8,7 @@ from segue import loading
 from segue.engine import Options
 from segue.errors import ConfigError, LimitError
 from segue.geometry.masks import iou
+from segue.models.fused import FusedLinear
 from segue.models.quantised import Int8Linear
 
 ASKED = Options(prefill="It is [SEG].", keep_logits=True)
@@ -20,7 +21,8 @@ def kinds(module):
 def test_eight_bits_are_in_language_model_and_tower_and_nowhere_else(official_folder):
     model = loading.load(official_folder, device="cpu", quantize="int8").model
     assert kinds(model.mllm.language_model) == kinds(model.mllm.vision_tower) == {Int8Linear}
-    assert kinds(model.grounder) == kinds(model.seg_projector) == kinds(model.mllm.projector) == {nn.Linear}
+    assert kinds(model.grounder) == {nn.Linear, FusedLinear}
+    assert kinds(model.seg_projector) == kinds(model.mllm.projector) == {nn.Linear}
 
 
 def test_a_layer_is_packed_as_soon_as_it_is_read_so_that_only_one_is_held_in_full(official_folder, monkeypatch):

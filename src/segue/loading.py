@@ -22,6 +22,7 @@ from segue.engine import Engine
 from segue.errors import ConfigError, LimitError
 from segue.grounding import model as grounded
 from segue.models import offloading, quantised
+from segue.models.fused import FusedLinear
 from segue.models.quantised import Bits
 from segue.models.quantised_cache import QuantisedCache
 
@@ -130,7 +131,7 @@ def _layers(model: grounded.VisionLanguageModel, bits: str) -> list[str]:
     """The linear layers that are to be quantised and are not yet."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     known = footprint.quantised_layers(shapes, model.config.family, bits)
-    return [name for name in known if type(model.get_submodule(name)) is nn.Linear]
+    return [name for name in known if type(model.get_submodule(name)) in (nn.Linear, FusedLinear)]
 
 
 def _finish(engine: Engine, choice: Loading) -> None:

@@ -68,10 +68,10 @@ class ToyMLLM(PreTrainedModel):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
 
-    def tower(self, pixels, grids=None):
+    def tower(self, pixels, grids=None):  # states of all images one after another: [tokens, width of the tower]
         return self.vision_tower["see"](pixels.to(self.dtype).flatten(1))
 
-    def project(self, states, grids=None):
+    def project(self, states, grids=None):  # the same tokens: [tokens, width of the language model]
         return self.projector(states)
 
     def below(self, point):

@@ -61,4 +61,4 @@ def test_what_ends_a_worker_ends_the_run_in_one_line(photos, tmp_path, begin, wo
 )
 def test_processes_are_as_many_as_are_worth_it(monkeypatch, given, inputs, model, device, workers):
     monkeypatch.setattr(options, "cores", lambda: 4)
-    assert options.chosen_workers(given, inputs, model, device) == workers
+    assert options.chosen_workers(given, lambda: inputs, model, device) == workers

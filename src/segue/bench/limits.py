@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from segue.bench.clock import seconds_of
 from segue.bench.report import MachineLimits
+from segue.models import fused
 
 COPIED = {"cuda": 2**32, "cpu": 2**28}  # bytes, far more than any cache holds
 SIDE = {"cuda": 8192, "cpu": 2048}
@@ -55,9 +57,14 @@ def _best(job: Callable[[], object], device: torch.device) -> float:
 
 def flops_of(job: Callable[[], object]) -> float:
     """Operations of the matrix products, convolutions and attention in a piece of work, which is run once for it."""
-    with FlopCounterMode(display=False, custom_mapping=dict.fromkeys(ATTENTIONS, _attention)) as counter:
+    known = dict.fromkeys(ATTENTIONS, _attention) | {fused.LINEAR: _linear}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
         job()
     return float(counter.get_total_flops())
+
+
+def _linear(states: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * math.prod(states) * int(weight[0])
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -150,7 +150,8 @@ def prune(
         print(json.dumps({"entries": len(gone), "bytes": freed, "half_written": left, "dry_run": dry_run}))
         return
     verb = "would be removed" if dry_run else "removed"
-    print(f"{len(gone):,} entries, {size(freed)}, {verb}; {left} half-written files of killed runs removed")
+    half_written = "" if dry_run else f"; {left} half-written files of killed runs removed"
+    print(f"{len(gone):,} entries, {size(freed)}, {verb}{half_written}")
 
 
 @app.command("inspect")

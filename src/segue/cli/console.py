@@ -142,7 +142,7 @@ class Bar:
         self._is_hidden = hidden
         self._title, self._failures_told = title, failures_told
         self._total = self._before = self._done = self._failed = 0
-        self._began = self._told = 0.0
+        self._began = self._told = 0.0  # when the first step was over; when a line was printed last
         self._steps = self._progress.add_task(title, total=None, visible=False)
         self._frames = self._progress.add_task("frames", total=None, visible=False)
 
@@ -159,7 +159,7 @@ class Bar:
         self._progress.start()
         self._total, self._before = total, done
         if not self._done:
-            self._began = self._told = perf_counter()
+            self._told = perf_counter()
         if done:
             say(f"{self._title}: {done:,} of {total:,} are done already")
         self._progress.update(self._steps, total=total, completed=done + self._done, visible=total > 1)
@@ -167,18 +167,21 @@ class Bar:
     def step(self, failure: str | None = None) -> None:
         """One more step is done, or has failed for this reason."""
         self._done += 1
+        now = perf_counter()
+        if self._done == 1:
+            self._began = now  # it has loaded the model, which no other does
         if failure is not None:
             self._failed += 1
             if self._failed <= self._failures_told:
                 error(failure)
-        title = f"{self._title}, {self._failed} failed" if self._failed else self._title
+        failed = f", {self._failed} failed" if self._failed else ""
         self._progress.update(self._frames, visible=False)
-        self._progress.update(self._steps, completed=self._before + self._done, description=title)
-        now = perf_counter()
+        self._progress.update(self._steps, completed=self._before + self._done, description=self._title + failed)
         if self._is_plain and not self._is_hidden and now - self._told >= _EVERY:
             self._told, done = now, self._before + self._done
-            left = (now - self._began) / self._done * (self._total - done)
-            say(f"{title}: {done:,} of {self._total:,}, {left:.0f} s left", style="dim")
+            seconds = (now - self._began) / max(self._done - 1, 1) * (self._total - done)
+            left = f", {seconds:.0f} s left" if self._done > 1 and done < self._total else ""
+            say(f"{self._title}: {done:,} of {self._total:,}{failed}{left}", style="dim")
 
     def start_frames(self, name: str, frames: int) -> None:
         """The step at work is an input of so many frames."""

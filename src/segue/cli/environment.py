@@ -67,9 +67,8 @@ def devices() -> Iterator[EnvironmentCheck]:
     knows_bf16 = any(known is True for name, known in capabilities.items() if "bf16" in name)
     bf16 = "bf16 in hardware" if knows_bf16 else "no bf16 in hardware, so fp32 is quicker"
     instructions = torch.backends.cpu.get_cpu_capability()
-    yield EnvironmentCheck(
-        "cpu", "ok", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {instructions}, {bf16}"
-    )
+    threads = f"{torch.get_num_threads()} thread{'' if torch.get_num_threads() == 1 else 's'}"
+    yield EnvironmentCheck("cpu", "ok", f"{os.cpu_count()} cores, {threads}, {instructions}, {bf16}")
     for number in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(number)
         bf16 = "bf16" if card.major >= 8 else "no bf16 in hardware, so take fp16"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -260,20 +261,28 @@ def _evaluate(
     if not is_resumed:
         _throw_away(spec.out)
     evaluation = spec.evaluation(shard or (0, 1))
-    with told_forms():
-        dataset = evaluation.open_data()
+    if shard is not None and (workers or 1) > 1:
+        raise ConfigError("--shard and --workers both deal out rows; give one of them")
+
+    @cache
+    def data() -> Dataset:
+        with told_forms():
+            return evaluation.open_data()
+
+    def media() -> int:
+        if spec.limit is None and evaluation.benchmark.media is not None:
+            return evaluation.benchmark.media
+        return len(units(data(), evaluation.count(data())))
+
+    count = 1 if shard else options.chosen_workers(workers, media, spec.model, spec.device)
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
-        if shard is not None and (workers or 1) > 1:
-            raise ConfigError("--shard and --workers both deal out rows; give one of them")
-        media = len(units(dataset, evaluation.count(dataset)))
-        count = 1 if shard else options.chosen_workers(workers, media, spec.model, spec.device)
         if count > 1:
-            usage = processes.run_workers(spec, dataset, count, bar)
+            usage = processes.run_workers(spec, data, count, bar)
         else:
-            usage = runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
+            usage = runner.run(evaluation, data(), spec.load, bar, batch=spec.batch)
     if spec.cache is not None:
         say(f"{spec.out.name}: {usage}")
-    return _reported(evaluation, dataset, usage if spec.cache is not None else None, show_names=show_names)
+    return _reported(evaluation, data(), usage if spec.cache is not None else None, show_names=show_names)
 
 
 def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> RunReport:

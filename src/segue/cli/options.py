@@ -68,13 +68,18 @@ def check_device(device: str) -> str:
     return device
 
 
-def chosen_workers(given: int | None, inputs: int, model: str, device: str) -> int:
-    """How many processes do so many inputs: as many as are given; else one a core for a small model on a CPU."""
+def chosen_workers(given: int | None, count_inputs: Callable[[], int], model: str, device: str) -> int:
+    """How many processes do so many inputs: as many as are given; else one a core for a small model on a CPU.
+
+    `count_inputs` is called where it matters alone: counting may mean reading.
+    """
     from segue.checkpoints.locate import find
 
-    worthwhile = min(inputs // _WORTH_A_WORKER, _MOST_WORKERS)
-    if given is not None or worthwhile < 2:
-        return given or 1
+    if given is not None:
+        return given
+    worthwhile = min(count_inputs() // _WORTH_A_WORKER, _MOST_WORKERS)
+    if worthwhile < 2:
+        return 1
     folder, gpus = find(model), (Path("/dev/nvidiactl"), Path("/dev/kfd"))
     size = 0 if folder is None else sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     is_cpu = device == "cpu" or (device == "auto" and sys.platform != "darwin" and not any(map(Path.exists, gpus)))

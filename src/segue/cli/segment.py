@@ -111,7 +111,7 @@ def command(
         sources = inputs.find(place, folder_kind=folder_kind, skipped=skipped)[:limit]
         _tell_skipped(skipped)
         cluster = _cluster(runner, workers)
-        count = 0 if cluster else options.chosen_workers(workers, len(sources), loading.model, loading.device)
+        count = 0 if cluster else options.chosen_workers(workers, lambda: len(sources), loading.model, loading.device)
         loaded = partial(_loaded, loading, phrases, how, is_told=count == 1)
         if count != 1:
             loading.tell_limits()

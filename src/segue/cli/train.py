@@ -115,7 +115,10 @@ def finetune(
     from segue import config
     from segue.train.presets import FinetuneOptions
     from segue.train.recipe import TrainRecipe
+    from segue.train.setup import require_accelerate
 
+    if not estimate:
+        require_accelerate()
     if resume:
         made = replace(config.load(TrainRecipe, output / "recipe.yaml", sets or []), output=output)
     else:
@@ -150,7 +153,7 @@ def _summary(made: TrainRecipe) -> str:
             f"every {_many(made.validation.every, 'step')} the held-out rows are asked; the best checkpoint is kept"
             + (f", and {patience} times without gain end it" if patience else "")
         )
-    return "\n".join([*lines, f"all settings: {made.output / 'recipe.yaml'} (--set KEY=VALUE changes them)"])
+    return "\n".join([*lines, f"all settings go to {made.output / 'recipe.yaml'} (--set KEY=VALUE changes them)"])
 
 
 def _tell_next(made: TrainRecipe, outcome: Outcome, *, phrase: str | None, group: str | None) -> None:

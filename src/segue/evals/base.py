@@ -70,6 +70,8 @@ class Benchmark:
     """Which part of it."""
     task: Task
     """The kind of question."""
+    media: int | None = None
+    """How many images and videos it asks about, where that is known before the data are opened."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of the dataset: what it needs beside root and split to give each row once, asked as the protocol asks."""
     settings: Mapping[str, Any] = field(default_factory=dict)

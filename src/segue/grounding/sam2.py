@@ -29,6 +29,7 @@ from transformers import (
 )
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoMaskDecoder
 
+from segue.grounding import hiera
 from segue.models.tiling import resize
 from segue.weights import KeyTable, Rule
 
@@ -105,6 +106,7 @@ class LanguageSam2(nn.Module):
         super().__init__()
         self.config = config
         self.sam2 = Sam2VideoModel(config)
+        hiera.take_over(self.sam2.vision_encoder.backbone)
         self.language_decoder = Sam2VideoMaskDecoder(config.mask_decoder_config) if two_decoders else None
         width, memory = config.memory_attention_hidden_size, config.memory_encoder_output_channels
         for layer in self.sam2.memory_attention.layers:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -102,16 +103,21 @@ class StageState:
         (zero if self.is_zero else optim).restore_optimizer(_bare(self.optimizer), names, state)
 
 
+def require_accelerate() -> None:
+    """Raises: ConfigError, where accelerate is missing."""
+    if find_spec("accelerate") is None:
+        raise ConfigError("training needs accelerate; install the extra: pip install 'segue[train]'")
+
+
 def accelerator(recipe: TrainRecipe, *, device: str) -> Accelerator:
     """How this process takes part: alone, or as `accelerate launch` or torchrun started it.
 
     Raises: ConfigError, where accelerate is missing, or for a form of DeepSpeed or FSDP that cannot be used.
     """
-    try:
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
-    except ImportError as error:
-        raise ConfigError("training needs accelerate; install the extra: pip install 'segue[train]'") from error
+    require_accelerate()
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, parse_flag_from_env
+
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         zero.require()
     made = Accelerator(

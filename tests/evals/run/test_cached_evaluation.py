@@ -191,7 +191,7 @@ def test_workers_share_the_cache(longva, questions, tmp_path):
             settings=SETTINGS,
             cache=str(tmp_path / "cache"),
         )
-        assert run_workers(spec, spec.evaluation().open_data(), 2, UNWATCHED).hits == hits
+        assert run_workers(spec, spec.evaluation().open_data, 2, UNWATCHED).hits == hits
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 """Several processes on one run."""
 
+from multiprocessing import active_children
+
 import pytest
 from asked import Recorded, write_folder
 
-from segue.errors import CheckpointError
+from segue.errors import CheckpointError, DataError
+from segue.evals.benchmarks import SCENES
 from segue.evals.run import report, runner
 from segue.evals.run.workers import EvaluationSpec, run_workers
 
@@ -20,7 +23,7 @@ def test_two_processes_make_the_report_of_one(tmp_path, official_folder):
         if workers == 1:
             runner.run(job, job.open_data(), spec.load, progress)
         else:
-            run_workers(spec, job.open_data(), workers, progress)
+            run_workers(spec, job.open_data, workers, progress)
         assert progress.steps == [None] * 6
         scored.append(report.RunFolder(out=job.out, benchmark=job.benchmark, total=6).scored())
     assert scored[0] == scored[1]
@@ -31,4 +34,25 @@ def test_what_stops_a_worker_stops_the_run(tmp_path):
     folder = write_folder(tmp_path / "mine")
     spec = EvaluationSpec(model="nothing/", on=str(folder), data=folder, out=tmp_path / "out", own={"phrase": "square"})
     with pytest.raises(CheckpointError, match="there is no folder"):
-        run_workers(spec, spec.evaluation().open_data(), 2, Recorded())
+        run_workers(spec, spec.evaluation().open_data, 2, Recorded())
+
+
+def test_processes_start_before_the_data_are_read_and_end_if_they_cannot_be(tmp_path):
+    spec = EvaluationSpec(model="demo", on="scenes_test", data=tmp_path, out=tmp_path / "out")
+
+    before = set(active_children())
+
+    def broken():
+        assert len(set(active_children()) - before) == 2
+        raise DataError("no such data")
+
+    with pytest.raises(DataError, match="no such data"):
+        run_workers(spec, broken, 2, Recorded())
+    for process in set(active_children()) - before:
+        process.join(60)
+    assert not set(active_children()) - before
+
+
+@pytest.mark.parametrize("benchmark", SCENES, ids=lambda one: one.name)
+def test_media_that_are_known_beforehand_are_those_that_are_drawn(benchmark):
+    assert benchmark.media == sum(benchmark.options.values())

@@ -19,6 +19,7 @@ SCENES = tuple(
         dataset="scene_questions",
         split=split,
         task="segment",
+        media=100 + 30,
         options={"stills": 100, "clips": 30},
         score=scenes.score,
         reduce=scenes.reduce,

@@ -171,6 +171,8 @@ def told(report: RunReport) -> dict[str, str]:
         "threshold of masks": f"{report['settings']['threshold']}",
         "prompt of the first row": asked["prompt"],
     }
+    if not report["intervals"]:
+        facts["95% intervals"] = "none: they need rows of several groups"
     if report["missing"]:
         facts["not asked yet"] = f"{report['missing']:,} rows"
     return facts
@@ -183,8 +185,8 @@ def figure_lines(report: RunReport) -> list[tuple[str, str, str]]:
     found = []
     for name in names:
         interval = report["intervals"].get(name)
-        low_high = "" if interval is None else f"{number(interval[0])} to {number(interval[1])}"
-        found.append((name, number(report["figures"][name]), low_high))
+        value, *bounds = _alike([report["figures"][name], *([] if interval is None else interval[:2])])
+        found.append((name, value, " to ".join(bounds)))
     return found
 
 
@@ -199,8 +201,8 @@ def threshold_lines(report: RunReport) -> list[tuple[str, ...]]:
     if not scanned:
         return []
     names = list(next(iter(scanned.values())))
-    is_told = any(figures[names[0]] is not None for figures in scanned.values())
-    best = best_threshold(report["figures"], by=names[0]) if is_told else None
+    differ = len({figures[names[0]] for figures in scanned.values()} - {None}) > 1
+    best = best_threshold(report["figures"], by=names[0]) if differ else None
     lines = [
         (threshold, *(number(figures.get(name)) for name in names), f"best {names[0]}" * (float(threshold) == best))
         for threshold, figures in scanned.items()
@@ -210,9 +212,13 @@ def threshold_lines(report: RunReport) -> list[tuple[str, ...]]:
 
 def number(value: float | None) -> str:
     """A figure in four digits or so."""
-    if value is None:
-        return "none"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return _alike([value])[0]
+
+
+def _alike(values: Sequence[float | None]) -> list[str]:
+    """Figures with as many decimals as the largest needs."""
+    decimals = 2 if any(value is not None and abs(value) >= 10 for value in values) else 4
+    return ["none" if value is None else f"{value:.{decimals}f}" for value in values]
 
 
 def markdown(report: RunReport) -> str:

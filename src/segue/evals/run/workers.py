@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from multiprocessing.queues import Queue
@@ -69,15 +69,18 @@ class EvaluationSpec:
         return engine
 
 
-def run_workers(spec: EvaluationSpec, dataset: Dataset, workers: int, progress: Progress) -> Usage:
+def run_workers(spec: EvaluationSpec, open_data: Callable[[], Dataset], workers: int, progress: Progress) -> Usage:
     """Run an evaluation in so many processes; where there are several GPUs, each has its own. Returns what `run` does.
 
-    `dataset` is its data, which can be pickled.
+    `open_data` gives its data, which can be pickled; it is called while the processes start.
 
-    Raises: SegueError, as `run` does, and if a worker dies.
+    Raises: SegueError, as `run` does, and if a worker dies; what `open_data` raises.
     """
     told: Queue[tuple[Any, ...]] = multiprocessing.get_context("spawn").Queue()
     with processes.pool(workers, _begin, told) as pool:
+        for _ in range(workers):
+            pool.submit(int)  # a process starts, and imports what `_begin` stands beside, when there is something to do
+        dataset = open_data()
         shards = [pool.submit(_work, spec, dataset, (number, workers)) for number in range(workers)]
         _pass_on(told, shards, progress)
         return sum((shard.result() for shard in shards), Usage())

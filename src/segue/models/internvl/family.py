@@ -27,9 +27,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.internvl.modeling_internvl import InternVLVisionMLP
 
 from segue.errors import CheckpointError, ConfigError, DataError
 from segue.geometry.notation import parse
+from segue.models.fused import activated, fuse
 from segue.models.internvl.known import KNOWN, SIGNS
 from segue.models.internvl.official import LANGUAGE_CLASSES, LANGUAGE_FIELDS, grounded, plain
 from segue.models.pieces import Piece
@@ -115,6 +117,12 @@ class InternVLMLLMConfig(PreTrainedConfig):
         return int(self.tile_side // self.vision_config.patch_size[0] * self.downsample_ratio)
 
 
+class _FeedForward(InternVLVisionMLP):
+    def forward(self, hidden_states: Float[Tensor, "p n c"]) -> Float[Tensor, "p n c"]:
+        output: Float[Tensor, "p n c"] = self.fc2(activated(self.fc1, self.activation_fn, hidden_states))
+        return output
+
+
 class InternVLMLLM(PreTrainedModel):
     """Tower, projector and language model, joined at the embeddings of the visual tokens."""
 
@@ -131,6 +139,9 @@ class InternVLMLLM(PreTrainedModel):
         shuffled = int(config.vision_config.hidden_size / config.downsample_ratio**2)
         self.width = width
         self.vision_tower = InternVLVisionModel(config.vision_config)
+        fuse(self.vision_tower)
+        for layer in self.vision_tower.encoder.layer:
+            layer.mlp.__class__ = _FeedForward
         self.projector = nn.Sequential(
             nn.LayerNorm(shuffled), nn.Linear(shuffled, width), nn.GELU(), nn.Linear(width, width)
         )
