@@ -129,9 +129,11 @@ class StaticDecoder:
     def _turns(self, length: int) -> None:
         """Cosines and signed sines of all positions. Along several axes, a token of text stands equally far on each."""
         steady = length if self.text.rotary_emb.rope_type in STEADY else self.text.config.max_position_embeddings
-        positions = torch.arange(length, device=self.mask.device).clamp(max=steady - 1)
+        positions = torch.arange(length, device=self.mask.device).clamp(max=steady - 1)[None]
+        if "mrope_section" in (self.text.config.rope_parameters or {}):
+            positions = positions.expand(3, -1, -1)
         width = self.keys[0].shape[3]
-        turns = self.text.rotary_emb(self.keys[0], positions[None])
+        turns = self.text.rotary_emb(self.keys[0], positions)
         cosine, sine = (each.reshape(-1, length, width)[0] for each in turns)
         self.cosine, self.sine = cosine.contiguous(), sine.clone()
         self.sine[:, : width // 2].neg_()
