@@ -137,7 +137,7 @@ def test_clients_that_leave_at_any_moment_leave_no_work(serve, wordy, monkeypatc
         server.wait_idle()
         assert threading.active_count() <= before + 1
         assert len(tickets) > 50
-        for _ in range(100):
+        for _ in range(400):
             gc.collect()
             if not any(ticket() for ticket in tickets):
                 break

@@ -279,6 +279,20 @@ def test_a_thing_smaller_than_a_cell_is_seen_in_the_cell_that_shows_most_of_it()
     assert targets.centres[-1].tolist() == [0.75, 0.75]
 
 
+@pytest.fixture
+def learner(engine):
+    """The engine that all tests share, all of which learns meanwhile."""
+
+    def set_all(is_learned):
+        for parameter in engine.model.parameters():
+            parameter.requires_grad_(is_learned)
+            parameter.grad = None
+
+    set_all(True)
+    yield engine
+    set_all(False)
+
+
 @pytest.mark.parametrize(
     ("objective", "terms", "untouched"),
     [
@@ -287,31 +301,25 @@ def test_a_thing_smaller_than_a_cell_is_seen_in_the_cell_that_shows_most_of_it()
     ],
 )
 def test_language_and_vision_alignment_leave_alone_what_they_do_not_teach(
-    engine, make, picture, objective, terms, untouched
+    learner, make, picture, objective, terms, untouched
 ):
-    module = loss_module(engine, objective=objective, weights=LossWeights(target_embedding=1.0, vision_alignment=1.0))
-    for parameter in engine.model.parameters():
-        parameter.requires_grad_(True)
-        parameter.grad = None
+    module = loss_module(learner, objective=objective, weights=LossWeights(target_embedding=1.0, vision_alignment=1.0))
     found = module(make(sample(picture, 2)), 0)
     assert set(found) == terms
     torch.testing.assert_close(found["loss"], sum(found[name] for name in terms - {"loss"}))
     found["loss"].backward()
-    touched = {name for name, one in engine.model.named_parameters() if one.grad is not None and one.grad.any()}
+    touched = {name for name, one in learner.model.named_parameters() if one.grad is not None and one.grad.any()}
     assert touched and not [name for name in touched if name.startswith(untouched)]
     assert any(name.startswith("mllm.vision_tower") for name in touched)
 
 
-def test_a_batch_that_shows_nothing_can_be_learned_from_by_vision_alignment_and_changes_nothing(engine, make, picture):
-    for parameter in engine.model.parameters():
-        parameter.requires_grad_(True)
-        parameter.grad = None
-    found = loss_module(engine, objective="vision_alignment", weights=LossWeights(vision_alignment=1.0))(
+def test_a_batch_that_shows_nothing_can_be_learned_from_by_vision_alignment_and_changes_nothing(learner, make, picture):
+    found = loss_module(learner, objective="vision_alignment", weights=LossWeights(vision_alignment=1.0))(
         make(sample(picture, 0, answer="Nothing.")), 0
     )
     found["loss"].backward()
     assert found["loss"] == 0
-    assert all(not one.grad.any() for one in engine.model.mllm.vision_tower.parameters())
+    assert all(not one.grad.any() for one in learner.model.mllm.vision_tower.parameters())
 
 
 def test_nothing_to_see_costs_nothing(engine, make):
