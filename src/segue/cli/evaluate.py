@@ -258,11 +258,11 @@ def _evaluate(
     from segue.evals.run import workers as processes
     from segue.evals.run.evaluation import units
 
-    if not is_resumed:
-        _throw_away(spec.out)
     evaluation = spec.evaluation(shard or (0, 1))
     if shard is not None and (workers or 1) > 1:
         raise ConfigError("--shard and --workers both deal out rows; give one of them")
+    if not is_resumed:
+        _throw_away(spec.out)
 
     @cache
     def data() -> Dataset:

@@ -2,6 +2,7 @@
 
 import time
 from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
 from asked import Recorded, write_folder
@@ -9,7 +10,9 @@ from asked import Recorded, write_folder
 from segue.errors import CheckpointError, DataError
 from segue.evals.benchmarks import SCENES
 from segue.evals.run import report, runner
+from segue.evals.run.evaluation import units
 from segue.evals.run.workers import EvaluationSpec, run_workers
+from segue.synth import questions
 
 
 @pytest.mark.slow
@@ -57,6 +60,8 @@ def test_processes_start_before_the_data_are_read_and_end_if_they_cannot_be(tmp_
     pytest.fail("processes go on that nobody waits for")
 
 
-@pytest.mark.parametrize("benchmark", SCENES, ids=lambda one: one.name)
-def test_media_that_are_known_beforehand_are_those_that_are_drawn(benchmark):
-    assert benchmark.media == sum(benchmark.options.values())
+def test_a_still_or_clip_that_is_drawn_is_one_medium():
+    drawn = {"stills": 2, "clips": 1}
+    dataset = questions.load(Path(), "test", **drawn)
+    assert len(units(dataset, len(dataset))) == sum(drawn.values())
+    assert all(set(benchmark.options) == set(drawn) for benchmark in SCENES)

@@ -13,14 +13,15 @@ from segue.evals.benchmarks.segmentation import PIXELS
 from segue.evals.benchmarks.vqa import WORDS
 from segue.evals.metrics import own_masks, scenes
 
+_DRAWN = {"stills": 100, "clips": 30}
 SCENES = tuple(
     Benchmark(
         name=f"scenes_{split}",
         dataset="scene_questions",
         split=split,
         task="segment",
-        media=100 + 30,
-        options={"stills": 100, "clips": 30},
+        media=sum(_DRAWN.values()),
+        options=_DRAWN,
         score=scenes.score,
         reduce=scenes.reduce,
         headline="image cIoU",
