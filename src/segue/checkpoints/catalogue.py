@@ -11,9 +11,11 @@ from segue.checkpoints import footprint, zoo
 from segue.checkpoints.model_folder import key_table
 from segue.checkpoints.released import RELEASES, Release
 from segue.grounding.model import expected
+from segue.media.sampling import choose
+from segue.models import FAMILIES
 from segue.models.quantised import BITS
 
-VIDEO = footprint.Work(frames=5, objects=16)
+FRAMES, OBJECTS = 1000, 16  # of a video that is longer than any family is shown of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,8 @@ class CatalogueEntry:
     """A released checkpoint: how many numbers and tensors its official files hold, and what they need in bytes.
 
     `weights` go by precision; int8 and int4 are with all else in bf16. `image` and `video` are estimates in bf16 of
-    what a question about an image at its largest, and about a video with 16 objects, needs besides.
+    what a question needs besides about an image at its largest, and about a video with 16 objects of which the language
+    model is shown as many frames as its family is.
     """
 
     name: str
@@ -44,6 +47,7 @@ def entry(name: str) -> CatalogueEntry:
     places = expected(config)
     official = weights.upstream_shapes(places, key_table(config))
     half = footprint.SIZES["bf16"]
+    shown = len(choose(FAMILIES[config.family].video_frames, FRAMES))
     exact = {precision: footprint.weight_memory(places, size) for precision, size in footprint.SIZES.items()}
     packed = {bits: footprint.placed_memory(places, half, config.family, quantize=bits) for bits in BITS}
     return CatalogueEntry(
@@ -55,7 +59,7 @@ def entry(name: str) -> CatalogueEntry:
         policy="none" if config.sam2_config is None else "consistent" if config.two_decoders else "upstream",
         weights=exact | packed,
         image=footprint.working_memory(config, half),
-        video=footprint.working_memory(config, half, VIDEO),
+        video=footprint.working_memory(config, half, footprint.Work(frames=shown, objects=OBJECTS)),
     )
 
 

@@ -82,5 +82,7 @@ RELEASES: Mapping[str, Release] = {
     "Qwen-VL": Release(base="OpenCLIP ViT-bigG, Qwen-7B"),
     "Qwen-VL-Chat": Release(base="Qwen-VL", scores={"mme_perception": 1488, "mme_cognition": 361}),
     "Qwen-VL-Chat-Int4": Release(base="Qwen-VL-Chat"),
+    "LongVA-7B": Release(base="CLIP ViT-L/14-336, Qwen2-7B-Instruct"),
+    "LongVA-7B-DPO": Release(base="LongVA-7B"),
 }
 """By the names of `segue.checkpoints.zoo.known`."""

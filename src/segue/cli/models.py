@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _NEEDS = (
     "Weights in GB on the device; int8 and int4 are --quantize, with all else in bf16. Image and video are estimates "
-    "of what a question needs besides, in bf16: an image in its most tiles; a video with 16 objects."
+    "of what a question needs besides, in bf16: an image in its most tiles; a video with 16 objects, of which "
+    "the language model is shown as many frames as the family is (LongVA: 128)."
 )
 _ORIGINS = (
     "A licence is what the checkpoint's card states, 'see card' that we have not read it; behind the plus stands a "

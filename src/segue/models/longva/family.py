@@ -11,7 +11,7 @@ from typing import Any
 
 from segue.errors import ConfigError
 from segue.geometry.notation import parse_grounded
-from segue.models.known import Signs
+from segue.models.longva.known import KNOWN, SIGNS
 from segue.models.longva.model import CLIP_L_336, LongVAConfig, LongVAMLLM
 from segue.models.longva.processor import TEMPLATE, LongVAProcessor
 from segue.models.protocol import Family, Official
@@ -140,17 +140,6 @@ def official(config: LongVAConfig) -> dict[str, Any]:
     }
 
 
-_TEXT = r"(?:mllm\.language_model\.)?model\."
-SIGNS = Signs(
-    tower="CLIP ViT",
-    tower_width=r"(?:model\.vision_tower\.vision_tower\.vision_model|mllm\.vision_tower)\.embeddings\.class_embedding",
-    tower_layer=r"(?:model\.vision_tower\.vision_tower\.vision_model|mllm\.vision_tower)\.encoder\.layers\.(\d{1,6})\..+",
-    languages={"qwen2": ("Qwen2", _TEXT + r"layers\.0\.self_attn\.q_proj\.bias")},
-    embeddings=_TEXT + r"embed_tokens\.weight",
-    layer=_TEXT + r"layers\.(\d{1,6})\..+",
-    mlp_out=_TEXT + r"layers\.0\.mlp\.down_proj\.weight",
-)
-
 FAMILY = Family(
     name="longva",
     claims=claims,
@@ -161,6 +150,7 @@ FAMILY = Family(
     key_table=key_table,
     special_tokens=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     signs=SIGNS,
+    known=KNOWN,
     parse=parse,
     template=lambda _: TEMPLATE,
     video_frames="uniform:128",
