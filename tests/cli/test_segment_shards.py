@@ -55,6 +55,17 @@ def test_a_run_goes_on_in_another_number_of_shards_or_without(segment, out, tmp_
     assert content(out).keys() == content(tmp_path / "whole").keys()
 
 
+def test_of_an_input_that_changed_and_was_done_in_two_shards_the_result_that_is_there_is_listed(
+    segment, photos, out, json_lines
+):
+    segment("--shard", "0/3")
+    make_image(photos / "0.png", shift=20)
+    for number in (0, 1):
+        segment("--shard", f"{number}/2")
+    record = json_lines((out / "manifest.jsonl").read_text())[0]
+    assert record["folder"] == "0" and record["regions"][0]["box"][0] == 20
+
+
 @pytest.mark.parametrize("change", ["another input", "another threshold"])
 def test_shards_of_different_runs_are_refused(segment, photos, out, change):
     segment("--shard", "0/2")
