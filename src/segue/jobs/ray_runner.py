@@ -104,7 +104,7 @@ class _Workers:
             with suppress(Empty):
                 return self._idle.get_nowait()
             if not is_told:
-                log.warning("the cluster has no room for another worker now (has a machine gone?); the others go on")
+                log.warning("no room for another worker yet, or it starts slowly (has a machine gone?); the others go on")
             is_told = True
         return new
 
