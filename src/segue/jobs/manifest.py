@@ -320,6 +320,7 @@ def _checked(record: Record) -> Record:
     folder = record["folder"]
     is_inside = folder is None or (Path(folder).name == folder and folder not in ("", ".."))
     is_known = record["status"] == "failed" or (record["status"] == "ok" and folder is not None)
-    if not (isinstance(record["source"], str) and is_inside and is_known and record.keys() >= {"settings", "sha256", "stamp"}):
+    is_whole = isinstance(record["source"], str) and record.keys() >= {"settings", "sha256", "stamp"}
+    if not (is_inside and is_known and is_whole):
         raise ValueError("none of ours")
     return record
