@@ -118,6 +118,11 @@ def test_a_folder_of_other_rules_another_root_or_what_the_file_was_is_refused(cu
         cleaning.run(pairs, root, cut_short, rules)
 
 
+def test_a_part_that_is_gone_is_made_again(cut_short, pairs, tmp_path):
+    (cut_short / cleaning.PARTS / "000000.kept").unlink()
+    assert cleaning.run(pairs, tmp_path, cut_short, Rules()) == COUNTS
+
+
 @pytest.mark.parametrize("name", [cleaning.RULES, "parts/000000.json"])
 def test_what_is_damaged_is_told(cut_short, pairs, tmp_path, name):
     (cut_short / name).write_text("{")

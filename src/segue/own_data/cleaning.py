@@ -163,7 +163,10 @@ def run(  # noqa: PLR0913 - what, by what, and by how many
 
 
 def _not_done(out: Path, chunks: Sequence[int]) -> list[int]:
-    return [number for number in chunks if not (out / PARTS / f"{number:06}.json").is_file()]
+    def is_done(number: int) -> bool:
+        return all((out / PARTS / f"{number:06}.{end}").is_file() for end in ("kept", "dropped", "json"))
+
+    return [number for number in chunks if not is_done(number)]
 
 
 def _chunks(file: Path) -> Iterator[tuple[int, int]]:
