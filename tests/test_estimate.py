@@ -138,13 +138,27 @@ def test_json_has_the_numbers_and_memory_says_what_fits(run_estimate):
     assert row["memory"]["1"] > ACCELERATORS["h100"].memory
 
 
+def test_a_number_of_devices_given_twice_is_one_and_few_tokens_are_not_none(run_estimate):
+    run = run_estimate("images", "--models", "Sa2VA-1B", "--gpus", "1,1", "--count", "1")
+    heads, row = (line.split("  ") for line in run.stdout.splitlines() if "hours on" in line or "Sa2VA-1B" in line)
+    assert [word.strip() for word in heads if word] == ["model", "tokens", "EFLOP", "hours on 1", "masks"]
+    assert "3.5e-06 B" in [word.strip() for word in row]
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("images", "--models", "Sa2VA-3B"), "unknown architecture"),
         (("images", "--models", "Qwen-VL"), "has no grounder"),
         (("cache", "--gpu", "b200"), "unknown device 'b200'"),
+        (("images", "--models", "LongVA-7B-DPO"), "has no grounder"),
+        (("images", "--models", ","), "names none"),
         (("images", "--models", "tiny", "--gpus", "1,0"), "is not a list of numbers"),
+        (("images", "--models", "tiny", "--gpus", "9" * 5000), "is not a list of numbers"),
+        (("images", "--count", "9" * 400), "less than or equal to"),
+        (("videos", "--models", "tiny", "--fps", "inf"), "less than or equal to"),
+        (("cache", "--share", "nan"), "less than or equal to"),
+        (("cache", "--frames", "9" * 400), "less than or equal to"),
     ],
 )
 def test_what_cannot_be_estimated_gets_one_line(run_estimate, arguments, text):

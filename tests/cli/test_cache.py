@@ -32,6 +32,12 @@ def test_stats_for_people_and_for_programs(run_segue, filled):
     assert found["totals"]["hits"] == 1
 
 
+@pytest.mark.parametrize("shard", ["2/2", "0/0", "-1/2"])
+def test_a_shard_is_one_of_several_or_nothing_is_made(run_segue, tmp_path, shard):
+    run = run_segue("cache", "build", "mme", "--cache", tmp_path / "cache", "-m", "demo", f"--shard={shard}")
+    assert run.exit_code == 2 and "is no shard" in run.stderr and not (tmp_path / "cache").exists()
+
+
 def test_verify_says_by_its_exit_code_that_something_is_wrong(run_segue, filled):
     assert run_segue("cache", "verify", filled).exit_code == 0
     path = next(filled.glob("ns/*/*/*.safetensors"))

@@ -51,6 +51,11 @@ def test_long_lines_and_brackets_stay_as_they_are(terminal):
     assert terminal.getvalue() == "error: [bold] " + "x" * 300 + "\n"
 
 
+def test_an_error_is_one_line_whatever_a_file_is_named(terminal):
+    console.error("/a\nb.png does not exist")
+    assert terminal.getvalue() == "error: /a\\nb.png does not exist\n"
+
+
 @pytest.mark.parametrize("columns", [None, 120, 75, 60, 20])
 def test_a_table_cuts_no_word_at_any_width(columns, monkeypatch):
     if columns is None:

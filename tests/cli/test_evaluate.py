@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from segue import loading
 from segue.cli.main import application
+from segue.files import alone
 
 
 @pytest.fixture
@@ -124,6 +125,17 @@ def test_a_benchmark_that_cannot_be_run_keeps_no_other_from_it(evaluate, mine, t
 def test_what_cannot_be_done_is_told_in_one_line(evaluate, words, message):
     done = evaluate(*words)
     assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_overwriting_spares_what_other_shards_do_and_a_run_at_work(evaluate, mine, tmp_path):
+    words = ("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out")
+    evaluate(*words, "--shard", "1/2")
+    rows = tmp_path / "out/mine_test/rows-1-of-2.jsonl"
+    done = evaluate(*words, "--shard", "0/2", "--overwrite")
+    assert done.exit_code == 2 and "what other shards have answered" in done.stderr and rows.is_file()
+    with alone(rows):
+        done = evaluate(*words, "--overwrite")
+    assert done.exit_code == 2 and "another run is writing" in done.stderr and rows.is_file()
 
 
 @pytest.mark.parametrize("shard", ["2/2", "1", "a/b", "0/0"])

@@ -48,6 +48,20 @@ def read_result(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
 
+def test_a_line_break_in_a_name_or_phrase_breaks_no_line(run_segue, tmp_path, out):
+    make_image(tmp_path / "mixed" / "a\nb.png")
+    (tmp_path / "mixed" / "c\nd.jpg").write_text("no picture")
+    (tmp_path / "mixed" / "e\nf.txt").write_text("a note")
+    lines = run_segue("segment", tmp_path / "mixed", "bright", "no\nsuch", "-o", out).stderr.splitlines()
+    assert [line.split(":")[0] for line in lines if line[0] not in " TL"] == [
+        "no images or videos, left out",
+        "a\\nb.png",
+        "error",
+        "1 done, 0 done before, 1 failed",
+    ]
+    assert "  no\\nsuch: not found" in lines
+
+
 def test_an_image_gives_masks_overlay_scores_and_a_line(run_segue, photo, out, json_lines):
     run = run_segue("segment", photo, "bright", "dark", "-o", out)
     assert (run.exit_code, run.stdout) == (0, "")

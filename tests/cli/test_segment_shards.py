@@ -33,7 +33,7 @@ def segment(run_segue, photos, out):
 def test_two_shards_are_one_run_file_for_file(segment, out, tmp_path, order):
     assert segment(into=tmp_path / "whole").exit_code == 2
     first, last = (segment("--shard", f"{number}/2") for number in order)
-    assert "2 of 4 inputs are other shards' work" in first.stderr
+    assert "2 of 4 inputs are other shards' work" in first.stderr and "manifest.jsonl" not in first.stderr
     assert "all shards are done: 4 inputs listed, none missing, none twice" in last.stderr
     assert {first.exit_code, last.exit_code} == {0, 2}, "the letter is in one of them"
     assert content(out) == content(tmp_path / "whole")
@@ -53,6 +53,17 @@ def test_a_run_goes_on_in_another_number_of_shards_or_without(segment, out, tmp_
     segment("--shard", "1/2")
     assert "2 done, 2 done before" not in segment().stderr  # the letter is tried again
     assert content(out).keys() == content(tmp_path / "whole").keys()
+
+
+def test_of_an_input_that_changed_and_was_done_in_two_shards_the_result_that_is_there_is_listed(
+    segment, photos, out, json_lines
+):
+    segment("--shard", "0/3")
+    make_image(photos / "0.png", shift=20)
+    for number in (0, 1):
+        segment("--shard", f"{number}/2")
+    record = json_lines((out / "manifest.jsonl").read_text())[0]
+    assert record["folder"] == "0" and record["regions"][0]["box"][0] == 20
 
 
 @pytest.mark.parametrize("change", ["another input", "another threshold"])

@@ -35,7 +35,7 @@ def test_records_come_back_in_order(tmp_path):
 
 def test_a_later_record_of_a_source_takes_the_place_of_the_earlier(tmp_path):
     with manifest.opened(tmp_path) as opened:
-        for made in (record("/a", None, "failed"), record("/b", None, "failed"), record("/a", None, "ok")):
+        for made in (record("/a", None, "failed"), record("/b", None, "failed"), record("/a")):
             opened.add(made)
         assert sources(tmp_path) == ["/a", "/b", "/a"]
     assert sources(tmp_path) == ["/a", "/b"]
@@ -45,8 +45,8 @@ def test_a_later_record_of_a_source_takes_the_place_of_the_earlier(tmp_path):
 
 def test_a_last_line_torn_anywhere_is_mended(tmp_path):
     path = tmp_path / manifest.NAME
-    whole = (json.dumps(record("/a", None)) + "\n").encode()
-    torn = json.dumps(record("/b", None)).encode()
+    whole = (json.dumps(record("/a")) + "\n").encode()
+    torn = json.dumps(record("/b")).encode()
     for length in range(len(torn) + 1):
         path.write_bytes(whole + torn[:length])
         with manifest.opened(tmp_path) as opened:
@@ -54,7 +54,14 @@ def test_a_last_line_torn_anywhere_is_mended(tmp_path):
         assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("line", ["{", '"text"', "{}", "[1]"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("{", '"text"', "{}", "[1]", '{"source": "/c"}', json.dumps({**record("/c"), "phrases": [[]]})),
+        *(json.dumps({**record("/c"), **wrong}) for wrong in ({"source": ["/c"]}, {"status": "?"}, {"folder": 3})),
+        *(json.dumps(record("/c", folder)) for folder in (None, "", "..", "../c", "/c", "c/")),
+    ],
+)
 def test_a_damaged_line_in_the_middle_is_named(tmp_path, line):
     (tmp_path / manifest.NAME).write_text(f"{json.dumps(record('/a'))}\n{line}\n{json.dumps(record('/b'))}\n")
     with pytest.raises(DataError, match="line 2 of"), manifest.opened(tmp_path):
@@ -84,7 +91,9 @@ def test_a_source_that_had_failed_and_was_then_finished_unlisted_is_listed(tmp_p
         assert opened.records["/a", ()]["status"] == "ok"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "fingerprint": "s"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": 1}', *(f'{{"format": {n}, "fingerprint": "s"}}' for n in (2, 99))]
+)
 def test_other_peoples_results_are_not_listed(tmp_path, text):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "result.json").write_text(text)

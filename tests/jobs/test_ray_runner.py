@@ -145,6 +145,17 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_its_own_words(fake_ray, p
         ran(photos, tmp_path / "ray", loading(tmp_path / "marks", "weights are missing"), on("ray"))
 
 
+def test_a_cluster_that_does_not_start_here_is_told_in_one_line(fake_ray, photos, tmp_path, monkeypatch):
+    def init(**_):
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - as Ray does
+
+    monkeypatch.setattr(sys.modules["ray"], "is_initialized", lambda: False)
+    monkeypatch.setattr(sys.modules["ray"], "init", init, raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ConfigError, match=r"there is no Ray cluster at this machine: The current node timed out"):
+        ran(photos, tmp_path / "ray", loading(tmp_path / "marks"), on("ray"))
+
+
 @pytest.mark.parametrize("name", ["dask", "rays", "http://host"])
 def test_other_runners_are_refused(name):
     with pytest.raises(ConfigError, match="expected local, ray or ray://HOST:PORT"):

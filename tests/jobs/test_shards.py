@@ -12,8 +12,9 @@ from segue.jobs.manifest import Manifest
 RUN = "0123456789abcdef"
 
 
-def put(out: Path, number: int, *records: tuple[str, str, str]) -> None:
-    lines = [json.dumps(dict(zip(("source", "folder", "status"), one, strict=True))) for one in records]
+def put(out: Path, number: int, *records: tuple[str, str | None, str]) -> None:
+    names, rest = ("source", "folder", "status"), {"settings": "s", "sha256": "h", "stamp": "t"}
+    lines = [json.dumps(rest | dict(zip(names, one, strict=True))) for one in records]
     (out / f"manifest-{number}-of-2-{RUN}.jsonl").write_text("".join(f"{line}\n" for line in lines))
 
 

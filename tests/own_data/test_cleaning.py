@@ -1,6 +1,7 @@
 """Pairs from the web: what each rule drops, and that a run cut short comes to the same."""
 
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -62,16 +63,16 @@ def test_of_several_texts_the_longest_is_kept(tmp_path):
 
 @pytest.fixture
 def pairs(tmp_path, monkeypatch):
-    """Sixty records in chunks of some ten, one of them no JSON."""
+    """Sixty records in chunks of some ten, and three lines that are none."""
     monkeypatch.setattr(cleaning, "CHUNK", 1000)
     texts = ["A red boat on the sea", "boat", "A 🚤 on the sea"]
     lines = [json.dumps(GOOD | {"image": f"{number}.png", "text": texts[number % 3]}) for number in range(60)]
     file = tmp_path / "pairs.jsonl"
-    file.write_text("\n".join([*lines, "{not json"]), encoding="utf-8")
+    file.write_text("\n".join([*lines, "{not json", "3", "null"]), encoding="utf-8")
     return file
 
 
-COUNTS = Counter(kept=20, least_letters=20, emoji=20, unreadable=1)
+COUNTS = Counter(kept=20, least_letters=20, emoji=20, unreadable=3)
 
 
 @pytest.fixture
@@ -108,9 +109,25 @@ def test_two_shards_are_one_run(pairs, cut_short, tmp_path):
         assert (tmp_path / "shared" / name).read_bytes() == (cut_short / name).read_bytes()
 
 
-def test_a_folder_of_other_rules_is_refused(cut_short, pairs, tmp_path):
+@pytest.mark.parametrize("change", ["rules", "root", "time"])
+def test_a_folder_of_other_rules_another_root_or_what_the_file_was_is_refused(cut_short, pairs, tmp_path, change):
+    rules, root = Rules(emoji=change != "rules"), tmp_path / "other" if change == "root" else tmp_path
+    if change == "time":
+        os.utime(pairs, (1, 1))
     with pytest.raises(ConfigError, match="other rules"):
-        cleaning.run(pairs, tmp_path, cut_short, Rules(emoji=False))
+        cleaning.run(pairs, root, cut_short, rules)
+
+
+def test_a_part_that_is_gone_is_made_again(cut_short, pairs, tmp_path):
+    (cut_short / cleaning.PARTS / "000000.kept").unlink()
+    assert cleaning.run(pairs, tmp_path, cut_short, Rules()) == COUNTS
+
+
+@pytest.mark.parametrize("name", [cleaning.RULES, "parts/000000.json"])
+def test_what_is_damaged_is_told(cut_short, pairs, tmp_path, name):
+    (cut_short / name).write_text("{")
+    with pytest.raises(DataError, match="is damaged; delete it"):
+        cleaning.run(pairs, tmp_path, cut_short, Rules())
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):

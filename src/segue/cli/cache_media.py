@@ -78,11 +78,11 @@ def build(
     from segue.evals.run import feature_cache
     from segue.features import Store
 
+    part = options.parse_shard(shard) or (0, 1)
     budgeted, reserved = (None if text is None else parse_size(text) for text in (budget, reserve))
     store = Store(cache, budget=budgeted, reserve=reserved, evicts=evict, writes=not dry_run)
     if store.remote is not None:
         raise ConfigError(f"{cache} is an address, which is only read; build into a folder, and copy it there")
-    part = options.parse_shard(shard) or (0, 1)
     how: dict[str, Any] = {"form": form, "point": point, "frames": frames, "limit": limit, "shard": part}
     engine, told = load_model(model, device, dtype), list[dict[str, Any]]()
     for name in [word.strip() for word in dataset.split(",") if word.strip()]:

@@ -33,6 +33,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
+def one_line(text: str) -> str:
+    """Text with its line breaks made visible, which names of files may have."""
+    return text.replace("\n", "\\n")
+
+
 class VisibleConsole(Console):
     """A console on which nothing that others wrote steers the terminal."""
 
@@ -97,7 +102,7 @@ def say(text: str, *, style: str | None = None) -> None:
 
 def error(text: str) -> None:
     """Print one line that says what went wrong."""
-    STDERR.print(Text.assemble(("error: ", "bold red"), text), soft_wrap=True)
+    STDERR.print(Text.assemble(("error: ", "bold red"), one_line(text)), soft_wrap=True)
 
 
 class LogHandler(logging.Handler):
@@ -186,7 +191,7 @@ class Bar:
     def start_frames(self, name: str, frames: int) -> None:
         """The step at work is an input of so many frames."""
         self._progress.start()
-        self._progress.reset(self._frames, total=frames, description=name, visible=True)
+        self._progress.reset(self._frames, total=frames, description=one_line(name), visible=True)
 
     def step_frame(self) -> None:
         """One more frame of it is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
+
+
+_MOST = 10**12  # of what is counted, so that products stay numbers that can be printed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +56,7 @@ class DeviceOptions:
 class FleetOptions(DeviceOptions):
     """Which models run, and on how many devices; see `options.expanded`."""
 
-    objects: Annotated[int, typer.Option("--objects", min=1, help="Things asked for in each.")] = 3
+    objects: Annotated[int, typer.Option("--objects", min=1, max=1000, help="Things asked for in each.")] = 3
     models: Annotated[
         str, typer.Option("--models", help="Architectures, separated by commas; `segue models` lists those there are.")
     ] = "Sa2VA-1B,Sa2VA-4B,Sa2VA-8B,Sa2VA-26B"
@@ -60,10 +64,12 @@ class FleetOptions(DeviceOptions):
 
     @property
     def arithmetic(self) -> dict[str, Any]:
-        """The arithmetic of each model. Raises: ConfigError, if one cannot segment."""
+        """The arithmetic of each model. Raises: ConfigError, if there is none, or one cannot segment."""
         from segue.bench.estimate import arithmetic
 
         models = {name: arithmetic(name) for name in _words(self.models)}
+        if not models:
+            raise ConfigError("--models names none; `segue models` lists those there are")
         if without := [name for name, model in models.items() if model.config.sam2_config is None]:
             raise ConfigError(f"{', '.join(without)} has no grounder, so that it cannot segment; take a Sa2VA")
         return models
@@ -72,9 +78,9 @@ class FleetOptions(DeviceOptions):
     def numbers(self) -> Sequence[int]:
         """How many devices. Raises: ConfigError."""
         words = _words(self.gpus)
-        if not words or not all(word.isdecimal() and int(word) for word in words):
-            raise ConfigError(f"--gpus {self.gpus!r} is not a list of numbers; expected one such as 1,8,64")
-        return [int(word) for word in words]
+        if not words or not all(re.fullmatch("[1-9][0-9]{0,6}", word) for word in words):
+            raise ConfigError(f"--gpus {self.gpus[:80]!r} is not a list of numbers; expected one such as 1,8,64")
+        return list(dict.fromkeys(map(int, words)))
 
     def hours(self, cost: Cost) -> dict[str, float]:
         """Hours of a job by the number of devices."""
@@ -89,7 +95,7 @@ def group() -> None:
 @app.command("images")
 @options.expanded
 def images(
-    count: Annotated[int, typer.Option("--count", min=1, help="Images.")] = 1_000_000,
+    count: Annotated[int, typer.Option("--count", min=1, max=_MOST, help="Images.")] = 1_000_000,
     *,
     fleet: FleetOptions,
     as_json: options.Json = False,
@@ -104,8 +110,12 @@ def images(
 @app.command("videos")
 @options.expanded
 def videos(
-    minutes: Annotated[int, typer.Option("--minutes", min=1, help="Minutes of video, in clips of one.")] = 1_000_000,
-    fps: Annotated[float, typer.Option("--fps", min=0.1, help="Frames a second, each of which gets masks.")] = 24.0,
+    minutes: Annotated[
+        int, typer.Option("--minutes", min=1, max=_MOST, help="Minutes of video, in clips of one.")
+    ] = 1_000_000,
+    fps: Annotated[
+        float, typer.Option("--fps", min=0.1, max=1000, help="Frames a second, each of which gets masks.")
+    ] = 24.0,
     *,
     fleet: FleetOptions,
     as_json: options.Json = False,
@@ -122,7 +132,9 @@ def videos(
 @app.command("finetune")
 @options.expanded
 def finetune(
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Images learned from, repeats counted.")] = 100_000,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, max=_MOST, help="Images learned from, repeats counted.")
+    ] = 100_000,
     full: Annotated[bool, typer.Option("--full", help="The language model in full, not through LoRA.")] = False,
     *,
     fleet: FleetOptions,
@@ -163,7 +175,7 @@ def finetune(
             f"{_figure(hours)}, {row['memory'][number] / 1e9:.0f}{'' if row['fits'][number] else ' (no)'}"
             for number, hours in row["hours"].items()
         ]
-        work = f"{row['learned'] / 1e6:,.0f} M", _figure(row["flops"] / 1e15)
+        work = f"{_figure(row['learned'] / 1e6)} M", _figure(row["flops"] / 1e15)
         table.add_row(row["model"], *work, *cells, size(row["checkpoint"]))
     how = "in full; (no): does not fit" if full else "LoRA"
     _print(table, f"{samples:,} images, {fleet.objects} things in each, {fleet.words}, {how}")
@@ -172,7 +184,7 @@ def finetune(
 @app.command("cache")
 @options.expanded
 def cache(
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of each video.")] = 128,
+    frames: Annotated[int, typer.Option("--frames", min=1, max=1_000_000, help="Frames of each video.")] = 128,
     *,
     on: DeviceOptions,
     as_json: options.Json = False,
@@ -223,7 +235,9 @@ def _tell(costs: dict[str, Cost], fleet: FleetOptions, title: str, *, as_json: b
         table.add_column(column, justify="right")
     for row in rows:
         hours = map(_figure, row["hours"].values())
-        figures = f"{row['tokens'] / 1e9:,.2f} B", _figure(row["flops"] / 1e18), *hours, size(row["bytes"])
+        tokens = row["tokens"] / 1e9
+        told = f"{tokens:,.2f} B" if tokens >= 0.01 else f"{tokens:.2g} B"
+        figures = told, _figure(row["flops"] / 1e18), *hours, size(row["bytes"])
         table.add_row(row["model"], *figures)
     _print(table, f"{title}, {fleet.words}")
 

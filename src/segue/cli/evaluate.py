@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 from segue.cli import options
 from segue.cli.console import STDERR, Bar, VisibleConsole, error, say, told_forms
 from segue.errors import ConfigError, SegueError
+from segue.files import alone
 
 if TYPE_CHECKING:
     from segue.data.base import Dataset
@@ -261,6 +263,10 @@ def _evaluate(
     evaluation = spec.evaluation(shard or (0, 1))
     if shard is not None and (workers or 1) > 1:
         raise ConfigError("--shard and --workers both deal out rows; give one of them")
+    if shard is not None and not is_resumed:
+        raise ConfigError(
+            f"--overwrite would throw away what other shards have answered: remove {spec.out}, then start all shards"
+        )
     if not is_resumed:
         _throw_away(spec.out)
 
@@ -320,14 +326,18 @@ def _reported(
 def _throw_away(out: Path) -> None:
     """Remove an older run's folder.
 
-    Raises: ConfigError, if it is no run.
+    Raises: ConfigError, if it is no run, or one at work.
     """
+    from segue.evals.run import rows
     from segue.evals.run.evaluation import RUN as RECORD
 
     if out.exists():
         if any(out.iterdir()) and not (out / RECORD).is_file():
             raise ConfigError(f"{out} holds no evaluation, so it is not overwritten; choose another folder")
-        shutil.rmtree(out)
+        with ExitStack() as held:
+            for path in rows.files(out):
+                held.enter_context(alone(path))
+            shutil.rmtree(out)
 
 
 def _tell(made: RunReport) -> None:

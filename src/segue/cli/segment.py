@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli import options
-from segue.cli.console import Bar, error, say
+from segue.cli.console import Bar, error, one_line, say
 from segue.errors import ConfigError
 from segue.geometry.notation import check_prefill
 from segue.jobs import inputs
@@ -166,7 +166,7 @@ def _tell_skipped(skipped: Sequence[inputs.Skipped]) -> None:
     others = [one.path.name for one in skipped if not one.is_bad]
     if others:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        say(f"no images or videos, left out: {', '.join(others[:5])}{more}", style="dim")
+        say(one_line(f"no images or videos, left out: {', '.join(others[:5])}{more}"), style="dim")
 
 
 def _told(
@@ -181,7 +181,9 @@ def _told(
     if job.shard is not None:
         _merge(sources, job)
     if len(sources) > 1 or tally.skipped:
-        say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {job.out / 'manifest.jsonl'}")
+        listed = job.out / "manifest.jsonl"  # which the last shard to end makes
+        place = listed if listed.exists() else job.out
+        say(f"{tally.done} done, {tally.skipped} done before, {tally.failed} failed: {place}")
     return tally
 
 
@@ -192,7 +194,8 @@ def _merge(sources: Sequence[Source], job: BatchJob) -> None:
     left = merge(sources, job)
     if left:
         total = _many(len(sources), "input")
-        say(f"{len(left):,} of {total} are other shards' work; the last to end lists all in one file")
+        are = "is" if len(left) == 1 else "are"
+        say(f"{len(left):,} of {total} {are} other shards' work; the last to end lists all in one file")
     elif left is not None:
         say(f"all shards are done: {_many(len(sources), 'input')} listed, none missing, none twice")
 
@@ -249,11 +252,12 @@ def _report(record: Record, tally: Tally, out: Path, *, is_old: bool, as_json: b
     else:
         tally.done += 1
         count = sum(region["is_found"] is not False for region in record["regions"])
-        say(f"{name}: {count} object{'' if count == 1 else 's'} in {record['seconds']:.1f} s, {out / record['folder']}")
+        found = f"{_many(count, 'object')} in {record['seconds']:.1f} s, {out / record['folder']}"
+        say(one_line(f"{name}: {found}"))
         for note in record.get("notes", ()):
             say(f"  note: {note}", style="yellow")
         for line in _account(record):
-            say(f"  {line}")
+            say(one_line(f"  {line}"))
     if as_json:
         print(json.dumps({**record, "skipped": is_old}), flush=True)
 

@@ -30,6 +30,8 @@ Key = tuple[str, tuple[str, ...]]
 
 REGION = ("phrase", "score", "box", "is_found", "area", "share", "frames")
 """What a record keeps of each region of a `result.json`."""
+_OF_RESULT = {"source", "fingerprint", "seconds", "regions"}
+_OF_SOURCE = {"path", "sha256", "stamp"}
 _REFUSALS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -236,8 +238,9 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         result = json.loads(path.read_bytes())
     except ValueError:
         return None
-    is_ours = isinstance(result, dict) and result.get("format") == FORMAT and "fingerprint" in result
-    return result if is_ours else None
+    is_ours = isinstance(result, dict) and result.get("format") == FORMAT and result.keys() >= _OF_RESULT
+    is_whole = is_ours and isinstance(result["source"], dict) and result["source"].keys() >= _OF_SOURCE
+    return result if is_whole else None
 
 
 def _make(out: Path) -> None:
@@ -270,6 +273,9 @@ def _of_shards(out: Path) -> dict[Key, Record]:
                     f"{owner[0]} and {key[0]} both claim {out / record['folder']}; delete it and both "
                     f"lines, in {path} and beside it, and run the same command again"
                 )
+            if old is not None and old["status"] == "ok" and old != record:  # its source changed, and it was done again
+                result = read_result(out / record["folder"])
+                record = record_of(result, record["folder"]) if result else record
             records[key] = record
     return records
 
@@ -296,7 +302,7 @@ def _read(path: Path) -> dict[Key, Record]:
         return records
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line)
+            record = _checked(json.loads(line))
             records[key_of(record)] = record
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(
@@ -304,3 +310,17 @@ def _read(path: Path) -> dict[Key, Record]:
                 "delete the line or the whole file, finished results are found again by themselves"
             ) from error
     return records
+
+
+def _checked(record: Record) -> Record:
+    """A line as far as it decides what is read and written: its fields are there, its folder lies in the output folder.
+
+    Raises: ValueError, KeyError, TypeError, for any other.
+    """
+    folder = record["folder"]
+    is_inside = folder is None or (Path(folder).name == folder and folder not in ("", ".."))
+    is_known = record["status"] == "failed" or (record["status"] == "ok" and folder is not None)
+    is_whole = isinstance(record["source"], str) and record.keys() >= {"settings", "sha256", "stamp"}
+    if not (is_inside and is_known and is_whole):
+        raise ValueError("none of ours")
+    return record

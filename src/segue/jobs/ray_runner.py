@@ -50,7 +50,7 @@ def on(runner: str) -> Attempting:
 def cluster(address: str | None = None) -> Iterator[tuple[int, dict[str, int]]]:
     """A connection to a cluster: how many models it has room for, and what each takes, a GPU or else a CPU.
 
-    Raises: ConfigError, if there is none at the address.
+    Raises: ConfigError, if there is none at the address, or none can be started here.
     """
     import ray
 
@@ -60,8 +60,12 @@ def cluster(address: str | None = None) -> Iterator[tuple[int, dict[str, int]]]:
     if is_ours:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, ValueError) as error:
-            raise ConfigError(f"there is no Ray cluster at {address or 'RAY_ADDRESS'}: {error}") from error
+        except Exception as error:
+            # a node of this machine that does not start raises a bare one
+            if not isinstance(error, ConnectionError | ValueError) and type(error) is not Exception:
+                raise
+            place = address or os.environ.get("RAY_ADDRESS", "this machine")
+            raise ConfigError(f"there is no Ray cluster at {place}: {error}") from error
     gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
     try:
         yield gpus or cpus or 1, {"num_gpus": 1} if gpus else {"num_cpus": 1}
@@ -104,7 +108,7 @@ class _Workers:
             with suppress(Empty):
                 return self._idle.get_nowait()
             if not is_told:
-                log.warning("the cluster has no room for another worker now (has a machine gone?); the others go on")
+                log.warning("no room for another worker yet, or it starts slowly (has a machine gone?); others go on")
             is_told = True
         return new
 

@@ -144,10 +144,13 @@ def run(  # noqa: PLR0913 - what, by what, and by how many
     kept. Progress is told in chunks. Shard (i, n) does chunks i, i + n ... from 0; the last to end joins all, and the
     others give None.
 
-    Raises: ConfigError, if `out` holds a run of another file or other rules; DataError, if the file cannot be read.
+    Raises: ConfigError, if `out` holds a run of another file or root, or other rules; DataError, if the file, or what
+        an earlier run has left, cannot be read.
     """
     chunks = list(_chunks(file))
-    _begin(out, {"file": str(file), "size": file.stat().st_size, "rules": asdict(rules)})
+    status = file.stat()
+    asked = {"file": str(file), "size": status.st_size, "changed": status.st_mtime_ns, "root": str(root)}
+    _begin(out, {**asked, "rules": asdict(rules)})
     mine = range(shard[0], len(chunks), shard[1])
     left = _not_done(out, mine)
     job = partial(_clean_chunk, file, root, out, rules)
@@ -160,7 +163,10 @@ def run(  # noqa: PLR0913 - what, by what, and by how many
 
 
 def _not_done(out: Path, chunks: Sequence[int]) -> list[int]:
-    return [number for number in chunks if not (out / PARTS / f"{number:06}.json").is_file()]
+    def is_done(number: int) -> bool:
+        return all((out / PARTS / f"{number:06}.{end}").is_file() for end in ("kept", "dropped", "json"))
+
+    return [number for number in chunks if not is_done(number)]
 
 
 def _chunks(file: Path) -> Iterator[tuple[int, int]]:
@@ -189,8 +195,18 @@ def _begin(out: Path, asked: Mapping[str, Any]) -> None:
     noted = out / RULES
     if not noted.is_file():
         _write(noted, json.dumps(asked, indent=2, ensure_ascii=False) + "\n")
-    elif json.loads(noted.read_text("utf-8")) != asked:
-        raise ConfigError(f"{out} holds what other rules or another file gave; choose another folder, or empty it")
+    elif _noted(noted) != asked:
+        raise ConfigError(
+            f"{out} holds what other rules, another root or another file gave, or the file has changed since; choose "
+            "another folder, or empty it"
+        )
+
+
+def _noted(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged; delete it, and the same command makes it anew") from error
 
 
 def _clean_chunk(file: Path, root: Path, out: Path, rules: Rules, number: int, place: tuple[int, int]) -> None:
@@ -217,6 +233,8 @@ def _clean_chunk(file: Path, root: Path, out: Path, rules: Rules, number: int, p
 def _judged(line: str, rules: Rules, root: Path) -> tuple[str | None, dict[str, Any]]:
     try:
         record = json.loads(line)
+        if not isinstance(record, dict):
+            raise DataError("the line is no JSON object; expected one with image and text")
         reason, cleaned = clean(record, rules, root)
     except (SegueError, ValueError, RecursionError) as error:
         return UNREADABLE, {"reason": UNREADABLE, "error": str(error), "line": line[:200]}
@@ -227,7 +245,7 @@ def _join(out: Path, chunks: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     names = [out / PARTS / f"{number:06}" for number in range(chunks)]
     for name in names:
-        counts.update(json.loads(name.with_suffix(".json").read_text("utf-8")))
+        counts.update(_noted(name.with_suffix(".json")))
     for file, kind in ((KEPT, ".kept"), (DROPPED, ".dropped")):
         with atomic_path(out / file) as temporary, temporary.open("wb") as stream:
             for name in names:
