@@ -117,7 +117,8 @@ def entries(url: str) -> list[Stored] | None:
     with _told(url):
         files, path = _opened(url)
         if glob.has_magic(url) and not files.exists(path):
-            found = list(files.glob(path, detail=True).values())
+            # by its keys: older versions of fsspec give the outer path as the name in a store within another one
+            found = [{**facts, "name": name} for name, facts in files.glob(path, detail=True).items()]
         elif files.info(path)["type"] != "directory":
             return None
         else:
