@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from time import perf_counter
 from types import TracebackType
 
@@ -59,11 +59,13 @@ class VisibleConsole(Console):
             widths[max(loose, key=widths.__getitem__)] -= 1
         for column, width in zip(table.columns, widths, strict=True):
             column.width, column.no_wrap, column.overflow = width, False, "fold"
-        with self.capture() if not self.is_terminal else nullcontext() as drawn:
+        if self.is_terminal:
             self.print(table)
-        if drawn is not None:
-            self.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
-            self.file.flush()
+            return
+        with self.capture() as drawn:
+            self.print(table)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+        self.file.flush()
 
     def _range(self, column: Column, wide: ConsoleOptions) -> tuple[int, int]:
         """The least and the most characters across that a column takes with whole words."""
