@@ -162,7 +162,7 @@ def _remove_abandoned(folder: Path) -> None:
 
 def _check_replaceable(path: Path, names: Collection[str] | None) -> None:
     if names is None:
-        raise MediaError(f"{path} is there already; choose another folder, or ask for it to be overwritten")
+        raise MediaError(f"{path} is there already; choose another folder, or remove it first")
     if not path.is_dir():
         raise MediaError(f"{path} is a file where a folder should be made; choose another name")
     others = sorted(entry.name for entry in path.iterdir() if entry.name not in names)

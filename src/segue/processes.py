@@ -18,9 +18,13 @@ from segue.errors import SegueError
 
 def cores() -> int:
     """How many cores this process may use; fewer, where OMP_NUM_THREADS asks for that."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(own, int(asked)) if asked.isdecimal() and int(asked) else own
+    return min(own_cores(), int(asked)) if asked.isdecimal() and int(asked) else own_cores()
+
+
+def own_cores() -> int:
+    """How many cores this process may use, whatever OMP_NUM_THREADS asks of its threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def filled(tmp_path):
 
 def test_stats_for_people_and_for_programs(run_segue, filled):
     shown = run_segue("cache", "stats", filled)
-    assert shown.exit_code == 0
+    assert shown.exit_code == 0 and shown.stderr == f"reading what {filled} holds\n"
     assert all(
         word in shown.stdout for word in ("clip_vision", "000000000000", "tower", "lossless", "videos", "100.0 %")
     )

@@ -69,3 +69,5 @@ def test_a_table_cuts_no_word_at_any_width(columns, monkeypatch):
     words = sent.getvalue().replace(":", "").replace(",", "").split()
     assert {"sam2.video.memory", "1.2e-05", "recorded", "difference", "compared"} <= set(words)
     assert max(map(len, sent.getvalue().splitlines())) <= (columns or 1000)
+    if columns != 20:  # there it is told row by row
+        assert all(line == line.rstrip() for line in sent.getvalue().splitlines())

@@ -33,7 +33,11 @@ def checkpoint(official_folder, tmp_path):
 
 
 def test_an_official_folder_comes_in_and_goes_out(run_segue, official_folder, tmp_path):
-    assert run_segue("convert", "import", official_folder, tmp_path / "ours").exit_code == 0
+    run = run_segue("convert", "import", official_folder, tmp_path / "ours")
+    assert run.exit_code == 0 and run.stderr.startswith(f"importing {official_folder} as {tmp_path / 'ours'}\n")
+    assert [line.partition(",")[0] for line in run.stderr.splitlines()[1:4]] == [
+        *("reading what it is made from", "writing", "reading back")
+    ]
     run = run_segue("convert", "export", tmp_path / "ours", tmp_path / "official", "--dtype", "fp16", "--json")
     found = json.loads(run.stdout)
     assert found["folder"] == str(tmp_path / "official") and found["made_from"]["dtype"] == "fp16"
@@ -83,7 +87,7 @@ def test_components_are_transferred_by_name(run_segue, official_folder, tmp_path
 def test_mistakes_are_one_line_and_exit_2(run_segue, official_folder, checkpoint, tmp_path, arguments, words):
     places = {"pth": checkpoint, "out": tmp_path / "out", "official": official_folder, "missing": tmp_path / "none"}
     run = run_segue("convert", *(argument.format(**places) for argument in arguments))
-    assert run.exit_code == 2 and words in run.stderr and run.stderr.count("\n") == 1
+    assert run.exit_code == 2 and run.stderr.count("error: ") == 1 and words in run.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
 
 

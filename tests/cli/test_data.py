@@ -17,6 +17,7 @@ def test_a_data_set_is_written_and_said_how_to_read(run_segue, tmp_path):
     }
     told = run_segue("data", "synth", tmp_path / "clips", "--format", "ref_vos", "--count", 1, "--size", "128x96")
     assert told.stdout.rstrip().endswith("1 clip, 10 files") and "variant='mevis'" in told.stderr
+    assert "segue doctor" not in told.stderr, "it reads no such folder"
 
 
 def test_what_is_there_is_left_and_a_wrong_size_is_one_line(run_segue, tmp_path):

@@ -41,6 +41,7 @@ def test_a_folder_of_ones_own_is_scored_and_reported(evaluate, mine, tmp_path):
     assert written == {"run.json", "rows.jsonl", "report.json", "report.md", "report.html", "rows.csv", "timings.json"}
     assert "6 of 6 rows, model bright/100-100" in done.stderr
     assert done.stderr.count("is read as mask pictures (test/masks)") == 1
+    assert done.stderr.startswith("reading the rows of ") and done.stderr.count("reading the rows of ") == 1
 
 
 def test_the_same_command_goes_on_and_overwriting_begins_anew(evaluate, mine, tmp_path):

@@ -34,6 +34,14 @@ def test_people_get_a_table_that_fits_80_columns_and_a_verdict(run_segue, folder
     assert "tiny: InternViT 64 wide, 3 deep" in run.stdout and "policy upstream" in run.stdout
 
 
+def test_a_long_lineage_makes_no_line_of_a_pipe_long(run_segue, folder):
+    parts = {name: {"steps": 1000 + number, "scenes": 13100} for number, name in enumerate("abcdefghij")}
+    (folder / "lineage.json").write_text(json.dumps({"model_hash": "ff8b", "made_from": {"parts": parts}}))
+    run = run_segue("inspect", str(folder))
+    assert "j: {steps: 1009, scenes: 13100}" in run.stdout
+    assert max(map(len, run.stdout.splitlines())) <= 120
+
+
 def test_machines_get_all_of_it_as_one_object(run_segue, folder):
     run = run_segue("inspect", str(folder), "--json")
     found = json.loads(run.stdout)

@@ -6,6 +6,7 @@ import torch
 
 from segue import loading
 from segue.errors import ConfigError
+from segue.train import batch_stream
 from segue.train.batch_stream import BatchStream, ShardSpec, mixture_of, parts_of, step_seed
 from segue.train.examples import RowMaker
 
@@ -35,6 +36,13 @@ def test_what_a_process_reads_is_its_part_of_what_one_process_would_read(stream)
     one = [alone[number].ids[0] for number in range(4)]
     two = [part[step].ids[0] for step in range(2) for part in pair]
     assert one == two
+
+
+def test_there_are_never_more_workers_than_cores(stream, monkeypatch):
+    monkeypatch.setattr(batch_stream, "own_cores", lambda: 1)
+    monkeypatch.setattr(batch_stream, "DataLoader", lambda *_, **given: [given])
+    (given,) = stream(ShardSpec(0, 1, batch=1, accumulation=1)).batches(0, 1, workers=8)
+    assert given["num_workers"] == 1
 
 
 def test_a_batch_depends_on_its_number_alone(stream):

@@ -35,6 +35,7 @@ def group() -> None:
 @app.command("stats")
 def stats(cache: Cache, as_json: options.Json = False) -> None:
     """Tell what lies in a cache, by what made it and by dataset, and what runs have found and missed."""
+    say(f"reading what {cache} holds")
     from segue.features import inspection
 
     store = open_store(cache)
@@ -87,6 +88,7 @@ def signature(
     as_json: options.Json = False,
 ) -> None:
     """Tell which models may share entries: those whose weights below the point are equal, whatever they are called."""
+    say(f"hashing the weights of {', '.join(models)}")
     from segue.features.keys import fingerprints, joined
 
     first: dict[str, dict[str, str]] = {}
@@ -131,6 +133,7 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Make room. Entries of pinned datasets stay, unless the dataset itself is named."""
+    say(f"reading what {cache} holds")
     from segue.features import inspection
 
     store = open_store(cache)
@@ -172,6 +175,7 @@ def inspect(
     With --model, tell in what the nearest entry differs from the one that
     this model would use.
     """
+    say(f"looking in {cache} for {what}")
     from segue.features import inspection
 
     store = open_store(cache)

@@ -75,6 +75,7 @@ def build(
     it fits. The same command again goes on where it stopped, and opens no
     entry. The exit code is 2 if something could not be encoded or kept.
     """
+    _tell_start(model, dataset)
     from segue.evals.run import feature_cache
     from segue.features import Store
 
@@ -104,7 +105,7 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
     weights = feature_cache.projected_bytes(this, listed.absent)
     there, total, room = len(listed.there), sum(weights), -this.cache.store.shortage(0)
     say(
-        f"{this.evaluation.benchmark.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; "
+        f"{this.name}: {there:,} images and videos are kept, {len(weights):,} are to be encoded; "
         f"they take {size(total)} as {this.cache.form.name} at {this.cache.point}, and there is room for "
         f"{size(max(room, 0))}"
     )
@@ -118,7 +119,7 @@ def _project(this: CachedBenchmark, listed: Listed) -> dict[str, Any]:
 def _build(this: CachedBenchmark, listed: Listed, *, shard: str | None, pin: bool, is_hidden: bool) -> dict[str, Any]:
     from segue.evals.run import feature_cache
 
-    cache, name = this.cache, this.evaluation.benchmark.name
+    cache, name = this.cache, this.name
     keys = [cache.identity.key(*one.key).hash for one in (*listed.there, *listed.absent)]
     refer = partial(cache.store.write_ref, name, cache.namespace, keys, shard=(shard or "").replace("/", "-of-"))
     # first of all: what is half done is known to belong together, and makes no room for the rest of it
@@ -169,16 +170,18 @@ def verify(
     explain, another answer (of int8 more than 1 in 100), or of a lossless
     format other logits.
     """
-    from segue.features import inspection
-
     if (model is None) != (on is None) or (answers and model is None):
         raise ConfigError("features and answers are compared with --model MODEL --on BENCHMARK, both given")
+    say(f"reading every entry of {cache}")
+    from segue.features import inspection
+
     store = open_store(cache)
     found = inspection.verify(store)
     told: dict[str, Any] = {"sound": found.sound, "bytes": found.nbytes, "wrong": found.wrong}
     say(f"{found.sound:,} entries, {size(found.nbytes)}, agree with their checksums; {len(found.wrong)} do not")
     is_wrong = bool(found.wrong)
     if model is not None and on is not None:
+        _tell_start(model, on)
         this = _benchmark(on, data, load_model(model, device, dtype), store, form=form, point=point, frames=frames)
         told |= _compare(this, samples, seed, tokens=max_new_tokens if answers else 0, is_hidden=as_json)
         is_wrong |= not told["as_expected"]
@@ -193,7 +196,7 @@ def _compare(this: CachedBenchmark, samples: int, seed: int, *, tokens: int, is_
     there = feature_cache.chosen(feature_cache.list_media(this).there, samples, seed)
     if not there:
         raise DataError(
-            f"{this.cache.store.root} has no media of {this.evaluation.benchmark.name} for this model, format, point "
+            f"{this.cache.store.root} has no media of {this.name} for this model, format, point "
             f"and plan of frames; {this.cache.other_weights() or '`segue cache stats` shows what it has'}"
         )
     with Bar("features", hidden=is_hidden, failures_told=FAILURES_TOLD) as bar:
@@ -217,6 +220,11 @@ def _compare(this: CachedBenchmark, samples: int, seed: int, *, tokens: int, is_
         # features of another machine differ in their last bits, and logits with them
         told["as_expected"] &= same.same_logits == same.asked or not this.cache.form.is_lossless or features.error > 0
     return told
+
+
+def _tell_start(model: str, dataset: str) -> None:
+    """Say what is done before there is a bar: libraries and weights are read, and annotations, or scenes are drawn."""
+    say(f"loading {model} and the rows of {dataset}")
 
 
 def load_model(model: str, device: str, dtype: str) -> Engine:

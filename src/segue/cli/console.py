@@ -48,7 +48,7 @@ class VisibleConsole(Console):
 
     def show(self, table: Table) -> None:
         """Print a table with no word of it cut: as wide as it is where nothing bounds that (a pipe), wrapped between
-        words where they fit, else row by row, each cell behind its heading.
+        words where they fit, else row by row, each cell behind its heading. Lines of a pipe end without blanks.
         """
         wide = self.options.update(width=_UNBOUNDED)
         ranges = [self._range(column, wide) for column in table.columns]
@@ -64,7 +64,13 @@ class VisibleConsole(Console):
             widths[max(loose, key=widths.__getitem__)] -= 1
         for column, width in zip(table.columns, widths, strict=True):
             column.width, column.no_wrap, column.overflow = width, False, "fold"
-        self.print(table)
+        if self.is_terminal:
+            self.print(table)
+            return
+        with self.capture() as drawn:
+            self.print(table)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+        self.file.flush()
 
     def _range(self, column: Column, wide: ConsoleOptions) -> tuple[int, int]:
         """The least and the most characters across that a column takes with whole words."""

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from segue.cli import options
 from segue.cli.console import STDERR, VisibleConsole, say
+from segue.progress import size
 
 if TYPE_CHECKING:
     from segue.checkpoints.coverage import Coverage
@@ -70,6 +71,7 @@ def import_(
     as_json: options.Json = False,
 ) -> None:
     """Write a checkpoint of the original as a model folder of ours: its folders, or a .pth of its trainer."""
+    _begin(as_json, f"importing {source} as {out}")
     from segue.checkpoints import convert
     from segue.errors import ConfigError
 
@@ -110,6 +112,7 @@ def safetensors(
     as_json: options.Json = False,
 ) -> None:
     """Rewrite a folder of pickled weights as safetensors; nothing of it is unpickled or executed."""
+    _begin(as_json, f"rewriting {folder} as {out}")
     from segue.checkpoints import pickled_folder
 
     with _progress_bars(as_json) as progress:
@@ -129,6 +132,7 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Write a model in the official Hugging Face layout, which the original code reads with its own modelling files."""
+    _begin(as_json, f"exporting {model} as {out}")
     from segue.checkpoints import convert
 
     with _progress_bars(as_json) as progress:
@@ -136,6 +140,8 @@ def export(
             _folder(model), convert.Target(folder=out, dtype=dtype, overwrite=overwrite, progress=progress)
         )
     _done(out, as_json, {"made_from": made_from})
+    if not as_json:
+        say(f"before the original code can load it, copy its *.py files into {out}: docs/convert.md says which")
 
 
 @app.command("merge")
@@ -149,6 +155,7 @@ def merge(
     as_json: options.Json = False,
 ) -> None:
     """Write a training checkpoint and its base as one model folder, with what was learned folded into the weights."""
+    _begin(as_json, f"merging {checkpoint} and its base as {out}")
     from segue.checkpoints.merge import merge as merge_checkpoint
 
     with _progress_bars(as_json) as progress:
@@ -182,6 +189,7 @@ def init(
     as_json: options.Json = False,
 ) -> None:
     """Transfer named components of one checkpoint into a model of perhaps another size, and tell what fitted."""
+    _begin(as_json, f"transferring from {source} into {model}, as {out}")
     from segue.checkpoints import convert
     from segue.errors import ConfigError
 
@@ -204,6 +212,12 @@ def init(
     _done(out, as_json, {"report": result.report()})
 
 
+def _begin(as_json: bool, text: str) -> None:
+    """Say what is done, before libraries are imported, which takes seconds."""
+    if not as_json:
+        say(text)
+
+
 def _folder(model: str) -> Path:
     from segue.checkpoints import adapters
     from segue.checkpoints.locate import resolve
@@ -218,7 +232,7 @@ def _folder(model: str) -> Path:
 
 @contextmanager
 def _progress_bars(hidden: bool) -> Iterator[Progress]:
-    """A bar per stage that counts bytes, with the time left; only where stderr is a terminal."""
+    """A bar per stage that counts bytes, with the time left; a line per stage where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Bars(*columns, console=STDERR, transient=True, disable=hidden or not STDERR.is_terminal) as bars:
         tasks: dict[tuple[str, int], Any] = {}
@@ -226,6 +240,8 @@ def _progress_bars(hidden: bool) -> Iterator[Progress]:
         def progress(stage: Literal["hash", "write", "verify"], done: int, total: int) -> None:
             if (stage, total) not in tasks:
                 tasks[stage, total] = bars.add_task(_STAGES[stage], total=total)
+                if not (hidden or STDERR.is_terminal):
+                    say(f"{_STAGES[stage]}, {size(total)}", style="dim")
             bars.advance(tasks[stage, total], done)
 
         yield progress

@@ -80,12 +80,11 @@ def synth(
         print(json.dumps({**told, "dataset": reader.dataset, "options": dict(reader.options)}))
         return
     word = "clip" if reader.holds == "clips" else "image"
-    print(visible(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files"))
+    print(visible(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files"), flush=True)
     say(f"In Python: segue.datasets.DATASETS[{reader.dataset!r}](root, split{given})")
-    is_mine = reader.dataset == "folder"
-    whole = out.parent if is_mine and split_named(out.name) else out
-    say(f"look at it:     {shlex.join(['segue', 'doctor', str(whole)])}")
-    if is_mine:
+    if reader.dataset == "folder":
+        whole = out.parent if split_named(out.name) else out
+        say(f"look at it:     {shlex.join(['segue', 'doctor', str(whole)])}")
         say(f"learn from it:  {shlex.join(['segue', 'finetune', str(whole), '--base', 'demo', '-o', 'run'])}")
 
 

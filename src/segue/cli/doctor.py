@@ -14,7 +14,7 @@ from rich.text import Text
 from segue.cli import options
 from segue.cli.console import VisibleConsole
 from segue.cli.environment import EnvironmentCheck, examine
-from segue.errors import ConfigError
+from segue.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from segue.cli import data_report
@@ -67,7 +67,10 @@ def command(
     if given := [name for name, value in of_data if value]:
         raise ConfigError(f"{target} is no folder of data, so {', '.join(given)} mean nothing here; leave them out")
     if target != "env":
-        options.check_model(target)
+        try:
+            options.check_model(target)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or a folder of data, or env") from error
         from segue.cli.inspect import report
 
         raise typer.Exit(report(target, as_json=as_json))

@@ -222,10 +222,8 @@ def _specs(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[E
     specs = []
     for name in [word.strip() for word in on.split(",") if word.strip()]:
         benchmark = find(name, protocol=rest["protocol"], **rest["own"])
-        is_folder = benchmark.is_private
-        out = output / (f"{Path(name).resolve().name}_{benchmark.split}" if is_folder else benchmark.name)
-        place = Path(name) if is_folder else data
-        specs.append(EvaluationSpec(model=model, on=name, data=place, out=out, **rest))
+        place = Path(name) if benchmark.is_private else data
+        specs.append(EvaluationSpec(model=model, on=name, data=place, out=output / benchmark.name_of(place), **rest))
     return specs
 
 
@@ -272,6 +270,8 @@ def _evaluate(
 
     @cache
     def data() -> Dataset:
+        if not is_hidden:
+            say(f"reading the rows of {spec.out.name}")
         with told_forms():
             return evaluation.open_data()
 

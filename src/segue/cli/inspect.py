@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -140,7 +141,9 @@ def _rows(found: FolderReport) -> Iterator[tuple[str, str]]:
     if found.pickles:
         yield "pickles", f"{', '.join(found.pickles)}: present, never read"
     if found.lineage is not None:
-        yield "lineage", json.dumps(_without_digests(found.lineage), ensure_ascii=False)
+        kept = _without_digests(found.lineage)
+        told = yaml.safe_dump(kept, default_flow_style=None, sort_keys=False, allow_unicode=True, width=66)
+        yield "lineage", told.rstrip()
 
 
 def _masks(policy: str | None) -> str:

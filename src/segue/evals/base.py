@@ -100,6 +100,10 @@ class Benchmark:
     judge: Judge | None = None
     """For answers that another model or a person has to rate: `submit` then writes what a judge is given."""
 
+    def name_of(self, data: Path) -> str:
+        """What results on these data are called: the name, or that of a folder of one's own with its split."""
+        return f"{data.resolve().name}_{self.split}" if self.is_private else self.name
+
 
 def medium_of(sample: Sample) -> Media | None:
     """The first image or video of a sample's dialogue."""

@@ -226,7 +226,8 @@ def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
     if said - {""}:
         mine = [row for row in rows if (row.entry.split or "train") == split]
         if not mine:
-            raise DataError(f"{root} has no {split}; it has {', '.join(sorted(said - {''}))}")
+            there = ", ".join(sorted(said - {""}))
+            raise DataError(f"{root} has no {split}; it has {there}: ask for one of these (--split), or add {split}")
         return mine
     dealt = _dealt(rows)
     count = sum(len(groups) for groups in dealt.values())

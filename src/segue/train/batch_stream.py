@@ -22,6 +22,7 @@ from segue.datasets import DATASETS
 from segue.errors import ConfigError, DataError, LimitError, MediaError, SegueError
 from segue.features import Usage
 from segue.media import remembering
+from segue.processes import own_cores
 from segue.train.examples import RowMaker, TrainBatch, collate
 from segue.train.recipe import DatasetSpec, TrainRecipe
 
@@ -141,7 +142,10 @@ class BatchStream(Dataset[FetchedBatch]):
         raise DataError("no sample of an epoch can be used; check the data with `segue doctor`")
 
     def batches(self, first: int, last: int, *, workers: int) -> Iterator[FetchedBatch]:
-        """Batches of the steps from `first` up to `last`, in order, read ahead by so many worker processes."""
+        """Batches of the steps from `first` up to `last`, in order, read ahead by so many worker processes, of which
+        there are never more than cores.
+        """
+        workers = min(workers, own_cores())
         numbers = range(first * self.shard.accumulation, last * self.shard.accumulation)
         loader = DataLoader(
             self,

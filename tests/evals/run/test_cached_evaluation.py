@@ -28,6 +28,7 @@ from segue.features import Store, Usage, entries
 from segue.media import formats, open_media
 from segue.models.prefill import LastPrompt
 from segue.progress import UNWATCHED
+from segue.synth.writing import Request, write
 from segue.types import Message, Sample
 
 SETTINGS = {"frames": "uniform:4", "max_new_tokens": 4}
@@ -252,6 +253,15 @@ def test_35_five_thousand_media_that_are_kept_are_gone_over_without_reading_one(
     assert (len(listed.there), listed.absent, listed.failures) == (5_000, [], [])
     assert build(this, listed.absent, UNWATCHED) == []
     assert not reads
+
+
+def test_folders_of_ones_own_are_told_apart(longva, segue, tmp_path):
+    for number, name in enumerate(("cats", "dogs")):
+        write(tmp_path / name / "test", Request(format="finetune", count=1, split="test", start=number, size=(64, 64)))
+        words = ("build", tmp_path / name, "--model", longva(), "--cache", tmp_path / "cache", "--dtype", "fp32")
+        assert segue(*words)[0] == 0
+    refs = Store(tmp_path / "cache", reserve=0).refs()
+    assert [(ref["dataset"], len(ref["entries"])) for ref in refs] == [("cats_test", 1), ("dogs_test", 1)]
 
 
 def test_33_34_shards_together_are_the_whole_and_a_full_cache_stops_the_build(longva, questions, segue, tmp_path):

@@ -45,6 +45,11 @@ class CachedBenchmark:
     cache: FeatureCache
 
     @property
+    def name(self) -> str:
+        """What its results are called."""
+        return self.evaluation.benchmark.name_of(self.evaluation.data)
+
+    @property
     def encoder(self) -> MediaEncoder:
         """The model's."""
         return self.model.encoder
