@@ -13,6 +13,7 @@ from segue.synth import caption_sample, clip, question_sample, region_sample, sc
 from segue.synth.drawings import KINDS
 from segue.synth.meaning import Noun
 from segue.synth.painting import TEXTURES, Look, Pose, paint
+from segue.synth.phrases import comparisons
 from segue.synth.scenes import draw_size, generator
 from segue.synth.wording import LANGUAGES, a, vocabulary
 from segue.types import Media, Region
@@ -266,6 +267,13 @@ def test_chinese_answers_say_the_same_as_english_ones(scenes):
                 pairs.setdefault((question.kind, question.answers["en"]), set()).add(question.answers["zh"])
     assert all(len(answers) == 1 for answers in pairs.values())
     assert pairs["exists", "Yes"] == {"有"} and pairs["exists", "No"] == {"没有"}
+
+
+def test_what_takes_several_things_is_asked_more_often_where_a_still_is_learned_from(stills):
+    asked = [(one, question) for one in stills for question in comparisons(one.facts, np.random.default_rng(0))]
+    assert {question.kind for _, question in asked} == {"larger", "count", "relation"}
+    assert sum(question.kind == "larger" for _, question in asked) >= len(stills)
+    assert all(question.answers["en"] == answer_of(one, question.words["en"]) for one, question in asked)
 
 
 def test_closed_questions_are_answered_yes_and_no_alike(stills):

@@ -5,7 +5,7 @@ Queries are drawn by chance and kept if nothing about them is unclear, so every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -131,6 +131,17 @@ def questions(facts: Facts, rng: np.random.Generator) -> tuple[Question, ...]:
     """About eight questions of different kinds, as far as the scene has an answer to them."""
     makers = [_count, _exists, _exists, _attribute, _attribute, _attribute]
     makers += [_direction, _event, _event] if facts.is_clip else [_related, _related, _side, _larger]
+    return _asked(makers, facts, rng)
+
+
+def comparisons(facts: Facts, rng: np.random.Generator) -> tuple[Question, ...]:
+    """About a dozen questions about a still that take a look at several things: which is larger, how many, where."""
+    return _asked([*[_larger] * 5, *[_count] * 4, *[_related] * 4], facts, rng)
+
+
+def _asked(
+    makers: Sequence[Callable[[Facts, np.random.Generator], Question | None]], facts: Facts, rng: np.random.Generator
+) -> tuple[Question, ...]:
     asked: dict[str, Question] = {}
     for make in makers:
         question = next((made for _ in range(_TRIES // 4) if (made := make(facts, rng))), None)

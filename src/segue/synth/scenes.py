@@ -67,6 +67,18 @@ class Scene:
         return self.frames.shape[1], self.frames.shape[2]
 
     @property
+    def facts(self) -> Facts:
+        """All that judgements are made from, anew."""
+        return Facts.of(
+            self.things,
+            self.poses,
+            visible=self.visible,
+            whole=self.whole,
+            whole_boxes=self.whole_boxes,
+            areas=self.areas,
+        )
+
+    @property
     def is_clip(self) -> bool:
         """Whether there are several frames."""
         return len(self.frames) > 1

@@ -25,10 +25,11 @@ from segue.train.from_scratch.collage import NAMES, Collage
 EDGES = 24  # places that an edge of a box can have along a side
 _SHOWN, _GLIMPSED, _EMPTY = 0.3, 0.05, 0.03
 _NOWHERE = -1
-_WEIGHTS = {"kind": 1.5, "colour": 0.7, "texture": 0.7, "size": 0.5, "edges": 0.5, "covers": 0.3}
-_PATCH_WEIGHTS = {"kind": 1.0, "colour": 0.3}
+_WEIGHTS = {"kind": 1.5, "colour": 0.7, "texture": 1.2, "size": 0.5, "edges": 0.5, "covers": 0.3}
+_PATCH_WEIGHTS = {"kind": 1.0, "colour": 0.3, "texture": 0.8}
 _SIZES = tuple(len(names) + 1 for names in NAMES)  # the last of each is the background
 _TEXTURES = len(NAMES[2])
+_PATCH_SIZES = (*_SIZES[:2], _TEXTURES + len(BACKGROUNDS) + 1)  # a background has its kind for a texture
 
 
 def tower_states(mllm: InternVLMLLM, tiles: Float[Tensor, "b 3 t t"]) -> Float[Tensor, "b p d"]:
@@ -77,11 +78,10 @@ class Heads(nn.Module):
 
     def __init__(self, features: int, states: int):
         super().__init__()
-        extra = len(BACKGROUNDS)  # a background has its kind for a texture
-        self.splits = (*_SIZES[:2], _TEXTURES + extra + 1, _SIZES[3], *(EDGES,) * 4, 2)
+        self.splits = (*_PATCH_SIZES, _SIZES[3], *(EDGES,) * 4, 2)
         self.token = nn.Linear(features, sum(self.splits))
         self.norm = nn.LayerNorm(states)
-        self.patch = nn.Linear(states, sum(_SIZES[:2]))
+        self.patch = nn.Linear(states, sum(_PATCH_SIZES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Labels:
     names: Int[Tensor, "b v 4"]
     edges: Int[Tensor, "b v 4"]
     covers: Int[Tensor, "b v 2"]
-    patches: Int[Tensor, "b p 2"]
+    patches: Int[Tensor, "b p 3"]
 
 
 def sight_losses(
@@ -112,7 +112,7 @@ def sight_losses(
     )
     losses["covers"] = covers / is_known.sum().clamp(min=1)
     total = torch.stack([weight * losses[name] for name, weight in _WEIGHTS.items()]).sum()
-    patches = heads.patch(heads.norm(states)).split(_SIZES[:2], -1)
+    patches = heads.patch(heads.norm(states)).split(_PATCH_SIZES, -1)
     for number, (name, weight) in enumerate(_PATCH_WEIGHTS.items()):
         losses[f"patch {name}"] = _entropy(patches[number], labels.patches[..., number])
         total = total + weight * losses[f"patch {name}"]
@@ -148,7 +148,7 @@ def _labels(collage: Collage, tokens: int, patches: int) -> tuple[np.ndarray, ..
     bare[2] = _TEXTURES + collage.background
     known = np.concatenate([collage.things, np.full((1, 4), _NOWHERE)])
     names = np.where(is_empty[:, None], bare, known[thing])
-    near = np.where(is_bare[:, None], bare[:2], known[small][:, :2])
+    near = np.where(is_bare[:, None], bare[:3], known[small][:, :3])
     edges = np.array([*(_edges(mask) for mask in collage.masks), [_NOWHERE] * 4])
     covers = np.concatenate([collage.covers, np.full((1, 2), _NOWHERE)])
     return thing, names, edges[thing], covers[thing], near

@@ -1,7 +1,7 @@
 """What is asked about a scene and answered, as token ids: short turns, each of them a dialogue of its own.
 
 Half of what is asked for in vain is nearly there: a kind that is there in another colour, a colour that is there on
-another kind.
+another kind. Of a still more is asked that takes a look at several things than when a model is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from segue.synth import Scene, box_sample, caption_sample, question_sample, regi
 from segue.synth.drawings import KINDS
 from segue.synth.meaning import Noun, Query, left_to_right
 from segue.synth.painting import COLOURS
-from segue.synth.phrases import Phrase
+from segue.synth.phrases import Phrase, comparisons
 from segue.synth.wording import LANGUAGES, Language, phrase_of
 from segue.types import Media, Message, Sample
 
@@ -88,7 +88,11 @@ def _about(message: Message, media: Media) -> Message:
 
 def _asked(scene: Scene, rng: np.random.Generator, language: Language) -> Iterator[tuple[Ask, Sample, tuple[int, ...]]]:
     order = left_to_right(scene.boxes)
-    scene = replace(scene, phrases=(*scene.phrases, *_nearly(scene, rng)))
+    scene = replace(
+        scene,
+        phrases=(*scene.phrases, *_nearly(scene, rng)),
+        questions=scene.questions if scene.is_clip else (*scene.questions, *comparisons(scene.facts, rng)),
+    )
     for number, phrase in enumerate(scene.phrases):
         things = tuple(thing for thing in order if thing in phrase.objects)
         sample = segmentation_sample(scene, [number], rng, language=language)
