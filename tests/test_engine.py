@@ -533,7 +533,7 @@ class TestSegment:
         assert "not_found" not in engine.segment(image, ["x"], ONE).lineage
 
     def test_nothing_to_segment_is_refused(self, engine, image):
-        for phrases, told in (([], "there is no phrase"), ([" "], "an empty one"), ("the cat", r"write \['the cat'\]")):
+        for phrases, told in (([], "there is no phrase"), ([" "], "is empty"), ("the cat", r"write \['the cat'\]")):
             with pytest.raises(DataError, match=told):
                 engine.segment(image, phrases)
 

@@ -25,7 +25,7 @@ def test_another_encoding_than_utf_8_is_told(tmp_path, caplog):
 
 
 def test_bytes_that_are_no_text_are_refused():
-    with pytest.raises(ValueError, match="no encoding that is known"):
+    with pytest.raises(ValueError, match="nor of another encoding that is known; save it as UTF-8"):
         decoded(b"\x81\x8d\x90\xff\x81")
 
 

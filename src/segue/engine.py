@@ -164,8 +164,9 @@ class Engine:
         """What `segment` asks, for `run`. Raises as `segment` does."""
         if isinstance(phrases, str):
             raise DataError(f"phrases are a list, and {phrases!r} is text; write [{phrases!r}]")
-        if not phrases or not all(phrase.strip() for phrase in phrases):
-            raise DataError("there is no phrase, or an empty one; say what to find, such as ['the cyclist']")
+        phrases = list(phrases) if isinstance(phrases, Iterable) else []
+        if not phrases or not all(isinstance(phrase, str) and phrase.strip() for phrase in phrases):
+            raise DataError("there is no phrase, or one that is empty or no text; say what to find: ['the cyclist']")
         if self.model.grounder is None:
             raise ConfigError(
                 f"{self.lineage['model']} has no grounder, so that it cannot segment; take a Sa2VA, "

@@ -30,8 +30,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_LEGACY = ("gb18030", "cp1252")
-
+_PAIRS = {
+    "gb18030": rb"[\xa1-\xa3\xb0-\xd7][\xa1-\xfe]",
+    "big5": rb"[\xa1-\xc6][\x40-\x7e\xa1-\xfe]",
+    "euc_kr": rb"[\xa1-\xa3\xb0-\xc8][\xa1-\xfe]",
+}
+"""The usual characters of old code pages of two bytes: Chinese ones of both scripts, and Korean syllables."""
+_WESTERN = re.compile(r"[A-Za-zÀ-ÖØ-öø-ÿŒœŠšŸŽž‘’“”„‚–—…€£§©®™•†‰‹›°²³µ½×·«»¿¡´ ]*")
+_LONG = re.compile(r"[À-ÖØ-öø-ÿŒœŠšŸŽž]{3}")
+_ENOUGH = 0.9
 
 _DECLARED = 4096
 """Letters at the beginning within which XML states what it is."""
@@ -93,22 +100,25 @@ def read_text(path: Path, most: int = MAX_TEXT) -> str:
 
 
 def decoded(data: bytes) -> tuple[str, str]:
-    """Text and the encoding it was found in: by its byte order mark, as UTF-8, as UTF-16 or by Chinese characters.
+    """Text and the encoding it was found in: by its byte order mark, as UTF-8, as UTF-16 or by its characters.
 
-    UTF-16 without a mark is known by zero bytes in every other place. Of the old code pages, bytes in which most
-    characters beyond ASCII are usual Chinese ones are GB18030, others Windows-1252.
+    UTF-16 without a mark is known by zero bytes in every other place. Of the old code pages GB18030, Big5, EUC-KR and
+    Windows-1252 the one counts in which nearly all characters beyond ASCII are usual ones, if it is the only one: short
+    words are often sound in several, and no guess is made then.
 
-    Raises: ValueError, if it is none of these.
+    Raises: ValueError, if it is none of these, or could be several.
     """
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
-    for name in [marked] if marked else [*_pairs(data[:4096]), "utf-8", *_LEGACY]:
+    for name in [marked] if marked else [*_pairs(data[:4096]), "utf-8"]:
         try:
-            text = data.decode(name)
+            return data.decode(name), name
         except UnicodeDecodeError:
             continue
-        if name != "gb18030" or _is_chinese(text):
-            return text, name
-    raise ValueError("it is text in no encoding that is known (UTF-8, UTF-16, GB18030, Windows-1252): save it as UTF-8")
+    likely = [] if marked else [name for name in (*_PAIRS, "cp1252") if _is_likely(data, name)]
+    if len(likely) == 1:
+        return data.decode(likely[0]), likely[0]
+    told = f"could be {' or '.join(likely)}" if likely else "is no UTF-8, nor of another encoding that is known"
+    raise ValueError(f"its text {told}; save it as UTF-8")
 
 
 def parse_xml(text: str) -> ElementTree.Element:
@@ -132,8 +142,14 @@ def _pairs(head: bytes) -> list[str]:
     return ["utf-16-le" if odd > even else "utf-16-be"]
 
 
-def _is_chinese(text: str) -> bool:
-    """Whether most characters beyond ASCII are of the first Chinese standard, which old code pages seldom look like."""
-    beyond = [character for character in text if ord(character) > 127][:4096]
-    known = sum(len(character.encode("gb2312", "ignore")) == 2 for character in beyond)
-    return 2 * known >= len(beyond)
+def _is_likely(data: bytes, name: str) -> bool:
+    """Whether nearly all that is beyond ASCII are usual characters of an old code page."""
+    try:
+        beyond = re.findall(r"[^\0-\x7f]+", data.decode(name))[:4096]
+    except UnicodeDecodeError:
+        return False
+    if name == "cp1252":
+        return all(_WESTERN.fullmatch(run) and not _LONG.search(run) for run in beyond)
+    characters = "".join(beyond)
+    usual = sum(bool(re.fullmatch(_PAIRS[name], character.encode(name))) for character in characters)
+    return usual >= _ENOUGH * len(characters)

@@ -203,10 +203,12 @@ class Message:
         A literal `<image>` in the text says where the medium goes; without one it goes first, on a line of its
         own, as in training. Region prompts belong to the medium.
 
-        Raises: DataError, if `<image>` occurs twice, or without a medium.
+        Raises: DataError, if the text is none, or if `<image>` occurs twice, or without a medium.
         """
         from segue.errors import DataError
 
+        if not isinstance(text, str):
+            raise DataError(f"what is asked is text, and {text!r} is none; write it in quotes")
         places = text.count("<image>")
         if places > 1 or (places == 1 and media is None):
             raise DataError(

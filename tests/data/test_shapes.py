@@ -64,8 +64,8 @@ def test_run_lengths_are_read_in_every_form(form):
         (rle(box_mask(0, 0, 5, 5, (40, 61))), "61x40 pixels on an image of 60x40"),
         (rle(box_mask(0, 0, 0, 0)), "empty"),
         ({"counts": "x"}, "expected a COCO RLE"),
-        ([], "no polygon"),
-        (None, "expected a COCO RLE"),
+        ([], "no segmentation"),
+        (None, "no segmentation"),
     ],
 )
 def test_wrong_and_empty_masks_are_told(segmentation, message):
@@ -100,7 +100,8 @@ def test_a_mask_picture_keeps_its_values(tmp_path):
     colour = np.repeat(values[..., None], 3, axis=-1)
     assert shapes.read_values(write_mask(tmp_path / "grey_as_rgb.png", colour), SIZE)[3, 4] == 7
     colour[3, 4, 0] = 0
-    with pytest.raises(DataError, match="colour picture"):
+    colour[3, 5] = (0, 0, 9)
+    with pytest.raises(DataError, match="picture of several colours"):
         shapes.read_values(write_mask(tmp_path / "colour.png", colour), SIZE)
     with pytest.raises(DataError, match="60x40 pixels, its image 64x64"):
         shapes.read_values(tmp_path / "grey.png", (64, 64))

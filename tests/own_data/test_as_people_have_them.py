@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 
 import layouts
 import numpy as np
@@ -60,6 +61,47 @@ def test_annotations_are_read_in_their_encoding(tmp_path, encoding, caplog):
     assert bool(caplog.text) == (encoding != "utf-8-sig")
 
 
+OLD = {"big5": "紅色方塊", "cp1252": "l’hélice Gefäß"}
+
+
+@pytest.mark.parametrize(("encoding", "words"), OLD.items())
+def test_old_code_pages_are_read_where_only_one_fits(tmp_path, encoding, words, caplog):
+    written(tmp_path, ["1.png"])
+    text = json.dumps(coco(["1.png"]), ensure_ascii=False).replace("box", words)
+    (tmp_path / "annotations.json").write_bytes(text.encode(encoding))
+    assert [region.phrase for region in get(load(tmp_path, "all")).regions] == [words.lower()]
+    assert encoding in caplog.text
+
+
+UNSURE = {"euc_kr": "빨간 상자", "shift_jis": "赤い箱", "euc_jp": "赤い箱", "cp1251": "красный ящик", "gb18030": "狗"}
+
+
+@pytest.mark.parametrize(("encoding", "words"), UNSURE.items())
+def test_an_encoding_that_cannot_be_told_is_not_guessed(tmp_path, encoding, words):
+    written(tmp_path, ["1.png"])
+    text = json.dumps(coco(["1.png"]), ensure_ascii=False).replace("box", words)
+    (tmp_path / "annotations.json").write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=r"annotations\.json cannot be read: its text .*; save it as UTF-8$"):
+        load(tmp_path, "all")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_are_the_same_however_a_system_writes_them(tmp_path, form):
+    other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", "gefäß")
+    name = unicodedata.normalize(form, "gefäß")
+    assert areas(written(tmp_path / "coco", [f"{name}.png"], called=[f"{other}.png"])) == [400]
+    for place in ("masks", "yolo"):
+        layouts.write_image(tmp_path / place / f"images/{name}.png")
+    layouts.write_mask(tmp_path / f"masks/masks/{other}.png", BOX)
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / f"yolo/labels/{other}.TXT").write_text("0 0 0 0.5 0 0.5 0.5 0 0.5\n")
+    (tmp_path / "yolo/labels/gone.txt").write_text("0 0 0 0.5 0 0.5 0.5 0 0.5\n")
+    (tmp_path / "yolo/classes.txt").write_text("box\n")
+    assert areas(tmp_path / "masks", phrase="box") == [240]
+    assert areas(tmp_path / "yolo") == [600]
+    assert "passed_over" in kinds(tmp_path / "yolo"), "a label of no image is told"
+
+
 def test_what_systems_leave_behind_passes_by(tmp_path):
     written(tmp_path, ["1.png", "2.png", "3.png"])
     (tmp_path / "._annotations.json").write_bytes(b"\0\5\x16\7\xb0")
@@ -70,6 +112,7 @@ def test_what_systems_leave_behind_passes_by(tmp_path):
 
 
 PATHS = [
+    "%31.png",
     "images\\1.png",
     "..\\..\\label-studio\\media\\upload\\4\\1.png",
     "/home/me/work/1.png",
@@ -159,6 +202,38 @@ def test_one_folder_named_like_a_split_says_nothing(tmp_path):
     assert {row.entry.split for row in rows} == {""}
 
 
+PLACES = [("image", "mask"), ("imgs", "labels"), ("Images", "GT"), ("img_dir", "ann_dir"), ("images", "annotations")]
+
+
+@pytest.mark.parametrize(("images", "masks"), PLACES)
+def test_folders_of_masks_have_the_names_that_people_give_them(tmp_path, images, masks):
+    layouts.write_image(tmp_path / images / "1.png")
+    layouts.write_mask(tmp_path / masks / "1.png", BOX)
+    assert areas(tmp_path, phrase="box") == [240]
+
+
+def test_several_masks_of_an_image_in_a_folder_of_its_name_are_united(tmp_path):
+    layouts.write_image(tmp_path / "images/1.png")
+    for number, x in enumerate((0, 30)):
+        layouts.write_mask(tmp_path / f"masks/1/{number}.png", box_mask(x, 0, 10, 10).astype(np.uint8))
+    assert areas(tmp_path, phrase="box") == [200]
+
+
+def test_frames_and_their_masks_are_matched_by_number(tmp_path):
+    for number in (1, 2, 10):
+        layouts.write_image(tmp_path / f"videos/clip/frame_{number}.png", seed=number)
+    layouts.write_mask(tmp_path / "masks/clip/mask_00010.png", BOX)
+    (row,) = survey(tmp_path, phrase="box").rows
+    assert row.entry.frames == (2,)
+
+
+def test_an_image_takes_no_mask_of_another(tmp_path):
+    for name in ("1.png", "image_1.png"):
+        layouts.write_image(tmp_path / "images" / name)
+    layouts.write_mask(tmp_path / "masks/1.png", BOX)
+    assert [bool(row.entry.record.pictures) for row in survey(tmp_path, phrase="box").rows] == [True, False]
+
+
 def rgba(grey, alpha):
     return np.stack([grey] * 3 + [alpha], axis=2)
 
@@ -174,6 +249,9 @@ MASKS = {
     "behind": ("1_mask.png", BOX),
     "behind in capitals": ("1-GT.png", BOX),
     "no ending": ("1", BOX),
+    "before": ("mask_1.png", BOX),
+    "behind the whole name": ("1.png.png", BOX),
+    "one colour": ("1.png", np.stack([BOX, BOX * 0, BOX * 0], axis=2)),
 }
 
 
@@ -231,6 +309,40 @@ def test_numbers_that_name_two_things_or_none_are_told(tmp_path, change, words):
         load(tmp_path, "all")
 
 
+@pytest.mark.parametrize("number", ["1", 1.0])
+def test_numbers_are_the_same_however_they_are_written(tmp_path, number):
+    written(tmp_path, ["0.png", "1.png"])
+    content = coco(["0.png", "1.png"])
+    content["annotations"][1] |= {"image_id": number, "category_id": number}
+    layouts.write_json(tmp_path / "annotations.json", content)
+    assert areas(tmp_path) == [400, 400]
+
+
+def test_coordinates_that_are_shares_are_told(tmp_path):
+    written(tmp_path / "coco", ["1.png"], segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.6]])
+    with pytest.raises(DataError, match="from 0 to 1, shares"):
+        areas(tmp_path / "coco")
+    layouts.write_image(tmp_path / "yolo/images/1.png")
+    (tmp_path / "yolo/labels").mkdir()
+    (tmp_path / "yolo/labels/1.txt").write_text("0 1 1 20 1 20 20\n")
+    (tmp_path / "yolo/classes.txt").write_text("box\n")
+    assert "bad_coordinate" in kinds(tmp_path / "yolo") and "other_frame" not in kinds(tmp_path / "yolo")
+
+
+def test_a_box_without_an_outline_is_told(tmp_path):
+    written(tmp_path, ["1.png"])
+    content = coco(["1.png"])
+    content["annotations"][0] |= {"segmentation": [], "bbox": [0, 0, 9, 9]}
+    layouts.write_json(tmp_path / "annotations.json", content)
+    assert "empty_mask" in kinds(tmp_path)
+
+
+def test_a_mask_of_what_is_around_the_thing_is_told(tmp_path):
+    layouts.write_image(tmp_path / "images/1.png")
+    layouts.write_mask(tmp_path / "masks/1.png", 255 - BOX)
+    assert "inverted" in kinds(tmp_path, phrase="box")
+
+
 @pytest.mark.parametrize("size", [0, -40, "40", 40.5, None])
 def test_a_stated_size_that_is_none_is_passed_over(tmp_path, size):
     layouts.write_image(tmp_path / "1.png")
@@ -238,6 +350,33 @@ def test_a_stated_size_that_is_none_is_passed_over(tmp_path, size):
     record = {"imagePath": "1.png", "imageHeight": size, "imageWidth": size, "shapes": [shape]}
     layouts.write_json(tmp_path / "1.json", record)
     assert areas(tmp_path) == [400] and kinds(tmp_path) == {"few_groups"}
+
+
+def test_a_whole_number_with_a_point_is_a_size(tmp_path):
+    assert "other_size" in kinds(written(tmp_path, ["1.png"], size=(80.0, 120.0)))
+
+
+@pytest.mark.parametrize(("called", "has_pixels"), [("old.png", False), ("1.png", True)])
+def test_a_labelme_file_finds_its_picture_or_says_where_it_lies(tmp_path, called, has_pixels):
+    shape = {"label": "box", "shape_type": "polygon", "points": [[0, 0], [20, 0], [20, 20], [0, 20]]}
+    record = {"imagePath": called, "imageData": "aGk=", "imageHeight": 40, "imageWidth": 60, "shapes": [shape]}
+    layouts.write_json(tmp_path / "1.json", record)
+    if has_pixels:
+        with pytest.raises(DataError, match="imageData alone; save it beside it as 1.png"):
+            load(tmp_path, "all")
+    else:
+        layouts.write_image(tmp_path / "1.png")
+        assert areas(tmp_path) == [400]
+
+
+def test_a_folder_around_the_data_is_gone_through_and_what_is_packed_is_told(tmp_path):
+    (tmp_path / "__MACOSX").mkdir()
+    written(tmp_path / "export", ["1.png"])
+    assert areas(tmp_path) == [400]
+    (tmp_path / "export/annotations.json").write_text('[{"image": "/1.png", "label": []}]')
+    (tmp_path / "export/data.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"another form \(with image, label\); data\.zip is not looked into: unpack it"):
+        survey(tmp_path / "export")
 
 
 def test_an_empty_file_is_called_empty(tmp_path):

@@ -151,7 +151,7 @@ def test_an_annotation_may_have_a_text_of_its_own(tmp_path, caplog):
     ("annotation", "message"),
     [
         ({"segmentation": [[1, 2, 3, 4]]}, r"row 0: object 0 \('Vessel'\): a polygon has 4 numbers"),
-        ({"segmentation": None}, "expected a COCO RLE"),
+        ({"segmentation": None}, "no segmentation; a box is no mask"),
         ({"segmentation": {**BOX, "size": [60, 40]}}, "40x60 pixels on an image of 60x40"),
     ],
 )

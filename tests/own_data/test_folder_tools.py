@@ -109,6 +109,14 @@ def test_cvat_tracks_follow_objects_through_a_video(cvat):
     assert [int(second.masks.dense(position).sum()) // 20 for position in range(5)] == [0, 0, 26, 0, 0]
 
 
+def test_frames_are_found_where_cvat_exports_them_in_the_place_of_a_video(tmp_path):
+    meta = "<meta><task></task><source>clip.mp4</source></meta>"
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{meta}{track('Boat', range(2))}</annotations>")
+    for number in range(2):
+        layouts.write_image(tmp_path / f"images/frame_{number:06}.PNG", seed=number)
+    assert get(load(tmp_path, "all", frames=None)).frames == (0, 1)
+
+
 def test_frames_of_a_track_are_drawn_so_that_something_is_seen(cvat):
     dataset = cvat(META + track("Boat", range(10), outside=range(9)), frames=2)
     drawn = [get(dataset, index=index).frames for index in range(30)]
@@ -207,6 +215,13 @@ def test_the_image_is_found_by_what_the_task_calls_it(studio, name):
 def test_a_text_written_for_a_shape_names_it(studio):
     note = {"id": "r1", "type": "textarea", "value": {"text": ["The left vessel"]}, "original_width": 60}
     assert by_phrase(get(studio(shape("polygon", SQUARE_PERCENT), note))) == {"the left vessel": 400}
+
+
+def test_a_label_given_apart_names_its_shape(studio):
+    label = {"id": "r1", "type": "labels", "value": {"labels": ["Left vessel"]}, "original_width": 60}
+    plain = shape("polygon", {"points": SQUARE_PERCENT["points"]}) | {"type": "polygon"}
+    plain["value"].pop("polygonlabels", None)
+    assert by_phrase(get(studio(plain, label))) == {"left vessel": 400}
 
 
 @pytest.mark.parametrize(

@@ -75,13 +75,20 @@ def read_annotations(path: Path) -> Any:
     try:
         if path.suffix.lower() in _PICKLED:
             return read_pickled(path)
-        if text := read_text(path).strip():
+        if text := _text(path).strip():
             return json.loads(text)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON: {error}; copy or export it again") from error
     raise DataError(f"{path} is empty; copy or export it again")
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except ValueError as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def field(record: Any, name: str, kind: type | UnionType, where: str) -> Any:
@@ -165,10 +172,9 @@ def stated_size(record: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def size_of(height: Any, width: Any) -> tuple[int, int] | None:
-    """Both, if they are whole numbers above 0, else None."""
-    if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0:
-        return height, width
-    return None
+    """Both, if they are whole numbers above 0, 40.0 among them, else None."""
+    sides = [int(side) for side in (height, width) if isinstance(side, int | float) and side > 0 and side % 1 == 0]
+    return (sides[0], sides[1]) if len(sides) == 2 else None
 
 
 def _short(value: object) -> str:

@@ -111,8 +111,10 @@ def rle_mask(rle: Any, size: Size) -> str:
 def segmentation_mask(segmentation: Any, size: Size) -> str:
     """COCO's `segmentation`, polygons or a run-length object, as a mask of `size`.
 
-    Raises: DataError, as `polygons_mask` and `rle_mask` do, and if it covers no pixel.
+    Raises: DataError, as `polygons_mask` and `rle_mask` do, and if it covers no pixel or is not there.
     """
+    if not segmentation:
+        raise EmptyMaskError("it has no segmentation; a box is no mask: outline the object, or take it out")
     if isinstance(segmentation, list):
         return polygons_mask(segmentation, size)
     counts = rle_mask(segmentation, size)
@@ -141,7 +143,8 @@ def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
     """The values of a mask picture as they are stored: grey levels, or places in the palette.
 
     Grey may be kept as colours, and with transparency: what cannot be seen is 0, and where the grey says nothing the
-    opacity is the mask. JPEG smears values, so of one all that is above half its brightest is one thing.
+    opacity is the mask. One colour beside black is 255. JPEG smears values, so of one all that is above half its
+    brightest is one thing.
 
     Raises: MediaError, if it cannot be read; DataError, if it is of another size than its image, has colours, or is a
         JPEG of more than two values.
@@ -150,8 +153,8 @@ def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
     if own != size:
         raise _other_size(
             own,
-            f"the mask {path.name} is {own[1]}x{own[0]} pixels, its image {size[1]}x{size[0]}; "
-            "export it at the image's size",
+            f"the mask {path.name} is {own[1]}x{own[0]} pixels, its image {size[1]}x{size[0]}; export it at the "
+            f"image's size{', turned as EXIF turns the image' if own == size[::-1] else ''}",
         )
     values, is_lossy = stored(path)
     grey = _grey(values)
@@ -163,20 +166,22 @@ def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
         )
     if grey is None or grey.dtype.kind not in "bui":
         raise DataError(
-            f"the mask {path.name} is a colour picture; save it in grey (0 for nothing, another value for each object) "
-            "or with a palette"
+            f"the mask {path.name} is a picture of several colours; save it in grey (0 for nothing, another value for "
+            "each object) or with a palette, or name its colours in labelmap.txt, in the form of Pascal VOC"
         )
     return _two_values(grey, path) if is_lossy else grey.astype(np.int64)
 
 
 def _grey(values: np.ndarray) -> Shaped[np.ndarray, "h w"] | None:
-    """The grey of a picture that may be kept in colours, with transparency; None where it has colours."""
+    """The grey of a picture that may be kept in colours, with transparency; None where it has several colours."""
     if values.ndim == 2:
         return values
     channels = values.shape[2]
     colours, opacity = (values[..., :-1], values[..., -1]) if channels in (2, 4) else (values, None)
     if (colours != colours[..., :1]).any():
-        return None
+        painted = colours.any(axis=2) if opacity is None else colours.any(axis=2) & (opacity > 0)
+        is_one = bool((colours[painted] == colours[painted][:1]).all())
+        return np.where(painted, np.uint8(255), np.uint8(0)) if is_one else None
     grey = colours[..., 0]
     if opacity is None:
         return grey
@@ -250,6 +255,11 @@ def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[fl
     if len(polygon) < 6 or len(polygon) % 2:
         raise TooFewPointsError(
             f"a polygon has {len(polygon)} numbers; expected an even count of 6 or more, for at least three points"
+        )
+    if min(size) > 2 and all(0 <= number <= 1 for number in polygon) and any(number % 1 for number in polygon):
+        raise BadCoordinateError(
+            f"a polygon has coordinates from 0 to 1, shares of the image's sides: {str(polygon)[:60]}; multiply x by "
+            f"its width {size[1]} and y by its height {size[0]}"
         )
     points = np.asarray(polygon, np.float64).reshape(-1, 2) * (across, down)
     limit = np.array([size[1], size[0]], np.float64)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 from segue.errors import MediaError
 from segue.media.formats import IMAGE_SUFFIXES
 
-_HIDDEN = ("thumbs.db", "desktop.ini", "__macosx")
+_HIDDEN = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "#recycle", "icon\r")
 
 _NUMBERED = re.compile(r"(.*?)(\d+)")
 
@@ -16,6 +17,16 @@ _NUMBERED = re.compile(r"(.*?)(\d+)")
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is one that systems and tools leave behind, as `._x.json` or `.ipynb_checkpoints`."""
     return name.startswith(".") or name.lower() in _HIDDEN
+
+
+def composed(name: str) -> str:
+    """A name with its accents composed, which macOS takes apart."""
+    return unicodedata.normalize("NFC", name)
+
+
+def folded(name: str) -> str:
+    """A name with its accents composed and without case."""
+    return composed(name).casefold()
 
 
 def frame_files(folder: Path) -> list[Path]:

@@ -59,6 +59,10 @@ def identify(head: bytes, name: str) -> str:
     if found is None and head[128:132] == b"DICM":
         found = "DICOM"
     if found is None:
+        if head.startswith(b"version https://git-lfs"):
+            raise MediaError(f"{name} is a Git LFS pointer and not the file; run `git lfs pull` where it came from")
+        if head.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
+            raise MediaError(f"{name} is a web page or XML, as a failed download leaves it; download the file again")
         begins = f"begins with {head[:12]!r}" if head else "is empty"
         raise MediaError(f"{name} {begins}, so it is no image or video of a supported format; expected {EXPECTED}")
     return found

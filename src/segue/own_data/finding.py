@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlparse
 
 from segue.data.annotation_io import MissingFileError
 from segue.errors import MediaError
-from segue.media.folder import is_hidden
+from segue.media.folder import folded, is_hidden
+from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")
 """What Label Studio puts before the name of an uploaded file."""
@@ -23,13 +24,14 @@ _SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 def locate(folders: Sequence[Path], *names: str) -> Path:
     """The file or folder of the first of these names that can be found in the folders, or below them.
 
-    A path as it is written counts first, in the order of the folders. Backslashes, drives, absolute paths, `..` and
-    folders of another machine are no hindrance: what lies below the folders is found by the longest ending of the path
-    that it shares. A name without an ending fits a file that has one, and upper case fits lower. Nothing outside the
-    folders is ever given.
+    A path as it is written counts first, in the order of the folders, then with its %20 read as blanks. Backslashes,
+    drives, absolute paths, `..` and folders of another machine are no hindrance: what lies below the folders is found
+    by the longest ending of the path that it shares. A name without an ending fits a file that has one, and upper case
+    fits lower. Nothing outside the folders is ever given.
 
     Raises: MediaError, if there is no such file, or several that fit equally well, which are listed.
     """
+    names = tuple(dict.fromkeys((*names, *map(unquote, names))))
     for name in names:
         parts = _parts(name)
         for folder in folders if parts else ():
@@ -43,7 +45,7 @@ def locate(folders: Sequence[Path], *names: str) -> Path:
         if (found := _by_ending(folders, name)) is not None:
             return found
     places = ", ".join(dict.fromkeys(map(str, folders)))
-    raise MissingFileError(f"there is no {' or '.join(dict.fromkeys(names))} in {places}, nor below")
+    raise MissingFileError(f"there is no {' or '.join(names)} in {places}, nor below")
 
 
 def split_words(name: str) -> Iterator[str]:
@@ -89,13 +91,13 @@ def _named(folder: Path, wanted: str) -> list[Path]:
         index = _index(folder, folder.stat().st_mtime_ns)
     except OSError:
         return []
-    key = wanted.casefold()
+    key = folded(wanted)
     return index.get(key, []) or ([] if _SUFFIX.search(wanted) else index.get(f"{key}.", []))
 
 
 @lru_cache(maxsize=16)
 def _index(folder: Path, _: int) -> dict[str, list[Path]]:
-    """The files below a folder by name in lower case, and under the name without its ending and with a dot.
+    """The files below a folder by name in lower case, and media under the name without its ending and with a dot.
 
     Made once for a folder as it was changed last, because a folder of missing files would be gone through for each.
     """
@@ -107,9 +109,9 @@ def _index(folder: Path, _: int) -> dict[str, list[Path]]:
             if is_hidden(name):
                 continue
             path = Path(place) / name
-            index.setdefault(name.casefold(), []).append(path)
-            if path.suffix:
-                index.setdefault(f"{path.stem.casefold()}.", []).append(path)
+            index.setdefault(folded(name), []).append(path)
+            if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                index.setdefault(f"{folded(path.stem)}.", []).append(path)
             count += 1
         if count > _MOST_FILES:
             raise MediaError(f"{folder} holds more than {_MOST_FILES:,} files; give a smaller folder")
@@ -121,7 +123,7 @@ def _shared(parts: Sequence[str], path: Path) -> int:
     count = 0
     # as far as both go
     for wanted, there in zip(reversed(parts[:-1]), reversed(PurePosixPath(path.parent).parts), strict=False):
-        if wanted.casefold() != there.casefold():
+        if folded(wanted) != folded(there):
             break
         count += 1
     return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ LOOKED_FOR = (
 _FORMS = (finetune, coco, label_studio, via)
 _FOLDER_FORMS = (supervisely, voc, yolo, labelme)
 _NO_ANNOTATIONS = ("labels.json", "splits.json")
+_PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 _BESIDE = ("captions", "person", "stuff", "panoptic", "image")
 """How files begin that COCO publishes beside its `instances_*`."""
 
@@ -30,8 +32,10 @@ class NotRecognisedError(DataError):
     """A folder holds no annotations of a known form."""
 
 
-def sources_of(root: Path, phrase: str | None) -> list[Source]:
+def sources_of(root: Path, phrase: str | None, *, below: int = 3) -> list[Source]:
     """The annotations of a folder, or of its split folders; `phrase` as in `segue.own_data.folder.load`.
+
+    A folder that holds nothing but one folder, as unpacking leaves it, is that one, to a depth of `below`.
 
     Raises: NotRecognisedError, if there are none of a known form; DataError, if several could count, or one cannot be
     read.
@@ -51,6 +55,10 @@ def sources_of(root: Path, phrase: str | None) -> list[Source]:
     by_split = {_split_of(source.path): source for source in sources}
     if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
         return [_in_split(source, name) for name, source in by_split.items()]
+    inner = [path for path in root.iterdir() if not is_hidden(path.name)]
+    if below and not sources and len(inner) == 1 and inner[0].is_dir():
+        with suppress(NotRecognisedError):
+            return sources_of(inner[0], phrase, below=below - 1)
     return [_only(sources, root)]
 
 
@@ -80,15 +88,16 @@ def _of_folders(base: Path, phrase: str | None) -> Iterator[Source]:
         listed: tuple[Entry, ...] = tuple(form.entries(base, remarks))
         there = base / form.FOLDER
         yield Source(form.NAME, there, listed, form.things, form.objects, (base / form.MEDIA,), tuple(remarks))
-    if pictures.recognises(base):
+    if pictures.recognises(base) and (form is None or (base / "masks").is_dir()):
         remarks = []
-        listed, places = tuple(pictures.entries(base, phrase, remarks)), (base / "images", base / "videos")
-        yield Source(pictures.NAME, base / "masks", listed, pictures.things, pictures.objects, places, tuple(remarks))
+        listed, places = tuple(pictures.entries(base, phrase, remarks)), (pictures.images_of(base), base / "videos")
+        masks = pictures.masks_of(base)
+        yield Source(pictures.NAME, masks, listed, pictures.things, pictures.objects, places, tuple(remarks))
 
 
 def _annotation_files(base: Path, suffix: str) -> list[Path]:
-    found = (path for place in (base, base / "annotations") for path in place.glob(f"*{suffix}"))
-    return sorted(path for path in found if not is_hidden(path.name))
+    found = (path for place in (base, base / "annotations") for path in place.glob("*"))
+    return sorted(path for path in found if path.name.lower().endswith(suffix) and not is_hidden(path.name))
 
 
 def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
@@ -109,6 +118,7 @@ def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Sourc
             split = _split_of(path)
             near = [place for place in _folders(base, base / "images") if split and _split_of(place) == split]
             # a picture of the same name may lie in each split's folder, so its own comes first
+            near = [inner for place in near for inner in (place, place / "images")]
             yield Source(
                 form.NAME, path, entries, form.things, form.objects, (*near, *folders, path.parent), tuple(remarks)
             )
@@ -143,16 +153,30 @@ def _main(sources: list[Source]) -> list[Source]:
 
 def _only(sources: list[Source], base: Path) -> Source:
     if not sources:
-        there = ", ".join(sorted(path.name for path in base.iterdir())[:12]) or "nothing"
+        names = sorted(path.name for path in base.iterdir())
+        packed = [name for name in names if name.lower().endswith(_PACKED)]
         raise NotRecognisedError(
-            f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: {there}"
+            f"{base} holds no annotations of a known form. Looked for: {LOOKED_FOR}. There is: "
+            f"{', '.join(names[:12]) or 'nothing'}{_other_json(base)}"
+            + (f"; {packed[0]} is not looked into: unpack it" if packed else "")
         )
     if len(sources) > 1:
-        names = ", ".join(str(source.path.relative_to(base)) for source in sources)
+        several = ", ".join(str(source.path.relative_to(base)) for source in sources)
         raise DataError(
-            f"{base} holds several annotations ({names}), and nothing tells which one counts; leave only one"
+            f"{base} holds several annotations ({several}), and nothing tells which one counts; leave only one, or "
+            "one for each split, such as train.json and val.json"
         )
     return sources[0]
+
+
+def _other_json(base: Path) -> str:
+    """What the first JSON file holds that is of no known form, as a part of a sentence."""
+    for path in _annotation_files(base, ".json"):
+        content = read_annotations(path)
+        content = content[0] if isinstance(content, list) and content else content
+        keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else str(content)
+        return f"; {path.name} is JSON of another form (with {keys[:100]})"
+    return ""
 
 
 def _folders(*places: Path) -> list[Path]:

@@ -24,6 +24,8 @@ ADAPTER = (
     "is a LoRA adapter of the peft library without the model that it belongs to; merge it into that model first (peft: "
     "model.merge_and_unload(), then save_pretrained), and give the merged folder"
 )
+_LFS = "is a Git LFS pointer and not the file; run `git lfs pull` where it came from"
+_POINTER = b"version "
 INDEX = "model.safetensors.index.json"
 SINGLE_FILES = ("model.safetensors", "weights.safetensors")
 MAX_HEADER_BYTES = 100_000_000
@@ -100,7 +102,8 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
             )
         if (folder / "adapter_config.json").is_file():
             raise CheckpointError(f"{folder} {ADAPTER}")
-        raise CheckpointError(f"{folder} holds no weights; expected *.safetensors files")
+        other = " but *.gguf files, which are not read" if any(folder.glob("*.gguf")) else ""
+        raise CheckpointError(f"{folder} holds no weights{other}; expected *.safetensors files")
     return files
 
 
@@ -177,8 +180,8 @@ def _what_it_is(start: bytes) -> str:
     """What a file is that does not begin as safetensors do, as the end of a sentence."""
     if start.startswith((b"PK", b"\x80")):
         return "is a pickle under another name, which could run code when read; take the weights as safetensors"
-    if start.startswith(b"version "):
-        return "is a Git LFS pointer and not the weights; run `git lfs pull` where it came from"
+    if start.startswith(_POINTER):
+        return _LFS
     return "is not a safetensors file, or is cut short; fetch it again"
 
 
@@ -263,11 +266,14 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises: CheckpointError, if the file is missing, is not JSON or is not an object.
     """
     try:
-        value = json.loads(read_bytes(path, MAX_JSON_BYTES).decode("utf-8-sig"))
+        data = read_bytes(path, MAX_JSON_BYTES)
+        value = json.loads(data.decode("utf-8-sig"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error})") from error
+        if data.startswith(_POINTER):
+            raise CheckpointError(f"{path} {_LFS}") from error
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}); fetch it again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
     return value

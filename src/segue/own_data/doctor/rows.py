@@ -31,6 +31,8 @@ TRAINED_AT = 256
 """Side of the square, in pixels, at which masks are compared while a model learns."""
 LOST = 1 / 3
 """Share of a mask's pixels that may be lost at that size before it is told."""
+_INVERTED = 0.5
+"""Share of an image from which on a mask that covers its corners may be what is around the thing."""
 
 _KINDS: dict[type[SegueError], str] = {
     shapes.TooFewPointsError: "few_points",
@@ -158,7 +160,11 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
             faults = [] if is_told or row.empty_is_absent else [_EMPTY]
             if not is_told and row.empty_is_absent:
                 yield replace(blank, kind="absent", value="the mask is all black", expected="a mark, if it is there")
-            if not faults and (lost := lost_share(_dense(counts, size))) > LOST:
+            mask = _dense(counts, size)
+            if mask[:: max(size[0] - 1, 1), :: max(size[1] - 1, 1)].all() and mask.mean() > _INVERTED:
+                value = f"it covers all corners and {mask.mean():.0%} of the image"
+                yield replace(blank, kind="inverted", value=value, expected="the thing, and not what is around it")
+            if not faults and (lost := lost_share(mask)) > LOST:
                 share = "all of it" if lost == 1 else f"{lost:.0%} of its pixels"
                 yield replace(blank, kind="thin_mask", value=f"{share} lost", expected=f"at most {LOST:.0%}")
         except SegueError as error:

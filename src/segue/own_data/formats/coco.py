@@ -8,6 +8,7 @@ out.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -35,10 +36,11 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
 
     Raises: DataError, if there are no lists of images and annotations.
     """
-    categories = by_id(content.get("categories", []), f"{path.name}, category")
-    images = by_id(field(content, "images", list, path.name), f"{path.name}, image")
+    categories = by_id(_plain(content.get("categories", []), "id"), f"{path.name}, category")
+    images = by_id(_plain(field(content, "images", list, path.name), "id"), f"{path.name}, image")
     marked: dict[Any, list[tuple[str, Any]]] = {}
-    for number, annotation in enumerate(field(content, "annotations", list, path.name)):
+    annotations = field(content, "annotations", list, path.name)
+    for number, annotation in enumerate(_plain(annotations, "image_id", "category_id")):
         where = f"{path.name}, annotation {number}"
         try:
             image = field(annotation, "image_id", int | str, where)
@@ -63,6 +65,16 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         Entry((field(images[number], "file_name", str, f"image {number}"),), record, stated_size(images[number]))
         for number, record in marked.items()
     ]
+
+
+def _plain(records: list[Any], *ids: str) -> list[Any]:
+    """Records with these ids as whole numbers, where they are those: pandas writes 1.0, hand-made files "1"."""
+    found = [dict(record) if isinstance(record, dict) else record for record in records]
+    for record in found:
+        for name in ids if isinstance(record, dict) else ():
+            if match := re.fullmatch(r"(0|[1-9][0-9]{0,17})(\.0)?", str(record.get(name))):
+                record[name] = int(match[1])
+    return found
 
 
 def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:

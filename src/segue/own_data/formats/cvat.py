@@ -17,7 +17,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 from segue.data import shapes
@@ -133,7 +133,9 @@ def _video(root: ElementTree.Element, path: Path) -> Entry:
     size = None
     if drawn_on is not None:
         size = size_of(int(drawn_on.findtext("height", "")), int(drawn_on.findtext("width", "")))
-    return Entry((sources.pop(),), record, size, tuple(sorted(frames)))
+    (source,) = sources
+    exported = {"images"} & _lying_near(path)  # where CVAT writes the frames of a video
+    return Entry((source, PurePosixPath(source).stem, *exported), record, size, tuple(sorted(frames)))
 
 
 def _lying_near(path: Path) -> set[str]:

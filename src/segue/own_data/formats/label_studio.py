@@ -66,10 +66,11 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
             text = f"{len(several)} annotations of {about} differ; the first that marks something is taken"
             remarks.append(Remark("disagreement", where, text))
         drawn = [result for result in results if result.get("type") in KINDS]
-        others += sum("original_width" in result for result in results) - len(drawn)
+        others += sum("original_width" in one and one.get("type") != "labels" for one in results) - len(drawn)
         if drawn:
             size = size_of(*(field(drawn[0], f"original_{side}", int, where) for side in ("height", "width")))
-            texts = {result["id"]: result["value"]["text"] for result in results if result.get("type") == "textarea"}
+            texts = {one["id"]: one["value"].get("labels") for one in results if one.get("type") == "labels"}
+            texts |= {result["id"]: result["value"]["text"] for result in results if result.get("type") == "textarea"}
             record = [(_name(result, texts), result) for result in drawn]
             found.append(Entry(_names(field(task, "data", dict, where), where), record, size))
         else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from segue.data.annotation_io import checked_format, field, read_annotations, size_of
-from segue.errors import DataError, SegueError
+from segue.errors import DataError, MediaError, SegueError
 from segue.geometry import masks
 from segue.media import open_media, read_image
+from segue.own_data.finding import locate
 from segue.own_data.formats.entries import Entry, Remark
 from segue.own_data.formats.marked import Shape, Size, files_below, objects, things
 
@@ -39,13 +41,13 @@ _TRIED = 3
 
 def recognises(base: Path) -> bool:
     """Whether the first JSON files below a folder are of this form."""
-    return any(map(_is_one, islice(files_below(base, "*.json"), _TRIED)))
+    return any(map(_is_one, islice(files_below(base, ".json"), _TRIED)))
 
 
 def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     """One entry per image with a polygon or mask; a file that cannot be read is refused alone."""
     found, others, total = [], 0, 0
-    for path in files_below(base, "*.json"):
+    for path in files_below(base, ".json"):
         place = str(path.relative_to(base))
         try:
             content = read_annotations(path)
@@ -62,7 +64,12 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             continue
         total += 1
         if record:
-            found.append(Entry(((path.parent.relative_to(base) / name).as_posix(), name), record, size))
+            here = path.parent.relative_to(base)
+            names = ((here / name).as_posix(), name, (here / path.stem).as_posix())
+            if content.get("imageData") and not _is_there(base, names):
+                told = f"its picture lies in its imageData alone; save it beside it as {path.stem}.png"
+                remarks.append(Remark("refused", place, told))
+            found.append(Entry(names, record, size))
         else:
             remarks.append(Remark("left_out", place, f"{name} has no mask"))
     if others or len(found) < total:
@@ -74,6 +81,13 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             total,
         )
     return found
+
+
+def _is_there(base: Path, names: Sequence[str]) -> bool:
+    try:
+        return locate([base], *names).is_file()
+    except MediaError:
+        return False
 
 
 def _is_one(path: Path) -> bool:

@@ -14,6 +14,8 @@ from segue.own_data.formats.entries import Drawn, Entry, Thing, merged, read_mas
 from segue.types import Media
 
 Size = tuple[int, int]
+_MOST = 2.0
+"""A share that is more is a number of pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,22 @@ def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn
         if shape.is_share:
             polygons = [[value * (height if place % 2 else width) for place, value in enumerate(polygons[0])]]
         counts = partial(shapes.polygons_mask, polygons, media.size)
+        if shape.is_share and max(shape.polygons[0], default=0) > _MOST:
+            polygons, counts = None, partial(_no_shares, max(shape.polygons[0]))
         if shape.pixels is not None:
             counts = partial(shape.pixels, media.size)
         yield Drawn(number, f"object {number} ({shape.text!r})", shape.text, 0, counts, polygons)
 
 
-def files_below(base: Path, pattern: str) -> Iterator[Path]:
-    """The files of a folder and those below it that fit a pattern, hidden ones aside, in order of their names."""
-    for path in sorted(base.rglob(pattern)):
-        if path.is_file() and not any(map(is_hidden, path.relative_to(base).parts)):
+def _no_shares(most: float) -> str:
+    raise shapes.BadCoordinateError(
+        f"its coordinates reach to {most:g}, where shares of the sides, 0 to 1, are expected"
+    )
+
+
+def files_below(base: Path, ending: str = "") -> Iterator[Path]:
+    """The files of a folder and those below it with an ending in any case, hidden ones aside, ordered by name."""
+    for path in sorted(base.rglob("*")):
+        is_meant = path.name.lower().endswith(ending) and path.is_file()
+        if is_meant and not any(map(is_hidden, path.relative_to(base).parts)):
             yield path

@@ -2,13 +2,16 @@
 
     images/a.jpg            masks/a.png                one picture an image
     images/a.jpg            masks/left lung/a.png      one folder a phrase, any value but 0 is the thing
+    images/a.jpg            masks/a/1.png, 2.png ...   several of an image, which are united
     videos/x/00000.jpg      masks/x/00000.png          frames in a folder; not every frame needs a mask
     videos/x.mp4            masks/x/00012.png          frames of a file, by their number
     labels.json             {"1": "cat", "2": "dog", "255": null}
 
-Upper case and lower case are the same in names, a mask may have another ending than its image, `_mask`, `_seg`, `_gt`
-or `_label` behind its name, and alpha. A mask saved as JPEG is taken for one thing, and that is said. An all-black mask
-says that its phrase is not there.
+The folders may also be called `image`, `img`, `imgs` or `img_dir`, and `mask`, `labels`, `gt`, `annotations`, `ann_dir`
+and the like. Upper case and lower case are the same in names, a mask may have another ending than its image, or its
+whole name with `.png` behind, `_mask`, `_seg`, `_gt` or `_label` behind its name or before it, and alpha; one colour
+beside black is the thing. A mask saved as JPEG is taken for one thing, and that is said. An all-black mask says that
+its phrase is not there.
 
 With `labels.json` a picture's values say what is where: grey levels or places in the palette; 0 is nothing, and a value
 that it gives as null is passed over. Without it, a picture shows one thing, which the option `phrase` must name.
@@ -29,7 +32,7 @@ from segue.data import shapes
 from segue.data.annotation_io import read_annotations
 from segue.errors import ConfigError, DataError
 from segue.media import formats
-from segue.media.folder import frame_files, is_hidden
+from segue.media.folder import folded, frame_files, is_hidden
 from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, UnmarkedError, merged, read_masks
 from segue.types import Media
@@ -39,8 +42,13 @@ NAME = "mask pictures"
 _LOSSY = frozenset({".jpg", ".jpeg"})
 _NOTES = frozenset({".txt", ".json", ".csv", ".xml", ".md", ".yaml", ".yml", ".html", ".log", ".cache"})
 MASKS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", *_LOSSY})
-_BEHIND = ("_mask", "_masks", "_seg", "_segmentation", "_gt", "_label", "_labels")
-"""What tools put behind the name of an image to name its mask; a - or a blank may stand for the _."""
+_IMAGES = ("images", "image", "img", "imgs", "img_dir")
+_MASKS = ("masks", "mask", "labels", "label", "gt", "groundtruth", "ground_truth", "annotations", "ann_dir")
+_WORD = "(masks?|seg|segmentation|gt|groundtruth|labels?|labelids|annotation|matte)"
+_MARK = re.compile(rf"^{_WORD}[-_ ](?=.)|(?<=.)[-_ .]{_WORD}$", re.IGNORECASE)
+"""What tools put behind the name of an image, or before it, to name its mask."""
+_IMAGE = re.compile(r"^(image|img)[-_ ](?=.)|(?<=.)[-_ ](image|img)$", re.IGNORECASE)
+"""The same for the image, where its mask has such a word too."""
 Index = Mapping[str, list[Path]]
 
 
@@ -57,7 +65,24 @@ class Masks:
 
 def recognises(base: Path) -> bool:
     """Whether a folder is laid out like this."""
-    return (base / "masks").is_dir() and ((base / "images").is_dir() or (base / "videos").is_dir())
+    return masks_of(base).is_dir() and (images_of(base).is_dir() or (base / "videos").is_dir())
+
+
+def images_of(base: Path) -> Path:
+    """Where the images lie."""
+    return _called(base, _IMAGES, IMAGE_SUFFIXES)
+
+
+def masks_of(base: Path) -> Path:
+    """Where the masks lie."""
+    return _called(base, _MASKS, MASKS)
+
+
+def _called(base: Path, names: Sequence[str], suffixes: Collection[str]) -> Path:
+    """The folder of the first of these names; of the others than the first, one that holds a picture."""
+    there = {path.name.casefold(): path for path in base.iterdir() if path.is_dir()}
+    found = (path for name in names[1:] if (path := there.get(name)) and _files(path, suffixes))
+    return there.get(names[0]) or next(found, base / names[0])
 
 
 def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry]:
@@ -68,19 +93,20 @@ def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry
     labels = _labels(base / "labels.json")
     found = [*_images(base, phrase, labels), *_videos(base, phrase, labels)]
     used = {path for entry in found for several in entry.record.pictures.values() for _, path in several}
-    masks = _files(base / "masks", MASKS)
+    masks = _files(masks_of(base), MASKS)
     lost = [path for path in masks if path not in used]
     smeared = [path for path in masks if path.suffix.lower() in _LOSSY]
     if smeared:
         first = smeared[0].relative_to(base)
         text = f"{len(smeared)} masks are JPEG, such as {first}: what is above half its brightest is one thing"
         remarks.append(Remark("unsure_mask", "masks", text))
-    remarks += [_unread(path, base) for path in _others(base / "images", IMAGE_SUFFIXES)]
-    remarks += [_unread(path, base) for path in _others(base / "masks", MASKS)]
+    remarks += [_unread(path, base) for path in _others(images_of(base), IMAGE_SUFFIXES)]
+    remarks += [_unread(path, base) for path in _others(masks_of(base), MASKS)]
     if lost:
         names = ", ".join(str(path.relative_to(base)) for path in lost[:5])
         text = (
-            f"{base} has {len(lost)} masks without an image or frame of that name: {names} ...; rename or remove them"
+            f"{base} has {len(lost)} masks without an image or frame of that name: {names} ...; name them as their "
+            "images, several of an image in a folder of its name (masks/a/1.png), or remove them"
         )
         remarks.append(Remark("refused", "masks", text))
     needs_phrase = any(not name for entry in found for several in entry.record.pictures.values() for name, _ in several)
@@ -175,63 +201,79 @@ def _labels(path: Path) -> dict[int, str | None]:
 
 
 def _images(base: Path, phrase: str | None, labels: Mapping[int, str | None]) -> Iterator[Entry]:
-    images = {path.relative_to(base / "images"): path for path in _files(base / "images", IMAGE_SUFFIXES)}
+    place, masks = images_of(base), masks_of(base)
+    images = {path.relative_to(place): path for path in _files(place, IMAGE_SUFFIXES)}
     parts = {path.parts[0] for path in images if len(path.parts) > 1}
-    folders = sorted(path for path in (base / "masks").iterdir() if path.is_dir() and not is_hidden(path.name))
+    folders = sorted(path for path in masks.iterdir() if path.is_dir() and not is_hidden(path.name))
     videos = {path.stem if path.is_file() else path.name for path in _listed(base / "videos")}
-    phrases = [folder for folder in folders if folder.name not in parts | videos]
-    indices = [("" if labels else phrase or "", _index(base / "masks"))]
+    own = {folded(_stem(name).as_posix()) for name in images}
+    inner = {folded(place.as_posix()) for name in images for place in name.parents}
+    phrases = [path for path in folders if path.name not in parts | videos and folded(path.name) not in own]
+    indices = [("" if labels else phrase or "", _index(masks))]
     indices += [(folder.name, _index(folder)) for folder in phrases]
     for name in images:
-        there = tuple((text, mask) for text, index in indices if (mask := _mask_of(name, index)))
-        yield Entry((name.as_posix(),), Masks({0: there} if there else {}, labels))
+        stem = _stem(name)
+        bare = stem.with_name(_IMAGE.sub("", stem.name))
+        called = (stem,) if folded(bare.as_posix()) in own else (stem, bare)
+        there = [(text, mask) for text, index in indices if (mask := _mask_of(called, index))]
+        several = [] if folded(stem.as_posix()) in inner else _files(masks / stem, MASKS)
+        there += [(indices[0][0], mask) for mask in several]
+        yield Entry((name.as_posix(),), Masks({0: tuple(there)} if there else {}, labels))
 
 
 def _videos(base: Path, phrase: str | None, labels: Mapping[int, str | None]) -> Iterator[Entry]:
     for video in _listed(base / "videos"):
         numbers = None
         if video.is_dir():
-            numbers = {path.stem.casefold(): number for number, path in enumerate(frame_files(video))}
+            numbers = {_number(path.stem): number for number, path in enumerate(frame_files(video))}
         pictures: dict[int, tuple[tuple[str, Path], ...]] = {}
         name = video.name if video.is_dir() else video.stem
-        for mask in _files(base / "masks" / name, MASKS):
-            stem = _bare(mask.stem.casefold())
-            number = numbers.get(stem) if numbers is not None else int(stem) if stem.isdecimal() else None
+        for mask in _files(masks_of(base) / name, MASKS):
+            number = _number(_bare(mask.stem))
+            number = number if numbers is None else numbers.get(number)
             if number is not None:
                 pictures[number] = (("" if labels else phrase or "", mask),)
         yield Entry((video.name,), Masks(pictures, labels), frames=tuple(sorted(pictures)))
 
 
 def _index(folder: Path) -> Index:
-    """The masks below a folder by their path in it, in lower case and without what tools put behind names."""
+    """The masks below a folder by their path in it, also without what says that they are masks."""
     found: dict[str, list[Path]] = {}
     for path in _files(folder, MASKS):
-        place = path.relative_to(folder).with_suffix("").as_posix().casefold()
-        found.setdefault(place, []).append(path)
-        if _bare(place) != place:
-            found.setdefault(_bare(place), []).append(path)
+        place = path.relative_to(folder).with_suffix("")
+        for one in dict.fromkeys((place, place.with_name(_bare(place.name)), _stem(place))):
+            found.setdefault(folded(one.as_posix()), []).append(path)
     return found
 
 
 def _bare(stem: str) -> str:
-    """A name in lower case without what says that it is a mask."""
-    usual = stem.replace("-", "_").replace(" ", "_")
-    behind = next((end for end in _BEHIND if usual.endswith(end) and len(usual) > len(end)), "")
-    return stem[: len(stem) - len(behind)]
+    """A name without what says that it is a mask."""
+    return _MARK.sub("", stem)
 
 
-def _mask_of(name: Path, index: Index) -> Path | None:
-    """The mask of an image.
+def _number(stem: str) -> int | None:
+    """The number that the name of a frame ends in."""
+    match = re.search(r"[0-9]+$", stem)
+    return int(match[0]) if match else None
+
+
+def _stem(name: Path) -> Path:
+    """A path without the ending of a picture."""
+    return name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _mask_of(called: Sequence[Path], index: Index) -> Path | None:
+    """The mask of an image by the first of its names that has one.
 
     Raises: DataError, if two files could be it.
     """
-    stem = name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name
-    found = index.get(stem.as_posix().casefold(), [])
-    exact = [path for path in found if path.stem.casefold() == stem.name.casefold()] or found
+    stem = called[0]
+    found = next(filter(None, (index.get(folded(name.as_posix())) for name in called)), [])
+    exact = [path for path in found if folded(path.stem) == folded(stem.name)] or found
     exact = [path for path in exact if path.with_suffix("").parts[-len(stem.parts) :] == stem.parts] or exact
     if len(exact) > 1:
         names = " and ".join(path.name for path in exact[:2])
-        raise DataError(f"{names} could both be the mask of {name.as_posix()}; remove one")
+        raise DataError(f"{names} could both be the mask of {stem.as_posix()}; remove one")
     return exact[0] if exact else None
 
 

@@ -48,7 +48,7 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     found, others, total = [], 0, 0
     places = _places(base)
     near = base if len(places) > 1 else places[0].parent  # one data set alone is no group of its images
-    for path in (path for place in places for path in files_below(place, "*.json")):
+    for path in (path for place in places for path in files_below(place, ".json")):
         name = (path.parent.parent / "img" / path.stem).relative_to(near).as_posix()
         try:
             content = read_annotations(path)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from segue import config
 from segue.errors import ConfigError, DataError
-from segue.media.folder import is_hidden
+from segue.media.folder import composed, is_hidden
 from segue.media.formats import IMAGE_SUFFIXES
 from segue.own_data.formats.entries import SPLITS, Entry, Remark, split_named
 from segue.own_data.formats.marked import Shape, files_below, objects, things
@@ -36,7 +36,7 @@ def recognises(base: Path) -> bool:
     """Whether a folder is laid out like this."""
     if not ((base / "labels").is_dir() and (base / "images").is_dir()):
         return False
-    return any(path.name not in _LISTS for path in files_below(base / "labels", "*.txt"))
+    return any(path.name not in _LISTS for path in files_below(base / "labels", ".txt"))
 
 
 def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
@@ -45,17 +45,21 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     Raises: DataError, if nothing names the classes, or a file cannot be read.
     """
     names, listed = _described(base)
-    images = [path for path in files_below(base / "images", "*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    images = [path for path in files_below(base / "images") if path.suffix.lower() in IMAGE_SUFFIXES]
     found, boxes = [], 0
+    labels = {_place(path, base / "labels"): path for path in files_below(base / "labels", ".txt")}
     for image in images:
         name = image.relative_to(base / "images")
-        label = base / "labels" / name.with_suffix(".txt")
-        record, others = _read(label, names, remarks) if label.is_file() else ([], 0)
+        label = labels.get(_place(image, base / "images"))
+        record, others = _read(label, names, remarks) if label else ([], 0)
         boxes += others
         if record:
             found.append(Entry((name.as_posix(),), record, split=listed.get(name.stem, "")))
         else:
             remarks.append(Remark("left_out", f"labels/{name.with_suffix('.txt')}", f"{name} has no polygon"))
+    places = {_place(image, base / "images") for image in images}
+    for path in (path for place, path in labels.items() if place not in places and path.name not in _LISTS):
+        remarks.append(Remark("passed_over", str(path.relative_to(base)), "there is no image of that name"))
     if boxes or len(found) < len(images):
         log.warning(
             "%s: %d boxes are no masks, and %d of %d images have none; they are left out",
@@ -65,6 +69,10 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             len(images),
         )
     return found
+
+
+def _place(path: Path, folder: Path) -> str:
+    return composed(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def _read(label: Path, names: Mapping[int, str], remarks: list[Remark]) -> tuple[list[Shape], int]:
