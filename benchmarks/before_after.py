@@ -3,10 +3,11 @@
     python benchmarks/before_after.py COMMIT [--rounds 3] [-- --architecture Sa2VA-1B --frames 5 --repeats 1]
 
 The commit is checked out beside, and both are run as a user runs them, with the libraries of this environment; what
-stands behind `--` goes to `segue bench`. Told are the quickest seconds of all rounds for every row that both know, and
-before / now: above 1 is quicker now. Rows that only one of them knows are named.
+stands behind `--` goes to `segue bench`. Told is for every row that both know before / now, of two runs that follow one
+another: the median of all rounds and their range, for a machine may be twice as fast for a minute. Above 1 is quicker
+now. Rows that only one of them knows are named.
 
-The exit code is 1 if a row takes a fifth longer now.
+The exit code is 1 if a row takes a fifth longer now, by the median.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).resolve().parents[1]
@@ -34,27 +36,28 @@ def main() -> None:
     print(f"$ python benchmarks/before_after.py {' '.join(sys.argv[1:])}")
     names = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {names}")
-    seconds: dict[str, dict[str, float]] = {"before": {}, "now": {}}
+    rounds: list[dict[str, dict[str, float]]] = []
     with TemporaryDirectory() as scratch:
         tree = Path(scratch) / "before"
         subprocess.run(["git", "-C", HERE, "worktree", "add", "--quiet", "--detach", tree, settings.commit], check=True)
         try:
             for number in range(settings.rounds):
-                for when, root in (("before", tree), ("now", HERE)):
-                    print(f"round {number + 1} of {settings.rounds}, {when}", file=sys.stderr)
-                    for name, found in measured(root, settings.bench).items():
-                        seconds[when][name] = min(found, seconds[when].get(name, found))
+                print(f"round {number + 1} of {settings.rounds}", file=sys.stderr)
+                places = {"before": tree, "now": HERE}
+                rounds.append({when: measured(root, settings.bench) for when, root in places.items()})
         finally:
             subprocess.run(["git", "-C", HERE, "worktree", "remove", "--force", tree], check=True)
-    before, now = seconds["before"], seconds["now"]
-    both = [name for name in now if name in before]
-    print(f"\n{'CPU seconds':38}  before     now  before / now")
-    for name in both:
-        print(f"{name:38}{before[name]:8.4f}{now[name]:8.4f}  {before[name] / now[name]:.2f} x")
-    for when, other in (("before", now), ("now", before)):
-        if alone := [name for name in seconds[when] if name not in other]:
+    before, now = rounds[0]["before"], rounds[0]["now"]
+    slowest = 1.0
+    print(f"\n{'CPU seconds, before / now':38}median      range")
+    for name in (name for name in now if name in before):
+        ratios = sorted(one["before"][name] / one["now"][name] for one in rounds)
+        print(f"{name:38}{median(ratios):.2f} x  {ratios[0]:.2f} to {ratios[-1]:.2f}")
+        slowest = min(slowest, median(ratios))
+    for when, mine, other in (("before", before, now), ("now", now, before)):
+        if alone := [name for name in mine if name not in other]:
             print(f"{when} alone: {'; '.join(alone)}")
-    sys.exit(any(now[name] > SLOWER * before[name] for name in both))
+    sys.exit(slowest * SLOWER < 1)
 
 
 def measured(root: Path, options: list[str]) -> dict[str, float]:

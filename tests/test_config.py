@@ -217,7 +217,7 @@ def test_a_base_of_a_base_is_refused(write):
 
 def test_a_file_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot read .*: it is text in no encoding"):
+    with pytest.raises(ConfigError, match="cannot read .*: its text is no UTF-8"):
         config.load(Recipe, tmp_path / "recipe.yaml")
 
 

@@ -94,7 +94,7 @@ def test_the_user_decides_what_a_folder_is_where_names_do_not(tmp_path):
         ("*.jpg", MediaError, "matches no image"),
         ("empty", MediaError, "holds no image"),
         ("empty.txt", MediaError, "lists no image"),
-        ("latin.txt", DataError, "no encoding that is known"),
+        ("latin.txt", DataError, "nor of another encoding that is known"),
         ("x" * 300, MediaError, "cannot read"),
     ],
 )
