@@ -757,6 +757,28 @@ class TestRun:
         events = [(request, type(event)) for request, event in engine.run([first, second], rows=1)]
         assert events.index((first, Finished)) < events.index((second, TextDelta))
 
+    def test_nothing_is_kept_of_a_request_that_is_over_while_the_next_one_is_waited_for(self, engine, clip, tmp_path):
+        class Dialogues(list):
+            """A list that can be referred to weakly."""
+
+        gone = replace(open_media(clip(1)[0]), source=tmp_path / "gone.png")
+        media, kept = [open_media(clip(1)[0]), open_media(clip(3)), gone], []
+
+        def coming():
+            for one in media:
+                dialogues = Dialogues([[Message.user("Where?", one)]])
+                request, reference = Request(dialogues, ONE), weakref.ref(dialogues)
+                del dialogues
+                yield request
+                del request
+                kept.append(reference())
+
+        ended = []
+        for told in engine.run(coming(), rows=1):
+            ended += [type(told[1])] if isinstance(told[1], Finished | Failed) else []
+            del told
+        assert (ended, kept) == ([Finished, Finished, Failed], [None] * 3)
+
     def test_text_of_several_dialogues_comes_one_after_another(self, engine, teach, asked):
         image = asked[0][0].parts[0]
         dialogues = [[Message.user(text, image)] for text in ("x", "y")]

@@ -277,6 +277,7 @@ class Engine:
                         yield request, Failed(error)
                     else:
                         waiting.extend((jobs[-1], row) for row in jobs[-1].rows)
+                    del request
                 self._prefill(self._cohort(waiting, decoder, rows), decoder)
                 yield from self._generate_text(jobs, decoder)
                 done = [job for job in jobs if job.is_said]
@@ -289,6 +290,7 @@ class Engine:
                         followed.remove(one)
                     else:
                         yield event
+                done, event = [], None  # what is over is not kept while the next request is waited for
         finally:
             for one in followed:
                 one.close()

@@ -44,7 +44,8 @@ def test_46_a_recipe_that_trains_the_tower_is_refused(make_recipe, watcher, tmp_
         train(recipe, watcher, device="cpu")
 
 
-def test_frames_of_a_video_are_kept_one_by_one(engine, tmp_path):
+def test_frames_of_a_video_are_kept_one_by_one(make_engine, tmp_path):
+    engine = make_engine()
     cache = engine.use_cache(Store(tmp_path / "cache", reserve=0))
     make = pickle.loads(pickle.dumps(RowMaker(processor=engine.processor, side=None, features=cache)))  # noqa: S301
     media = open_media(np.random.default_rng(0).integers(0, 256, (6, 40, 50, 3), dtype=np.uint8))

@@ -228,7 +228,7 @@ class Scheduler:
                 return
         self.metrics.gave_up.labels("cancelled").inc()
 
-    def _next(self) -> Ticket | None:
+    def _next(self) -> Request | None:
         """The next request: of the client whose turn it is, the one that waits longest."""
         if not self._waiting:
             return None
@@ -238,7 +238,7 @@ class Scheduler:
             self._waiting[client] = tickets
         self._running[ticket.request] = ticket
         self.metrics.queued.observe(time.monotonic() - ticket.asked_at)
-        return ticket
+        return ticket.request
 
     def _requests(self) -> Iterator[Request | None]:
         """What the engine is to take up: it waits where there is nothing else to do, and ends if that takes long."""
@@ -247,10 +247,11 @@ class Scheduler:
                 while not (self._waiting or self._running or self._is_closed):
                     if not self._changed.wait(self._idle_seconds):
                         return
-                ticket = self._next()
-                if ticket is None and self._is_closed and not self._running:
+                request = self._next()
+                if request is None and self._is_closed and not self._running:
                     return
-            yield None if ticket is None else ticket.request
+            yield request
+            del request  # while there is nothing to do, nothing is kept of what was done last
 
     def _work(self) -> None:
         try:
@@ -263,6 +264,7 @@ class Scheduler:
             try:
                 for request, event in self.engine.run(self._requests(), rows=self._rows):
                     self._deliver(request, event)
+                    del request, event
                 if self._is_closed:
                     return
                 self._rest()
@@ -271,9 +273,9 @@ class Scheduler:
                 if not isinstance(error, SegueError):
                     log.exception("answers to %d requests broke off", len(self._running))
                 with self._changed:
-                    broken, self._running = [*self._running.values()], {}
-                for ticket in broken:
-                    ticket.tell(Failed(error))
+                    broken, self._running = self._running, {}
+                while broken:
+                    broken.popitem()[1].tell(Failed(error))
 
     def _rest(self) -> None:
         """Without the weights until there is a request again; one that cannot be answered then is told so."""
