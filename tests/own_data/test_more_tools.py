@@ -195,6 +195,8 @@ def test_masks_in_labelme_and_holes_and_bitmaps_in_supervisely(tmp_path):
     hole = {"exterior": POINTS, "interior": [[[12, 7], [20, 7], [20, 15], [12, 15]]]}
     supervisely(tmp_path / "c", 0, points=hole)
     assert int(masks(load(tmp_path / "c", "all"))["vessel"].sum()) == 400 - 64
+    supervisely(tmp_path / "d", 0, points=hole | {"interior": [[[12, 7], [12, 7], [12, 7]]]})
+    np.testing.assert_array_equal(masks(load(tmp_path / "d", "all"))["vessel"], SQUARED)
 
 
 def test_splits_are_lists_of_voc_and_yolo_folders_of_roboflow_and_tags_of_supervisely(tmp_path):
