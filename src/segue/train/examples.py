@@ -191,7 +191,8 @@ class RowMaker:
                 break
             messages = messages[:-2]
         raise DataError(
-            f"{sample.id} has more than {self.max_tokens} {what}; allow more tokens, or show it in fewer tiles or frames"
+            f"{sample.id} has more than {self.max_tokens} {what}; "
+            "allow more tokens, or show it in fewer tiles or frames"
         )
 
     def _truth(self, sample: Sample, decoded: Frames, count: int, prompted: tuple[int, ...]) -> Truth:
