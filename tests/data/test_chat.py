@@ -74,8 +74,9 @@ def test_the_image_stands_where_the_placeholder_was(make):
     assert (before.task, before.frames, before.regions) == ("chat", (0,), ())
 
 
-def test_text_alone_has_no_medium_and_no_frames(make):
-    sample = make({"id": "t", "conversations": said("hHello", "gHi")}).get(0, rng_for(0, 0, 0))
+@pytest.mark.parametrize("image", [{}, {"image": None}, {"image": ""}])
+def test_text_alone_has_no_medium_and_no_frames(make, image):
+    sample = make({"id": "t", **image, "conversations": said("hHello", "gHi")}).get(0, rng_for(0, 0, 0))
     assert sample.frames == ()
     assert sample.messages[0].parts == ("Hello",)
 

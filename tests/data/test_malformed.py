@@ -40,6 +40,8 @@ def places(content, above=()):
 
 
 def changed(content, place, value):
+    if not place:
+        return value
     whole = copy.deepcopy(content)
     parent = whole
     for key in place[:-1]:
@@ -51,7 +53,7 @@ def changed(content, place, value):
 def crashes(name, root, path, **options):
     """Every change of a file after which its dataset ends in anything but a sample or one of our errors."""
     original = json.loads(path.read_text())
-    for place in dict.fromkeys(place for place in places(original) if len(place) < 9):
+    for place in ((), *dict.fromkeys(place for place in places(original) if len(place) < 9)):
         for value in (None, 3, "x", {}, [[1]]):
             path.write_text(json.dumps(changed(original, place, value)))
             try:

@@ -12,10 +12,11 @@ from fixtures_vqa import FIXTURES
 from test_malformed import changed, places
 
 from segue.data import seed_bench, subtitles, tables
+from segue.data.annotation_io import find_file
 from segue.data.base import rng_for
 from segue.data.questions import filled, lettered
 from segue.datasets import DATASETS
-from segue.errors import DataError, SegueError
+from segue.errors import DataError, MediaError, SegueError
 from segue.evals.benchmarks.vqa import WORDS
 
 RECORDS = {one.name: one for one in WORDS}
@@ -143,6 +144,24 @@ def test_a_table_keeps_tabs_and_line_breaks_and_long_cells(tmp_path):
     path.write_text("one\ttwo\nx\n")
     with pytest.raises(DataError, match="row 2 has 1 cells where the header has 2"):
         tables.read_table(path)
+    path.write_text("one\ttwo\n\nx\t\n\n")
+    assert tables.read_table(path) == [{"one": "x", "two": ""}]
+
+
+def test_a_name_that_is_none_is_never_a_folder_of_frames(tmp_path):
+    layouts.write_image(tmp_path / "00001.jpg")
+    for name in ("", "."):
+        with pytest.raises(MediaError, match="expected a path"):
+            find_file([tmp_path], name)
+
+
+def test_a_wrong_answer_of_a_row_is_an_error_of_the_data_that_may_be_skipped(tmp_path):
+    path = FIXTURES["seed_bench_image"](tmp_path) / "data/seed_bench/SEED-Bench.json"
+    content = read_json(path)
+    content["questions"][0]["answer"] = "E"
+    write_json(path, content)
+    with pytest.raises(DataError, match="row 0: the row has answer = 'E'; expected one of A, B, C, D"):
+        read_all(tmp_path, RECORDS["seed_bench_image"])
 
 
 @pytest.mark.parametrize("text", ["['a', \"b's\"]", '["a", "b\'s"]'])

@@ -128,7 +128,9 @@ def test_a_record_with_anything_missing_is_told(pretrain, task):
 @pytest.mark.parametrize(
     ("record", "problem"),
     [
-        ({"task": "sing"}, "known are caption, vqa"),
+        ({"task": "sing"}, "task = 'sing'; expected one of caption, vqa"),
+        ({"task": "caption", "image": "", "text": "x"}, "name is ''"),
+        ({"task": "caption", "image": "1.png", "text": "x", "language": ["English"]}, "language"),
         ({"task": "caption", "image": "1.png", "text": " "}, "empty"),
         ({"task": "caption", "image": "1.png", "text": "x", "language": "Latin"}, "Latin"),
         ({"task": "refer", "image": "1.png", "phrase": "x", "boxes": []}, "no box"),
@@ -137,7 +139,7 @@ def test_a_record_with_anything_missing_is_told(pretrain, task):
     ],
 )
 def test_a_record_of_another_form_is_told(pretrain, record, problem):
-    with pytest.raises((DataError, ConfigError), match=problem):
+    with pytest.raises((DataError, MediaError), match=problem):  # what `on_bad_sample: skip` leaves out
         pretrain(record)
 
 

@@ -101,6 +101,11 @@ def test_a_run_cut_short_goes_on_where_it_was(pairs, cut_short, tmp_path):
     assert json.loads((cut_short / cleaning.COUNTS).read_text("utf-8")) == COUNTS
 
 
+def test_a_byte_order_mark_costs_no_record(pairs, tmp_path):
+    pairs.write_bytes(b"\xef\xbb\xbf" + pairs.read_bytes())
+    assert cleaning.run(pairs, tmp_path, tmp_path / "marked", Rules()) == COUNTS
+
+
 def test_two_shards_are_one_run(pairs, cut_short, tmp_path):
     cleaning.run(pairs, tmp_path, cut_short, Rules())
     first, last = (cleaning.run(pairs, tmp_path, tmp_path / "shared", Rules(), shard=(one, 2)) for one in (1, 0))

@@ -196,6 +196,13 @@ def test_a_split_folder_without_annotations_is_told(tmp_path):
         load(tmp_path, "train")
 
 
+def test_two_folders_for_one_split_are_told_lest_one_is_passed_over(tmp_path):
+    for name in ("train", "val", "valid"):
+        layouts.write_json(tmp_path / name / "coco.json", coco({}))
+    with pytest.raises(DataError, match="several folders for one split among train, val, valid"):
+        load(tmp_path, "train")
+
+
 def test_split_files_are_told_by_their_names_as_coco_has_them(tmp_path):
     for split, count in (("train", 3), ("val", 1)):
         names = tuple(f"{split}{number}.jpg" for number in range(count))
@@ -211,6 +218,11 @@ def test_items_may_say_their_split(finetune, tmp_path):
     finetune({"split": "train"}, {"image": "2.jpg", "split": "validation"}, {"image": "3.jpg"})
     assert [get(load(tmp_path, "train"), row).id for row in range(2)] == ["train/1.jpg", "3.jpg"]
     assert [row.entry.names for row in load(tmp_path, "val").rows] == [("2.jpg",)]
+
+
+def test_a_split_or_group_of_null_is_none(finetune, tmp_path):
+    finetune(*({"image": f"{number}.jpg", "split": None, "group": None} for number in (1, 2, 3)))
+    assert [len(load(tmp_path, split)) for split in ("train", "val", "test")] == [1, 1, 1]
 
 
 def test_without_splits_whole_groups_are_dealt_out_and_never_meet(finetune, tmp_path):

@@ -212,9 +212,10 @@ def test_the_image_is_found_by_what_the_task_calls_it(studio, name):
     assert len(get(studio(shape("polygon", SQUARE_PERCENT), name=name)).regions) == 1
 
 
-def test_a_text_written_for_a_shape_names_it(studio):
+def test_a_text_written_for_a_shape_names_it_and_is_no_shape(studio, caplog):
     note = {"id": "r1", "type": "textarea", "value": {"text": ["The left vessel"]}, "original_width": 60}
     assert by_phrase(get(studio(shape("polygon", SQUARE_PERCENT), note))) == {"the left vessel": 400}
+    assert "no masks" not in caplog.text
 
 
 def test_a_label_given_apart_names_its_shape(studio):

@@ -60,15 +60,15 @@ def supervisely(root, number, points=POINTS, **more):
 
 
 def yolo(root, number, points=POINTS):
-    layouts.write_image(root / "images" / f"{number}.jpg", seed=number)
-    (root / "labels").mkdir(parents=True, exist_ok=True)
+    layouts.write_image(root / "images" / f"{number}.jpg", seed=ord(str(number)[0]))
+    (root / "labels" / f"{number}.txt").parent.mkdir(parents=True, exist_ok=True)
     shares = " ".join(f"{x / SIZE[1]:.6f} {y / SIZE[0]:.6f}" for x, y in points)
     (root / "labels" / f"{number}.txt").write_text(f"1 {shares}\n0 0.5 0.5 0.1 0.1\n")
     (root / "data.yaml").write_text("train: images\nnames: {0: cup, 1: vessel}\n")
 
 
 def voc(root, number, points=POINTS):
-    layouts.write_image(root / "JPEGImages" / f"{number}.jpg", seed=number)
+    layouts.write_image(root / "JPEGImages" / f"{number}.jpg", seed=ord(str(number)[0]))
     mask = np.zeros(SIZE, np.uint8)
     mask[SQUARED] = 2 if points is POINTS else 3
     mask[0, 0] = 255
@@ -100,6 +100,47 @@ def test_every_form_is_recognised_and_means_the_same_pixels(form, tmp_path, capl
     np.testing.assert_array_equal(shown, SQUARED)
     assert masks(load(tmp_path, "train")).keys() == {"vessel"}
     assert sum(len(load(tmp_path, split)) for split in ("train", "val", "test")) == len(NUMBERS)
+
+
+ONE_NAME = ("a/1", "b/1", "c/my image", "d/2")
+SPLIT_OF = {"a/1.jpg": "train", "b/1.jpg": "val", "c/my image.jpg": "test", "d/2.jpg": "train"}
+
+
+def splits_told(root):
+    return {row.entry.names[0]: row.entry.split for row in survey(root).rows}
+
+
+@pytest.mark.parametrize("above", ["./images/", "C:\\data\\images\\", ""])
+def test_lists_of_yolo_tell_images_of_one_name_apart_and_names_with_blanks(tmp_path, above):
+    for name in ONE_NAME:
+        yolo(tmp_path, name)
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: [val.txt]\ntest: test.txt\nnames: [cup, vessel]\n")
+    for split in ("train", "val", "test"):
+        lines = [f"{above}{name}" for name, told in SPLIT_OF.items() if told == split]
+        (tmp_path / f"{split}.txt").write_text("\n".join(lines) + "\n\n")
+    assert splits_told(tmp_path) == SPLIT_OF
+
+
+def test_folders_that_data_yaml_of_yolo_names_are_its_splits(tmp_path):
+    for name in ONE_NAME:
+        yolo(tmp_path, name)
+    (tmp_path / "data.yaml").write_text(
+        "train: [images/a, ./images/d]\nval: images/b/\ntest: images/c\nnames: [cup, vessel]\n"
+    )
+    assert splits_told(tmp_path) == SPLIT_OF
+
+
+def test_masks_of_voc_in_folders_keep_images_of_one_name_apart(tmp_path):
+    for name in ONE_NAME:
+        voc(tmp_path, name)
+    (tmp_path / "JPEGImages/a/1.txt").write_text("what a tool left beside it")
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        names = [name.removesuffix(".jpg") for name, told in SPLIT_OF.items() if told == split]
+        quoted = [f'"{name}"' if " " in name else name for name in names]  # as Datumaro writes them
+        (tmp_path / f"ImageSets/Segmentation/{split}.txt").write_text("\n".join(quoted) + "\n")
+    assert splits_told(tmp_path) == SPLIT_OF
+    assert load(tmp_path, "val").get(0, rng_for(0, 0, 0)).regions
 
 
 def test_the_doctor_passes_every_form_and_copies_it(form, tmp_path):
@@ -154,6 +195,8 @@ def test_masks_in_labelme_and_holes_and_bitmaps_in_supervisely(tmp_path):
     hole = {"exterior": POINTS, "interior": [[[12, 7], [20, 7], [20, 15], [12, 15]]]}
     supervisely(tmp_path / "c", 0, points=hole)
     assert int(masks(load(tmp_path / "c", "all"))["vessel"].sum()) == 400 - 64
+    supervisely(tmp_path / "d", 0, points=hole | {"interior": [[[12, 7], [12, 7], [12, 7]]]})
+    np.testing.assert_array_equal(masks(load(tmp_path / "d", "all"))["vessel"], SQUARED)
 
 
 def test_splits_are_lists_of_voc_and_yolo_folders_of_roboflow_and_tags_of_supervisely(tmp_path):

@@ -52,13 +52,26 @@ def test_a_recipe_says_no_more_than_it_must(make_recipe, tmp_path):
         (lambda: Stage(name="a", steps=0), "steps is 0; expected 1 or more"),
         (lambda: Stage(name="a", steps=1, rate=0.0), "rate 0.0"),
         (lambda: Stage(name="a", steps=1, groups={"vision": ParameterGroup(how="frozen")}), "trains nothing"),
+        (lambda: Stage(name="a", steps=1, rate=float("nan")), "rate nan"),
+        (lambda: Stage(name="a", steps=1, weight_decay=float("nan")), "weight_decay nan"),
+        (lambda: Stage(name="a", steps=1, betas=(0.9, 1.0)), r"betas \(0.9, 1.0\) is out of range"),
+        (lambda: Stage(name="a", epochs=float("inf")), "has inf epochs"),
+        (lambda: ParameterGroup(how="full", rate=0.0), "a group's rate is 0.0; expected more than 0, or how: frozen"),
+        (lambda: ParameterGroup(how="full", rate=-1e-4), "a group's rate is -0.0001"),
         (lambda: Lora(rank=0), "rank 0"),
+        (lambda: Lora(alpha=float("nan")), "alpha nan"),
         (lambda: Validation(data=()), "names no data"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, text):
     with pytest.raises(ConfigError, match=text):
         make()
+
+
+@pytest.mark.parametrize(("change", "text"), [({"seed": -1}, "seed is -1"), ({"clip": float("nan")}, "clip nan")])
+def test_a_seed_or_clip_that_is_none_is_refused(make_recipe, change, text):
+    with pytest.raises(ConfigError, match=text):
+        make_recipe(**change)
 
 
 def test_two_stages_of_one_name_are_refused(make_recipe):

@@ -14,7 +14,7 @@ from segue.errors import CheckpointError, ConfigError, DataError, LimitError
 from segue.media import open_media
 from segue.train import checkpoints, loop, run_logger
 from segue.train.recipe import DatasetSpec, Lora, ParameterGroup, Stage, Validation
-from segue.train.run import train
+from segue.train.run import estimate, train
 
 
 def tensors(run):
@@ -198,6 +198,34 @@ def test_a_missing_image_ends_the_run_or_is_skipped_as_the_recipe_says(make_reci
     skipping = replace(recipe, output=tmp_path / "skipping", on_bad_sample="skip", ceiling=0.3)
     assert train(skipping, watcher, device="cpu").step == 4
     assert len((skipping.output / "skipped.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_estimate_writes_no_run_folder_not_even_of_bad_rows(make_recipe, watcher, tmp_path, draw):
+    folder = draw(tmp_path / "mine")
+    for number in range(3):
+        (folder / "images" / f"{number}.png").write_bytes(b"cut")
+    source = replace(make_recipe().data[0], root=folder)
+    recipe = make_recipe(data=(source,), on_bad_sample="skip", ceiling=0.9)
+    measured = estimate(recipe, watcher, device="cpu")
+    assert measured.seconds > 0 and measured.peak > 0
+    assert watcher.said[-1].startswith("measured: ")
+    assert not recipe.output.exists()
+
+
+def test_a_run_that_goes_on_near_its_end_does_not_ask_whether_its_groups_learn(make_recipe, watcher, monkeypatch):
+    monkeypatch.setattr(loop, "FIRST_STEPS", 1)
+    monkeypatch.setattr(loop.optim, "rate_factor", lambda step, *_, **__: 1.0 if step == 0 else 1e-30)
+    recipe = make_recipe(stage={"steps": 2})
+    train(recipe, watcher, device="cpu", limit=1)
+    assert train(recipe, watcher, device="cpu", resume=True).step == 2
+
+
+def test_held_out_rows_that_point_at_nothing_are_told_before_the_first_step(make_recipe, watcher, tmp_path):
+    source = DatasetSpec(dataset="image_chat", root=_chat(tmp_path, image="red.png"), split="train")
+    recipe = make_recipe(validation=Validation(data=(source,)))
+    with pytest.raises(ConfigError, match="none of the validation rows points at anything"):
+        train(recipe, watcher, device="cpu")
+    assert watcher.steps == []
 
 
 def test_a_group_that_does_not_learn_is_named(make_recipe, watcher):

@@ -84,6 +84,17 @@ def read_annotations(path: Path) -> Any:
     raise DataError(f"{path} is empty; copy or export it again")
 
 
+def read_list(path: Path) -> list[Any]:
+    """The records of an annotation file that is a list.
+
+    Raises: DataError, as `read_annotations` does, and if it is something else.
+    """
+    content = read_annotations(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path} holds {_short(content)}; expected a list of records")
+    return content
+
+
 def _text(path: Path) -> str:
     try:
         return read_text(path)
@@ -104,6 +115,17 @@ def field(record: Any, name: str, kind: type | UnionType, where: str) -> Any:
         expected = getattr(kind, "__name__", str(kind))
         raise DataError(f"{where} has {name} = {_short(record[name])}; expected {expected}")
     return record[name]
+
+
+def table_field(table: Mapping[str, Known], record: Any, name: str, where: str) -> Known:
+    """The entry of a table that a record's field names.
+
+    Raises: DataError.
+    """
+    value = field(record, name, str, where)
+    if value not in table:
+        raise DataError(f"{where} has {name} = {_short(value)}; expected one of {', '.join(table)}")
+    return table[value]
 
 
 @contextmanager
@@ -139,9 +161,11 @@ def open_sized(path: Path, stated: tuple[int, int] | None = None) -> Media:
 def find_file(folders: Sequence[Path], *names: str) -> Path:
     """The file of the first of these names that is in any of the folders, which are asked in order.
 
-    Raises: MediaError, if a name leads out of the folders, or listing them if there is no such file.
+    Raises: MediaError, if a name is empty or leads out of the folders, or listing them if there is no such file.
     """
     for name in names:
+        if not Path(name).parts:
+            raise MissingFileError(f"the file's name is {name!r}; expected a path relative to the data's folders")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise MediaError(f"the file {name!r} lies outside the data's folders; name it relative to them")
         for folder in folders:

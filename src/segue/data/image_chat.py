@@ -6,7 +6,7 @@ Below the data root:
     llava_data/llava_images/                                  the images, named relative to this
 
 The file is a list of {"id", "image"?, "conversations": [{"from": "human" | "gpt", "value": text}]}. `<image>` may
-stand once, in the first question; a row without `image` is text alone.
+stand once, in the first question; a row without `image`, or with an empty one, is text alone.
 
 Source: Liu et al. 2023 (LLaVA-1.5).
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, require_train
+from segue.data.annotation_io import field, find_file, open_sized, read_list, require, require_train
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
 from segue.types import Sample
@@ -38,7 +38,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, images: 
     """
     require_train(split, "image_chat")
     require(root, [conversations, images], "a JSON list of conversations and a folder of images")
-    rows = list(enumerate(read_annotations(root / conversations)))
+    rows = list(enumerate(read_list(root / conversations)))
     return Rows(f"image_chat/{split}", rows, partial(_sample, source=f"image_chat/{split}", images=root / images))
 
 
@@ -47,7 +47,7 @@ def _sample(row: tuple[int, Any], rng: np.random.Generator, *, source: str, imag
     turns = recorded_turns(field(record, "conversations", list, "the row"))
     # LLaVA's ids are not unique over its parts
     name = f"{number}-{record.get('id', '')}"
-    if record.get("image") is None:
+    if not record.get("image"):
         return Sample(name, "chat", dialogue(turns, None), source=source, group=name)
     image = field(record, "image", str, "the row")
     media = open_sized(find_file([images], image))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from jaxtyping import Int
 
 from segue.data.base import Dataset, order_rng, rng_for
 from segue.errors import ConfigError, DataError, LimitError, MediaError, SegueError
+from segue.files import append
 from segue.types import Sample
 
 log = logging.getLogger(__name__)
@@ -239,10 +239,6 @@ def _append(path: Path, skip: _Skip) -> None:
     line = json.dumps(asdict(skip), ensure_ascii=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, line.encode())
-        finally:
-            os.close(handle)
+        append(path, line.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; free space or choose another run folder") from error

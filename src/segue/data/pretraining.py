@@ -25,7 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import checked_format, field, find_file, open_sized, require, require_train, select
+from segue.data.annotation_io import (
+    checked_format,
+    field,
+    find_file,
+    open_sized,
+    require,
+    require_train,
+    table_field,
+)
 from segue.data.base import Rows
 from segue.data.tables import read_lines
 from segue.errors import DataError
@@ -53,9 +61,8 @@ def load(root: Path, split: str, *, file: str = FILE) -> Rows:
 
 def _sample(row: tuple[int, Any], rng: np.random.Generator, *, source: str, root: Path) -> Sample:
     number, record = row
-    task = field(record, "task", str, "the row")
-    question, answer = select(TASKS, task, "task of pretraining")(record)
-    image = None if task == "text" else field(record, "image", str, "the row")
+    question, answer = table_field(TASKS, record, "task", "the row")(record)
+    image = None if record["task"] == "text" else field(record, "image", str, "the row")
     media = None if image is None else open_sized(find_file([root], image))
     messages = (Message("user", question if media is None else (media, *question)), Message("assistant", answer))
     shown = () if media is None else (0,)
@@ -123,8 +130,8 @@ def _text(record: Mapping[str, Any], name: str) -> str:
 
 
 def _language(record: Mapping[str, Any]) -> str:
-    named = record.get("language", "English")
-    return select({"English": "English", "Chinese": "Chinese"}, named, "language of a caption")
+    languages = {"English": "English", "Chinese": "Chinese"}
+    return table_field(languages, {"language": "English", **record}, "language", "the row")
 
 
 def _box(edges: Any) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, require_train
+from segue.data.annotation_io import field, find_file, open_sized, read_list, require, require_train
 from segue.data.base import Rows
 from segue.errors import DataError
 from segue.geometry.qwen_notation import Element, elements, placed, points
@@ -35,7 +35,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS) -> Rows:
     """
     require_train(split, "qwen_chat")
     require(root, [conversations], "a JSON list of conversations, with pictures named relative to this folder")
-    rows = list(enumerate(read_annotations(root / conversations)))
+    rows = list(enumerate(read_list(root / conversations)))
     return Rows(f"qwen_chat/{split}", rows, partial(_sample, source=f"qwen_chat/{split}", root=root))
 
 

@@ -36,6 +36,7 @@ from segue.data.annotation_io import (
     lookup,
     open_sized,
     read_annotations,
+    read_list,
     require,
     require_train,
     select,
@@ -84,7 +85,7 @@ def load(root: Path, split: str, *, variant: str, prompt: str | None = None) -> 
     annotations = f"osprey-724k/Osprey-724K/{select(VARIANTS, variant, 'variant of region_caption')}"
     require(root, [annotations, "osprey-724k/coco"], "Osprey-724K and COCO's images there")
     folders = [root / "osprey-724k/coco" / name for name in IMAGES]
-    rows = list(enumerate(read_annotations(root / annotations)))
+    rows = list(enumerate(read_list(root / annotations)))
     name = f"region_{variant}/{split}"
     return Rows(name, rows, partial(_sample, source=name, folders=folders, is_short=variant == "short"))
 

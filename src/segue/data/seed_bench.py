@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, select
+from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, select, table_field
 from segue.data.base import Rows
 from segue.data.questions import filled, lettered, make_sample, unique
 from segue.errors import DataError
@@ -76,7 +76,7 @@ def _sample(
 ) -> Sample:
     dimension = record["question_type_id"]
     options = [field(record, f"choice_{letter}", str, "the row") for letter in "abcd"]
-    letter = select({letter: letter for letter in "ABCD"}, field(record, "answer", str, "the row"), "answer")
+    letter = table_field({letter: letter for letter in "ABCD"}, record, "answer", "the row")
     name = field(record, "data_id", str, "the row")
     # the file lists the videos of EPIC-KITCHENS in folders, and they come without
     file = name.rpartition("/")[2] if dimension == 11 else name

@@ -27,7 +27,7 @@ def read(path: Path) -> list[Subtitle]:
     Raises: DataError, if the file cannot be read or holds no times.
     """
     try:
-        blocks = re.split(r"\n\s*\n", path.read_text(encoding="utf-8-sig").replace("\r\n", "\n"))
+        blocks = re.split(r"\n\s*\n", path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -36,7 +36,8 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a table by the names in its header, all as text; a quoted cell may hold tabs and line breaks.
+    """The rows of a table by the names in its header, all as text; a quoted cell may hold tabs and line breaks. Empty
+    lines are left out.
 
     Raises: DataError, if it cannot be read or a row has more or fewer cells than the header.
     """
@@ -51,9 +52,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
         finally:
             csv.field_size_limit(before)
     for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
+        if len(row) not in (0, len(header)):
             raise DataError(f"{path}, row {number} has {len(row)} cells where the header has {len(header)}")
-    return [dict(zip(header, row, strict=True)) for row in rows]
+    return [dict(zip(header, row, strict=True)) for row in rows if row]
 
 
 def listed(cell: str, where: str) -> list[Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, require_train
+from segue.data.annotation_io import field, find_file, open_sized, read_list, require, require_train
 from segue.data.base import Rows
 from segue.data.dialogue import dialogue, recorded_turns
 from segue.types import Sample
@@ -37,7 +37,7 @@ def load(root: Path, split: str, *, conversations: str = CONVERSATIONS, videos: 
     """
     require_train(split, "video_chat")
     require(root, [conversations, videos], "a JSON list of conversations and a folder of videos")
-    rows = list(enumerate(read_annotations(root / conversations)))
+    rows = list(enumerate(read_list(root / conversations)))
     name = f"video_chat/{split}"
     return Rows(name, rows, partial(_sample, source=name, videos=root / videos, num_frames=frames))
 

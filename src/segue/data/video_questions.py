@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from segue.data import subtitles
-from segue.data.annotation_io import field, find_file, open_sized, read_annotations, require, select
+from segue.data.annotation_io import field, find_file, open_sized, read_list, require, select
 from segue.data.base import Rows
 from segue.data.questions import LETTERS, lettered, make_sample, unique
 from segue.data.tables import listed, read_table
@@ -101,12 +101,7 @@ def load(root: Path, split: str, *, variant: str, frames: int = 128, with_subtit
 
 
 def _records(path: Path) -> Sequence[Any]:
-    if path.suffix == ".tsv":
-        return read_table(path)
-    content = read_annotations(path)
-    if not isinstance(content, list):
-        raise DataError(f"{path} holds {str(content)[:60]!r}; expected a list of questions")
-    return content
+    return read_table(path) if path.suffix == ".tsv" else read_list(path)
 
 
 def _name(record: Any, number: int) -> str:

@@ -212,7 +212,7 @@ def _noted(path: Path) -> Any:
 def _clean_chunk(file: Path, root: Path, out: Path, rules: Rules, number: int, place: tuple[int, int]) -> None:
     with file.open("rb") as stream:
         stream.seek(place[0])
-        lines = stream.read(place[1] - place[0]).decode("utf-8", errors="replace").split("\n")
+        lines = stream.read(place[1] - place[0]).decode("utf-8-sig", errors="replace").split("\n")
     counts: Counter[str] = Counter()
     kept: list[str] = []
     dropped: list[str] = []

@@ -1,9 +1,9 @@
 """Your own images or videos with masks, in any of the usual forms.
 
-The form is told from what lies in the folder: `annotations.json` of Sa2VA's fine-tuning, COCO JSON, Label Studio's
-JSON, CVAT's XML, or mask pictures. Each module here describes one. Splits are folders (`train/`, `val/`, `test/`,
-each laid out as a whole), files (`instances_train.json`, `instances_val.json`), or said by the annotations; where
-nothing says them, whole groups are dealt out, so that what belongs together never meets across splits.
+The form is told from what lies in the folder (`segue.own_data.recognition`); each module of `segue.own_data.formats`
+describes one. Splits are folders (`train/`, `val/`, `test/`, each laid out as a whole), files (`instances_train.json`,
+`instances_val.json`), or said by the annotations; where nothing says them, whole groups are dealt out, so that what
+belongs together never meets across splits.
 """
 
 from __future__ import annotations

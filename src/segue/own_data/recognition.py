@@ -40,17 +40,19 @@ def sources_of(root: Path, phrase: str | None, *, below: int = 3) -> list[Source
     Raises: NotRecognisedError, if there are none of a known form; DataError, if several could count, or one cannot be
     read.
     """
-    parts = {
-        split_named(path.name): path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name)
-    }
-    has_own = {name: _recognised(path, phrase) for name, path in parts.items()}
+    parts = [path for path in sorted(root.iterdir()) if path.is_dir() and split_named(path.name)]
+    has_own = {path: _recognised(path, phrase) for path in parts}
     if any(has_own.values()):
-        missing = [parts[name].name for name, sources in has_own.items() if not sources]
-        if missing:
+        if missing := [path.name for path, sources in has_own.items() if not sources]:
             raise DataError(
                 f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
             )
-        return [_in_split(_only(_main(sources), parts[name]), name) for name, sources in has_own.items()]
+        if len({split_named(path.name) for path in parts}) < len(parts):
+            raise DataError(
+                f"{root} has several folders for one split among {', '.join(path.name for path in parts)}; put what "
+                "belongs together into one folder"
+            )
+        return [_in_split(_only(_main(sources), path), split_named(path.name)) for path, sources in has_own.items()]
     sources = _main(_recognised(root, phrase))
     by_split = {_split_of(source.path): source for source in sources}
     if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:

@@ -14,6 +14,8 @@ from segue.train.examples import RowMaker, TrainRow, collate
 from segue.train.loss_module import LossModule, ObjectResult
 from segue.train.recipe import Validation
 
+POINTLESS = "none of the validation rows points at anything, so no mask can be evaluated; give other data"
+
 
 @dataclass(frozen=True, slots=True)
 class ValidationRow:
@@ -99,9 +101,7 @@ def figures(results: Sequence[SampleResult]) -> dict[str, float]:
     """
     objects = [one for result in results for one in result.objects]
     if not objects:
-        raise ConfigError(
-            "none of the validation rows points at anything, so no mask can be evaluated; give other data"
-        )
+        raise ConfigError(POINTLESS)
     shared, union = (sum(getattr(one, name) for one in objects) for name in ("intersection", "union"))
     return {
         "mean_iou": float(np.mean([one.iou for one in objects])),

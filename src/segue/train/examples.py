@@ -178,18 +178,20 @@ class RowMaker:
     def _fitting(self, sample: Sample, view: prepare.MediaInput | None) -> tuple[prepare.TokenizedExample, int]:
         """The longest beginning of the dialogue that is short enough, and how many regions it points at."""
         messages: Sequence[Message] = sample.messages
+        what = "tokens before its first answer ends"
         while messages:
             example = prepare.prepare(
                 messages, self.processor, media=[] if view is None else [view], max_tiles=self.max_tiles
             )
             count = 0 if self.processor.seg_id is None else int((example.labels == self.processor.seg_id).sum())
             if len(example.ids) <= self.max_tokens:
-                if sample.regions and not count:
-                    break
-                return example, count
+                if not sample.regions or count:
+                    return example, count
+                what = "tokens before it points at anything"
+                break
             messages = messages[:-2]
         raise DataError(
-            f"{sample.id} has more than {self.max_tokens} tokens before its first answer ends; "
+            f"{sample.id} has more than {self.max_tokens} {what}; "
             "allow more tokens, or show it in fewer tiles or frames"
         )
 

@@ -76,17 +76,19 @@ class UpdateMonitor:
     """Makes sure that every group learns: the loss reaches it, and its numbers change.
 
     A group is sure once it has changed. That must have happened after a step at half the peak rate or more whose batch
-    had both an image and a mask, and in any case when the rate has risen.
+    had both an image and a mask, and in any case when the rate has risen. A run that goes on after that has shown it
+    before, and may be near its end, where steps are too small to be seen.
     """
 
     def __init__(self, state: StageState, first: int):
         self._state = state
+        self._deadline = min(state.steps, max(FIRST_STEPS, int(state.stage.warmup * state.steps)))
+        groups = state.trainable.groups if first < self._deadline else {}
         self._waiting = {
             group: {stored_name(name): _sample(parameter) for name, parameter in parameters.items()}
-            for group, parameters in state.trainable.groups.items()
+            for group, parameters in groups.items()
         }
         self._reached: set[str] = set()
-        self._deadline = min(state.steps, first + max(FIRST_STEPS, int(state.stage.warmup * state.steps)))
 
     def gradients(self) -> None:
         """Note which groups the loss reaches; before the optimizer's step."""
@@ -136,6 +138,7 @@ class StageLoop:
     count: int = 0
     tokens: int = 0
     is_complete: bool = False
+    told: int = 0
     since: float = field(default_factory=perf_counter)
 
     def steps(self, last: int) -> Iterator[int]:
@@ -145,6 +148,7 @@ class StageLoop:
             group that does not learn. What was saved before stays.
         """
         state, first = self.state, self.progress.stage_step
+        self.told = first
         monitor = UpdateMonitor(state, first)
         batches = state.stream.batches(first, last, workers=self.recipe.workers)
         for step in range(first, last):
@@ -226,11 +230,11 @@ class StageLoop:
             return
         means, tokens = self._together()
         values = {**means, "norm": norm, "rate": max(current.values()), "tokens": tokens}
-        seconds = (perf_counter() - self.since) / self.recipe.log_every
+        seconds = (perf_counter() - self.since) / (done - self.told)
         self.logger.write("step", self.progress.step, stage=self.state.stage.name, seconds=round(seconds, 3), **values)
         if self.logger.is_main:
             self.logger.watcher.step(done, values)
-        self.sums, self.count, self.tokens, self.since = {}, 0, 0, perf_counter()
+        self.sums, self.count, self.tokens, self.told, self.since = {}, 0, 0, done, perf_counter()
 
     def _together(self) -> tuple[dict[str, float], int]:
         """Means of the terms over all processes, and all their tokens."""
@@ -247,13 +251,23 @@ class StageLoop:
 
         return list(gather_object(mine))
 
+    def rounds(self, held_out: list[evaluation.ValidationRow]) -> int:
+        """How many held-out rows the process with most of them has.
+
+        Raises: ConfigError, if none has any.
+        """
+        most: int = max(self._gathered([len(held_out)]))
+        if not most:
+            raise ConfigError(evaluation.POINTLESS)
+        return most
+
     def evaluate(self, held_out: list[evaluation.ValidationRow]) -> list[evaluation.SampleResult]:
         """Evaluate the held-out rows of all processes and log the figures; returns what was found of each row.
 
         Raises: ConfigError, if they point at nothing.
         """
         loss_module = self.accelerator.unwrap_model(self.state.loss_module)
-        rounds = max(self._gathered([len(held_out)]))
+        rounds = self.rounds(held_out)
         with enough_memory(f"while evaluating after step {self.progress.step}"), self.accelerator.autocast():
             mine = evaluation.evaluate(loss_module, held_out, self.state.make, rounds=rounds)
             if not held_out:

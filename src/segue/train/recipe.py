@@ -6,6 +6,7 @@ Source: Sa2VA's training configurations (AdamW, rates, warm-up, LoRA sizes, loss
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -97,6 +98,8 @@ class ParameterGroup:
     of a trained tower change least."""
 
     def __post_init__(self) -> None:
+        if self.rate is not None and not 0 < self.rate < inf:
+            raise ConfigError(f"a group's rate is {self.rate}; expected more than 0, or how: frozen")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
 
@@ -118,7 +121,7 @@ class Lora:
     """4bit: keep the frozen matrices below them in 4 bits (extra `quant`), a quarter of the memory of bf16."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+        if self.rank < 1 or not 0 < self.alpha < inf or not 0 <= self.dropout < 1:
             raise ConfigError(
                 f"rank {self.rank}, alpha {self.alpha} or dropout {self.dropout} is out of range; "
                 "expected rank >= 1, alpha > 0 and 0 <= dropout < 1"
@@ -187,19 +190,19 @@ class Stage:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError(f"stage {self.name!r} has steps {self.steps} and epochs {self.epochs}; give one of them")
         _at_least_one(steps=self.steps)
-        if self.epochs is not None and self.epochs <= 0:
+        if self.epochs is not None and not 0 < self.epochs < inf:
             raise ConfigError(f"stage {self.name!r} has {self.epochs} epochs; expected more than 0")
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(f"a stage is called {self.name!r}; a folder gets that name, so give plain letters")
-        if self.rate <= 0 or not 0 <= self.warmup < 1 or self.weight_decay < 0:
+        if not 0 < self.rate < inf or not 0 <= self.warmup < 1 or not 0 <= self.weight_decay < inf:
             raise ConfigError(
                 f"rate {self.rate}, warmup {self.warmup} or weight_decay {self.weight_decay} is out of range; "
                 "expected rate > 0, 0 <= warmup < 1 and weight_decay >= 0"
             )
-        if not 0 <= self.least_rate <= 1 or self.epsilon <= 0:
+        if not 0 <= self.least_rate <= 1 or not 0 < self.epsilon < inf or not all(0 <= one < 1 for one in self.betas):
             raise ConfigError(
-                f"least_rate {self.least_rate} or epsilon {self.epsilon} is out of range; "
-                "expected 0 <= least_rate <= 1 and epsilon > 0"
+                f"least_rate {self.least_rate}, epsilon {self.epsilon} or betas {self.betas} is out of range; "
+                "expected 0 <= least_rate <= 1, epsilon > 0 and betas from 0 to below 1"
             )
         if all(group.how == "frozen" for group in self.groups.values()):
             raise ConfigError(f"stage {self.name!r} trains nothing; give a group that is full, lora or rows")
@@ -279,8 +282,10 @@ class TrainRecipe:
         )
         if bool(self.model) == bool(self.scratch):
             raise ConfigError(f"the recipe has model {self.model!r} and scratch {self.scratch}; give one of them")
-        if self.workers < 0 or self.clip <= 0:
+        if self.workers < 0 or not self.clip > 0:
             raise ConfigError(f"workers {self.workers} or clip {self.clip} is out of range; expected >= 0 and > 0")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed is {self.seed}; expected 0 to {2**32 - 1}")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"the stages are called {names}; expected one or more, each name once")

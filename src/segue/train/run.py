@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from segue import config
@@ -88,15 +90,19 @@ def train(
 
 
 def estimate(recipe: TrainRecipe, watcher: Watcher, *, device: str = "auto") -> StepTiming:
-    """Tell what the first stage needs and measure a step of it; nothing is learned or written.
+    """Tell what the first stage needs and measure a step of it; nothing is learned, and no run folder is begun. What a
+    feature cache lacks is kept there.
 
     Raises: SegueError, as training does.
     """
     accelerator = setup.accelerator(recipe, device=device)
-    state = setup.prepare(recipe, 0, setup.first_base(recipe), accelerator)
-    logger = RunLogger(recipe.output, watcher, is_main=False)
-    watcher.say(description(state, recipe))
-    measured = trial(StageLoop(recipe, state, accelerator, logger, RunProgress()))
+    with TemporaryDirectory(prefix="segue-") as folder:
+        # a model from nothing and a list of bad rows are written on the way
+        recipe = replace(recipe, output=Path(folder))
+        state = setup.prepare(recipe, 0, setup.first_base(recipe), accelerator)
+        logger = RunLogger(recipe.output, watcher, is_main=False)
+        watcher.say(description(state, recipe))
+        measured = trial(StageLoop(recipe, state, accelerator, logger, RunProgress()))
     hours = measured.seconds * state.steps / 3600
     watcher.say(
         f"measured: {measured.seconds:.2f} s a step, {hours:.1f} h for {state.steps} steps, without reading data and "
@@ -189,11 +195,13 @@ def _check_data(run: _Run, state: StageState) -> None:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Stands for the annotations of a dataset's rows; empty, where they do not lie in memory."""
+    """Stands for the annotations of a dataset's rows, in any process; empty, where they do not lie in memory."""
     rows = getattr(dataset, "rows", None)
-    return (
-        "" if rows is None else hashlib.sha256("\n".join(map(repr, rows)).encode("utf-8", "replace")).hexdigest()[:16]
-    )
+    if rows is None:
+        return ""
+    # readers stand in rows as functions, which lie elsewhere in each process
+    text = re.sub(r" at 0x[0-9a-f]+>", ">", "\n".join(map(repr, rows)))
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _progress(record: CheckpointRecord) -> RunProgress:
@@ -221,6 +229,8 @@ def _stage(run: _Run, state: StageState, progress: RunProgress) -> bool:
         run.logger.write("stage", progress.step, stage=state.stage.name, text=told)
     held_out = _held_out(run, state)
     loop = StageLoop(run.recipe, state, run.accelerator, run.logger, progress)
+    if run.recipe.validation is not None:
+        loop.rounds(held_out)  # before steps are spent on it
     last = state.steps
     if run.limit is not None:
         last = min(last, progress.stage_step + max(run.limit - progress.step, 0))

@@ -55,7 +55,7 @@ class RunLogger:
             return
         line = json.dumps({"kind": kind, "step": step, **values}, ensure_ascii=False)
         try:
-            with self._path.open("a", encoding="utf-8") as stream:
+            with self._path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
                 stream.write(line + "\n")
             if self._board is not None:
                 for name, value in values.items():
@@ -77,7 +77,8 @@ class RunLogger:
         except OSError as error:
             raise _full(self._path, error) from error
         if self._path.is_file():
-            kept = [line for line in lines(self._path) if line["step"] <= step]
+            # a stage says of itself after which step it begins
+            kept = [line for line in lines(self._path) if line["step"] + (line["kind"] == "stage") <= step]
             write_text(self._path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def close(self) -> None:
@@ -94,7 +95,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in filter(None, path.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
             found.append(json.loads(line))
         except ValueError:

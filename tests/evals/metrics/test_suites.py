@@ -146,7 +146,8 @@ def test_a_judge_rates_what_was_said_and_silence_has_the_lowest_rating(tmp_path)
     rows = [waiting("a", "One.", categories=["x", "y"]), waiting("b", "Two.", categories=["x"]), waiting("c", " ")]
     reduce = llm_judge.ratings("score", times=100.0, by=("categories",))
     assert reduce(rows) == {"answers": 3.0, "judged": pytest.approx(100 / 3)}
-    (tmp_path / "j.json").write_text(json.dumps([{"id": "a", "rating": 7}, {"id": "b", "rating": 4.0}]))
+    text = json.dumps([{"id": "a", "rating": 7}, {"id": "b", "rating": 4.0}])
+    (tmp_path / "j.json").write_text(text, encoding="utf-8-sig")  # as Windows writes it
     figures = reduce(llm_judge.rated(rows, tmp_path / "j.json"))
     assert figures == {
         "answers": 3.0,
@@ -224,8 +225,19 @@ def test_tempcompass_leaves_out_descriptions_that_wait_and_counts_them():
     assert figures["accuracy"] == 50.0
     assert figures["judged"] == 50.0
     assert figures["accuracy/captioning"] == figures["accuracy/order"] == 100.0
+    assert long_video.tempcompass_reduce([rows[1]]) == {"judged": 0.0}
     with pytest.raises(DataError, match="no rows"):
-        long_video.tempcompass_reduce([rows[1]])
+        long_video.tempcompass_reduce([])
+
+
+def test_resamples_that_draw_nothing_but_waiting_descriptions_keep_no_interval_from_the_others():
+    rows = [
+        {"kind": "yes_no", "aspect": "speed", "answer": "no", "correct": 1.0, "unparsed": False, "group": "a"},
+        {"kind": "captioning", "aspect": "speed", "answer": "A man.", "rating": None, "group": "b"},
+    ]
+    found = confidence.intervals(rows, long_video.tempcompass_reduce)
+    assert (found["accuracy"].low, found["accuracy"].high) == (100.0, 100.0)
+    assert found["accuracy"].resamples < found["judged"].resamples
 
 
 def test_a_question_of_two_fine_dimensions_counts_once_in_their_coarse_one():

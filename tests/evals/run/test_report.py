@@ -9,7 +9,7 @@ import pytest
 from asked import Bright, Recorded, write_folder
 
 from segue.errors import DataError
-from segue.evals.metrics import own_masks
+from segue.evals.metrics import own_masks, videos
 from segue.evals.run import page, report, runner
 from segue.evals.run.evaluation import Evaluation
 
@@ -51,6 +51,13 @@ class Page(HTMLParser):
         if tag == "img":
             self.pictures.append(named["src"])
         self.links += [value for name, value in attrs if name in ("href", "src") and not value.startswith("data:")]
+
+
+def test_rows_that_count_for_no_figure_are_told(make):
+    run, _ = make(Bright())
+    kinds = replace(run.benchmark, reduce=videos.reduce_kinds(long=0, short=1))
+    with pytest.raises(DataError, match="counts for a figure of own_masks: their annotations do not say"):
+        report.gather(replace(run, benchmark=kinds))
 
 
 def test_a_report_says_how_its_figures_came_about(make):

@@ -17,6 +17,7 @@ from typing import Any
 from segue.errors import DataError
 from segue.evals.base import Reduce, Row, Score, Submit
 from segue.evals.metrics.figures import grouped, mean, some
+from segue.reading import read_text
 from segue.types import Answer, Sample
 
 Scale = tuple[float, float]
@@ -113,11 +114,11 @@ def _listed(value: Any) -> list[Any]:
 
 def _records(path: Path) -> list[Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         if text.lstrip().startswith("["):
             records: list[Any] = json.loads(text)
             return records
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

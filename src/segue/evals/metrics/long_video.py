@@ -97,15 +97,14 @@ def _row(sample: Sample, answer: Answer, is_right: bool, is_read: bool) -> Row:
 def tempcompass_reduce(rows: Sequence[Row]) -> dict[str, float]:
     """`accuracy` over all questions that need no judge and all descriptions that have been judged, by kind and aspect.
 
-    Descriptions that wait are left out and counted: `judged` is the share of descriptions with a rating.
+    Descriptions that wait are left out and counted: `judged` is the share of descriptions with a rating, and all there
+    is of rows that all wait.
     """
     descriptions = [row for row in some(rows) if row["kind"] == "captioning"]
     known = [{**row, "correct": row["rating"]} for row in descriptions if row["rating"] is not None]
     others = [row for row in rows if row["kind"] != "captioning"]
-    scored = [*others, *known]
-    figures = shares(by=("kind", "aspect"))(
-        [{**row, "unparsed": row.get("unparsed", not row["answer"])} for row in scored]
-    )
+    scored = [{**row, "unparsed": row.get("unparsed", not row["answer"])} for row in (*others, *known)]
+    figures = shares(by=("kind", "aspect"))(scored) if scored else {}
     return figures | ({"judged": 100 * len(known) / len(descriptions)} if descriptions else {})
 
 

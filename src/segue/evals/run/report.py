@@ -71,11 +71,17 @@ class RunFolder:
 def gather(run: RunFolder) -> RunReport:
     """The report of all rows in a folder.
 
-    Raises: DataError, if no row was answered, or rows are damaged; ConfigError, if the folder holds no run.
+    Raises: DataError, if no row was answered, none counts for a figure, or rows are damaged; ConfigError, if the folder
+        holds no run.
     """
     record, scored, lines = read_run(run.out), run.scored(), list(run.lines().values())
     benchmark = run.benchmark
     figures = benchmark.reduce(scored)
+    if not figures:
+        raise DataError(
+            f"none of the {len(scored)} rows in {run.out} counts for a figure of {benchmark.name}: their annotations "
+            "do not say of which kind they are"
+        )
     headline = benchmark.headline if benchmark.headline in figures else next(iter(figures))
     failures = [line for line in lines if line["status"] == "failed"]
     return {

@@ -57,7 +57,8 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         where = f"{path.name}, item {number}"
         try:
             name = field(item, "image", str, where)
-            split = stated_split(str(item.get("split", "")), where)
+            split, group = ("" if item.get(said) is None else str(item[said]) for said in ("split", "group"))
+            split = stated_split(split, where)
         except DataError as error:
             remarks.append(Remark("refused", where, str(error)))
             continue
@@ -69,7 +70,7 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
             text = f"object {', '.join(map(str, places))} of {name}"
             remarks.append(Remark("flat_polygon", where, text))
         record = {**item, "mask": masks, "folder": str(path.parent)}
-        found_entries.append(Entry((name,), record, split=split, group=str(item.get("group", ""))))
+        found_entries.append(Entry((name,), record, split=split, group=group))
     if flat:
         log.warning(
             "%s: %d items have a polygon where a list of polygons should be; each is taken for a whole object",

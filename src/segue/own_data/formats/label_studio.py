@@ -66,7 +66,9 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
             text = f"{len(several)} annotations of {about} differ; the first that marks something is taken"
             remarks.append(Remark("disagreement", where, text))
         drawn = [result for result in results if result.get("type") in KINDS]
-        others += sum("original_width" in one and one.get("type") != "labels" for one in results) - len(drawn)
+        # a text or choice about a shape has that shape's id
+        placed = {one.get("id", place) for place, one in enumerate(results) if "original_width" in one}
+        others += len(placed - {one.get("id", place) for place, one in enumerate(results) if one in drawn})
         if drawn:
             size = size_of(*(field(drawn[0], f"original_{side}", int, where) for side in ("height", "width")))
             texts = {one["id"]: one["value"].get("labels") for one in results if one.get("type") == "labels"}
@@ -75,11 +77,11 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
             found.append(Entry(_names(field(task, "data", dict, where), where), record, size))
         else:
             remarks.append(Remark("left_out", where, f"the task of {str(task.get('data'))[:80]} has no mask"))
-    if others > 0 or len(found) < len(content):
+    if others or len(found) < len(content):
         log.warning(
             "%s: %d shapes are no masks, and %d of %d tasks have none; they are left out",
             path,
-            max(others, 0),
+            others,
             len(content) - len(found),
             len(content),
         )

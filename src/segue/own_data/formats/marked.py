@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.data import shapes
-from segue.media.folder import is_hidden
+from segue.media.folder import composed, is_hidden
 from segue.own_data.formats.entries import Drawn, Entry, Thing, merged, read_masks
 from segue.types import Media
 
@@ -58,6 +58,11 @@ def _no_shares(most: float) -> str:
     raise shapes.BadCoordinateError(
         f"its coordinates reach to {most:g}, where shares of the sides, 0 to 1, are expected"
     )
+
+
+def place_of(path: Path, folder: Path) -> str:
+    """Where a file lies in a folder, without its ending: what an image and its annotation have in common."""
+    return composed(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def files_below(base: Path, ending: str = "") -> Iterator[Path]:

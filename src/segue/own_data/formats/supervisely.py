@@ -18,8 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco
-
 from segue.data import shapes
 from segue.data.annotation_io import checked_format, field, read_annotations, size_of
 from segue.errors import DataError, SegueError
@@ -95,11 +93,13 @@ def _shape(one: dict[str, Any]) -> Shape:
 
 
 def _holed(exterior: list[Any], holes: list[list[Any]], size: Size) -> str:
-    whole, cut = (
-        coco.decode({"size": list(size), "counts": shapes.polygons_mask(lines, size).encode("ascii")}).astype(bool)
-        for lines in ([exterior], holes)
-    )
-    return masks.encode(whole & ~cut)
+    whole = shapes.polygons_mask([exterior], size)
+    try:
+        cut = shapes.polygons_mask(holes, size)
+    except shapes.EmptyMaskError:  # holes smaller than a pixel
+        return whole
+    pixels, inside = (shapes.track([counts], [0], size).dense(0) for counts in (whole, cut))
+    return masks.encode(pixels & ~inside)
 
 
 def _bitmap(data: str, origin: list[Any], size: Size) -> str:

@@ -23,9 +23,10 @@ from jaxtyping import Int
 from segue.data import shapes
 from segue.errors import DataError
 from segue.media.folder import composed
+from segue.media.formats import IMAGE_SUFFIXES
 from segue.media.image import stored
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks, split_named
-from segue.own_data.formats.marked import files_below
+from segue.own_data.formats.marked import files_below, place_of
 from segue.reading import read_text
 from segue.types import Media
 
@@ -58,9 +59,10 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
 
     Raises: DataError, if `labelmap.txt` or a list cannot be read.
     """
-    pictures = base / "JPEGImages"
-    images = {composed(path.stem): path.relative_to(pictures).as_posix() for path in files_below(pictures)}
-    masks = {composed(path.stem): path for path in files_below(base / "SegmentationClass", ".png")}
+    pictures, marked = base / "JPEGImages", base / "SegmentationClass"
+    shown = (path for path in files_below(pictures) if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = {place_of(path, pictures): path.relative_to(pictures).as_posix() for path in shown}
+    masks = {place_of(path, marked): path for path in files_below(marked, ".png")}
     classes, listed = _classes(base / "labelmap.txt"), _splits(base / "ImageSets" / "Segmentation")
     for name in sorted(images.keys() - masks.keys()):
         remarks.append(Remark("left_out", f"JPEGImages/{images[name]}", "it has no mask in SegmentationClass"))
@@ -143,7 +145,7 @@ def _classes(path: Path) -> dict[int, str]:
 def _splits(folder: Path) -> dict[str, str]:
     """The split of each image that a list names; `trainval` says none."""
     lists = {split: path for path in sorted(folder.glob("*.txt")) if (split := split_named(path.stem))}
-    return {composed(line.split()[0]): split for split, path in lists.items() for line in _lines(path)}
+    return {composed(line.strip().strip('"')): split for split, path in lists.items() for line in _lines(path)}
 
 
 def _lines(path: Path) -> list[str]:

@@ -4,7 +4,7 @@
     names: {0: vessel, 1: cup}             in data.yaml, here or above; or a line for each in classes.txt
 
 Lines of five numbers are boxes, which are no masks: they are counted and left out, and so are images without a polygon.
-Where data.yaml names lists of images for its splits, they say the splits.
+Where data.yaml names lists or folders of images for its splits, they say the splits.
 
 Source: Ultralytics' documentation of its formats.
 """
@@ -12,15 +12,16 @@ Source: Ultralytics' documentation of its formats.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from os.path import normpath
 from pathlib import Path, PurePosixPath
 
 from segue import config
 from segue.errors import ConfigError, DataError
 from segue.media.folder import composed, is_hidden
 from segue.media.formats import IMAGE_SUFFIXES
-from segue.own_data.formats.entries import SPLITS, Entry, Remark, split_named
-from segue.own_data.formats.marked import Shape, files_below, objects, things
+from segue.own_data.formats.entries import SPLITS, Entry, Remark
+from segue.own_data.formats.marked import Shape, files_below, objects, place_of, things
 from segue.reading import read_text
 
 log = logging.getLogger(__name__)
@@ -47,17 +48,17 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     names, listed = _described(base)
     images = [path for path in files_below(base / "images") if path.suffix.lower() in IMAGE_SUFFIXES]
     found, boxes = [], 0
-    labels = {_place(path, base / "labels"): path for path in files_below(base / "labels", ".txt")}
+    labels = {place_of(path, base / "labels"): path for path in files_below(base / "labels", ".txt")}
     for image in images:
-        name = image.relative_to(base / "images")
-        label = labels.get(_place(image, base / "images"))
+        name, place = image.relative_to(base / "images"), place_of(image, base / "images")
+        label = labels.get(place)
         record, others = _read(label, names, remarks) if label else ([], 0)
         boxes += others
         if record:
-            found.append(Entry((name.as_posix(),), record, split=listed.get(name.stem, "")))
+            found.append(Entry((name.as_posix(),), record, split=listed.get(place, "")))
         else:
             remarks.append(Remark("left_out", f"labels/{name.with_suffix('.txt')}", f"{name} has no polygon"))
-    places = {_place(image, base / "images") for image in images}
+    places = {place_of(image, base / "images") for image in images}
     for path in (path for place, path in labels.items() if place not in places and path.name not in _LISTS):
         remarks.append(Remark("passed_over", str(path.relative_to(base)), "there is no image of that name"))
     if boxes or len(found) < len(images):
@@ -69,10 +70,6 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             len(images),
         )
     return found
-
-
-def _place(path: Path, folder: Path) -> str:
-    return composed(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def _read(label: Path, names: Mapping[int, str], remarks: list[Remark]) -> tuple[list[Shape], int]:
@@ -91,7 +88,7 @@ def _read(label: Path, names: Mapping[int, str], remarks: list[Remark]) -> tuple
 
 
 def _described(base: Path) -> tuple[dict[int, str], dict[str, str]]:
-    """The names of the classes, and the split of each image that a list names, by its stem.
+    """The names of the classes, and the split of each image that data.yaml tells, by its place below images/.
 
     Raises: DataError, if nothing names the classes, or not by numbers.
     """
@@ -100,7 +97,7 @@ def _described(base: Path) -> tuple[dict[int, str], dict[str, str]]:
             content = _mapping(path)
             names = content.get("names")
             if isinstance(names, list | dict) and names and not is_hidden(path.name):
-                return _numbered(names, path), _lists(content, place)
+                return _numbered(names, path), _listed(content, place, Path(normpath(base / "images")))
         for path in (place / folder / name for name in _LISTS for folder in (".", "labels")):
             if path.is_file():
                 return {number: name.strip() for number, name in enumerate(_text(path).splitlines())}, {}
@@ -122,14 +119,27 @@ def _mapping(path: Path) -> dict[str, object]:
         raise DataError(str(error)) from error
 
 
-def _lists(content: Mapping[str, object], base: Path) -> dict[str, str]:
+def _listed(content: Mapping[str, object], near: Path, images: Path) -> dict[str, str]:
+    """The split of every ending of the paths that lists name and that lie in folders for splits, without suffix.
+
+    A list may name images as another machine had them. An ending that two splits share tells nothing, and neither does
+    a folder that holds all images.
+    """
     found: dict[str, str] = {}
     for key in SPLITS:
-        given = content.get(key, content.get("valid") if split_named("valid") == key else None)
-        for name in given if isinstance(given, Sequence) and not isinstance(given, str) else [given]:
-            path = base / str(name)
+        given = content.get(key, content.get("valid") if key == "val" else None)
+        for name in given if isinstance(given, list) else [given]:
+            path = Path(normpath(near / str(name)))
+            lines: list[str] = []
             if path.suffix == ".txt" and path.is_file():
-                found |= {PurePosixPath(line.replace("\\", "/")).stem: key for line in _text(path).split()}
+                lines = [line.strip().replace("\\", "/") for line in _text(path).splitlines()]
+            elif images in path.parents:
+                lines = [file.relative_to(images).as_posix() for file in files_below(path)]
+            for line in lines:
+                *folders, last = composed(line).split("/")
+                parts = [*folders, PurePosixPath(last).stem]
+                for ending in ("/".join(parts[start:]) for start in range(len(parts))):
+                    found[ending] = key if found.get(ending, key) == key else ""
     return found
 
 

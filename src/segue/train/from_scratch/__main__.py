@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from segue import loading
+from segue.files import recover, replace_folder
 from segue.train.from_scratch.parts import Plan, clips, grounded, learn_masks, learn_sight, learn_words, stills
 
 HELD, HELD_CLIPS = 64, 16
@@ -41,6 +42,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     chosen.state.mkdir(parents=True, exist_ok=True)
+    recover(chosen.state)
     folder = chosen.state / "model"
     engine = loading.load(folder if folder.exists() else chosen.base, device="cpu", dtype="fp32")
 
@@ -51,8 +53,7 @@ def main() -> None:
         part = chosen.state / "model.part"
         shutil.rmtree(part, ignore_errors=True)
         engine.save(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        replace_folder(folder, part)
 
     say(f"drawing {chosen.scenes} stills and {chosen.clips} clips")
     first = int(torch.randint(1_000_000, ()))  # new scenes each time
