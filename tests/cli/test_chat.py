@@ -239,3 +239,8 @@ def test_the_share_of_the_picture_is_a_mean_over_the_frames_that_show_the_object
     track = masks.track(dense, np.arange(3))
     assert chat.area_share(track) == pytest.approx(0.3)
     assert chat.area_share(masks.track(dense[1:2], np.arange(1))) == 0.0
+
+
+def test_a_home_that_nobody_has_leaves_the_dialogue_as_it_was(talk):
+    stdout, stderr = talk("One?", "/open ~nobody-of-this-name/a.png", "Two?")
+    assert "~nobody-of-this-name/a.png: no such file" in stderr and len(stdout.splitlines()) == 2
