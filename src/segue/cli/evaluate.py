@@ -131,7 +131,8 @@ def run(
     """
     broken: list[str] = []
     if rescore is not None:
-        given = {"MODEL": model, "--on": on, "-o": output, "--split": split, "--phrase": phrase, "--group": group}
+        given: dict[str, Any] = {"MODEL": model, "--on": on, "-o": output}
+        given |= {"--split": split, "--phrase": phrase, "--group": group}
         given |= {"--protocol": protocol, "--workers": workers, "--shard": shard, "--batch": batch, "--cache": cache}
         given |= {"--raw": raw or None, **{f"--{name.replace('_', '-')}": value for name, value in settings.items()}}
         if unused := [name for name, value in given.items() if value is not None]:
