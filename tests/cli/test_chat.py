@@ -199,6 +199,8 @@ def test_save_replaces_an_answer_and_nothing_else(talk, tmp_path):
     _, stderr = talk("bright?", f"/save {saved}", "dark?", f"/save {saved}", f"/save {mine}")
     assert json.loads((saved / "result.json").read_text())["regions"][0]["phrase"] == "dark"
     assert "holds something else" in stderr and [path.name for path in mine.iterdir()] == ["diary.txt"]
+    (saved / "diary.txt").write_text("")
+    assert "holds something else" in talk("bright?", f"/save {saved}")[1] and (saved / "diary.txt").exists()
 
 
 @pytest.mark.parametrize(
