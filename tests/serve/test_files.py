@@ -52,6 +52,8 @@ class TestFiles:
         assert by_id == by_url
         assert file.id in [one.id for one in client.files.list()]
         client.files.delete(file.id)
+        digest = hashlib.sha256(still).hexdigest()
+        assert (digest, "image") not in server.context.media._kept, "its pixels go too"
         with pytest.raises(openai.NotFoundError, match="no such file"):
             client.files.retrieve(file.id)
 
