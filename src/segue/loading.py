@@ -25,6 +25,7 @@ from segue.models import offloading, quantised
 from segue.models.fused import FusedLinear
 from segue.models.quantised import Bits
 from segue.models.quantised_cache import QuantisedCache
+from segue.reading import at_home
 
 LARGE = 100_000_000
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _finish(engine: Engine, choice: Loading) -> None:
     if choice.sam2 is not None:
         from segue.checkpoints.sam2_weights import attach_sam2
 
-        attached = attach_sam2(model, Path(choice.sam2).expanduser())
+        attached = attach_sam2(model, at_home(choice.sam2))
         hashes = {"model": lineage["model_hash"], "sam2": attached["model_hash"]}
         lineage |= {"sam2": attached, "model_hash": weights.joint_hash(hashes)}
     if choice.quantize is not None:

@@ -58,6 +58,11 @@ def refuse_url(given: str | Path) -> None:
         )
 
 
+def at_home(given: str | Path) -> Path:
+    """A path as people write it: `~` is their home. What only begins like somebody's home, as ~$a.png, stays a name."""
+    return Path(os.path.expanduser(given))  # noqa: PTH111  pathlib's own raises where nobody has that name
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """A regular file, open for reading bytes; opening never waits.
 

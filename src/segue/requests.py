@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
@@ -70,6 +71,8 @@ class Options:
             raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
         if not all(self.stop):
             raise ConfigError("a text to stop at is empty; every answer would end before it begins")
+        if strange := next((one for one in self.stop if re.search("[\ud800-\udfff]", one)), None):
+            raise ConfigError(f"a text to stop at, {strange!r}, holds bytes that are no text; write it in UTF-8")
         if not 0 <= self.reprompt <= 1:
             raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
         if self.likeliest is not None and not 0 <= self.likeliest <= 20:

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from segue.cli import cache
 from segue.features import FeatureCache, Features, Identity, Store
 
 IDENTITY = Identity({"family": "clip_vision", "fingerprint": "0" * 64, "compute_dtype": "F32"}, "tower", {})
@@ -61,6 +62,13 @@ def test_inspect_tells_what_an_entry_is_made_of(run_segue, filled):
     (row,) = json.loads(run_segue("cache", "inspect", filled, key[:12], "--json").stdout)
     assert row["key_object"]["source"] == "video1"
     assert row["loss"] == {"error": 0.0, "peak": 0.0}
+
+
+def test_why_a_model_does_not_find_an_entry_is_json_where_that_is_asked_for(run_segue, filled, monkeypatch):
+    monkeypatch.setattr(cache, "load_model", lambda *_: None)
+    monkeypatch.setattr(cache, "_explain", lambda *_: ["it has another dtype"])
+    run = run_segue("cache", "inspect", filled, "a.png", "--model", "demo", "--json")
+    assert json.loads(run.stdout) == ["it has another dtype"]
 
 
 @pytest.mark.parametrize(

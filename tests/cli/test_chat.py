@@ -199,6 +199,8 @@ def test_save_replaces_an_answer_and_nothing_else(talk, tmp_path):
     _, stderr = talk("bright?", f"/save {saved}", "dark?", f"/save {saved}", f"/save {mine}")
     assert json.loads((saved / "result.json").read_text())["regions"][0]["phrase"] == "dark"
     assert "holds something else" in stderr and [path.name for path in mine.iterdir()] == ["diary.txt"]
+    (saved / "diary.txt").write_text("")
+    assert "holds something else" in talk("bright?", f"/save {saved}")[1] and (saved / "diary.txt").exists()
 
 
 @pytest.mark.parametrize(
@@ -239,3 +241,8 @@ def test_the_share_of_the_picture_is_a_mean_over_the_frames_that_show_the_object
     track = masks.track(dense, np.arange(3))
     assert chat.area_share(track) == pytest.approx(0.3)
     assert chat.area_share(masks.track(dense[1:2], np.arange(1))) == 0.0
+
+
+def test_a_home_that_nobody_has_leaves_the_dialogue_as_it_was(talk):
+    stdout, stderr = talk("One?", "/open ~nobody-of-this-name/a.png", "Two?")
+    assert "~nobody-of-this-name/a.png: no such file" in stderr and len(stdout.splitlines()) == 2

@@ -65,3 +65,18 @@ def test_an_extra_that_is_not_installed_is_only_a_note(monkeypatch):
 def test_codecs_that_are_needed_are_looked_for(monkeypatch, known, statuses):
     monkeypatch.setitem(sys.modules, "av", SimpleNamespace(codecs_available=known, ffmpeg_version_info="0"))
     assert [finding.status for finding in environment.codecs()] == statuses
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (("env", "-o", "x"), "--output"),
+        (("demo", "--overwrite"), "--overwrite"),
+        ((".", "--on", "refcoco", "--fix", "x"), "--fix"),
+        ((".", "--on", "refcoco", "-o", "x", "--phrase", "cat"), "--output, --phrase"),
+    ],
+)
+def test_an_option_that_means_nothing_there_is_refused(run_segue, tmp_path, monkeypatch, words, unused):
+    monkeypatch.chdir(tmp_path)
+    run = run_segue("doctor", *words)
+    assert run.exit_code == 2 and f"so {unused} mean nothing here" in run.stderr.replace("\n", " ")

@@ -2,8 +2,11 @@
 
 import io
 import json
+import os
 import shutil
+import sys
 import zipfile
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -173,3 +176,46 @@ def test_what_cannot_be_written_is_told(run_segue, photos, tmp_path, form, forma
 def test_a_folder_that_is_no_run_is_told(run_segue, photos, tmp_path):
     run = run_segue("export", photos, "coco", "-o", tmp_path / "exported")
     assert run.exit_code == 2 and "manifest.jsonl" in run.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.parametrize("form", ["coco", "yolo", "cvat", "label_studio"])
+def test_a_file_whose_name_is_no_text_is_exported(run_segue, tmp_path, form):
+    make_image(tmp_path / "photos" / "a.png").rename(tmp_path / "photos" / os.fsdecode(b"caf\xe9.png"))
+    assert run_segue("segment", tmp_path / "photos", "bright", "-o", tmp_path / "found").exit_code == 0
+    run = run_segue("export", tmp_path / "found", form, "-o", tmp_path / "exported")
+    assert run.exit_code == 0, run.stderr
+    if form == "cvat":
+        assert ElementTree.parse(tmp_path / "exported" / "annotations.xml").find("image").get("name") == "caf\ufffd.png"
+    if form == "label_studio":
+        (task,) = json.loads((tmp_path / "exported" / "tasks.json").read_text())
+        assert task["data"]["image"].endswith("?d=caf%E9.png")
+
+
+def test_masks_are_not_put_beside_another_picture(run_segue, photos, tmp_path):
+    assert run_segue("segment", photos, "bright", "-o", tmp_path / "found").exit_code == 0
+    Image.new("RGB", (10, 10)).save(photos / "a.png")
+    run = run_segue("export", tmp_path / "found", "coco", "-o", tmp_path / "exported")
+    assert run.exit_code == 2 and "a.png is 10x10 where 48x32 was expected" in run.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize("name", ["frames", "lineage", "settings"])
+def test_a_result_that_lacks_a_part_is_told(run_segue, photos, tmp_path, name):
+    assert run_segue("segment", photos, "bright", "-o", tmp_path / "found").exit_code == 0
+    path = tmp_path / "found" / "a" / "result.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != name}))
+    run = run_segue("export", tmp_path / "found", "coco", "-o", tmp_path / "exported")
+    assert run.exit_code == 2 and f"a/result.json does not have its form ('{name}')" in run.stderr.replace("\n", "")
+
+
+def test_a_video_without_an_object_is_told_of_for_davis(exported, tmp_path):
+    told, out = exported(make_frames(tmp_path / "walk", 3), "davis", "purple")
+    assert "walk: nothing was found, so that its folder is empty" in told and not any((out / "walk").iterdir())
+
+
+@pytest.mark.parametrize("form", ["cvat", "label_studio"])
+def test_files_of_one_name_are_told_of_where_the_name_is_all_that_a_tool_has(exported, photos, tmp_path, form):
+    make_image(tmp_path / "more" / "a.png", 3)
+    (tmp_path / "list.txt").write_text("photos/a.png\nmore/a.png\nphotos/b.png\n")
+    told, _ = exported(tmp_path / "list.txt", form)
+    assert "a.png: several files of one name, which the tool cannot tell apart" in told.replace("\n", " ")

@@ -56,3 +56,9 @@ def test_bad_data_end_it_before_anything_is_loaded(mine, official_folder, tmp_pa
 def test_two_lengths_contradict_each_other(mine, tmp_path, capsys):
     assert run("finetune", mine, "--base", "demo", "--steps", 2, "--epochs", 1) == 2
     assert "contradict each other" in capsys.readouterr().err
+
+
+def test_what_a_run_that_goes_on_does_not_heed_is_told(mine, tmp_path, capsys):
+    words = ("--base", "demo", "--phrase", "cat", "--steps", 2, "-o", tmp_path / "none", "--resume")
+    assert run("finetune", mine, *words) == 2
+    assert "--phrase, --steps have no effect with --resume" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import pytest
 from pictures import make_frames, make_image
 
 from segue.errors import DataError, MediaError
+from segue.files import PART
 from segue.jobs import inputs
 
 
@@ -153,3 +154,23 @@ def test_a_source_keeps_the_folder_it_has_and_others_stay_out_of_it():
     assert folders("/photos/dog.jpg", known=known) == ["dog"]
     assert folders("/more/dog.jpg", known=known)[0].startswith("dog-")
     assert folders("/more/manifest.jsonl.png", taken=("manifest.jsonl",))[0].startswith("manifest.jsonl-")
+
+
+@pytest.mark.parametrize("letter", ["x", "\u5b57", "\U0001f600", "\udcff"])
+@pytest.mark.parametrize("length", [30, 60, 61])
+def test_a_folder_that_is_being_written_has_a_name_that_fits_in_whatever_script(letter, length):
+    source, other = Path(f"/photos/{letter * length}.jpg"), Path(f"/more/{letter * length}.jpg")
+    asked, first = [letter * 80], letter * length
+    names = [
+        *inputs.folder_names([source], known={}, taken={first}, asked=asked).values(),
+        *inputs.folder_names([source, other], known={}, asked=asked).values(),
+    ]
+    assert names[1] != names[2]
+    assert all(len(os.fsencode(PART + name)) <= 255 for name in names)
+
+
+def test_a_name_that_begins_like_somebodys_home_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_image(tmp_path / "~tmp.png")
+    (tmp_path / "list.txt").write_text("~tmp.png\n")
+    assert inputs.find("~tmp.png") == inputs.find("list.txt") == [tmp_path.resolve() / "~tmp.png"]

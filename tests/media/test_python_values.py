@@ -1,6 +1,7 @@
 """What people hold in Python is the same picture, whatever holds it."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,6 +44,12 @@ def test_an_image_is_the_same_whatever_holds_it(tmp_path, make):
     media = open_media(make(tmp_path / "a.png"))
     assert (media.kind, media.size) == ("image", (4, 5))
     np.testing.assert_array_equal(read_image(media), PIXELS)
+
+
+def test_a_file_that_gives_less_than_it_is_asked_for_is_read_to_its_end():
+    pieces = iter([png().getvalue()[:20], png().getvalue()[20:], b""])
+    pipe = SimpleNamespace(read=lambda _: next(pieces))
+    np.testing.assert_array_equal(read_image(open_media(pipe)), PIXELS)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 import re
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from running import served
+
+from segue.cli.main import main
 
 
 @pytest.fixture
@@ -35,6 +38,15 @@ def test_it_says_where_it_serves_and_sigterm_loses_nothing_that_was_accepted(off
     assert all(answer.json()["choices"][0]["finish_reason"] for answer in answers)
     assert f"serving {official_folder.name} on http://127.0.0.1:{free_port}/ (no key asked for)" in told
     assert "Traceback" not in told and process.returncode in (0, -signal.SIGTERM)
+
+
+def test_a_port_that_is_taken_is_told_before_a_model_is_loaded(official_folder, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as left:
+        main(["serve", "-m", str(official_folder), "--port", str(taken.getsockname()[1])])
+    assert left.value.code == 2
+    told = capsys.readouterr().err
+    assert re.search(r"cannot listen on 127.0.0.1:\d+: Address already in use; .*--port", told)
+    assert "serving" not in told
 
 
 def in_work(http):

@@ -1,5 +1,7 @@
 """Files that are uploaded once, masks in one request, and sessions about a video."""
 
+import asyncio
+import errno
 import hashlib
 import io
 import json
@@ -12,6 +14,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from segue.serve.errors import ApiError
+from segue.serve.settings import Limits
+from segue.serve.storage import FileStore, named_id, new_id
 
 KEYS = ("first-key-of-someone", "second-key-of-someone")
 
@@ -48,6 +52,8 @@ class TestFiles:
         assert by_id == by_url
         assert file.id in [one.id for one in client.files.list()]
         client.files.delete(file.id)
+        digest = hashlib.sha256(still).hexdigest()
+        assert (digest, "image") not in server.context.media._kept, "its pixels go too"
         with pytest.raises(openai.NotFoundError, match="no such file"):
             client.files.retrieve(file.id)
 
@@ -138,6 +144,52 @@ class TestFiles:
             create(file=("a.png", still), purpose="user_data")
             with pytest.raises(openai.APIStatusError, match="no room for more files"):
                 create(file=("b.png", still + b" "), purpose="user_data")
+
+    def test_uploads_that_come_at_once_do_not_fill_more_than_there_is(self, tmp_path):
+        store = FileStore(tmp_path, Limits(stored_bytes=100))
+
+        class Upload:
+            def __init__(self):
+                self.left = [b"x" * 40, b"x" * 40]
+
+            async def read(self, _):
+                await asyncio.sleep(0)
+                return self.left.pop() if self.left else b""
+
+        async def send():
+            with store.sending() as path:
+                sent = await store.write(Upload(), path)
+                store.keep(sent, "a", {}, id=new_id("file"))
+
+        async def run():
+            return await asyncio.gather(send(), send(), return_exceptions=True)
+
+        assert [type(one) for one in asyncio.run(run())].count(ApiError) >= 1
+        assert sum(path.stat().st_size for path in tmp_path.glob("*-file-*")) <= 100
+
+    def test_a_picture_that_another_takes_the_name_of_is_not_kept(self, tmp_path):
+        store, name = FileStore(tmp_path, Limits()), named_id("a", "camera")
+        for data in (b"first", b"second", b"second"):
+            with store.sending() as path:
+                kept = store.keep(store.put(data, path), "a", {}, id=name)
+        assert sorted(tmp_path.iterdir()) == sorted([store.path(kept), tmp_path / f"{name}.json"])
+        assert store.path(kept).read_bytes() == b"second"
+
+    def test_a_full_disk_is_no_mistake_of_the_client_or_ours(self, server, still, moving, monkeypatch):
+        clip = server.client().files.create(file=("b.png", moving), purpose="user_data").id
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(server.context.files, "_write", full)
+        monkeypatch.setattr("segue.output.export.OverlayWriter.write", full)
+        with pytest.raises(openai.APIStatusError, match="the disk is full") as caught:
+            server.client().files.create(file=("a.png", still), purpose="user_data")
+        assert (caught.value.status_code, caught.value.code) == (507, "storage_full")
+        with server.http() as http:
+            found = http.post(f"/v1/files/{clip}/overlay", json={"regions": []})
+        assert (found.status_code, found.json()["error"]["code"]) == (507, "storage_full")
+        assert "mp4" not in found.text, "no path of the server is told"
 
 
 class TestSegment:

@@ -13,6 +13,8 @@ from segue.integrations.label_studio import parse_config
 from segue.media import open_media
 from segue.own_data.formats.label_studio import decode_brush
 from segue.serve import label_studio
+from segue.serve.answers import LEFT
+from segue.serve.errors import ApiError
 from segue.serve.label_studio import TOKEN_VARIABLE, URL_VARIABLE, Wish, read_wishes
 from segue.types import Region
 
@@ -80,6 +82,17 @@ def predict(backend):
         return backend("POST", "/predict", body | {"params": {"login": None, "password": None, "context": context}})
 
     return ask
+
+
+def test_a_client_that_has_left_gets_no_more_of_its_tasks_done(predict, image_url, monkeypatch):
+    looked = []
+
+    async def look(media, *_):
+        looked.append(media)
+        raise ApiError(LEFT, "the client has left")
+
+    monkeypatch.setattr(label_studio, "_look", look)
+    assert (predict(*[image_url] * 3)[0], len(looked)) == (LEFT, 1)
 
 
 def of_type(body, kind, row=0):
@@ -214,6 +227,7 @@ def test_a_configuration_that_cannot_be_served_is_told(backend, config):
     [
         [{"type": "rectanglelabels", "value": {"x": "a", "y": 0, "width": 1, "height": 1}}],
         [{"type": "rectanglelabels", "value": {"x": float("nan"), "y": 0, "width": 1, "height": 1}}],
+        [{"type": "rectanglelabels", "value": {"x": 10**400, "y": 0, "width": 1, "height": 1}}],
         [{"type": "keypointlabels"}],
         [{"type": "textarea", "value": 3}],
         ["words"],

@@ -69,6 +69,14 @@ class TestResponses:
         with pytest.raises(openai.BadRequestError, match=text):
             server.client().responses.create(**({"model": "tiny", "input": "One?", "stream": stream} | change))
 
+    @pytest.mark.parametrize("change", [{"name": "\ud800"}, {"schema": {"enum": ["\ud800"]}}])
+    def test_a_schema_that_is_no_text_is_refused_before_it_is_followed(self, server, change):
+        form = {"type": "json_schema", "name": "a", "schema": {"enum": ["a"]}} | change
+        body = json.dumps({"model": "tiny", "input": "One?", "text": {"format": form}})
+        with server.http() as http:
+            found = http.post("/v1/responses", content=body, headers={"content-type": "application/json"})
+        assert (found.status_code, found.json()["error"]["param"]) == (400, "text.format")
+
     def test_what_breaks_on_the_way_is_an_error_of_the_stream(self, server, served_engine, monkeypatch):
         def broken(*_):
             raise RuntimeError("a secret of the server")
@@ -77,6 +85,10 @@ class TestResponses:
         with pytest.raises(openai.APIError, match="internal error; request id") as caught:
             list(server.client().responses.create(model="tiny", input="One?", stream=True))
         assert "secret" not in str(caught.value)
+        with server.http() as http:
+            body = {"model": "tiny", "input": "One?", "stream": True}
+            last = http.post("/v1/responses", json=body).text.strip().rpartition("\n\n")[2]
+        assert last.startswith("event: error\ndata: {") and '"type": "error", "param": null' in last
 
 
 class TestConcepts:

@@ -10,12 +10,19 @@ from pathlib import Path
 
 import openai
 import pytest
+from pydantic import ValidationError
 from starlette.datastructures import Headers
 
 from segue.errors import ConfigError, LimitError, MediaError
+from segue.serve.concepts import ConceptRequest
 from segue.serve.decoding import Decoders
 from segue.serve.errors import ApiError
 from segue.serve.guards import OPEN, Keys
+from segue.serve.label_studio import TOKEN_VARIABLE, Predict
+from segue.serve.overlays import DrawnRegion, OverlayRequest
+from segue.serve.responses import InputMessage, ResponsesRequest
+from segue.serve.schema import ChatMessage, ChatRequest
+from segue.serve.segment import SegmentRequest
 from segue.serve.settings import KEYS_VARIABLE, Limits, Settings, read_keys
 
 KEYS = ("first-key-of-someone", "second-key-of-someone")
@@ -184,6 +191,32 @@ class TestSizes:
                 create(model="tiny", messages=[{"role": "user", "content": [part, *[box] * 17]}])
 
     @pytest.mark.parametrize(
+        ("model", "field"),
+        [(ChatRequest, "messages"), (ChatRequest, "stop"), (ChatMessage, "content"), (ResponsesRequest, "input"),
+         (InputMessage, "content"), (SegmentRequest, "phrases"), (OverlayRequest, "regions"), (DrawnRegion, "frames"),
+         (ConceptRequest, "prompts"), (Predict, "tasks")],
+    )  # fmt: skip
+    def test_a_list_of_nonsense_is_refused_at_its_first_item(self, model, field):
+        with pytest.raises(ValidationError) as caught:
+            model.model_validate({field: [1] * 1000})
+        assert not [one for one in caught.value.errors() if 1 in one["loc"]]
+
+    def test_a_request_of_unknown_fields_is_refused_once(self):
+        with pytest.raises(ValidationError, match="1,000 fields; at most 100") as caught:
+            SegmentRequest.model_validate({str(number): 1 for number in range(1000)})
+        assert caught.value.error_count() == 1
+
+    @pytest.mark.parametrize(
+        ("body", "field"),
+        [(rb'"stop": "\ud800"', None), (rb'"\ud800": 1', None), (rb'"' + b"x" * 1000 + b'": 1', "x" * 100)],
+    )
+    def test_letters_that_are_no_text_are_one_clients_error(self, server, body, field):
+        whole = rb'{"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1, %s}' % body
+        with server.http() as http:
+            found = http.post("/v1/chat/completions", content=whole, headers={"content-type": "application/json"})
+        assert (found.status_code, found.json()["error"]["param"]) == (400, field)
+
+    @pytest.mark.parametrize(
         ("limits", "kind", "text"),
         [
             ({"pixels": 4000}, "image_url", "80x60, 4,800 pixels"),
@@ -254,7 +287,8 @@ class TestDecoders:
             await decoders.close()
             return found
 
-        monkeypatch.setenv(KEYS_VARIABLE, KEYS[0])
+        for name in (KEYS_VARIABLE, TOKEN_VARIABLE, "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, KEYS[0])
         limits, environment = asyncio.run(run())
         soft = {name: re.search(rf"^Max {name} +(\d+) +(\d+)", limits, re.MULTILINE).groups() for name in LIMITED}
         assert soft == {name: (str(most),) * 2 for name, most in LIMITED.items()}

@@ -15,6 +15,7 @@ from running import listening
 
 from segue.engine import Options, Request
 from segue.serve.app import create_app
+from segue.serve.errors import ApiError
 from segue.serve.metrics import Metrics
 from segue.serve.scheduler import Scheduler
 from segue.serve.settings import Settings
@@ -107,6 +108,26 @@ def test_a_deadline_ends_an_answer_and_the_client_does_not_ask_again(serve, word
             assert (caught.value.status_code, caught.value.response.headers["x-should-retry"]) == (504, "false")
         server.wait_idle()
         assert unanswered(server, "deadline") == 1
+        with server.http() as http:
+            assert 'reason="cancelled"' not in http.get("/metrics").text, "it is counted once"
+
+
+def test_a_model_that_does_not_warm_up_tells_those_who_wait_already(wordy, monkeypatch):
+    metrics = Metrics()
+    scheduler = Scheduler("wordy", wordy, Settings(), metrics)
+    monkeypatch.setattr(wordy, "ask", lambda *_, **__: 1 / 0)
+
+    async def run():
+        ticket = scheduler.submit(Request([[Message.user("x")]]), "a")
+        scheduler.start()
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(anext(ticket), 20)
+        with pytest.raises(ApiError, match="did not answer a first question"):
+            scheduler.submit(Request([[Message.user("x")]]), "a")
+
+    asyncio.run(run())
+    scheduler.close()
+    assert b'not_answered_total{reason="failed"} 1.0' in metrics.text() and scheduler.has_failed
 
 
 def kept(references, ticket):

@@ -180,7 +180,8 @@ def inspect(
 
     store = open_store(cache)
     if model is not None:
-        print("\n".join(_explain(store, Path(what), load_model(model, device, dtype), point, frames)))
+        lines = _explain(store, Path(what), load_model(model, device, dtype), point, frames)
+        print(json.dumps(lines, ensure_ascii=False) if as_json else "\n".join(lines))
         return
     if Path(what).exists():
         from segue.features import Sources

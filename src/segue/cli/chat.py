@@ -19,7 +19,7 @@ from rich.text import Text
 from segue.cli import options
 from segue.cli.console import STDERR, Bar, error, say, visible
 from segue.errors import ConfigError, SegueError
-from segue.reading import refuse_url
+from segue.reading import at_home, refuse_url
 from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, Region, TextDelta
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def command(
         opened = open_media(options.read_piped())
     elif media is not None:
         refuse_url(media)
-        opened = open_media(Path(media).expanduser())
+        opened = open_media(at_home(media))
     if not as_json:
         loading.tell_limits()
 
@@ -169,7 +169,7 @@ class Session:
         """
         from segue.media import open_media
 
-        self.media = self._unseen = open_media(Path(path).expanduser())
+        self.media = self._unseen = open_media(at_home(path))
         say(f"{self.media.name}: {describe_media(self.media)}")
 
     def reset(self) -> None:
@@ -190,7 +190,7 @@ class Session:
         answer = self._last
         if answer is None or answer.media is None:
             raise ConfigError("there is no answer about an image or video to save yet; ask something first")
-        folder = Path(path).expanduser()
+        folder = at_home(path)
         with disk_errors(folder.parent):
             save(answer, folder, self._formats)
         say(f"written to {folder}")

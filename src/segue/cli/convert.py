@@ -18,6 +18,7 @@ from rich.text import Text
 from segue.cli import options
 from segue.cli.console import STDERR, VisibleConsole, say
 from segue.progress import size
+from segue.reading import at_home
 
 if TYPE_CHECKING:
     from segue.checkpoints.coverage import Coverage
@@ -116,7 +117,7 @@ def safetensors(
     from segue.checkpoints import pickled_folder
 
     with _progress_bars(as_json) as progress:
-        count = pickled_folder.rewrite(folder.expanduser(), out.expanduser(), strip=strip, progress=progress)
+        count = pickled_folder.rewrite(at_home(folder), at_home(out), strip=strip, progress=progress)
     _done(out, as_json, {"tensors": count})
 
 

@@ -13,6 +13,7 @@ import typer
 from segue.cli import options
 from segue.cli.console import Bar, say, visible
 from segue.errors import ConfigError
+from segue.reading import at_home
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -71,8 +72,8 @@ def synth(
         languages=("en", "zh") if language == "both" else (language,),
     )
     with Bar(f"drawing for {form}") as bar:
-        write(out.expanduser().absolute(), request, overwrite=overwrite, progress=bar)
-    files = sum(path.is_file() for path in out.expanduser().rglob("*"))
+        write(at_home(out).absolute(), request, overwrite=overwrite, progress=bar)
+    files = sum(path.is_file() for path in at_home(out).rglob("*"))
     reader = FORMATS[form]
     given = "".join(f", {name}={value!r}" for name, value in reader.options)
     if as_json:
@@ -113,9 +114,9 @@ def clean(
     asked = config.from_overrides(cleaning.Rules, rules or [])
     with Bar(f"cleaning {file.name}") as bar:
         counts = cleaning.run(
-            file.expanduser(),
-            (root or file.parent).expanduser(),
-            out.expanduser(),
+            at_home(file),
+            at_home(root or file.parent),
+            at_home(out),
             asked,
             workers=workers,
             shard=options.parse_shard(shard) or (0, 1),

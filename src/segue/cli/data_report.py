@@ -13,6 +13,7 @@ from rich.text import Text
 
 from segue.cli.console import Bar, VisibleConsole, say, visible
 from segue.errors import ConfigError
+from segue.reading import at_home
 
 if TYPE_CHECKING:
     from segue.own_data.doctor import Examined, Report
@@ -63,7 +64,7 @@ def report(data: Path, settings: Settings) -> int:
     repaired = None
     if settings.fix is not None:
         with Bar(f"copying into {settings.fix}") as bar:
-            target = settings.fix.expanduser().absolute()
+            target = at_home(settings.fix).absolute()
             repaired = repair.write(examined, target, overwrite=settings.overwrite, progress=bar)
     is_good = examined.report.is_clean or repaired is not None
     if settings.as_json:
@@ -78,7 +79,7 @@ def report(data: Path, settings: Settings) -> int:
 def _check_apart(data: Path, fix: Path | None) -> None:
     if fix is None:
         return
-    here, there = data.resolve(), fix.expanduser().resolve()
+    here, there = data.resolve(), at_home(fix).resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise ConfigError(f"--fix {fix} lies in {data} or around it, which is never touched; give a folder beside it")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ from segue.cli import options
 from segue.cli.console import VisibleConsole
 from segue.cli.environment import EnvironmentCheck, examine
 from segue.errors import CheckpointError, ConfigError
+from segue.reading import at_home
 
 if TYPE_CHECKING:
     from segue.cli import data_report
@@ -49,10 +50,13 @@ def command(
     Data are any folder of images and masks that training takes, see docs/data.md for the forms; or a folder of
     benchmarks' data, of which each is told to be ready or what it lacks.
     """
-    folder = Path(target).expanduser()
+    folder = at_home(target)
+    of_own = {"--output": output, "--fix": fix, "--overwrite": overwrite, "--phrase": phrase, "--group": group}
     if target != "env" and folder.is_dir() and not _is_model(folder):
         from segue.cli import data_report
 
+        if on is not None:
+            _refuse(f"{target} is looked at for benchmarks", of_own)
         settings = data_report.Settings(
             output=output,
             fix=fix,
@@ -63,9 +67,7 @@ def command(
             as_json=as_json,
         )
         raise typer.Exit(_data(folder, on, settings))
-    of_data = (("--fix", fix), ("--on", on), ("--phrase", phrase), ("--group", group))
-    if given := [name for name, value in of_data if value]:
-        raise ConfigError(f"{target} is no folder of data, so {', '.join(given)} mean nothing here; leave them out")
+    _refuse(f"{target} is no folder of data", {"--on": on, **of_own})
     if target != "env":
         try:
             options.check_model(target)
@@ -83,6 +85,12 @@ def command(
     else:
         _print(findings, usable)
     raise typer.Exit(0 if usable else 2)
+
+
+def _refuse(why: str, options: Mapping[str, object]) -> None:
+    """Raises: ConfigError, if one of the options was given."""
+    if given := [name for name, value in options.items() if value]:
+        raise ConfigError(f"{why}, so {', '.join(given)} mean nothing here; leave them out")
 
 
 def _data(folder: Path, on: str | None, settings: data_report.Settings) -> int:

@@ -131,8 +131,12 @@ def run(
     """
     broken: list[str] = []
     if rescore is not None:
-        if model is not None or on is not None:
-            raise ConfigError("--rescore takes the answers of a run; leave MODEL and --on away")
+        given: dict[str, Any] = {"MODEL": model, "--on": on, "-o": output}
+        given |= {"--split": split, "--phrase": phrase, "--group": group}
+        given |= {"--protocol": protocol, "--workers": workers, "--shard": shard, "--batch": batch, "--cache": cache}
+        given |= {"--raw": raw or None, **{f"--{name.replace('_', '-')}": value for name, value in settings.items()}}
+        if unused := [name for name, value in given.items() if value is not None]:
+            raise ConfigError(f"--rescore takes the answers of a run as they are; leave {', '.join(unused)} away")
         reports = [_rescore(rescore, judge, limit, show_names=show_names)]
     else:
         if model is None or on is None or output is None or judge is not None:

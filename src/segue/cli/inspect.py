@@ -18,6 +18,7 @@ from rich.text import Text
 from segue.cli import options
 from segue.cli.console import STDERR, VisibleConsole
 from segue.progress import size
+from segue.reading import at_home
 
 if TYPE_CHECKING:
     from segue.checkpoints.inspection import Check, FolderReport, TensorScan
@@ -78,7 +79,7 @@ def report(target: str, *, as_json: bool) -> int:
 
 
 def _folder(target: str) -> Path:
-    folder = Path(target).expanduser()
+    folder = at_home(target)
     if folder.is_dir():
         return folder
     from segue.checkpoints.locate import resolve

@@ -13,6 +13,7 @@ import typer
 from segue.cli import options
 from segue.cli.console import say
 from segue.errors import ConfigError
+from segue.reading import at_home
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -81,17 +82,19 @@ def command(
     )
     try:
         from segue.serve.replicas import started
-        from segue.serve.run import run
+        from segue.serve.run import check_address, run
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}; install it with: pip install 'segue[serve]'") from error
 
+    check_address(settings)
     loading.tell_limits()
     names, build = _builder(loading, also or ())
     with ExitStack() as stack:
         app = build(settings, None) if replicas == 1 else stack.enter_context(started(build, settings, replicas))
         keys = f"{len(settings.keys)} keys" if settings.keys else "no key asked for"
         by = f" by {replicas} replicas" if replicas > 1 else ""
-        say(f"serving {', '.join(names)} on http://{host}:{port}/{by} ({keys}); Ctrl-C ends it")
+        address = f"[{host}]" if ":" in host else host
+        say(f"serving {', '.join(names)} on http://{address}:{port}/{by} ({keys}); Ctrl-C ends it")
         run(app, settings)
 
 
@@ -123,5 +126,5 @@ def _builder(loading: options.ModelOptions, also: Sequence[str]) -> tuple[list[s
 
 def served_name(model: str) -> str:
     """What clients call a model: its hub id, or the name of its folder, without where it lies."""
-    folder = Path(model).expanduser()
+    folder = at_home(model)
     return folder.resolve().name if folder.is_dir() else model

@@ -120,6 +120,10 @@ def finetune(
     if not estimate:
         require_accelerate()
     if resume:
+        fixed = {"--phrase": phrase, "--group": group, "--epochs": epochs, "--steps": steps}
+        if unused := [name for name, value in fixed.items() if value is not None]:
+            recipe = output / "recipe.yaml"
+            say(f"{', '.join(unused)} have no effect with --resume, which goes by {recipe} (--set KEY=VALUE)")
         made = replace(config.load(TrainRecipe, output / "recipe.yaml", sets or []), output=output)
     else:
         wish = FinetuneOptions(
@@ -127,8 +131,9 @@ def finetune(
         )
         objects = _check_data(folder, phrase=phrase, group=group)
         made = _with_sets(_preset(replace(wish, objects=objects), device), sets or [])
-        if cache is not None:
-            made = replace(made, cache=cache)
+    if cache is not None:
+        made = replace(made, cache=cache)
+    if not resume:
         say(_summary(made))
     outcome = _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
     if outcome is not None and outcome.is_main:

@@ -5,6 +5,7 @@ Source: CVAT's documentation of its formats "CVAT for images 1.1" and "CVAT for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,12 +14,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from segue.geometry.masks import box_of
-from segue.integrations.forms import Written, frames_of, media_of, seen
+from segue.integrations.forms import Written, frames_of, media_of, seen, shared_names
 from segue.integrations.runs import Named
 from segue.output.results import FEW_PIXELS
 from segue.types import MaskTrack
 
 Box = tuple[int, int, int, int]
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML cannot hold: those that steer, and bytes of a file's name that are no text."""
 
 
 def write(answers: Sequence[Named], out: Path) -> Written:
@@ -38,6 +41,7 @@ def write(answers: Sequence[Named], out: Path) -> Written:
         if media_of(named).kind == "video":
             written.objects += _write_video(named, out / f"{named[0]}.xml")
     written.pictures = len(answers)
+    written.notes += shared_names(answers)
     return written
 
 
@@ -104,5 +108,8 @@ def _root() -> ElementTree.Element:
 
 
 def _write(root: ElementTree.Element, path: Path) -> None:
+    for element in root.iter():
+        element.attrib = {name: _NO_XML.sub("\ufffd", value) for name, value in element.attrib.items()}
+        element.text = element.text and _NO_XML.sub("\ufffd", element.text)
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

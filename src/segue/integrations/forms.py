@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from segue.files import atomic_folder
 from segue.integrations.runs import Named
 from segue.media import iter_frames, read_image
 from segue.media.folder import frame_files
-from segue.media.image import orientation
+from segue.media.image import orientation, stored_size
 from segue.output.export import write_png
 from segue.output.results import FEW_PIXELS
 from segue.registry import Table
@@ -103,6 +104,13 @@ def seen(named: Named, position: int) -> Iterator[Seen]:
                 yield Seen(number, region, mask)
 
 
+def shared_names(answers: Iterable[Named]) -> list[str]:
+    """A note, if several media have one name, where that is all by which a tool knows them."""
+    counts = Counter(media_of(named).name for named in answers)
+    shared = [name for name, count in counts.items() if count > 1]
+    return [f"{', '.join(shared[:5])}: several files of one name, which the tool cannot tell apart"] if shared else []
+
+
 def phrases_of(answers: Iterable[Named]) -> list[str]:
     """All phrases for which there is a region with masks, in the order of their first coming."""
     return list(dict.fromkeys(one.phrase for _, answer in answers for one in answer.regions if one.masks is not None))
@@ -144,6 +152,7 @@ def frame_names(media: Media) -> list[str]:
 
 def _is_plain(path: Path, media: Media) -> bool:
     try:
-        return path.suffix.lower() in _AS_THEY_ARE and media.window is None and orientation(path) == 1
+        is_usual = path.suffix.lower() in _AS_THEY_ARE and media.window is None
+        return is_usual and orientation(path) == 1 and stored_size(path) == media.size
     except OSError as error:
         raise MediaError(f"cannot read {path}: {error.strerror}; check that it is still there") from error

@@ -7,6 +7,7 @@ Source: Label Studio's documentation of its tags and results; the layout of brus
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,7 @@ from jaxtyping import Bool
 from segue.errors import DataError
 from segue.geometry.masks import box_of
 from segue.geometry.polygons import polygons
-from segue.integrations.forms import Written, frames_of, media_of, seen
+from segue.integrations.forms import Written, frames_of, media_of, seen, shared_names
 from segue.integrations.runs import Named
 from segue.output.answers import Answer
 from segue.output.results import encode_json
@@ -126,7 +127,7 @@ def write(answers: Sequence[Named], out: Path) -> Written:
 
     Media are named as files below LOCAL_FILES_DOCUMENT_ROOT, from where Label Studio serves them.
     """
-    written, tasks = Written(pictures=len(answers)), []
+    written, tasks = Written(pictures=len(answers), notes=shared_names(answers)), []
     for named in answers:
         media = media_of(named)
         kind, key = ("brushlabels", "image") if media.kind == "image" else ("videorectangle", "video")
@@ -134,7 +135,9 @@ def write(answers: Sequence[Named], out: Path) -> Written:
         scores = [one["score"] for one in found if "score" in one]
         about = {"model_version": str(named[1].lineage.get("model", "segue")), "result": found}
         prediction = about | ({"score": float(np.mean(scores))} if scores else {})
-        tasks.append({"data": {key: f"/data/local-files/?d={quote(media.name)}"}, "predictions": [prediction]})
+        tasks.append(
+            {"data": {key: f"/data/local-files/?d={quote(os.fsencode(media.name))}"}, "predictions": [prediction]}
+        )
         written.objects += len(found)
     (out / "tasks.json").write_bytes(encode_json(json.dumps(tasks, ensure_ascii=False)))
     if any(media_of(named).kind == "video" for named in answers):

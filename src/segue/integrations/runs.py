@@ -14,6 +14,7 @@ import numpy as np
 from segue.data import shapes
 from segue.errors import ConfigError, DataError
 from segue.jobs import manifest
+from segue.output import results
 from segue.output.answers import Answer
 from segue.types import Media, Region
 
@@ -38,7 +39,7 @@ def read(run: Path) -> Iterator[Named]:
     if not by_source:
         raise ConfigError(f"{run} holds no result; see the errors in its {manifest.NAME}")
     for folders in by_source.values():
-        yield folders[0], _joined([_answer(run / name) for name in folders])
+        yield folders[0], _joined([_read(run / name) for name in folders])
 
 
 def _joined(answers: Sequence[Answer]) -> Answer:
@@ -47,10 +48,19 @@ def _joined(answers: Sequence[Answer]) -> Answer:
     return replace(answers[0], regions=regions, lineage={**answers[0].lineage, "phrases": phrases})
 
 
-def _answer(folder: Path) -> Answer:
+def _read(folder: Path) -> Answer:
     result = manifest.read_result(folder)
     if result is None:
         raise DataError(f"{folder} is listed in the manifest and holds no result; run `segue segment` again")
+    try:
+        return _answer(folder, result)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise DataError(
+            f"{folder / results.RESULT} does not have its form ({error}); run `segue segment` again"
+        ) from error
+
+
+def _answer(folder: Path, result: Mapping[str, Any]) -> Answer:
     if "coco" not in result["settings"]["formats"]:
         raise ConfigError(f"{folder} was written without masks.json; run `segue segment` again with coco in --formats")
     source = result["source"]

@@ -29,6 +29,8 @@ def write_davis(answers: Sequence[Named], out: Path) -> Written:
             overlaps += bool((masks.sum(axis=0) > 1).any())
             write_mask_png(out / name / f"{called[frame]}.png", masks)
             written.pictures += 1
+        if not tracks:
+            written.notes.append(f"{name}: nothing was found, so that its folder is empty")
         if overlaps:
             written.notes.append(f"{name}: objects overlap on {overlaps} frames, where the first keeps the pixels")
         written.objects += len(tracks)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +21,15 @@ from segue.jobs.stored import Source, Stored
 from segue.media import formats
 from segue.media.folder import is_hidden
 from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from segue.reading import open_regular, read_text, refuse_url
+from segue.reading import at_home, open_regular, read_text, refuse_url
 
 FolderKind = Literal["auto", "images", "video"]
 
 SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 """Endings by which a folder's images and videos are known; a file that is named outright may have any."""
 
-_LONGEST = 60  # characters of a stem: with four bytes each they still fit a file name
+_LONGEST = 60  # characters of a stem
+_MOST_BYTES = 240  # of a name, to which something is put while it is written
 _FRAME_SUFFIXES = IMAGE_SUFFIXES - {".gif"}
 _NOTES = frozenset(
     {".txt", ".md", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".log", ".py", ".pdf", ".zip"}
@@ -129,9 +131,11 @@ def folder_names(
     for source in sources:
         stem = _stem(source)
         is_alone = claims[stem.casefold()] == 1 and len(stem) <= _LONGEST
-        unique = f"{stem[:_LONGEST]}-{digest(str(source), *asked)[:8]}"
+        cut = os.fsencode(stem[:_LONGEST])[: _MOST_BYTES - 9].decode(errors="ignore")
+        unique = f"{cut}-{digest(str(source), *asked)[:8]}"
         wanted = (stem, *([f"{stem}-{words}"] if words else ())) if is_alone else ()
-        own = next((name for name in wanted if name.casefold() not in refused), unique)
+        fitting = (name for name in wanted if len(os.fsencode(name)) <= _MOST_BYTES)
+        own = next((name for name in fitting if name.casefold() not in refused), unique)
         names[source] = known.get(str(source), own)
         refused.add(names[source].casefold())
     return names
@@ -141,7 +145,7 @@ def _find(given: str, folder_kind: FolderKind, skipped: list[Skipped]) -> Sequen
     if stored.is_url(given):
         return _of_store(given, folder_kind, skipped)
     refuse_url(given)
-    path = Path(given).expanduser()
+    path = at_home(given)
     if path.suffix.lower() == ".txt" and path.is_file():
         return [source for listed in _read_list(path) for source in _expand(listed, folder_kind, skipped)]
     if path.exists():
@@ -215,7 +219,7 @@ def _read_list(path: Path) -> list[Source]:
     if strange := next((number for number, entry in enumerate(entries, start=1) if "\0" in entry), None):
         raise DataError(f"{path} is not a list: line {strange} holds a zero byte; write one path per line")
     return [
-        Stored(entry) if stored.is_url(entry) else path.parent / Path(entry).expanduser()
+        Stored(entry) if stored.is_url(entry) else path.parent / at_home(entry)
         for entry in entries
         if entry and not entry.startswith("#")
     ]

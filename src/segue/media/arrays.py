@@ -72,10 +72,12 @@ def read_open(file: OpenFile, most: int) -> bytes:
     """
     if getattr(file, "seekable", bool)():
         file.seek(0)  # type: ignore[attr-defined]
-    data: object = file.read(most + 1)
-    if not isinstance(data, bytes):
-        raise MediaError(f"the open file gives {type(data).__name__}, not bytes; open it in binary mode ('rb')")
-    return data
+    data = bytearray()
+    while len(data) <= most and (piece := file.read(most + 1 - len(data))):  # pipes give less than they are asked for
+        if not isinstance(piece, bytes):
+            raise MediaError(f"the open file gives {type(piece).__name__}, not bytes; open it in binary mode ('rb')")
+        data += piece
+    return bytes(data)
 
 
 def _values(array: Array) -> np.ndarray:

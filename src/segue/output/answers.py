@@ -29,7 +29,7 @@ class Answer(types.Answer):
     def save(self, folder: str | Path, formats: Sequence[str] = ("png", "coco", "overlay")) -> None:
         """Write masks, overlay, scores and text to a new folder; `formats` as `segue segment --formats`.
 
-        Raises: ConfigError, as `segue.output.results.save` does.
+        Raises: ConfigError, MediaError and OSError, as `segue.output.results.save` does.
         """
         results.save(self, Path(folder), formats)
 

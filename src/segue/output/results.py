@@ -34,6 +34,8 @@ from segue.types import Answer, Event, FrameMasks, Media, ObjectsFound, Region
 
 RESULT = "result.json"
 ANNOTATIONS = ".annotations"
+_WRITTEN = frozenset({RESULT, "masks", "masks.json", "overlay.png", "overlay.mp4", "logits.npz"})
+"""All that stands in a result's folder: one that holds more is somebody's own."""
 FORMAT = 2
 """Version of the layout of `result.json`; it grows when a reader of the old one could be misled."""
 
@@ -221,13 +223,15 @@ def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
 
     Frames are decoded anew for the overlay.
 
-    Raises: ConfigError, if the answer has no medium, a format is unknown, or the folder holds something else.
+    Raises: ConfigError, if the answer has no medium, a format is unknown, or the folder holds something else;
+    MediaError, if its medium cannot be read any more, or a picture not be written; OSError, as the disk raises it.
     """
     if answer.media is None:
         raise ConfigError("the answer is not about an image or video; there is nothing to write but its text")
     if unknown := set(formats) - set(FORMATS):
         raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
-    if folder.exists() and not (folder / RESULT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.exists() and (not folder.is_dir() or names - _WRITTEN or (names and RESULT not in names)):
         raise ConfigError(f"{folder} holds something else; give a new folder")
     with ResultWriter(folder, answer.media, formats) as writer:
         for event in replay(answer):

@@ -53,7 +53,7 @@ async def _written(events: AsyncIterator[Any], request_id: str, form: StreamForm
             yield line(event, form)
     except Exception as error:  # noqa: BLE001  the status is sent already, and `told` logs what is our mistake
         body = told(error, request_id).body()
-        yield line(body if form != "named" else {"type": "error"} | body["error"] | body, form)
+        yield line(body if form != "named" else body["error"] | {"type": "error"} | body, form)
     if form == "done":
         yield "data: [DONE]\n\n"
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from segue.geometry.polygons import polygons
 from segue.serve.context import Context
 from segue.serve.errors import ApiError
-from segue.serve.schema import Open, Phrase
+from segue.serve.schema import Items, Open, Phrase
 from segue.serve.segment import SegmentRequest, answered
 from segue.types import Answer, Region
 
@@ -39,10 +39,9 @@ class ConceptRequest(Open):
     """A request; `model_id` is theirs and means nothing here."""
 
     image: ConceptImage
-    prompts: list[Prompt] = Field(min_length=1)
+    prompts: Items[Prompt] = Field(min_length=1)
     format: Literal["polygon", "rle"] = "polygon"
     output_prob_thresh: float = Field(0.5, ge=0, le=1)
-    nms_iou_threshold: float | None = None
 
 
 def add_routes(app: FastAPI, context: Context) -> None:

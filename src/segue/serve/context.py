@@ -52,6 +52,11 @@ class Context:
         """
         return await self.media.from_file(self.files.path(kept), kept.digest, kind, param)
 
+    def forget(self, kept: Kept) -> None:
+        """Let go of what is kept, on the disk and in memory."""
+        self.files.remove(kept)
+        self.media.forget(kept.digest)
+
     async def send(self, given: Medium, kind: MediaKind, param: str, client: str, path: Path) -> Sent:
         """What a client shows, as bytes at a path.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from segue.errors import LimitError, MediaError
-from segue.serve.settings import KEYS_VARIABLE, MIB, Limits
+from segue.serve.settings import MIB, Limits
 from segue.types import Media, MediaKind
 
 PROCESSES = 2
+_SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+"""In the names of variables that a process which may be taken over must not know."""
 _BROKEN = (BrokenPipeError, ConnectionResetError, asyncio.IncompleteReadError, ValueError)
 
 
@@ -80,7 +83,7 @@ class Decoders:
             await _killed(self._free.get_nowait())
 
     async def _start(self) -> Process:
-        environment = {name: value for name, value in os.environ.items() if name != KEYS_VARIABLE}
+        environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
         memory, largest = self._limits.decoder_bytes, self._limits.decoded_bytes + MIB
         command = ("-P", "-m", "segue.serve.decoder_child", str(memory), str(largest))
         return await asyncio.create_subprocess_exec(sys.executable, *command, stdin=PIPE, stdout=PIPE, env=environment)

@@ -12,12 +12,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteError
 
 from segue.errors import CheckpointError, LimitError, SegueError
+from segue.files import DISK_ERRORS
 
 log = logging.getLogger(__name__)
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 NO_RETRY = {"x-should-retry": "false"}
 """The stock client asks again after every 5xx, unless told that it would do the same work once more."""
+LONGEST_PART = 100
+"""Letters of a field's name that are told."""
 
 
 class ApiError(HTTPException):
@@ -57,6 +60,11 @@ def told(error: Exception, request_id: str) -> ApiError:
     """Any exception as what a client is told of it. What is not the client's matter goes into the log alone."""
     if isinstance(error, ApiError):
         return error
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
+        log.error("request %s failed", request_id, exc_info=error)
+        message = f"the server cannot keep it: {DISK_ERRORS[cause.errno]}; tell its operator"
+        return ApiError(507, message, code="storage_full", headers=NO_RETRY)
     if isinstance(error, SegueError) and not isinstance(error, CheckpointError):
         code = "limit_exceeded" if isinstance(error, LimitError) else None
         return ApiError(400, str(error), code=code)
@@ -70,7 +78,7 @@ def not_valid(error: RequestValidationError) -> ApiError:
     Of what may have several forms it is said of the one that fits furthest; names of forms are not places.
     """
     first = max(error.errors(), key=lambda one: len(one["loc"]))
-    place = [str(part) for part in first["loc"] if part != "body" and "[" not in str(part)]
+    place = [str(part)[:LONGEST_PART] for part in first["loc"] if part != "body" and "[" not in str(part)]
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
     if first["type"] == "extra_forbidden":

@@ -65,7 +65,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
     @app.delete("/v1/files/{file_id}")
     async def delete(file_id: str, request: Request) -> Json:
         """Forget a file."""
-        files.remove(files.get(request.state.client, file_id))
+        context.forget(files.get(request.state.client, file_id))
         return {"id": file_id, "object": "file", "deleted": True}
 
     @app.get("/v1/files/{file_id}/frames/{number}")

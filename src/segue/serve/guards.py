@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hmac
-import logging
 import re
 import secrets
 import time
@@ -15,10 +14,8 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segue.serve.errors import ApiError, bug
+from segue.serve.errors import ApiError, told
 from segue.serve.settings import Settings
-
-log = logging.getLogger(__name__)
 
 OPEN = ("/health", "/", "/page/")
 """Routes that need no key: whether the server lives, and the files of the page, which hold nothing of anybody's."""
@@ -114,13 +111,11 @@ class Guards:
         try:
             self._check(scope, headers)
             await self.app(scope, self._bounded(scope, receive), answer)
-        except ApiError as error:
-            await error.response()(scope, receive, answer)
-        except Exception:
-            log.exception("request %s failed", request_id)
+        except Exception as error:
+            refusal = told(error, request_id)
             if has_begun:
                 raise
-            await bug(request_id).response()(scope, receive, answer)
+            await refusal.response()(scope, receive, answer)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         host = hostname(headers.get("host", ""))

@@ -30,12 +30,12 @@ from segue.geometry.polygons import parts
 from segue.integrations.label_studio import Config, Json, parse_config, results
 from segue.media import open_media
 from segue.output.answers import Answer
-from segue.serve.answers import while_connected
+from segue.serve.answers import LEFT, while_connected
 from segue.serve.chat import finished
 from segue.serve.context import Context
 from segue.serve.errors import ApiError
 from segue.serve.scheduler import Tickets
-from segue.serve.schema import Open
+from segue.serve.schema import Items, Open
 from segue.serve.settings import MIB, Limits
 from segue.types import MaskTrack, Media, Region
 
@@ -61,7 +61,7 @@ class Params(Open):
 class Predict(Open):
     """What to predict."""
 
-    tasks: list[Task] = Field(max_length=MOST_TASKS)
+    tasks: Items[Task] = Field(max_length=MOST_TASKS)
     label_config: str = Field(max_length=MIB)
     params: Params = Params()
 
@@ -112,7 +112,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
                 media = await _open(task, config, store, context)
                 rows.append(_row(await _look(media, wishes, context, request), config, version))
             except (ApiError, SegueError) as error:
-                if len(body.tasks) == 1:
+                if len(body.tasks) == 1 or (isinstance(error, ApiError) and error.status_code == LEFT):
                     raise
                 log.warning("a task of Label Studio failed: %s", type(error).__name__)
                 reason = error.message if isinstance(error, ApiError) else str(error)
@@ -140,7 +140,7 @@ def read_wishes(config: Config, drawn: Sequence[Any]) -> list[Wish]:
         wishes = [
             _wish(label, str(words or config.phrases.get(label) or label), rows) for label, rows in by_label.items()
         ]
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"what was drawn is not in the form of Label Studio ({error})") from error
     if marked:
         return [wish for wish in wishes if wish.phrase]
@@ -279,13 +279,15 @@ class _Store:
         parts = urlsplit(address)
         path = parts.path.removeprefix(self._base) if parts.netloc else parts.path
         if not self._origin[1]:
-            message = f"the task names a file of Label Studio; set {URL_VARIABLE} and {TOKEN_VARIABLE} for this server"
+            given = f"{URL_VARIABLE} (http://...) and {TOKEN_VARIABLE}"
+            message = f"the task names a file of Label Studio; set {given} for this server"
             raise ApiError(400, message, code="remote_url")
         is_strange = not address.isascii() or not address.isprintable() or " " in address
         if not path.startswith("/data/") or ".." in unquote(path).split("/") or is_strange:
             raise ApiError(400, "the task names no file of Label Studio; expected /data/...", code="remote_url")
-        secure = http.client.HTTPSConnection, http.client.HTTPConnection
-        connection = secure[self._origin[0] != "https"](self._origin[1], timeout=self._limits.fetch_seconds)
+        is_secure = self._origin[0] == "https"
+        connect = http.client.HTTPSConnection if is_secure else http.client.HTTPConnection
+        connection = connect(self._origin[1], timeout=self._limits.fetch_seconds)
         try:
             target = self._base + path + (f"?{parts.query}" if parts.query else "")
             connection.request("GET", target, headers={"authorization": f"Token {self._token}"})

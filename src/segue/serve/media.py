@@ -21,7 +21,7 @@ from segue.serve.settings import Limits
 from segue.types import Media, MediaKind
 
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
-_TAKEN = {
+_TAKEN: dict[MediaKind, frozenset[str]] = {
     "image": frozenset({"JPEG", "PNG", "WEBP", "GIF"}),
     "video": frozenset({"mov", "matroska", "GIF", "WEBP", "PNG"}),
 }
@@ -88,6 +88,11 @@ class MediaReader:
             raise ApiError(400, f"{param}: {error}", code=code, param=param) from error
         self._keep(digest, media)
         return media
+
+    def forget(self, digest: str) -> None:
+        """Let go of the pixels of what was deleted."""
+        for kind in _TAKEN:
+            self._kept.pop((digest, kind), None)
 
     def _from_data_url(self, url: str, param: str) -> bytes:
         head = _DATA.match(url[:256])

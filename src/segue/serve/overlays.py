@@ -22,7 +22,7 @@ from segue.output.render import Colour, colour_of, overlay
 from segue.serve.answers import while_connected
 from segue.serve.context import Context
 from segue.serve.errors import NO_RETRY, ApiError
-from segue.serve.schema import Closed, Open
+from segue.serve.schema import Closed, Items, Open
 from segue.types import MaskTrack, Media
 
 
@@ -36,7 +36,7 @@ class DrawnFrame(Open):
 class DrawnRegion(Open):
     """An object, as answers tell it; with a name and a colour, if it is to have others."""
 
-    frames: list[DrawnFrame]
+    frames: Items[DrawnFrame]
     phrase: str = Field("", max_length=1000)
     name: str | None = Field(None, max_length=1000)
     colour: str | None = Field(None, pattern=r"^#[0-9a-fA-F]{6}$")
@@ -45,7 +45,7 @@ class DrawnRegion(Open):
 class OverlayRequest(Closed):
     """What to draw."""
 
-    regions: list[DrawnRegion]
+    regions: Items[DrawnRegion]
 
 
 class Drawing:

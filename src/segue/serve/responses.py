@@ -6,6 +6,7 @@ Source: the Responses API, as OpenAI's client 3.57 reads it.
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ from segue.serve.schema import (
     FilePart,
     Format,
     ImagePart,
+    Items,
     JsonSchema,
     Open,
     RegionPart,
@@ -98,7 +100,7 @@ class InputMessage(Open):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputPart]
+    content: str | Items[InputPart]
 
     def as_chat(self) -> ChatMessage:
         """The same turn in the form of `/v1/chat/completions`."""
@@ -117,6 +119,8 @@ class TextFormat(Open):
     def _complete(self) -> TextFormat:
         if (self.type == "json_schema") != (self.wanted is not None):
             raise ValueError("expected a schema for the type 'json_schema', and for no other")
+        # both stand on the response too: letters that are no text are a ValueError
+        json.dumps([self.name, self.wanted], ensure_ascii=False).encode()
         return self
 
 
@@ -130,7 +134,7 @@ class ResponsesRequest(Answering):
     """A request to `/v1/responses`."""
 
     model: str
-    input: str | list[InputMessage] = Field(min_length=1)
+    input: str | Items[InputMessage] = Field(min_length=1)
     instructions: str | None = None
     stream: bool | None = None
     max_output_tokens: int | None = Field(None, ge=1)

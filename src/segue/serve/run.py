@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import socket
+
 import uvicorn
 from fastapi import FastAPI
 
+from segue.errors import ConfigError
 from segue.serve.settings import Settings
 
 GRACE = 60
 """Seconds that running requests have to come to their end after SIGTERM."""
 
 
+def check_address(settings: Settings) -> None:
+    """Find out that there can be a server where it is to listen, before a model is loaded for it.
+
+    Raises: ConfigError, if the port is taken, or the address is none of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        socket.create_server((settings.host, settings.port), family=family).close()
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise ConfigError(
+            f"cannot listen on {settings.host}:{settings.port}: {reason}; give another --port or --host"
+        ) from error
+
+
 def run(app: FastAPI, settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C: no request is taken then, and those that run are answered."""
+    """Serve until SIGTERM or Ctrl-C: no request is taken then, and those that run are answered, for at most `GRACE`."""
     uvicorn.run(
         app,
         host=settings.host,

@@ -77,10 +77,11 @@ class Ticket:
             left = deadline - (time.monotonic() - self.asked_at)
             event = await asyncio.wait_for(self._events.get(), max(0.0, left))
         except TimeoutError as error:
-            metrics.gave_up.labels("deadline").inc()
+            self._scheduler.cancel(self, "deadline")
             message = f"not answered in {deadline:g} seconds; ask for less"
             raise ApiError(504, message, code="deadline_exceeded", headers=NO_RETRY) from error
         if isinstance(event, Failed):
+            metrics.gave_up.labels("failed").inc()
             raise event.error
         seconds = time.monotonic() - self.asked_at
         if not self._is_told:
@@ -103,6 +104,7 @@ class Tickets:
         """Do no more for all of them."""
         for task in self._coming:
             task.cancel()
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody asks any more
         for ticket in self._tickets:
             ticket.close()
 
@@ -190,6 +192,9 @@ class Scheduler:
         """
         ticket = Ticket(request, client, self)
         with self._changed:
+            if self.has_failed:
+                message = f"the model {self.name!r} did not answer a first question; the server's log says why"
+                raise ApiError(503, message, code="not_ready", headers=NO_RETRY)
             if self._is_closed:
                 raise ApiError(503, "the server is about to end", code="closing", headers={"retry-after": "5"})
             if self.waiting >= self.limits.waiting:
@@ -215,10 +220,10 @@ class Scheduler:
             raise
         return Tickets(tickets)
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Do no more for a request; one that is over stays as it is."""
+    def cancel(self, ticket: Ticket, reason: str = "cancelled") -> None:
+        """Do no more for a request, and count why; one that is over, or cancelled already, stays as it is."""
         with self._changed:
-            if ticket.request in self._running:
+            if ticket.request in self._running and not ticket.request.is_cancelled:
                 ticket.request.is_cancelled = True
             elif ticket in self._waiting.get(ticket.client, ()):
                 self._waiting[ticket.client].remove(ticket)
@@ -226,7 +231,7 @@ class Scheduler:
                     del self._waiting[ticket.client]
             else:
                 return
-        self.metrics.gave_up.labels("cancelled").inc()
+        self.metrics.gave_up.labels(reason).inc()
 
     def _next(self) -> Request | None:
         """The next request: of the client whose turn it is, the one that waits longest."""
@@ -256,9 +261,10 @@ class Scheduler:
     def _work(self) -> None:
         try:
             self._warm_up()
-        except Exception:
+        except Exception as error:
             log.exception("the model did not answer a first question; the server will not be ready")
-            self.has_failed = self._is_closed = True
+            self.has_failed = True
+            self._refuse_waiting(error)
             return
         while True:
             try:
@@ -293,11 +299,14 @@ class Scheduler:
                 return
             except Exception as error:
                 log.exception("%s could not be loaded again", self.name)
-                with self._changed:
-                    unanswered = [ticket for row in self._waiting.values() for ticket in row]
-                    self._waiting.clear()
-                for ticket in unanswered:
-                    ticket.tell(Failed(error))
+                self._refuse_waiting(error)
+
+    def _refuse_waiting(self, error: Exception) -> None:
+        with self._changed:
+            rows = list(self._waiting.values())
+            self._waiting.clear()
+        for ticket in (ticket for row in rows for ticket in row):
+            ticket.tell(Failed(error))
 
     def _keep_features(self) -> None:
         if isinstance(self.engine.features, MemoryStore):

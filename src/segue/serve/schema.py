@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -27,12 +27,24 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "logit_bias": (None, {}),
 }
 """Fields of OpenAI's that are not supported, with the values that ask for nothing."""
+MOST_FIELDS = 100
+"""Of a request; each one that is unknown is an error of its own."""
+T = TypeVar("T")
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list that is refused at its first wrong item, so that a body of nothing else costs no more than another."""
 
 
 class Closed(BaseModel):
     """A request in which nothing unknown may stand, so that nothing is overlooked."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > MOST_FIELDS:
+            raise ValueError(f"{len(given):,} fields; at most {MOST_FIELDS} are expected")
+        return given
 
 
 class Open(BaseModel):
@@ -130,7 +142,7 @@ class ChatMessage(Open):
     """A turn of a dialogue."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
+    content: str | Items[Part] | None = None
 
     @property
     def parts(self) -> list[TextPart | ImagePart | VideoPart | FilePart | RegionPart]:
@@ -204,7 +216,7 @@ class ChatRequest(Answering):
     """A request to `/v1/chat/completions`."""
 
     model: str
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Items[ChatMessage] = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
@@ -212,7 +224,7 @@ class ChatRequest(Answering):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**63)
-    stop: str | list[Annotated[str, Field(min_length=1, max_length=100)]] | None = None
+    stop: str | Items[Annotated[str, Field(min_length=1, max_length=100)]] | None = None
     n: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -231,7 +243,7 @@ class ChatRequest(Answering):
 
     @field_validator("stop")
     @classmethod
-    def _few(cls, given: str | list[str] | None) -> str | list[str] | None:
+    def _short(cls, given: str | list[str] | None) -> str | list[str] | None:
         if given == "" or len(given or "") > (100 if isinstance(given, str) else 4):
             raise ValueError("expected one to four texts of 1 to 100 characters")
         return given

@@ -16,7 +16,7 @@ from segue.serve.context import Context
 from segue.serve.dialogue import check_frames
 from segue.serve.errors import ApiError
 from segue.serve.scheduler import Tickets
-from segue.serve.schema import Answering, Medium, Phrase
+from segue.serve.schema import Answering, Items, Medium, Phrase
 from segue.types import Answer
 
 Json = dict[str, Any]
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 class SegmentRequest(Answering):
     """What to find, and in what."""
 
-    phrases: list[Phrase] = Field(min_length=1)
+    phrases: Items[Phrase] = Field(min_length=1)
     image: Medium | None = None
     video: Medium | None = None
     model: str | None = None

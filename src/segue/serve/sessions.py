@@ -95,7 +95,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
     @app.delete(f"{SESSIONS}/{{session_id}}")
     async def close(session_id: str, request: Request) -> Json:
         """Forget a session and its video."""
-        files.remove(files.get(request.state.client, session_id, "video"))
+        context.forget(files.get(request.state.client, session_id, "video"))
         return {"id": session_id, "object": "video.session", "deleted": True}
 
 

@@ -25,7 +25,7 @@ class Limits:
     """Of a request that is no upload."""
     upload_bytes: int = 512 * MIB
     stored_bytes: int = 4096 * MIB
-    """Of all uploaded files together, and of all that was decoded."""
+    """Of all that clients have sent to be kept, together."""
     messages: int = 64
     media: int = 8
     """Images and videos of one request."""
@@ -42,7 +42,7 @@ class Limits:
     frames: int = 3000
     """Of a video."""
     decoded_bytes: int = 1024 * MIB
-    """Of a video, all frames decoded: 1,100 frames of 640x480."""
+    """Of a video, all frames decoded: 1,100 frames of 640x480; and of all that was decoded last and is kept."""
     frames_shown: int = 64
     """Frames of a video that the language model sees."""
     frames_with_probabilities: int = 64

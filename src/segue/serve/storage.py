@@ -106,10 +106,12 @@ class FileStore:
         self.path(kept).unlink(missing_ok=True)
 
     def keep(self, sent: Sent, owner: str, about: Json, *, id: str) -> Kept:
-        """Keep what was sent, under a new id."""
-        kept = Kept(id, owner, sent.digest, sent.size, int(time.time()), about)
+        """Keep what was sent, under a new id or in the place of what had it."""
+        kept, before = Kept(id, owner, sent.digest, sent.size, int(time.time()), about), self._read(id)
         sent.path.replace(self.path(kept))
         self._write(kept)
+        if before is not None and before.digest != kept.digest:
+            self.path(before).unlink(missing_ok=True)
         return kept
 
     def update(self, kept: Kept, about: Json) -> Kept:
@@ -139,6 +141,7 @@ class FileStore:
                 _check(size, room)
                 digest.update(piece)
                 file.write(piece)
+        _check(0, self._room())  # others may have come meanwhile
         return Sent(path, digest.hexdigest(), size)
 
     def put(self, data: bytes, path: Path) -> Sent:
