@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import Sam2VideoConfig
 
 from segue import weights
@@ -276,6 +277,6 @@ def save(
             model.config.save_pretrained(part)
             weights.save(model, part, dtype=dtype)
             also(part)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"cannot write {folder}: {reason}; free space or choose another folder") from error
