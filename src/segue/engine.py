@@ -258,7 +258,11 @@ class Engine:
         is room for it. `None` among the requests says that none is waiting now. A request ends with `Finished` for
         each of its answers, in order, or with `Failed`. Of videos a frame of each is done at a time, between the words
         of the others. Close the iterator to cancel all.
+
+        Raises: ConfigError, for less than one row.
         """
+        if rows < 1:
+            raise ConfigError(f"{rows} dialogues cannot be decoded together; expected at least 1")
         coming, jobs = iter(requests), list[Job]()
         followed: list[Generator[tuple[Request, Event | Failed]]] = []
         waiting: deque[tuple[Job, Row]] = deque()
@@ -519,7 +523,8 @@ class Engine:
             encoded = encode(self.model.grounder, [shown.shown.pixels[0] for shown in fresh.values()])
             found |= {key: encoded.frame(number) for number, key in enumerate(fresh)}
         if self._seen is not None and self._seen.key in found:
-            self._seen.encoded = found[self._seen.key]
+            known = found[self._seen.key]
+            self._seen.encoded = known.copied() if len(fresh) > 1 else known
         return found
 
     def _follow(
