@@ -160,6 +160,16 @@ def test_tensors_are_expected_without_memory_for_any(tiny_config, engine_i):
     assert shapes == {name: tuple(tensor.shape) for name, tensor in engine_i.model.state_dict().items()}
 
 
+def test_tensors_of_one_configuration_are_found_once_and_those_of_another_anew(tiny_config, monkeypatch):
+    built = []
+    monkeypatch.setattr(grounded, "_SHAPES", {})
+    monkeypatch.setattr(grounded, "VisionLanguageModel", lambda config: built.append(1) or VisionLanguageModel(config))
+    first = expected(tiny_config())
+    first.clear()
+    assert expected(tiny_config()) != {} and len(built) == 1
+    assert expected(tiny_config(two_decoders=True)).keys() > expected(tiny_config()).keys() and len(built) == 2
+
+
 @pytest.mark.parametrize("change", ["missing", "extra", "misshapen"])
 def test_a_folder_that_does_not_fit_is_refused_before_anything_is_built(saved, monkeypatch, change):
     state = load_file(saved / "model.safetensors")

@@ -156,5 +156,16 @@ def _without_drawing() -> Iterator[None]:
 
 def expected(config: VisionLanguageConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a model, computed without memory for any."""
-    with torch.device("meta"), _without_drawing():
-        return {name: tuple(tensor.shape) for name, tensor in VisionLanguageModel(config).state_dict().items()}
+    key = config.to_json_string(use_diff=False)
+    if key not in _SHAPES:
+        with torch.device("meta"), _without_drawing():
+            state = VisionLanguageModel(config).state_dict()
+        if len(_SHAPES) == _MOST_SHAPES:
+            del _SHAPES[next(iter(_SHAPES))]
+        _SHAPES[key] = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return dict(_SHAPES[key])
+
+
+_MOST_SHAPES = 16
+_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {}
+"""By configuration: a conversion asks for the same shapes several times, and each time a model would be built."""
