@@ -154,23 +154,28 @@ def read(folder: Path) -> CheckpointRecord:
 
 
 def _mistyped(raw: Mapping[str, Any]) -> list[str]:
-    """The known fields of a record whose values no checkpoint has."""
-    kinds = get_type_hints(CheckpointRecord) | {"token_ids": list}
-    wrong = []
-    for name, value in raw.items():
-        choices = get_args(kinds[name]) if isinstance(kinds[name], UnionType) else (kinds[name],)
-        if not isinstance(value, tuple(get_origin(one) or one for one in choices)):
-            wrong.append(name)
-        elif name == "lora" and value is not None:
-            rank, alpha = value.get("r"), value.get("lora_alpha")
-            is_sound = isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and math.isfinite(alpha)
-            wrong += [] if is_sound else [name]
-        elif name in ("token_ids", "metrics"):
-            inner = value if name == "token_ids" else value.values()
-            wrong += [] if all(isinstance(one, int | float) for one in inner) else [name]
-        elif name == "base_folder" and "\0" in value:
-            wrong.append(name)
-    return wrong
+    """The fields of a record whose values no checkpoint has."""
+    hints: dict[str, Any] = get_type_hints(CheckpointRecord) | {"token_ids": list}
+    kinds = {name: get_args(hint) if isinstance(hint, UnionType) else (hint,) for name, hint in hints.items()}
+    wrong = [
+        name
+        for name, value in raw.items()
+        if not isinstance(value, tuple(get_origin(kind) or kind for kind in kinds[name]))
+    ]
+    if wrong:
+        return wrong
+    sound = {
+        "base_folder": "\0" not in raw["base_folder"],
+        "lora": raw.get("lora") is None or _is_lora(raw["lora"]),
+        "token_ids": all(isinstance(row, int) for row in raw.get("token_ids", ())),
+        "metrics": all(isinstance(figure, int | float) for figure in raw.get("metrics", {}).values()),
+    }
+    return [name for name, is_sound in sound.items() if not is_sound]
+
+
+def _is_lora(settings: Mapping[str, Any]) -> bool:
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    return isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and math.isfinite(alpha)
 
 
 def check_base(checkpoint: Path, record: CheckpointRecord, found: str) -> None:
