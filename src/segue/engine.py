@@ -326,7 +326,8 @@ class Engine:
         `dtype` as in `segue.load`; without one the weights keep the precision they have. The folder appears when
         all of it is written, and any Hugging Face loader of this class reads it.
 
-        Raises: ConfigError, for another dtype, or if the folder exists.
+        Raises: ConfigError, for another dtype, if the folder exists, or for weights that are quantised or offloaded;
+            CheckpointError, if it cannot be written.
         """
         folder = Path(folder)
         precision = None if dtype is None else weights.as_dtype(dtype)

@@ -266,12 +266,16 @@ def save(
 
     Everything is written under another name beside it, and the folder appears when all is there.
 
-    Raises: CheckpointError, if it cannot be written; ConfigError, if weights are quantised or lie elsewhere.
+    Raises: CheckpointError, if it cannot be written; ConfigError, if weights are quantised, have changed their form
+    to answer (`segue.models.gptq`), or lie elsewhere.
     """
     if {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} != expected(model.config) or any(
         tensor.is_meta for tensor in model.state_dict().values()
     ):
-        raise ConfigError("a model that was loaded with --quantize or --offload cannot be saved; load it without")
+        raise ConfigError(
+            "a model that was loaded with --quantize or --offload cannot be saved; load it without. One in GPTQ's 4 "
+            "bits can be saved until it is first asked: load it anew"
+        )
     try:
         with new_folder(folder) as part:
             model.config.save_pretrained(part)
