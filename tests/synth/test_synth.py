@@ -11,9 +11,9 @@ from segue.errors import ConfigError, DataError, MediaError
 from segue.geometry.notation import parse_grounded
 from segue.synth import caption_sample, clip, question_sample, region_sample, scene, segmentation_sample
 from segue.synth.drawings import KINDS
-from segue.synth.meaning import Noun
+from segue.synth.meaning import Noun, denote
 from segue.synth.painting import TEXTURES, Look, Pose, paint
-from segue.synth.phrases import comparisons
+from segue.synth.phrases import comparisons, contrasts
 from segue.synth.scenes import draw_size, generator
 from segue.synth.wording import LANGUAGES, a, vocabulary
 from segue.types import Media, Region
@@ -274,6 +274,15 @@ def test_what_takes_several_things_is_asked_more_often_where_a_still_is_learned_
     assert {question.kind for _, question in asked} == {"larger", "count", "relation"}
     assert sum(question.kind == "larger" for _, question in asked) >= len(stills)
     assert all(question.answers["en"] == answer_of(one, question.words["en"]) for one, question in asked)
+
+
+def test_what_hangs_on_one_look_is_asked_more_often_where_a_scene_is_learned_from_and_half_in_vain(scenes):
+    asked = [(one, phrase) for one in scenes for phrase in contrasts(one.facts, np.random.default_rng(0))]
+    assert all(denote(phrase.query, one.facts) == phrase.objects for one, phrase in asked)
+    assert all(phrase.query.noun.texture not in (None, "plain") for _, phrase in asked if phrase.kind == "attribute")
+    for kind in ("attribute", "relation", "motion", "event"):
+        in_vain = np.mean([not phrase.objects for _, phrase in asked if phrase.kind == kind])
+        assert 0.35 < in_vain < 0.9, kind
 
 
 def test_closed_questions_are_answered_yes_and_no_alike(stills):

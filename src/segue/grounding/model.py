@@ -166,6 +166,6 @@ def expected(config: VisionLanguageConfig) -> dict[str, tuple[int, ...]]:
     return dict(_SHAPES[key])
 
 
-_MOST_SHAPES = 16
+_MOST_SHAPES = 32
 _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {}
 """By configuration: a conversion asks for the same shapes several times, and each time a model would be built."""

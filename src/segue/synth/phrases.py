@@ -5,7 +5,7 @@ Queries are drawn by chance and kept if nothing about them is unclear, so every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -61,6 +61,13 @@ _CLIP_QUOTAS: dict[PhraseKind, tuple[int, int, int]] = {
     "extreme": (0, 1, 0),
     "relation": (1, 1, 1),
 }
+_STILL_CONTRASTS: dict[PhraseKind, tuple[int, int, int]] = {"relation": (3, 2, 0), "place": (1, 1, 0)}
+_CLIP_CONTRASTS: dict[PhraseKind, tuple[int, int, int]] = {
+    "relation": (2, 2, 0),
+    "motion": (2, 2, 1),
+    "event": (2, 1, 1),
+}
+_TEXTURED = 8
 _VALUES = {"kind": KINDS, "colour": tuple(COLOURS), "texture": TEXTURES, "size": ("small", "large")}
 _PATTERNS: tuple[tuple[str, ...], ...] = (
     (),
@@ -112,19 +119,40 @@ class Caption:
 
 def phrases(facts: Facts, rng: np.random.Generator) -> tuple[Phrase, ...]:
     """About a dozen phrases, no two of one meaning: most for one thing, some for several, some for none."""
+    return tuple(_filled(_CLIP_QUOTAS if facts.is_clip else _STILL_QUOTAS, facts, rng).values())
+
+
+def contrasts(facts: Facts, rng: np.random.Generator) -> tuple[Phrase, ...]:
+    """About a dozen phrases that hang on a texture, a relation or what a thing does; half of them or more are for none."""
+    found = _filled(_CLIP_CONTRASTS if facts.is_clip else _STILL_CONTRASTS, facts, rng)
+    for query in (Query(_textured(facts, rng)) for _ in range(_TEXTURED)):
+        objects = denote(query, facts)
+        if objects is not None and query.noun.texture != "plain":
+            found.setdefault(query, _phrase("attribute", query, objects, rng))
+    return tuple(found.values())
+
+
+def _filled(
+    quotas: Mapping[PhraseKind, tuple[int, int, int]], facts: Facts, rng: np.random.Generator
+) -> dict[Query, Phrase]:
+    """Phrases of each kind, as many as are wanted that mean nothing, one thing, and several, if so many are found."""
     found: dict[Query, Phrase] = {}
-    for kind, quota in (_CLIP_QUOTAS if facts.is_clip else _STILL_QUOTAS).items():
+    for kind, quota in quotas.items():
         wanted = list(quota)
         for query, objects in _drawn(kind, facts, rng):
             slot = min(2, len(objects))
             if not wanted[slot] or query in found:
                 continue
             wanted[slot] -= 1
-            words = {language: phrase_of(query, len(objects), language, rng) for language in LANGUAGES}
-            found[query] = Phrase(kind, query, objects, words)
+            found[query] = _phrase(kind, query, objects, rng)
             if not any(wanted):
                 break
-    return tuple(found.values())
+    return found
+
+
+def _phrase(kind: PhraseKind, query: Query, objects: tuple[int, ...], rng: np.random.Generator) -> Phrase:
+    words = {language: phrase_of(query, len(objects), language, rng) for language in LANGUAGES}
+    return Phrase(kind, query, objects, words)
 
 
 def questions(facts: Facts, rng: np.random.Generator) -> tuple[Question, ...]:
@@ -234,7 +262,15 @@ def _near_miss(facts: Facts, rng: np.random.Generator) -> Query | None:
     return None if changed.texture == "plain" or changed.size == "medium" else Query(changed)
 
 
-def _one_of(table: Mapping[str, object], rng: np.random.Generator) -> str:
+def _textured(facts: Facts, rng: np.random.Generator) -> Noun:
+    """A thing's kind, its colour or both, with its own texture or, as often, with any."""
+    thing = facts.things[int(rng.integers(len(facts.things)))]
+    names = (("kind",), ("kind",), ("colour",), ("kind", "colour"))[int(rng.integers(4))]
+    texture = thing.texture if rng.uniform() < 0.5 else _one_of(TEXTURES, rng)
+    return replace(Noun(**{name: getattr(thing, name) for name in names}), texture=texture)
+
+
+def _one_of(table: Collection[str], rng: np.random.Generator) -> str:
     return list(table)[int(rng.integers(len(table)))]
 
 

@@ -1,7 +1,8 @@
 """What is asked about a scene and answered, as token ids: short turns, each of them a dialogue of its own.
 
 Half of what is asked for in vain is nearly there: a kind that is there in another colour, a colour that is there on
-another kind. Of a still more is asked that takes a look at several things than when a model is measured.
+another kind. More is asked than when a model is measured of what takes a look at several things of a still, and of
+textures, relations and motions that may not be there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from segue.synth import Scene, box_sample, caption_sample, question_sample, regi
 from segue.synth.drawings import KINDS
 from segue.synth.meaning import Noun, Query, left_to_right
 from segue.synth.painting import COLOURS
-from segue.synth.phrases import Phrase, comparisons
+from segue.synth.phrases import Phrase, comparisons, contrasts
 from segue.synth.wording import LANGUAGES, Language, phrase_of
 from segue.types import Media, Message, Sample
 
@@ -57,7 +58,7 @@ class Turn:
 def turns(
     scene: Scene, processor: Processor, rng: np.random.Generator, language: Language, *, frames: str
 ) -> tuple[Int[np.ndarray, " p"], list[Turn]]:
-    """What all dialogues about a scene begin with, the picture's end included, and about thirty turns, in no order.
+    """What all dialogues about a scene begin with, the picture's end included, and about forty turns, in no order.
 
     Of a clip the frames are shown that the plan `frames` takes.
     """
@@ -90,7 +91,7 @@ def _asked(scene: Scene, rng: np.random.Generator, language: Language) -> Iterat
     order = left_to_right(scene.boxes)
     scene = replace(
         scene,
-        phrases=(*scene.phrases, *_nearly(scene, rng)),
+        phrases=(*scene.phrases, *_nearly(scene, rng), *contrasts(scene.facts, rng)),
         questions=scene.questions if scene.is_clip else (*scene.questions, *comparisons(scene.facts, rng)),
     )
     for number, phrase in enumerate(scene.phrases):
