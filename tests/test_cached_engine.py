@@ -3,6 +3,7 @@
 Numbers in names are those of the conformance list in docs/cache.md.
 """
 
+import json
 import shutil
 
 import numpy as np
@@ -212,3 +213,18 @@ def test_13_a_prompt_beyond_the_models_positions_is_refused_before_anything_is_d
     text.max_position_embeddings = 15
     with pytest.raises(LimitError, match="has 16 tokens and the model 15 positions; shorten it, or show fewer frames"):
         answer(engine, video)
+
+
+@pytest.mark.parametrize("change", [{"image_grid_pinpoints": [[112, 56]]}, {"mm_spatial_pool_stride": 4}])
+def test_27_the_same_tower_shown_tiles_of_another_layout_shares_nothing(folder, video, tmp_path, change):
+    engine, _ = cached(folder, tmp_path / "cache")
+    answer(engine, video[0])
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    raw = json.loads((other / "config.json").read_text("utf-8"))
+    (other / "config.json").write_text(json.dumps(raw | change), "utf-8")
+    alone = segue.load(other).ask(video[0], "What is it?", options=OPTIONS)
+    kept, cache = cached(other, tmp_path / "cache")
+    found = kept.ask(video[0], "What is it?", options=OPTIONS)
+    assert (found.usage.visual_tokens, found.raw_text) == (alone.usage.visual_tokens, alone.raw_text)
+    assert cache.usage.hits == 0

@@ -150,6 +150,7 @@ def test_a_file_overrides_its_base_key_by_key(write):
         ("optim: {lr: fast}", "optim.lr is 'fast', expected a number"),
         ("optim: {lr: '1.0'}", "optim.lr is '1.0', expected a number"),
         ("optim: {lr: true}", "optim.lr is True, expected a number"),
+        ("optim: {lr: 1" + "0" * 400 + "}", "which is larger than any number here"),
         ("optim: {lr: null}", "optim.lr is None, expected a number"),
         (
             "optim: {lr: 1, lrs: 2}",

@@ -253,6 +253,7 @@ class TestText:
             {"temperature": -1.0},
             {"top_p": 0.0},
             {"top_p": 1.1},
+            {"seed": 2**64},
             {"frames": "every second one"},
             {"frames": "first:0"},
         ],
@@ -260,6 +261,11 @@ class TestText:
     def test_options_out_of_range_are_refused(self, engine, clip, change):
         with pytest.raises(ConfigError):
             engine.ask(clip(2), "Where?", options=Options(**change))
+
+    @pytest.mark.parametrize("change", [{"temperature": -1.0}, {"top_p": 0.0}, {"seed": 2**64}])
+    def test_sampling_out_of_range_is_refused_before_it_could_end_the_requests_beside_it(self, change):
+        with pytest.raises(ConfigError, match="out of range"):
+            Options(**change)
 
 
 class TestStream:
@@ -709,6 +715,18 @@ class TestRun:
         failed = {request: event.error for request, event in events if isinstance(event, Failed)}
         assert set(failed) == set(bad[:2])
         assert [answer.text for answer in self.answers(events).values()] == ["Yes."] * 3
+
+    def test_no_rows_at_all_are_refused(self, engine, asked):
+        with pytest.raises(ConfigError, match="0 dialogues cannot be decoded together"):
+            list(engine.run([Request([asked[0]])], rows=0))
+
+    def test_of_images_asked_about_together_only_the_last_stays_in_memory(self, make_engine, asked):
+        engine = make_engine()
+        list(engine.run([Request([messages], ONE) for messages in asked]))
+        (kept,) = engine.features._kept.values()
+        encoded = engine._seen.encoded
+        for tensor in (kept.values, engine._seen.shown.vision.features, encoded.top, *encoded.fine):
+            assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
     def test_a_cancelled_request_ends_with_what_was_said_and_the_others_go_on(self, engine, teach, asked):
         teach(engine, asked, ["It is far away." + END, "It is [SEG]." + END, "So it is." + END])

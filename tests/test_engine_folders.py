@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
@@ -135,6 +136,16 @@ def test_a_model_cannot_be_saved_in_a_type_that_is_none(engine, tmp_path):
         engine.save(tmp_path / "model", dtype="int4")
 
 
+def test_a_disk_that_fills_up_while_a_model_is_saved_is_told_and_leaves_nothing(engine, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("segue.weights.save_torch_state_dict", full)
+    with pytest.raises(CheckpointError, match=r"cannot write .*model: .*No space left.*; free space"):
+        engine.save(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -181,3 +192,8 @@ def test_a_hub_that_cannot_be_reached_is_a_checkpoint_error(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     with pytest.raises(CheckpointError, match="could not be fetched from the hub"):
         load("ByteDance/Sa2VA-4B")
+
+
+def test_a_name_that_no_repository_can_have_is_a_checkpoint_error():
+    with pytest.raises(CheckpointError, match="could not be fetched from the hub"):
+        load("foo bar/baz")

@@ -55,6 +55,14 @@ def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_name(tmp_path):
     assert names(tmp_path) == ["out"]
 
 
+def test_a_folder_is_replaced_although_a_killed_process_left_what_it_had_replaced(tmp_path):
+    for name in ("out", ".old-out", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of").write_text(name)
+    replace_folder(tmp_path / "out", tmp_path / "new")
+    assert names(tmp_path) == ["out"] and (tmp_path / "out/of").read_text() == "new"
+
+
 def test_what_a_killed_process_left_is_removed_or_comes_back(tmp_path):
     for name in (".segue-half", ".old-whole", ".old-replaced", "replaced"):
         (tmp_path / name).mkdir()

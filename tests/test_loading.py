@@ -140,3 +140,29 @@ def test_the_size_that_counts_is_read_from_the_folder(official_folder, monkeypat
 @pytest.mark.parametrize("dtype", ["fp16", "float16", torch.float16])
 def test_precision_and_device_are_taken_as_pytorch_has_them_too(official_folder, dtype):
     assert loading.load(official_folder, device=torch.device("cpu"), dtype=dtype).model.dtype == torch.float16
+
+
+def test_what_a_container_keeps_of_files_is_free(tmp_path, monkeypatch):
+    if loading.available_memory("cpu") is None:
+        pytest.skip("this system does not say how much memory is free")
+    monkeypatch.setattr(loading, "CGROUP", tmp_path)
+    stat = "anon 600\nactive_file 300\ninactive_file 4000\n"
+    for name, text in {"max": "5000\n", "current": "4900\n", "stat": stat}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert loading.available_memory("cpu") == 4400
+    (tmp_path / "memory.max").write_text("max\n")
+    assert loading.available_memory("cpu") > 4400
+
+
+@pytest.mark.parametrize("device", ["meta", "vulkan", "cpu:1", "nonsense"])
+def test_a_device_that_no_model_runs_on_is_refused(device):
+    with pytest.raises(ConfigError, match=device):
+        loading.pick_device(device)
+
+
+def test_a_card_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert loading.pick_device("cuda:1") == "cuda:1"
+    with pytest.raises(ConfigError, match="'cuda:2' is not available"):
+        loading.pick_device("cuda:2")

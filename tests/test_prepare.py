@@ -227,6 +227,14 @@ def test_turns_out_of_order_are_refused(processor, dialogue):
         prepare(dialogue, processor)
 
 
+@pytest.mark.parametrize(
+    ("parts", "prefill"), [(("a\udc80",), None), (("a", Region("b\udc80")), None), (("a",), "\udc80")]
+)
+def test_bytes_that_are_no_text_are_refused(processor, parts, prefill):
+    with pytest.raises(DataError, match="the text holds bytes that are no text"):
+        prepare([Message("user", parts)], processor, prefill=prefill)
+
+
 def test_an_image_in_an_assistants_turn_is_refused(processor, image):
     with pytest.raises(DataError):
         prepare([Message.user("a"), Message("assistant", (image, "b")), Message.user("c")], processor)

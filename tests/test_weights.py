@@ -51,6 +51,8 @@ def test_a_header_tells_names_types_and_shapes_without_reading_data(tmp_path):
         (with_header("\udcff".encode("utf-8", "surrogateescape").decode("latin-1")), "no sound safetensors header"),
         (with_header('{"a":' + "[" * 100_000 + "}"), "no sound safetensors header"),
         (with_header('{"a": 1, "a": 2}'), "'a' stands there twice"),
+        # found in one pass, however many names there are
+        (with_header("{" + "".join(f'"{n}":0,' for n in range(100_000)) + '"99999":0}'), "'99999' stands there twice"),
         (with_header({"a": 5}), "no sound safetensors header"),
         (with_header({"a": {"shape": [1], "data_offsets": [0, 4]}}, bytes(4)), "dtype"),
         (with_header({"a": row([1], 0, 4, "F31")}, bytes(4)), "type 'F31'"),

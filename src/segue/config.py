@@ -293,7 +293,10 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
     # bool is a subclass of int, yet `steps: yes` is a mistake
     if not isinstance(value, fits) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{where} is {_short(value)}, expected {_SCALARS[kind]}")
-    return kind(value)
+    try:
+        return kind(value)
+    except OverflowError as error:
+        raise ConfigError(f"{where} is {_short(value)}, which is larger than any number here") from error
 
 
 def _short(value: object) -> str:

@@ -127,7 +127,9 @@ class MediaEncoder:
         together = torch.cat(grids) if grids else None
         states = self.model.mllm.tower(pixels, together)
         features = self.model.mllm.project(states, together)
-        parts = dict(zip(fresh, features.split([vision.num_features for vision in known]), strict=True))
+        split = features.split([vision.num_features for vision in known])
+        # a part of a larger tensor would keep all of it in memory
+        parts = dict(zip(fresh, (part.clone() for part in split) if split[1:] else split, strict=True))
         for key, vision in fresh.items():
             beside = {} if vision.grids is None else {"grids": vision.grids}
             kept = states if self.features.point == "tower" else parts[key]

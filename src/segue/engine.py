@@ -223,16 +223,14 @@ class Engine:
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
         plan = self.plan(options)
         inputs = self._inputs([messages], plan)
-        rows = [
-            self._prepare(messages, replace(plan, options=replace(options, prefill=answer)), inputs)
-            for answer in answers
-        ]
+        plans = [replace(plan, options=replace(options, prefill=answer)) for answer in answers]
+        rows = [self._prepare(messages, one, inputs) for one in plans]
         self.encoder.encode([one for row in rows for one in row.media])
         found: list[float] = []
         for start in range(0, len(rows), ROWS):
             part = rows[start : start + ROWS]
             batch = collate(part, self.processor).to(self.model.device)
-            _, hidden = self.model.mllm(batch)
+            _, hidden = self.model.mllm(replace(batch, labels=None))
             for row, example in enumerate(part):
                 length = len(example.ids) - example.answer_start
                 scores = self.model.mllm.head(hidden[row, -length - 1 : -1]).float().log_softmax(-1)
@@ -258,7 +256,11 @@ class Engine:
         is room for it. `None` among the requests says that none is waiting now. A request ends with `Finished` for
         each of its answers, in order, or with `Failed`. Of videos a frame of each is done at a time, between the words
         of the others. Close the iterator to cancel all.
+
+        Raises: ConfigError, for less than one row.
         """
+        if rows < 1:
+            raise ConfigError(f"{rows} dialogues cannot be decoded together; expected at least 1")
         coming, jobs = iter(requests), list[Job]()
         followed: list[Generator[tuple[Request, Event | Failed]]] = []
         waiting: deque[tuple[Job, Row]] = deque()
@@ -322,7 +324,7 @@ class Engine:
         `dtype` as in `segue.load`; without one the weights keep the precision they have. The folder appears when
         all of it is written, and any Hugging Face loader of this class reads it.
 
-        Raises: ConfigError, for another dtype, or if the folder exists.
+        Raises: ConfigError, for another dtype, a folder that exists or quantised weights; CheckpointError, if it fails.
         """
         folder = Path(folder)
         precision = None if dtype is None else weights.as_dtype(dtype)
@@ -340,9 +342,7 @@ class Engine:
         Raises: ConfigError, for a policy that it cannot follow.
         """
         has_both = self.model.config.two_decoders
-        policy: Policy = "consistent" if has_both else "upstream"
-        if options.policy != "auto":
-            policy = options.policy
+        policy: Policy = options.policy if options.policy != "auto" else "consistent" if has_both else "upstream"
         if policy == "consistent" and not has_both:
             raise ConfigError(
                 "policy 'consistent' needs a checkpoint with both mask decoders (such as Sa2VA-i); this one has the "
@@ -511,15 +511,16 @@ class Engine:
     def _encode_images(self, jobs: Sequence[Job]) -> dict[tuple[str, str] | None, Encoded]:
         """SAM 2's features of the images that have objects to be found, in one batch."""
         wanted = {job.media.key: job.media for job in jobs if job.media is not None and job.points_into("image")}
+        seen = self._seen if self._seen is not None and self._seen.key in wanted else None
         found: dict[tuple[str, str] | None, Encoded] = {}
-        if self._seen is not None and self._seen.encoded is not None and self._seen.key in wanted:
-            found[self._seen.key] = self._seen.encoded
+        if seen is not None and seen.encoded is not None:
+            found[seen.key] = seen.encoded
         fresh = {key: shown for key, shown in wanted.items() if key not in found}
         if fresh:
             encoded = encode(self.model.grounder, [shown.shown.pixels[0] for shown in fresh.values()])
             found |= {key: encoded.frame(number) for number, key in enumerate(fresh)}
-        if self._seen is not None and self._seen.key in found:
-            self._seen.encoded = found[self._seen.key]
+        if seen is not None and seen.key in fresh:
+            seen.encoded = found[seen.key].copied() if len(fresh) > 1 else found[seen.key]
         return found
 
     def _follow(

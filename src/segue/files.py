@@ -111,12 +111,13 @@ def replace_folder(path: Path, new: Path) -> None:
     """Give a folder its name; an older one of that name goes away, and only after.
 
     A folder with contents cannot be renamed over, so the old one steps aside first. A process that is killed in between
-    leaves it there, and `recover` brings it back.
+    leaves it there, and `recover` brings it back; one that was killed later leaves some of it, which goes first here.
     """
+    old = path.with_name(f"{OLD}{path.name}")
     if not path.exists():
         new.rename(path)
         return
-    old = path.with_name(f"{OLD}{path.name}")
+    shutil.rmtree(old, ignore_errors=True)
     path.rename(old)
     try:
         new.rename(path)

@@ -28,6 +28,8 @@ from segue.models.quantised_cache import QuantisedCache
 from segue.reading import at_home
 
 LARGE = 100_000_000
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux says how much memory a container may use."""
 log = logging.getLogger(__name__)
 
 
@@ -216,10 +218,16 @@ def available_memory(device: str) -> int | None:
     except (OSError, StopIteration):
         return None
     try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
-        return free if limit.strip() == "max" else min(free, int(limit) - int(used))
+        limit, used, parts = (
+            (CGROUP / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current", "stat")
+        )
     except OSError:
         return free
+    if limit.strip() == "max":
+        return free
+    # what is kept of files counts as used, and makes way for whoever needs memory
+    kept = sum(int(line.split()[1]) for line in parts.splitlines() if line.startswith(("active_file", "inactive_file")))
+    return min(free, int(limit) - int(used) + kept)
 
 
 def pick_device(device: str | torch.device) -> str:
@@ -230,11 +238,13 @@ def pick_device(device: str | torch.device) -> str:
     name, has_mps = str(device), torch.backends.mps.is_available()
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    there = {"cpu": 1, "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0, "mps": int(has_mps)}
     try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
+        chosen = torch.device(name)
+        count = there[chosen.type]
+    except (RuntimeError, KeyError) as error:
         raise ConfigError(f"unknown device {name!r}; expected auto, cpu, cuda, cuda:1 or mps") from error
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not has_mps):
+    if (chosen.index or 0) >= count:
         raise ConfigError(f"device {name!r} is not available on this machine; use --device cpu or auto")
     return name
 

@@ -129,6 +129,7 @@ def prepare(
     Raises: DataError, for a dialogue that no model here can be asked.
     """
     _check_turns(messages)
+    _check_unicode(prefill or "")
     chat = processor.template
     row = _Row(processor)
     if messages[0].role != "system":
@@ -201,7 +202,7 @@ def _check_turns(messages: Sequence[Message]) -> None:
     if letters > MOST_LETTERS:
         raise LimitError(f"the dialogue has {letters:,} letters; expected at most {MOST_LETTERS:,}: shorten it")
     for message in messages:
-        _check_unicode(message.text)
+        _check_unicode(message.text + "".join(part.phrase for part in message.parts if isinstance(part, Region)))
     parts = [part for message in messages if message.role != "user" for part in message.parts]
     if any(isinstance(part, Media) for part in parts):
         raise DataError("an image or video stands in a turn that is not the user's; only users show things")

@@ -13,7 +13,7 @@ from segue.errors import ConfigError
 from segue.geometry.masks import logit
 from segue.grounding.following import Policy, TrackBuilder
 from segue.media import Source, open_media
-from segue.models.decoding import DecodeState, Generation, IncrementalText
+from segue.models.decoding import DecodeState, Generation, IncrementalText, Sampler
 from segue.models.guiding import Guide
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Parse, Processor
@@ -63,6 +63,7 @@ class Options:
 
     def __post_init__(self) -> None:
         logit(self.threshold)
+        Sampler(self.temperature, self.top_p, self.seed)
         if self.policy not in ("auto", "upstream", "consistent"):
             raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
         if self.memory not in ("exact", "pooled"):

@@ -15,7 +15,7 @@ from kept import features, fresh, identity, kill_at, write_all
 from safetensors.torch import load_file
 
 from segue.errors import ConfigError, DataError
-from segue.features import FeatureCache, Features, Store, entries
+from segue.features import FeatureCache, Features, Store, entries, inspection
 from segue.features import store as store_module
 
 SPAWNER = multiprocessing.get_context("forkserver")
@@ -120,6 +120,31 @@ def test_an_entry_under_the_name_of_another_is_a_miss(root):
     again = fresh(root)
     assert again.get("other", "u") is None
     assert equal(again.get("video", "u"), features(0))
+
+
+@pytest.mark.parametrize(
+    ("facts", "changes"),
+    [
+        ({}, {"shape": [5]}),
+        ({}, {"shape": "3"}),
+        ({}, {"dtype": "F33"}),
+        ({}, {"data_offsets": [-4, 512]}),
+        ({"seconds": "long"}, {}),
+        ({"shape": 5}, {}),
+    ],
+)
+def test_an_entry_that_contradicts_itself_under_sound_checksums_is_a_miss(root, facts, changes):
+    cache = fresh(root)
+    cache.put("video", "u", features())
+    path = the_entry(root)
+    with path.open("rb") as file:
+        head, content = entries.read_head(file), path.read_bytes()
+    rows = {name: row | changes for name, row in head.tensors.items()}
+    written = entries._header({**head.facts, **facts}, rows)
+    path.write_bytes(written + content[head.size :])
+    again = fresh(root)
+    assert again.get("video", "u") is None and again.usage.corrupt == 1
+    assert not inspection.verify(Store(root, reserve=0)).wrong  # it is set aside
 
 
 @pytest.mark.parametrize("name", ["STORE.json", "ns/*/NAMESPACE.json", "refs/*.json", "stats/*.json"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from segue.models import prefill
 from segue.models.prefill import LastPrompt, read_prompt, row_of
@@ -106,3 +106,40 @@ def test_another_medium_under_the_same_ids_shares_nothing(language):
     assert last.shared(other) == 0
     last.forget()
     assert last.shared(content) == 0
+
+
+@pytest.fixture
+def stretching():
+    """A language model whose rotary angles stretch with the length of a prompt beyond 64 tokens."""
+    torch.manual_seed(0)
+    rope = {"rope_type": "dynamic", "factor": 8.0, "rope_theta": 100.0}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(**sizes, vocab_size=50, max_position_embeddings=64, rope_parameters=rope)
+    language = LlamaForCausalLM(config).eval().requires_grad_(False)
+    for layer in language.model.layers:  # attention that is not all but even
+        layer.self_attn.q_proj.weight.mul_(40)
+        layer.self_attn.k_proj.weight.mul_(40)
+    return language
+
+
+def test_a_prompt_that_stretches_rotary_angles_is_read_by_its_whole_length(stretching, monkeypatch):
+    prompt = prompt_of(stretching, ids(150))
+    expected = stretching.model(inputs_embeds=prompt.embeddings).last_hidden_state[:, -1]
+    monkeypatch.setattr(prefill, "PIECE", 40)
+    assert torch.allclose(whole(stretching, prompt), expected, atol=1e-5)
+
+
+def test_a_longer_prompt_read_before_leaves_no_stretch_behind(stretching):
+    prompt = prompt_of(stretching, ids(150))
+    expected = whole(stretching, prompt)
+    whole(stretching, prompt_of(stretching, ids(300)))
+    assert torch.allclose(whole(stretching, prompt), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(200, 150), (200, 60), (60, 150)])
+def test_prompts_that_stretch_rotary_angles_share_no_keys(stretching, lengths):
+    last, video = LastPrompt(), ids(300)
+    for length in lengths:
+        content = torch.cat([video[:, : length - 1], ids(1, length)], dim=1)
+        _, state = last.read(stretching, prompt_of(stretching, content), content[0])
+    assert torch.allclose(state, whole(stretching, prompt_of(stretching, content)), atol=1e-5)

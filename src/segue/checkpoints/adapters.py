@@ -11,11 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +132,8 @@ def best(found: Mapping[Path, CheckpointRecord]) -> Path:
 def read(folder: Path) -> CheckpointRecord:
     """What a checkpoint says of itself.
 
-    Raises: CheckpointError, if that is not there, or was written by another version of the format.
+    Raises: CheckpointError, if that is not there, was written by another version of the format, or lacks a field or has
+        one of another kind.
     """
     raw = weights.read_json(folder / RECORD)
     if raw.get("format") != FORMAT:
@@ -138,12 +141,41 @@ def read(folder: Path) -> CheckpointRecord:
             f"{folder / RECORD} is of format {raw.get('format')!r}, this version reads {FORMAT}; "
             "use the version of Segue that wrote it"
         )
-    known = {part.name for part in fields(CheckpointRecord)}
-    try:
-        return CheckpointRecord(**{**raw, "token_ids": tuple(raw.get("token_ids", ()))})
-    except TypeError as error:
-        wrong = sorted(known ^ set(raw))
-        raise CheckpointError(f"{folder / RECORD} has other fields than expected ({', '.join(wrong)})") from error
+    parts = {
+        part.name: part.default is MISSING and part.default_factory is MISSING for part in fields(CheckpointRecord)
+    }
+    if wrong := sorted(
+        (raw.keys() - parts) | {name for name, is_needed in parts.items() if is_needed and name not in raw}
+    ):
+        raise CheckpointError(f"{folder / RECORD} has other fields than expected ({', '.join(wrong)})")
+    if wrong := _mistyped(raw):
+        raise CheckpointError(f"{folder / RECORD} has values of another kind than expected ({', '.join(wrong)})")
+    return CheckpointRecord(**{**raw, "token_ids": tuple(raw.get("token_ids", ()))})
+
+
+def _mistyped(raw: Mapping[str, Any]) -> list[str]:
+    """The fields of a record whose values no checkpoint has."""
+    hints: dict[str, Any] = get_type_hints(CheckpointRecord) | {"token_ids": list}
+    kinds = {name: get_args(hint) if isinstance(hint, UnionType) else (hint,) for name, hint in hints.items()}
+    wrong = [
+        name
+        for name, value in raw.items()
+        if not isinstance(value, tuple(get_origin(kind) or kind for kind in kinds[name]))
+    ]
+    if wrong:
+        return wrong
+    sound = {
+        "base_folder": "\0" not in raw["base_folder"],
+        "lora": raw.get("lora") is None or _is_lora(raw["lora"]),
+        "token_ids": all(isinstance(row, int) for row in raw.get("token_ids", ())),
+        "metrics": all(isinstance(figure, int | float) for figure in raw.get("metrics", {}).values()),
+    }
+    return [name for name, is_sound in sound.items() if not is_sound]
+
+
+def _is_lora(settings: Mapping[str, Any]) -> bool:
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    return isinstance(rank, int) and rank > 0 and isinstance(alpha, int | float) and math.isfinite(alpha)
 
 
 def check_base(checkpoint: Path, record: CheckpointRecord, found: str) -> None:

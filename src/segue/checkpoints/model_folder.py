@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import Sam2VideoConfig
 
 from segue import weights
@@ -265,17 +266,21 @@ def save(
 
     Everything is written under another name beside it, and the folder appears when all is there.
 
-    Raises: CheckpointError, if it cannot be written; ConfigError, if weights are quantised or lie elsewhere.
+    Raises: CheckpointError, if it cannot be written; ConfigError, if weights are quantised, have changed their form
+    to answer (`segue.models.gptq`), or lie elsewhere.
     """
     if {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()} != expected(model.config) or any(
         tensor.is_meta for tensor in model.state_dict().values()
     ):
-        raise ConfigError("a model that was loaded with --quantize or --offload cannot be saved; load it without")
+        raise ConfigError(
+            "a model that was loaded with --quantize or --offload cannot be saved; load it without. One in GPTQ's 4 "
+            "bits can be saved until it is first asked: load it anew"
+        )
     try:
         with new_folder(folder) as part:
             model.config.save_pretrained(part)
             weights.save(model, part, dtype=dtype)
             also(part)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"cannot write {folder}: {reason}; free space or choose another folder") from error

@@ -131,7 +131,7 @@ class FeatureCache:
             self._count(content)
             return None
         try:
-            features = self._restored(content, key)
+            features, took = self._restored(content, key), float(content.facts.get("seconds", 0.0))
         except (DataError, KeyError, RuntimeError, TypeError, ValueError) as error:
             self.store.quarantine(self.place(key), str(error))
             self._count("corrupt")
@@ -139,7 +139,7 @@ class FeatureCache:
         seconds = perf_counter() - start
         self.usage.read_bytes += sum(tensor.nbytes for tensor in content.tensors.values())
         self.usage.read_seconds += seconds
-        self.usage.saved_seconds += float(content.facts.get("seconds", 0.0)) - seconds
+        self.usage.saved_seconds += took - seconds
         self._count("hits")
         self._last = key.hash, features
         return features

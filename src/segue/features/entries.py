@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BufferedIOBase, RawIOBase
 from typing import Any
@@ -98,6 +99,19 @@ def _checksum(view: memoryview) -> int:
     return zlib.crc32(view)
 
 
+@contextmanager
+def _telling() -> Iterator[None]:
+    """What contradicts itself although its checksums agree, as nothing here writes it, is said to be no entry.
+
+    Raises: DataError.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"it contradicts itself ({type(error).__name__}: {error})") from error
+
+
+@_telling()
 def read_head(file: File, length: int | None = None) -> Head:
     """The header of an open file, believed only if its checksum agrees and its tensors fill the file.
 
@@ -117,12 +131,15 @@ def read_head(file: File, length: int | None = None) -> Head:
         raise DataError("its header does not agree with its checksum")
     rows = json.loads(text)
     facts = json.loads(rows.pop("__metadata__")["segue"])
+    if not isinstance(facts, dict):
+        raise DataError("what it says of itself is no JSON object")
     head = Head(facts, rows, size + 8)
     if length is not None and head.nbytes != length:
         raise DataError(f"it has {length} bytes, its header promises {head.nbytes}")
     return head
 
 
+@_telling()
 def read(file: File, length: int | None = None, *, check: bool = True) -> Content:
     """All of an open entry. `check` False trusts the tensors, for an entry that was checked before.
 

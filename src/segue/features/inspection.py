@@ -111,7 +111,7 @@ def heads(store: Store) -> Iterator[tuple[Found, entries.Head]]:
     for found in store.entries():
         try:
             yield found, store.head(found.place)
-        except (DataError, OSError, ValueError, KeyError):
+        except (DataError, OSError):
             continue
 
 

@@ -23,6 +23,9 @@ VERSION = 1
 PREPROCESSING = 1
 """Of the way from files to pixels. Another way is another number: what was kept of the old one is not found then."""
 
+_LAYOUT = ("select_layer", "tile_side", "most_tiles", "least_pixels", "most_pixels", "resolutions", "pool")
+"""What a family's configuration may say of how pixels become states, beside its tower's own."""
+
 _PLAIN = (int, float, str, bool, list)
 _UNSEEN = ("transformers_version", "dtype", "torch_dtype", "architectures", "model_type", "id2label", "label2id")
 
@@ -97,7 +100,7 @@ def identity_of(model: Any, weights: str, dtype: torch.dtype, point: str) -> Ide
     point. What decides the states of the tower alone is told apart from what decides projected features.
     """
     family, config = model.family, model.mllm_config
-    names = ("select_layer",) if point == "tower" else sorted(vars(config))
+    names = _LAYOUT if point == "tower" else sorted(vars(config))
     encoder = {
         "family": family,
         "fingerprint": weights,

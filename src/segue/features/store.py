@@ -135,7 +135,7 @@ class Store:
             content = self._read(place, check)
         except FileNotFoundError:
             return "absent"
-        except (DataError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except DataError as error:
             self.quarantine(place, str(error))
             return "corrupt"
         except OSError as error:

@@ -75,6 +75,10 @@ class Encoded:
         one = slice(number, number + 1)
         return Encoded(self.top[one], (self.fine[0][one], self.fine[1][one]), self.position)
 
+    def copied(self) -> Encoded:
+        """The same in memory of its own, so that one frame of several keeps no other."""
+        return Encoded(self.top.clone(), (self.fine[0].clone(), self.fine[1].clone()), self.position)
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:

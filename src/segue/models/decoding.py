@@ -73,6 +73,8 @@ class Sampler:
                 f"temperature {temperature} and top_p {top_p} are out of range; "
                 "expected temperature >= 0 and 0 < top_p <= 1"
             )
+        if not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+            raise ConfigError(f"seed {seed} is out of range; expected a whole number of 64 bits")
         self.is_greedy = temperature == 0
         if not self.is_greedy:
             warpers = [TemperatureLogitsWarper(float(temperature)), TopPLogitsWarper(top_p)]

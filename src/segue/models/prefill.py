@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from segue.models.protocol import Prompt
+from segue.models.protocol import Prompt, restart_rotary
+from segue.models.static_decoding import decodes_alone
 
 PIECE = 2048
 """Tokens that are read at once. A piece attends to all before it: its mask is as large as piece times prompt."""
@@ -26,10 +27,13 @@ LEAST_SHARED = 64
 def read_prompt(language_model: Any, prompt: Prompt, cache: DynamicCache, *, start: int = 0) -> Float[Tensor, "b d"]:
     """Read a prompt into a cache that holds its first `start` tokens already; returns the states on its last tokens.
 
-    What a family adds to the reading of a whole prompt (`Prompt.extra`) is not cut: such prompts are read at once.
+    What a family adds to the reading of a whole prompt (`Prompt.extra`) is not cut: such prompts are read at once, and
+    so are those whose length decides how places are encoded.
     """
     length = prompt.embeddings.shape[1]
-    piece = length if prompt.extra else PIECE
+    piece = length if prompt.extra or decodes_alone(language_model, length) else PIECE
+    if not start:
+        restart_rotary(language_model)
     hidden = prompt.embeddings[:, :0]
     for begin in range(start, length, piece):
         end = min(begin + piece, length)
@@ -73,8 +77,9 @@ class LastPrompt:
         new_cache: Callable[[], DynamicCache] = DynamicCache,
     ) -> tuple[DynamicCache, Float[Tensor, "1 d"]]:
         """The cache of a prompt of one row, and the state on its last token; from now on it is the last one."""
-        start = 0 if prompt.extra else self.shared(content)
-        # where a prompt's length decides how its positions are read, keys of one of another length are others
+        # where a prompt's length decides how its places are encoded, keys of one of another length are others
+        is_alone = decodes_alone(language_model, len(content))
+        start = 0 if prompt.extra or is_alone else self.shared(content)
         if start and not torch.equal(prompt.positions[..., :start], self._positions[..., :start]):
             start = 0
         cache = new_cache()
@@ -83,8 +88,9 @@ class LastPrompt:
         self.forget()
         hidden = read_prompt(language_model, prompt, cache, start=start)
         self.reused += start
-        self._content, self._positions = content, prompt.positions
-        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+        if not is_alone:
+            self._content, self._positions = content, prompt.positions
+            self._layers = [(layer.keys, layer.values) for layer in cache.layers]
         return cache, hidden
 
     def forget(self) -> None:

@@ -329,9 +329,17 @@ def merge_visual_embeddings(
     return embeddings.masked_scatter(places[..., None], seen.to(embeddings))
 
 
+def restart_rotary(language_model: Any) -> None:
+    """Let rotary angles that stretch with what is read begin anew: the library's module keeps the longest so far."""
+    rotary = language_model.model.rotary_emb
+    if rotary.rope_type == "dynamic":
+        rotary.inv_freq, rotary.max_seq_len_cached = rotary.original_inv_freq, rotary.original_max_seq_len
+
+
 def forward_loss(mllm: Any, batch: Batch) -> tuple[Float[Tensor, ""] | None, Float[Tensor, "b s d"]]:
     """Mean cross-entropy over the labelled tokens of a batch (`None` without labels), and its last states."""
     prompt = mllm.prompt(batch)
+    restart_rotary(mllm.language_model)
     hidden = mllm.language_model.model(
         inputs_embeds=prompt.embeddings,
         attention_mask=prompt.attention,

@@ -7,6 +7,19 @@ from __future__ import annotations
 
 from PIL import Image
 
+from segue.errors import DataError
+
+MOST_OBLONG = 200
+
+
+def check_oblong(height: int, width: int) -> None:
+    """Refuse what would grow beyond bounds when its shorter side is brought to a length.
+
+    Raises: DataError, for an image more than 200 times as long as it is wide.
+    """
+    if max(height, width) > MOST_OBLONG * min(height, width):
+        raise DataError(f"the image is {width} x {height} pixels; expected sides of at most 1 to {MOST_OBLONG}")
+
 
 def choose_grid(width: int, height: int, *, max_tiles: int = 12, side: int = 448) -> tuple[int, int]:
     """(columns, rows) of the grid of at most `max_tiles` tiles whose shape is nearest to the image's.

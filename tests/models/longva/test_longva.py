@@ -180,6 +180,13 @@ def test_6_one_square_without_resolutions_is_not_pooled(official, byte_tokenizer
     assert vision.grids.tolist() == [[1, 1]]
 
 
+@pytest.mark.parametrize("size", [(1, 201), (402, 2)])
+def test_a_frame_more_than_200_times_as_long_as_wide_is_refused(size):
+    assert preprocessing.cropped(Image.new("RGB", (1, 200)), 56).size == (56, 56)
+    with pytest.raises(DataError, match="expected sides of at most 1 to 200"):
+        preprocessing.cropped(Image.new("RGB", size), 56)
+
+
 def test_an_image_without_a_pixel_to_show_is_refused():
     with pytest.raises(DataError, match="no image"):
         preprocessing.normalised([])

@@ -269,3 +269,9 @@ def test_text_fields_at_the_top_level_are_understood_as_nested_ones():
     rope = {"rope_type": "default", "rope_theta": 7.0, "mrope_section": [1]}
     assert parts(flat)["text_config"]["rope_parameters"] == rope
     assert parts(flat)["vision_config"] == {"depth": 2}
+
+
+def test_a_rope_that_is_stretched_stays_so():
+    text = {"rope_theta": 7.0, "rope_scaling": {"type": "yarn", "factor": 4.0, "mrope_section": [1]}}
+    rope = parts({"vision_config": {}, "text_config": text})["text_config"]["rope_parameters"]
+    assert rope == {"rope_type": "yarn", "rope_theta": 7.0, "factor": 4.0, "mrope_section": [1]}

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from segue.errors import DataError
+from segue.models.tiling import check_oblong
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 DEVIATION = (0.26862954, 0.26130258, 0.27577711)
@@ -28,8 +29,12 @@ _Any = TypeVar("_Any")
 
 
 def cropped(image: Image.Image, side: int) -> Image.Image:
-    """The middle square of an image whose shorter side was brought to `side`: the ends of a wide one are lost."""
+    """The middle square of an image whose shorter side was brought to `side`: the ends of a wide one are lost.
+
+    Raises: DataError, for an image more than 200 times as long as it is wide.
+    """
     width, height = image.size
+    check_oblong(height, width)
     short, long = min(width, height), max(width, height)
     # PARITY(longva_long_side): the long side is cut to a whole number, not rounded
     long = int(side * long / short)

@@ -15,11 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from segue.errors import DataError
 from segue.models.protocol import positions
-from segue.models.tiling import resize
+from segue.models.tiling import check_oblong, resize
 
-MOST_OBLONG = 200
 FRAMES_PER_PATCH = 2
 _FIRST_UNIT, _FIRST_LEAST, _FIRST_MOST = 28, 4 * 28 * 28, 16384 * 28 * 28
 
@@ -29,8 +27,7 @@ def smart_resize(height: int, width: int, *, unit: int, least: int, most: int) -
 
     Raises: DataError, for an image more than 200 times as long as it is wide.
     """
-    if max(height, width) > MOST_OBLONG * min(height, width):
-        raise DataError(f"the image is {width} x {height} pixels; expected sides of at most 1 to {MOST_OBLONG}")
+    check_oblong(height, width)
     sides = (max(unit, round(height / unit) * unit), max(unit, round(width / unit) * unit))
     if math.prod(sides) > most:
         shrink = math.sqrt(height * width / most)

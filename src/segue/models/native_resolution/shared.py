@@ -302,9 +302,11 @@ def parts(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     fields: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
     fields |= {name: text[name] for name in TEXT_FIELDS if text.get(name) is not None}
     scaling = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    # "mrope" is an old word for what the sections say
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
     rope = {name: value for name, value in scaling.items() if name not in ("type", "rope_type")}
-    rope |= {"rope_type": "default", "rope_theta": rope.get("rope_theta") or text["rope_theta"]}
+    # "mrope" is an old word for what the sections say
+    rope |= {"rope_type": "default" if kind == "mrope" else kind}
+    rope |= {"rope_theta": rope.get("rope_theta") or text["rope_theta"]}
     return {
         "vision_config": {name: vision[name] for name in VISION_FIELDS if vision.get(name) is not None},
         # whatever the base model did, Sa2VA trains the output head apart from the embeddings
