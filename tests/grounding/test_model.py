@@ -162,7 +162,7 @@ def test_tensors_are_expected_without_memory_for_any(tiny_config, engine_i):
 
 def test_tensors_of_one_configuration_are_found_once_and_those_of_another_anew(tiny_config, monkeypatch):
     built = []
-    monkeypatch.setattr(grounded, "_SHAPES", {})
+    grounded._expected.cache_clear()
     monkeypatch.setattr(grounded, "VisionLanguageModel", lambda config: built.append(1) or VisionLanguageModel(config))
     first = expected(tiny_config())
     first.clear()

@@ -7,8 +7,10 @@ through key tables.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -156,16 +158,12 @@ def _without_drawing() -> Iterator[None]:
 
 def expected(config: VisionLanguageConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of all tensors of a model, computed without memory for any."""
-    key = config.to_json_string(use_diff=False)
-    if key not in _SHAPES:
-        with torch.device("meta"), _without_drawing():
-            state = VisionLanguageModel(config).state_dict()
-        if len(_SHAPES) == _MOST_SHAPES:
-            del _SHAPES[next(iter(_SHAPES))]
-        _SHAPES[key] = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return dict(_SHAPES[key])
+    return dict(_expected(config.to_json_string(use_diff=False)))
 
 
-_MOST_SHAPES = 32
-_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {}
-"""By configuration: a conversion asks for the same shapes several times, and each time a model would be built."""
+# a conversion asks for the same shapes several times, and building a model to find them takes a tenth of a second
+@lru_cache(maxsize=32)
+def _expected(config: str) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"), _without_drawing():
+        model = VisionLanguageModel(VisionLanguageConfig.from_dict(json.loads(config)))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
