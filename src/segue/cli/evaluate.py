@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -135,9 +136,7 @@ def run(
         given |= {"--split": split, "--phrase": phrase, "--group": group}
         given |= {"--protocol": protocol, "--workers": workers, "--shard": shard, "--batch": batch, "--cache": cache}
         given |= {"--raw": raw or None, **{f"--{name.replace('_', '-')}": value for name, value in settings.items()}}
-        if unused := [name for name, value in given.items() if value is not None]:
-            raise ConfigError(f"--rescore takes the answers of a run as they are; leave {', '.join(unused)} away")
-        reports = [_rescore(rescore, judge, limit, show_names=show_names)]
+        reports = [_rescore(rescore, judge, limit, show_names=show_names, given=given)]
     else:
         if model is None or on is None or output is None or judge is not None:
             raise ConfigError(
@@ -295,7 +294,12 @@ def _evaluate(
     return _reported(evaluation, data(), usage if spec.cache is not None else None, show_names=show_names)
 
 
-def _rescore(out: Path, judge: Path | None, limit: int | None, *, show_names: bool) -> RunReport:
+def _rescore(
+    out: Path, judge: Path | None, limit: int | None, *, show_names: bool, given: Mapping[str, Any]
+) -> RunReport:
+    """Score a run's answers anew; `given` are the options that only questions have, None where they were not given."""
+    if unused := [name for name, value in given.items() if value is not None]:
+        raise ConfigError(f"--rescore takes the answers of a run as they are; leave {', '.join(unused)} away")
     from segue.evals.benchmarks import of_run
     from segue.evals.run import runner
     from segue.evals.run.evaluation import Evaluation, read_run

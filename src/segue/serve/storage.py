@@ -141,7 +141,7 @@ class FileStore:
                 _check(size, room)
                 digest.update(piece)
                 file.write(piece)
-        _check(0, self._room())  # others may have come meanwhile
+        _check(0, self._free())  # others may have come meanwhile
         return Sent(path, digest.hexdigest(), size)
 
     def put(self, data: bytes, path: Path) -> Sent:
@@ -173,8 +173,11 @@ class FileStore:
             part.replace(self._record(kept.id))
 
     def _room(self) -> int:
-        """Bytes that may still be kept."""
+        """Bytes that may still be kept, once what is to be forgotten has gone."""
         self._sweep()
+        return self._free()
+
+    def _free(self) -> int:
         sizes = {}
         for path in self._folder.iterdir():
             with suppress(FileNotFoundError):
