@@ -85,8 +85,8 @@ def test_fewer_bits_and_more_objects_are_told_beforehand(sound):
 
 
 def test_two_decoders_are_followed_consistently(tmp_path, monkeypatch):
-    monkeypatch.setitem(KNOWN, "tiny", replace(KNOWN["tiny"], two_decoders=True))
-    found = inspection.report(random_weights.random_checkpoint(tmp_path))
+    monkeypatch.setitem(KNOWN, "twin", replace(KNOWN["tiny"], two_decoders=True))
+    found = inspection.report(random_weights.random_checkpoint(tmp_path, "twin"))
     assert found.policy == "consistent" and found.components[-1].name == "language mask decoder"
     assert found.is_usable and found.is_exact
 

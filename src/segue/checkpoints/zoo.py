@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 
 from segue.errors import ConfigError
 from segue.grounding import sam2
@@ -151,14 +152,19 @@ def _signs(shapes: Shapes) -> tuple[str, Signs] | None:
 
 def nearest(sizes: Sizes) -> str | None:
     """The name of the known architecture that is most like these sizes; `None` if they say nothing."""
-    distances = {name: _distance(sizes, Sizes.of_known(*model)) for name, model in known().items()}
+    distances = {name: _distance(sizes, _sizes(name)) for name in known()}
     name = min(distances, key=lambda known: distances[known])
     return name if math.isfinite(distances[name]) else None
 
 
 def is_exactly(sizes: Sizes, name: str) -> bool:
     """Whether these are the sizes of a known architecture, as far as they say."""
-    return not differing(sizes, Sizes.of_known(*find(name)))
+    return not differing(sizes, _sizes(name))
+
+
+@cache
+def _sizes(name: str) -> Sizes:
+    return Sizes.of_known(*find(name))
 
 
 def describe(sizes: Sizes) -> str:

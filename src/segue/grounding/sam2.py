@@ -10,8 +10,11 @@ Source: Sa2VA's `sam2.py` (bytedance/Sa2VA, `projects/sa2va/hf/models`) on SAM 2
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -354,6 +357,13 @@ def sizes(config: Sam2VideoConfig) -> dict[str, Any]:
 
 def whole_config(**fields: Any) -> Sam2VideoConfig:
     """The library's configuration from plain values, as `config.json` holds them."""
+    return deepcopy(_whole_config(json.dumps(fields)))
+
+
+# the library checks every value, which takes forty times as long as a copy
+@lru_cache(maxsize=32)
+def _whole_config(text: str) -> Sam2VideoConfig:
+    fields = json.loads(text)
     parts: dict[str, type[PreTrainedConfig]] = {
         "prompt_encoder_config": Sam2VideoPromptEncoderConfig,
         "mask_decoder_config": Sam2VideoMaskDecoderConfig,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def finetune(request: FinetuneOptions, config: VisionLanguageConfig, *, device: 
         lora=Lora(rank=32, alpha=64.0, quantize="4bit" if is_gpu and is_large else "none"),
         rate=SMALL_RATE if is_small else RATE,
     )
-    every = max(1, steps // 20)
+    every = math.ceil(steps / 20)
     return TrainRecipe(
         model=request.base,
         output=request.output,

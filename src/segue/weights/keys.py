@@ -67,6 +67,8 @@ class Write:
 
     def shape(self, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
         """The shape that the upstream tensor must have to fill its places."""
+        if self.row is None and (self.rule is None or self.rule.join is None):
+            return expected[self.places[0]]
         whole = {place: torch.empty(expected[place], device="meta") for place in self.places}
         return tuple(self.joined(whole).shape)
 
