@@ -33,9 +33,10 @@ def _has_arrays(hint) -> bool:
 
 
 def _sparing(jaxtyped):
-    """jaxtyping's decorator, but a function without shapes goes to the type checker alone.
+    """jaxtyping's decorator, but a function without shapes goes to the type checker alone, one within another to none.
 
-    jaxtyping checks arguments twice and notes the shapes of each call, which is most of the price of the checks.
+    jaxtyping checks arguments twice and notes the shapes of each call, which is most of the price of the checks. For a
+    function that another one makes anew at each call the check would be compiled anew as well.
     """
 
     def decorate(fn=None, *, typechecker):
@@ -45,6 +46,8 @@ def _sparing(jaxtyped):
             made = vars(fn).get("__init__")
             if dataclasses.is_dataclass(fn) and made is not None and not hasattr(made, "__wrapped__"):
                 fn.__init__ = decorate(made, typechecker=typechecker)
+            return fn
+        if "<locals>" in fn.__qualname__:
             return fn
         try:
             hints = get_type_hints(fn, include_extras=True)

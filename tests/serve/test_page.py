@@ -2,11 +2,14 @@
 
 import json
 import re
+from base64 import b64decode
+from io import BytesIO
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browsing import CHROMIUM, browser, opened, send, take_example
+from PIL import Image
 from pycocotools import mask as coco
 
 from segue.media import iter_frames, open_media
@@ -30,11 +33,8 @@ def page(chromium, server):
 
 def pixels(page):
     """What is on the canvas, RGB."""
-    size, flat = page.evaluate(
-        """() => { const canvas = document.querySelector("#canvas canvas"), {width, height} = canvas;
-        return [[height, width], Array.from(canvas.getContext("2d").getImageData(0, 0, width, height).data)]; }"""
-    )
-    return np.array(flat, np.uint8).reshape(*size, 4)[..., :3]
+    address = page.evaluate('document.querySelector("#canvas canvas").toDataURL()')
+    return np.asarray(Image.open(BytesIO(b64decode(address.partition(",")[2]))).convert("RGB"))
 
 
 def downloaded(page, button):

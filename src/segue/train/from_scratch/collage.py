@@ -28,6 +28,7 @@ NAMES: tuple[tuple[str, ...], ...] = (KINDS, tuple(COLOURS), TEXTURES, tuple(SIZ
 
 _NEIGHBOURS = 150  # in order of shape
 _ATTEMPTS, _PLACES = 2, 6
+_PLAIN, _LARGER = 0.35, 0.65  # how often such things are taken, against small ones with a texture
 _LARGE = 0.12  # of the tile, as a box
 _CROWDED, _TOUCHING, _HIDDEN, _FAINT = 0.4, 0.02, 0.08, 70
 
@@ -93,10 +94,12 @@ class Collages:
         return Collage(tile, masks, np.stack(sheet.things), np.array(sheet.covers, dtype=bool), base.background)
 
     def _thing(self, number: int, rng: np.random.Generator) -> tuple[Collage, int]:
-        """A thing of a scene of about the same shape as that of this number."""
+        """A thing of a scene of about the same shape as that of this number, more often one that is hard to tell."""
         near = self.rank[number] + rng.integers(-_NEIGHBOURS, _NEIGHBOURS + 1)
         scene = self.scenes[self.order[int(np.clip(near, 0, len(self.scenes) - 1))]]
-        return scene, int(rng.integers(len(scene.things)))
+        is_plain, is_larger = scene.things[:, 2] == TEXTURES.index("plain"), scene.things[:, 3] > 0
+        weights = np.where(is_plain, _PLAIN, 1.0) * np.where(is_larger, _LARGER, 1.0)
+        return scene, int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
 @dataclass(slots=True)

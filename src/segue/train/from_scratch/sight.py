@@ -25,8 +25,8 @@ from segue.train.from_scratch.collage import NAMES, Collage
 EDGES = 24  # places that an edge of a box can have along a side
 _SHOWN, _GLIMPSED, _EMPTY = 0.3, 0.05, 0.03
 _NOWHERE = -1
-_WEIGHTS = {"kind": 1.5, "colour": 0.7, "texture": 1.2, "size": 0.5, "edges": 0.5, "covers": 0.3}
-_PATCH_WEIGHTS = {"kind": 1.0, "colour": 0.3, "texture": 0.8}
+_WEIGHTS = {"kind": 1.5, "colour": 0.7, "texture": 2.0, "size": 0.5, "edges": 0.5, "covers": 0.3}
+_PATCH_WEIGHTS = {"kind": 1.0, "colour": 0.3, "texture": 1.6}
 _SIZES = tuple(len(names) + 1 for names in NAMES)  # the last of each is the background
 _TEXTURES = len(NAMES[2])
 _PATCH_SIZES = (*_SIZES[:2], _TEXTURES + len(BACKGROUNDS) + 1)  # a background has its kind for a texture
