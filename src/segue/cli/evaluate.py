@@ -322,7 +322,7 @@ def _reported(
 
     total, out = evaluation.count(dataset), evaluation.out
     run = report.RunFolder(out=out, benchmark=evaluation.benchmark, total=total, show_names=show_names)
-    if missing := total - len(run.lines()):
+    if missing := total - len(run.lines):
         say(f"{out.name}: {missing:,} rows are other shards' work; the last to end writes the report")
         return None
     made = report.gather(run)

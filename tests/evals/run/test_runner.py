@@ -252,7 +252,7 @@ def test_scoring_anew_needs_no_model_and_changes_nothing_else(job):
     assert (job.out / "rows.jsonl").read_bytes() == before
     other = replace(job.benchmark, score=lambda sample, answer: {"is_found": bool(answer.regions)})
     runner.rescore(replace(job, benchmark=other), job.open_data())
-    assert run.scored()[0] == {"is_found": True, "id": run.lines()[0]["id"], "group": "patient0"}
+    assert run.scored()[0] == {"is_found": True, "id": run.lines[0]["id"], "group": "patient0"}
 
 
 def test_scoring_anew_with_other_data_is_refused(job, tmp_path):

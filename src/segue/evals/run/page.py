@@ -58,7 +58,7 @@ def write(run: report.RunFolder, made: report.RunReport, dataset: Dataset) -> No
 def ranked(run: report.RunFolder) -> Ranked:
     """Rows by the headline that each has on its own, worst first; those that have none alone are left out."""
     found: Ranked = []
-    for line in run.lines().values():
+    for line in run.lines.values():
         if line["status"] != "ok":
             continue
         try:

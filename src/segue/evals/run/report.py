@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ _MACHINE = ("device", "python", "files")
 RunReport = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """A folder of rows and how it is to be reported.
+    """A folder of rows, which are read once, and how it is to be reported.
 
     `total` is how many rows were asked for, failed and missing ones included. Rows of a private benchmark are told by
     their number and their groups by a hash, unless `show_names`.
@@ -48,6 +49,7 @@ class RunFolder:
     total: int
     show_names: bool = False
 
+    @cached_property
     def lines(self) -> dict[int, rows.Line]:
         """What counts, without answers, by the number of the row."""
         found = rows.gathered(self.out, lambda line: {name: line[name] for name in line if name != "answer"})
@@ -58,7 +60,7 @@ class RunFolder:
 
         Raises: DataError, if there is none.
         """
-        scored = [line["row"] for line in self.lines().values() if line["status"] == "ok"]
+        scored = [line["row"] for line in self.lines.values() if line["status"] == "ok"]
         if not scored:
             raise DataError(f"{self.out} has no row that was answered; there is nothing to report")
         return scored
@@ -74,7 +76,7 @@ def gather(run: RunFolder) -> RunReport:
     Raises: DataError, if no row was answered, none counts for a figure, or rows are damaged; ConfigError, if the folder
         holds no run.
     """
-    record, scored, lines = read_run(run.out), run.scored(), list(run.lines().values())
+    record, scored, lines = read_run(run.out), run.scored(), list(run.lines.values())
     benchmark = run.benchmark
     figures = benchmark.reduce(scored)
     if not figures:
@@ -125,7 +127,7 @@ def write(run: RunFolder, report: RunReport, features: Usage | None = None) -> N
 
     Raises: MediaError, if it cannot be written.
     """
-    lines = list(run.lines().values())
+    lines = list(run.lines.values())
     machine = {name: read_run(run.out)["model"].get(name) for name in ("device", "python")}
     seconds = round(math.fsum(line.get("seconds", 0.0) for line in lines), 3)
     used = {} if features is None else {"features": asdict(features)}
