@@ -99,14 +99,6 @@ class Sizes:
         )
 
     @classmethod
-    def of_known(cls, family: Family, model: KnownModel) -> Sizes:
-        """The sizes of a known architecture, without a configuration of its SAM 2, which takes long to make."""
-        sizes = cls.of_config(_config(family, model, grounder=False))
-        if model.sam2 is None:
-            return sizes
-        return replace(sizes, sam2={**sam2.HIERA_L, **model.sam2}["embed_dim"], two_decoders=model.two_decoders)
-
-    @classmethod
     def of_shapes(cls, shapes: Shapes) -> Sizes:
         """The sizes that tensor names and shapes betray, in an official or our own layout."""
         found = _signs(shapes)
@@ -164,7 +156,12 @@ def is_exactly(sizes: Sizes, name: str) -> bool:
 
 @cache
 def _sizes(name: str) -> Sizes:
-    return Sizes.of_known(*find(name))
+    """The sizes of a known architecture, without a configuration of its SAM 2."""
+    family, model = find(name)
+    sizes = Sizes.of_config(_config(family, model, grounder=False))
+    if model.sam2 is None:
+        return sizes
+    return replace(sizes, sam2={**sam2.HIERA_L, **model.sam2}["embed_dim"], two_decoders=model.two_decoders)
 
 
 def describe(sizes: Sizes) -> str:

@@ -28,7 +28,7 @@ NAMES: tuple[tuple[str, ...], ...] = (KINDS, tuple(COLOURS), TEXTURES, tuple(SIZ
 
 _NEIGHBOURS = 150  # in order of shape
 _ATTEMPTS, _PLACES = 2, 6
-_PLAIN, _LARGER = 0.35, 0.65  # how often such things are taken, against small ones with a texture
+_PLAIN, _NOT_SMALL = 0.35, 0.65  # how often such things are taken, against small ones with a texture
 _LARGE = 0.12  # of the tile, as a box
 _CROWDED, _TOUCHING, _HIDDEN, _FAINT = 0.4, 0.02, 0.08, 70
 
@@ -98,7 +98,7 @@ class Collages:
         near = self.rank[number] + rng.integers(-_NEIGHBOURS, _NEIGHBOURS + 1)
         scene = self.scenes[self.order[int(np.clip(near, 0, len(self.scenes) - 1))]]
         is_plain, is_larger = scene.things[:, 2] == TEXTURES.index("plain"), scene.things[:, 3] > 0
-        weights = np.where(is_plain, _PLAIN, 1.0) * np.where(is_larger, _LARGER, 1.0)
+        weights = np.where(is_plain, _PLAIN, 1.0) * np.where(is_larger, _NOT_SMALL, 1.0)
         return scene, int(rng.choice(len(weights), p=weights / weights.sum()))
 
 
