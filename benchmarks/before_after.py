@@ -44,6 +44,7 @@ def main() -> None:
     print(f"$ python benchmarks/before_after.py {' '.join(sys.argv[1:])}")
     names = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {names}")
+    measure = partial(trained, settings.recipe) if settings.recipe else partial(benched, settings.bench)
     rounds: list[dict[str, dict[str, float]]] = []
     with TemporaryDirectory() as scratch:
         tree = Path(scratch) / "before"
@@ -52,7 +53,6 @@ def main() -> None:
             for number in range(settings.rounds):
                 print(f"round {number + 1} of {settings.rounds}", file=sys.stderr)
                 places = {"before": tree, "now": HERE}
-                measure = partial(trained, settings.recipe) if settings.recipe else partial(benched, settings.bench)
                 rounds.append({when: measure(root) for when, root in places.items()})
         finally:
             subprocess.run(["git", "-C", HERE, "worktree", "remove", "--force", tree], check=True)

@@ -8,6 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from segue import loading
+from segue.checkpoints import zoo
 from segue.checkpoints.random_weights import random_checkpoint
 from segue.cli.chat import spoken
 from segue.cli.main import application
@@ -60,7 +61,8 @@ def test_the_next_turn_is_told_what_was_generated_places_and_all(taught, photo):
 
 
 def test_models_inspect_and_doctor_know_it(base, monkeypatch):
-    monkeypatch.setattr("segue.checkpoints.catalogue.zoo.released", lambda: ("Qwen-VL-Chat-Int4",))
+    assert "Qwen-VL-Chat-Int4" in zoo.released()
+    monkeypatch.setattr(zoo, "released", lambda: ("Qwen-VL-Chat-Int4",))
     assert "Qwen-VL-Chat-Int4" in segue("models").stdout
     assert "tiny-qwen-vl" in segue("inspect", base).stdout
     assert segue("doctor", base).exit_code == 0

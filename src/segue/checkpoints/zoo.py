@@ -49,10 +49,6 @@ def config_of(name: str, *, grounder: bool = True) -> VisionLanguageConfig:
     Raises: ConfigError, for an unknown name.
     """
     family, model = find(name)
-    return _config(family, model, grounder=grounder)
-
-
-def _config(family: Family, model: KnownModel, *, grounder: bool = True) -> VisionLanguageConfig:
     has_grounder = grounder and model.sam2 is not None
     return VisionLanguageConfig(
         family=family.name,
@@ -156,12 +152,7 @@ def is_exactly(sizes: Sizes, name: str) -> bool:
 
 @cache
 def _sizes(name: str) -> Sizes:
-    """The sizes of a known architecture, without a configuration of its SAM 2."""
-    family, model = find(name)
-    sizes = Sizes.of_config(_config(family, model, grounder=False))
-    if model.sam2 is None:
-        return sizes
-    return replace(sizes, sam2={**sam2.HIERA_L, **model.sam2}["embed_dim"], two_decoders=model.two_decoders)
+    return Sizes.of_config(config_of(name))
 
 
 def describe(sizes: Sizes) -> str:
