@@ -35,9 +35,10 @@ from torch.nn import functional
 from transformers import LogitsProcessor
 
 from segue.bench.stages import CLIP_SIZE, IMAGE_SIZE, PHRASE, blocks, peak_bytes, random_engine
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.grounding.following import encode
 from segue.media import open_media
+from segue.options import Options
 from segue.prepare import collate, prepare, preprocess_media
 from segue.types import Media, Message
 

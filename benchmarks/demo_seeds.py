@@ -15,8 +15,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from segue import demo
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.loading import load
+from segue.options import Options
 from segue.types import FrameMasks, ObjectsFound
 
 WRONG = 0.5

@@ -27,15 +27,16 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from segue.data.base import Rows
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.evals.metrics.confidence import wilson
 from segue.evals.run import feature_cache
-from segue.evals.run.workers import EvaluationSpec
+from segue.evals.run.evaluation import EvaluationSpec
 from segue.features import FORMATS, FeatureCache, Features, Identity, Store, entries
 from segue.grounding.model import VisionLanguageConfig, build
 from segue.media import open_media
 from segue.models.longva.model import CLIP_L_336, LongVAConfig, LongVAMLLM
 from segue.models.longva.processor import LongVAProcessor
+from segue.options import Options
 from segue.progress import UNWATCHED
 from segue.types import Media, Message, Sample
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 import segue
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.evals.metrics.masks import contour_accuracy, overlap, region_similarity
 from segue.evals.metrics.own_masks import joined
+from segue.options import Options
 from segue.synth.questions import load
 from segue.types import Sample
 

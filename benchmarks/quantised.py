@@ -25,8 +25,9 @@ from torch import nn
 import segue
 from segue.bench.stages import random_engine
 from segue.checkpoints import footprint
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.models.quantised import Bits, quantise
+from segue.options import Options
 from segue.synth import Scene, clip, scene
 from segue.types import Answer, Message
 

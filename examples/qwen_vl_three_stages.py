@@ -27,7 +27,7 @@ from segue import loading, weights
 from segue.checkpoints import adapters, model_folder
 from segue.cli.main import main as command_line
 from segue.data.pretraining import CAPTION, OCR
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.geometry import boxes, qwen_notation
 from segue.grounding.model import VisionLanguageConfig, build
 from segue.media import open_media
@@ -35,6 +35,7 @@ from segue.models.qwen_vl.known import KNOWN
 from segue.models.qwen_vl.model import QwenVLConfig, QwenVLMLLM
 from segue.models.qwen_vl.tokenizer import SPECIAL_TOKENS
 from segue.models.qwen_vl.vision import grid_positions
+from segue.options import Options
 from segue.synth.backgrounds import Background, paint_background
 from segue.synth.pages import Writing, page
 from segue.synth.painting import Look, Pose, paint

@@ -9,9 +9,10 @@ import torch
 
 from segue import engine as engine_module
 from segue.bench.stages import counting
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.media import open_media
 from segue.media.ahead import AHEAD
+from segue.options import Options
 from segue.types import Finished, FrameMasks
 
 ENGINES = {"upstream": "engine", "consistent": "engine_i"}

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from segue import demo
-from segue.engine import Options
 from segue.geometry.masks import iou
 from segue.loading import load
 from segue.media import open_media
+from segue.options import Options
 from segue.types import Finished, FrameMasks, Message, TextDelta
 
 SCENE = 7

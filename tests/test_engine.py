@@ -8,13 +8,14 @@ import torch
 from PIL import Image
 
 from segue import engine as engine_module
-from segue.engine import Engine, Options, Request
+from segue.engine import Engine, Request
 from segue.errors import ConfigError, DataError
 from segue.features import MemoryStore
 from segue.geometry.masks import at_threshold
 from segue.grounding.following import decode_prompts, encode
 from segue.loading import load
 from segue.media import open_media
+from segue.options import Options
 from segue.types import Failed, Finished, FrameMasks, Message, ObjectsFound, Region, TextDelta
 
 ONE = Options(prefill="It is [SEG].", keep_logits=True)
@@ -262,7 +263,16 @@ class TestText:
         with pytest.raises(ConfigError):
             engine.ask(clip(2), "Where?", options=Options(**change))
 
-    @pytest.mark.parametrize("change", [{"temperature": -1.0}, {"top_p": 0.0}, {"seed": 2**64}])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"temperature": -1.0},
+            {"temperature": float("nan")},
+            {"temperature": float("inf")},
+            {"top_p": 0.0},
+            {"seed": 2**64},
+        ],
+    )
     def test_sampling_out_of_range_is_refused_before_it_could_end_the_requests_beside_it(self, change):
         with pytest.raises(ConfigError, match="out of range"):
             Options(**change)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.loading import load
 from segue.media import open_media
+from segue.options import Options
 
 ONE = Options(prefill="It is [SEG].", keep_logits=True)
 TWO = Options(prefill="It is [SEG] and [SEG].", keep_logits=True)

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from segue import loading
-from segue.engine import Options
 from segue.errors import ConfigError, LimitError
 from segue.geometry.masks import iou
 from segue.models.fused import FusedLinear
 from segue.models.quantised import Int8Linear
+from segue.options import Options
 
 ASKED = Options(prefill="It is [SEG].", keep_logits=True)
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what is imported when it is asked for, as checkers and editors see it
     from segue.engine import Engine as Engine
-    from segue.engine import Options as Options
     from segue.errors import SegueError as SegueError
     from segue.loading import load as load
     from segue.media import open_media as open_media
+    from segue.options import Options as Options
     from segue.output.answers import Answer as Answer
     from segue.types import Finished as Finished
     from segue.types import FrameMasks as FrameMasks
@@ -28,7 +28,7 @@ _HOMES = {
     "Media": "segue.types",
     "Message": "segue.types",
     "ObjectsFound": "segue.types",
-    "Options": "segue.engine",
+    "Options": "segue.options",
     "Region": "segue.types",
     "SegueError": "segue.errors",
     "TextDelta": "segue.types",

@@ -31,12 +31,11 @@ from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import RAW, stop_check
+from segue.options import DEFAULTS, Options
 from segue.output.answers import Answer
 from segue.prepare import MediaInput, TokenizedExample, collate, content_of, prepare
 from segue.requests import (
-    DEFAULTS,
     Job,
-    Options,
     Plan,
     Reply,
     Request,

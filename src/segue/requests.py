@@ -2,90 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
-from segue.errors import ConfigError
-from segue.geometry.masks import logit
 from segue.grounding.following import Policy, TrackBuilder
 from segue.media import Source, open_media
-from segue.models.decoding import DecodeState, Generation, IncrementalText, Sampler
+from segue.models.decoding import DecodeState, Generation, IncrementalText
 from segue.models.guiding import Guide
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Parse, Processor
 from segue.models.templates import TextTokenizer
+from segue.options import DEFAULTS, Options
 from segue.prepare import MediaInput, TokenizedExample
 from segue.types import Event, Failed, Finished, Media, MediaKind, Message, Region, StopReason, TokenScore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to answer. Every field has a default; the fields that decided a result are written with it.
-
-    `frames` is the plan of video frames that the language model sees: `first:k`, `uniform:k`, numbers, or `auto`, which
-    is what the policy was published with. `policy` is how objects are followed through a video (see
-    `segue.grounding.following`); `auto` is `consistent` where the checkpoint has both decoders. `threshold` is
-    the probability, in (0, 1), above which a pixel belongs to an object. `keep_logits` keeps low-resolution logits in
-    the masks; `keep_masks` False leaves masks out of the answer, for a reader of the stream who has taken them as they
-    came, so that memory does not grow with the video. `prefill` is the reply up to and including its `[SEG]`s, given by
-    the caller, so that one forward pass replaces decoding. `temperature` 0 is greedy. `max_tiles` bounds an image's
-    tiles; fewer are faster and coarser. A family without tiles gives an image as many twelfths of its most pixels.
-    `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
-    confidence of following falls below it (`segue.grounding.following.Following`); 0 never does. `memory` `pooled`
-    follows many objects in less time and memory, with other masks than the original's: what is remembered of a frame is
-    averaged over squares of two by two cells. `raw` leaves the chat
-    template's turns out: the text is continued as it is, up to the end of a text. `stop` are texts at which an answer
-    ends, and which it does not contain. `likeliest` asks for the log-probability of each token, and of so many of the
-    likeliest in its place. `json_schema`, as JSON text, holds the answer to it: such JSON, or the beginning of it.
-    """
-
-    frames: str = "auto"
-    policy: Literal["auto", "upstream", "consistent"] = "auto"
-    threshold: float = 0.5
-    keep_logits: bool = False
-    keep_masks: bool = True
-    prefill: str | None = None
-    max_new_tokens: int = 2048
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    max_tiles: int = 12
-    reprompt: float = 0.0
-    memory: Literal["exact", "pooled"] = "exact"
-    stop: tuple[str, ...] = ()
-    raw: bool = False
-    likeliest: int | None = None
-    json_schema: str | None = None
-
-    def __post_init__(self) -> None:
-        logit(self.threshold)
-        Sampler(self.temperature, self.top_p, self.seed)
-        if self.policy not in ("auto", "upstream", "consistent"):
-            raise ConfigError(f"unknown policy {self.policy!r}; expected auto, upstream or consistent")
-        if self.memory not in ("exact", "pooled"):
-            raise ConfigError(f"unknown memory {self.memory!r}; expected exact or pooled")
-        if self.keep_logits and not self.keep_masks:
-            raise ConfigError("keep_logits needs keep_masks: logits are kept in the masks of the answer")
-        if not all(self.stop):
-            raise ConfigError("a text to stop at is empty; every answer would end before it begins")
-        if strange := next((one for one in self.stop if re.search("[\ud800-\udfff]", one)), None):
-            raise ConfigError(f"a text to stop at, {strange!r}, holds bytes that are no text; write it in UTF-8")
-        if not 0 <= self.reprompt <= 1:
-            raise ConfigError(f"reprompt {self.reprompt} is no probability; expected 0 (never) to 1 (always)")
-        if self.likeliest is not None and not 0 <= self.likeliest <= 20:
-            raise ConfigError(f"likeliest {self.likeliest} is out of range; expected 0 to 20 tokens beside each chosen")
-        if self.max_new_tokens < 1 or not 1 <= self.max_tiles <= 64:
-            raise ConfigError(
-                f"max_new_tokens {self.max_new_tokens} or max_tiles {self.max_tiles} is out of range; "
-                "expected at least 1 token and 1 to 64 tiles"
-            )
-
-
-DEFAULTS = Options()
 
 
 @dataclass(slots=True, eq=False)

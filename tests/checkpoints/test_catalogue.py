@@ -1,6 +1,12 @@
-"""Every released checkpoint, built without memory, against names and counts written down from the specification."""
+"""Every released checkpoint, built without memory, against names and counts written down from the specification.
 
+As a script it prints what `catalogue.json` holds: python tests/checkpoints/test_catalogue.py.
+"""
+
+import json
 import math
+import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -156,9 +162,20 @@ def test_the_official_files_have_the_names_and_the_count_of_numbers_of_the_speci
     assert (len(official) - 131 * is_i, round(numbers / 1e9, 3)) == (tensors, billions)
 
 
-def test_an_exported_internvl3_8b_counts_to_the_last_number():
+@pytest.fixture(scope="module")
+def recorded():
+    return {one.name: one for one in catalogue.catalogue()}
+
+
+@pytest.mark.parametrize("name", released())
+def test_what_is_recorded_of_a_checkpoint_is_what_is_counted(name, recorded):
+    assert tuple(recorded) == released()
+    assert recorded[name] == catalogue.counted(name)
+
+
+def test_an_exported_internvl3_8b_counts_to_the_last_number(recorded):
     buffer = 2 * 128  # saved, and no parameter
-    found = catalogue.entry("Sa2VA-InternVL3-8B")
+    found = recorded["Sa2VA-InternVL3-8B"]
     assert (found.parameters, found.tensors, found.policy) == (8_182_606_130 + buffer, 1589, "upstream")
 
 
@@ -169,8 +186,8 @@ def test_every_checkpoint_has_its_card():
     )
 
 
-def test_weights_take_less_the_fewer_their_bits():
-    found = catalogue.entry("Sa2VA-4B").weights
+def test_weights_take_less_the_fewer_their_bits(recorded):
+    found = recorded["Sa2VA-4B"].weights
     assert found["fp32"] > found["bf16"] == found["fp16"] > found["int8"] > found["int4"]
 
 
@@ -204,3 +221,11 @@ class TestFootprint:
         whole = footprint.placed_memory(places, 2, internvl.family)
         kept = footprint.placed_memory(places, 2, internvl.family, offload=True)
         assert whole == footprint.weight_memory(places, 2) and whole - kept == 2 * layers * 26 // 28
+
+
+if __name__ == "__main__":
+    figures = [
+        {key: value for key, value in asdict(catalogue.counted(name)).items() if key != "release"}
+        for name in released()
+    ]
+    sys.stdout.write(json.dumps(figures, indent=1) + "\n")

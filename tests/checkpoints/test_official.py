@@ -11,12 +11,12 @@ from segue.checkpoints import convert, random_weights, zoo
 from segue.checkpoints.folders import open_folder
 from segue.checkpoints.model_folder import key_table, read_layout
 from segue.checkpoints.official import official_config
-from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding import sam2
 from segue.grounding.model import VisionLanguageConfig
 from segue.media import open_media
 from segue.models import FAMILIES
+from segue.options import Options
 from segue.weights import lazy
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden"

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from segue import weights
 from segue.checkpoints.random_weights import random_checkpoint
-from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.loading import load
 from segue.models.internvl.known import KNOWN
+from segue.options import Options
 
 SAM2 = "grounding_encoder.sam2_model."
 MODIFIED, ORIGINAL = f"{SAM2}sam_mask_decoder_modified.", f"{SAM2}sam_mask_decoder."

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from segue import loading, weights
 from segue.checkpoints import convert, footprint, inspection, model_folder, zoo
 from segue.checkpoints.random_weights import ANSWER_IN_WORDS, random_checkpoint
-from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError
 from segue.grounding.model import expected
 from segue.media import open_media
 from segue.models import FAMILIES
+from segue.options import Options
 from segue.types import Message
 
 PLAIN = {

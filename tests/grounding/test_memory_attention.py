@@ -101,8 +101,8 @@ def test_pooled_memory_is_a_quarter_and_is_the_average_of_the_whole(grounder, cl
 
 
 def test_the_lineage_says_which_memory_was_used(engine, clip):
-    from segue.engine import Options
     from segue.media import open_media
+    from segue.options import Options
 
     frames = open_media(clip(3))
     answers = [

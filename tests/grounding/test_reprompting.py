@@ -116,7 +116,7 @@ def test_memory_does_not_grow_with_the_frames_that_were_asked_again(engine_i, pr
 
 
 def test_the_engine_asks_again_only_if_told(engine_i, clip, monkeypatch):
-    from segue.engine import Options
+    from segue.options import Options
 
     asked = []
     monkeypatch.setattr(reprompting, "reprompt", lambda *arguments, **options: asked.append(options) or arguments[2])

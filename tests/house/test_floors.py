@@ -20,7 +20,7 @@ FLOORS = (
     ("grounding", "data", "features"),
     ("models", "output"),
     ("media",),
-    ("geometry", "weights", "registry", "config"),
+    ("geometry", "weights", "registry", "config", "options"),
     ("types", "errors", "facts", "files", "pickled", "processes", "progress", "reading"),
 )
 HEIGHT = {room: -floor for floor, rooms in enumerate(FLOORS) for room in rooms}

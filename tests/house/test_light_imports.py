@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import warm
 
 HEAVY = {"torch", "transformers", "av"}
@@ -33,7 +34,15 @@ def test_loading_brings_no_scene_painter_no_converter_no_dataset_and_no_trainer(
     assert {name for name in modules if name in heavy or name.startswith(tuple(f"{room}." for room in heavy))} == set()
 
 
-def test_help_lists_the_commands_and_loads_nothing_heavy():
-    text, modules = imported("-c", "from segue.cli.main import main; main(['--help'])")
-    assert "segment" in text and "inspect" in text
-    assert modules & HEAVY == set()
+@pytest.mark.parametrize(
+    ("command", "told", "heavy"),
+    [
+        (["--help"], ["segment", "inspect"], HEAVY),
+        (["models"], ["ByteDance/Sa2VA-4B", "3.942 B"], HEAVY),
+        (["evaluate", "list"], ["scenes_test", "mevis_u"], HEAVY - {"av"}),
+    ],
+)
+def test_what_only_lists_loads_nothing_heavy(command, told, heavy):
+    text, modules = imported("-c", f"from segue.cli.main import main; main({command})")
+    assert all(word in text for word in told)
+    assert modules & heavy == set()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from segue.engine import Options
 from segue.errors import ConfigError
+from segue.options import Options
 
 pytest.importorskip("cvat_sdk")
 

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import pytest
@@ -6,7 +5,6 @@ import torch
 from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from segue.errors import ConfigError
 from segue.models.decoding import Decoder, Decoding, IncrementalText
 from segue.models.protocol import Prompt, positions
 
@@ -211,15 +209,6 @@ def test_sampling_neither_uses_nor_moves_the_global_random_state(prompt, run, se
 @pytest.mark.parametrize("setting", [{"top_p": 1e-6, "temperature": 5.0}, {"temperature": 1e-4}])
 def test_sampling_from_the_likeliest_token_alone_is_greedy(setting, prompt, run, settings):
     assert run(prompt(5), replace(settings, **setting)).ids == run(prompt(5), settings).ids
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [{"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_p": 0.0}, {"top_p": 1.5}],
-)
-def test_sampling_settings_out_of_range_are_refused(setting, prompt, run, settings):
-    with pytest.raises(ConfigError, match="out of range"):
-        run(prompt(3), replace(settings, **setting))
 
 
 def test_each_row_is_sampled_by_its_own_seed(decoder, prompt, run, settings):

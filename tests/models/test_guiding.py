@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from segue.engine import Options
 from segue.errors import ConfigError
+from segue.options import Options
 from segue.requests import Request
 from segue.types import Finished, Message
 

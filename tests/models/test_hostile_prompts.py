@@ -11,9 +11,9 @@ import pytest
 
 from segue import loading
 from segue.checkpoints.random_weights import random_checkpoint
-from segue.engine import Options
 from segue.errors import LimitError
 from segue.media import open_media
+from segue.options import Options
 from segue.prepare import prepare
 from segue.types import Message
 

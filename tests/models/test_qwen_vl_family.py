@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from segue import loading, weights
 from segue.checkpoints import convert, inspection, model_folder
 from segue.checkpoints.random_weights import random_checkpoint
-from segue.engine import Options
 from segue.errors import CheckpointError, ConfigError, DataError, LimitError
 from segue.media import open_media
 from segue.models import gptq
 from segue.models.qwen_vl.language import MOST_POSITIONS
 from segue.models.qwen_vl.tokenizer import VOCABULARY
 from segue.models.templates import template
+from segue.options import Options
 from segue.prepare import prepare
 from segue.types import MarkedText, Message, Region
 

@@ -7,7 +7,7 @@ import pytest
 
 from segue import loading
 from segue.checkpoints.random_weights import random_checkpoint
-from segue.engine import Options
+from segue.options import Options
 
 FIVE = Options(max_new_tokens=5)
 

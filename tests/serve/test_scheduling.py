@@ -13,7 +13,8 @@ import openai
 import pytest
 from running import listening
 
-from segue.engine import Options, Request
+from segue.options import Options
+from segue.requests import Request
 from segue.serve.app import create_app
 from segue.serve.errors import ApiError
 from segue.serve.metrics import Metrics

@@ -30,7 +30,7 @@ from segue.bench.report import BenchPlan, BenchReport, Encodes, StageTiming
 from segue.checkpoints.model_folder import load_processor
 from segue.checkpoints.random_weights import write_tokenizer
 from segue.checkpoints.zoo import config_of
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.grounding import model as grounded
 from segue.grounding.following import decode_prompts, encode
 from segue.grounding.sam2 import Encoded, LanguageSam2
@@ -41,6 +41,7 @@ from segue.media.sampling import choose
 from segue.models.decoding import Decoder, Decoding
 from segue.models.protocol import MLLM, Batch, visual_features
 from segue.models.static_decoding import StaticDecoder
+from segue.options import Options
 from segue.prepare import collate, prepare, preprocess_media
 from segue.types import Message
 

@@ -1,19 +1,17 @@
-"""The released checkpoints with what each needs, counted on models without memory."""
+"""The released checkpoints with what each needs: `catalogue.json`, which was counted on models without memory.
+
+Reading it takes no PyTorch; counting builds every model, which takes seconds.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 
-from segue import weights
-from segue.checkpoints import footprint, zoo
-from segue.checkpoints.model_folder import key_table
 from segue.checkpoints.released import RELEASES, Release
-from segue.grounding.model import expected
-from segue.media.sampling import choose
-from segue.models import FAMILIES
-from segue.models.quantised import BITS
 
 FRAMES, OBJECTS = 1000, 16  # of a video that is longer than any family is shown of it
 
@@ -38,11 +36,25 @@ class CatalogueEntry:
     video: int
 
 
-def entry(name: str) -> CatalogueEntry:
-    """A checkpoint by its name in the zoo.
+def catalogue() -> list[CatalogueEntry]:
+    """All of them, in the order of the zoo."""
+    text = resources.files("segue.checkpoints").joinpath("catalogue.json").read_text(encoding="utf-8")
+    return [CatalogueEntry(release=RELEASES[figures["name"]], **figures) for figures in json.loads(text)]
+
+
+def counted(name: str) -> CatalogueEntry:
+    """A checkpoint by its name in the zoo, counted anew.
 
     Raises: ConfigError, for an unknown name.
     """
+    from segue import weights
+    from segue.checkpoints import footprint, zoo
+    from segue.checkpoints.model_folder import key_table
+    from segue.grounding.model import expected
+    from segue.media.sampling import choose
+    from segue.models import FAMILIES
+    from segue.models.quantised import BITS
+
     config = zoo.config_of(name)
     places = expected(config)
     official = weights.upstream_shapes(places, key_table(config))
@@ -61,8 +73,3 @@ def entry(name: str) -> CatalogueEntry:
         image=footprint.working_memory(config, half),
         video=footprint.working_memory(config, half, footprint.Work(frames=shown, objects=OBJECTS)),
     )
-
-
-def catalogue() -> list[CatalogueEntry]:
-    """All of them, in the order of the zoo."""
-    return [entry(name) for name in zoo.released()]

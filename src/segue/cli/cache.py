@@ -205,9 +205,9 @@ def inspect(
 
 
 def _explain(store: Store, path: Path, engine: Engine, point: Any, frames: str) -> list[str]:
-    from segue.engine import Options
     from segue.features import inspection
     from segue.media import open_media
+    from segue.options import Options
 
     plan = engine.plan(Options(frames=frames))
     key = engine.encoder.key(open_media(path), frames=plan.frames, max_tiles=plan.options.max_tiles)

@@ -19,6 +19,7 @@ from rich.text import Text
 from segue.cli import options
 from segue.cli.console import STDERR, Bar, error, say, visible
 from segue.errors import ConfigError, SegueError
+from segue.options import Options
 from segue.reading import at_home, refuse_url
 from segue.types import Answer, Event, Finished, FrameMasks, MaskTrack, Media, Message, ObjectsFound, Region, TextDelta
 
@@ -82,10 +83,8 @@ def command(
     if not as_json:
         loading.tell_limits()
 
-    from segue import engine
-
     drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
-    settings = engine.Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
+    settings = Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
     loaded = loading.load()
     session = Session(
         lambda messages: loaded.stream_answer(messages, settings),

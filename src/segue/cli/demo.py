@@ -18,6 +18,7 @@ from rich.text import Text
 from segue.cli import options, segment
 from segue.cli.console import VisibleConsole, say, visible
 from segue.errors import ConfigError
+from segue.options import Options
 from segue.types import Event, Finished, FrameMasks, Media, ObjectsFound
 
 if TYPE_CHECKING:
@@ -91,15 +92,13 @@ def _run(asked: Sequence[Challenge], output: Path, loading: options.ModelOptions
     found: dict[str, _FoundMasks] = {}
 
     def load() -> Segment:
-        from segue import engine
-
         loaded = loading.load()
 
         def ask(media: Media) -> Iterator[Event]:
             challenge = asked[[source.name for source in sources].index(media.name)]
             found[challenge.name] = _FoundMasks({}, {}, {})
             phrases = [phrase.words["en"] for phrase in challenge.phrases]
-            yield from _watched(loaded.stream_segment(media, phrases, engine.Options()), media, found[challenge.name])
+            yield from _watched(loaded.stream_segment(media, phrases, Options()), media, found[challenge.name])
 
         return ask
 

@@ -24,9 +24,8 @@ from segue.files import alone
 
 if TYPE_CHECKING:
     from segue.data.base import Dataset
-    from segue.evals.run.evaluation import Evaluation
+    from segue.evals.run.evaluation import Evaluation, EvaluationSpec
     from segue.evals.run.report import RunReport
-    from segue.evals.run.workers import EvaluationSpec
     from segue.features import Usage
 
 RUN = "run"
@@ -220,7 +219,7 @@ def list_(as_json: options.Json = False) -> None:
 
 def _specs(model: str, on: str, data: Path, output: Path, **rest: Any) -> list[EvaluationSpec]:
     from segue.evals.benchmarks import find
-    from segue.evals.run.workers import EvaluationSpec
+    from segue.evals.run.evaluation import EvaluationSpec
 
     specs = []
     for name in [word.strip() for word in on.split(",") if word.strip()]:
@@ -257,9 +256,8 @@ def _evaluate(
     show_names: bool,
 ) -> RunReport | None:
     """Run one benchmark and report it; None while other shards are at work."""
-    from segue.evals.run import runner
-    from segue.evals.run import workers as processes
     from segue.evals.run.evaluation import units
+    from segue.evals.run.workers import run_workers
 
     evaluation = spec.evaluation(shard or (0, 1))
     if shard is not None and (workers or 1) > 1:
@@ -286,8 +284,10 @@ def _evaluate(
     count = 1 if shard else options.chosen_workers(workers, media, spec.model, spec.device)
     with Bar(spec.out.name, hidden=is_hidden, failures_told=_FAILURES_TOLD) as bar:
         if count > 1:
-            usage = processes.run_workers(spec, data, count, bar)
+            usage = run_workers(spec, data, count, bar)
         else:
+            from segue.evals.run import runner
+
             usage = runner.run(evaluation, data(), spec.load, bar, batch=spec.batch)
     if spec.cache is not None:
         say(f"{spec.out.name}: {usage}")

@@ -20,6 +20,7 @@ from segue.cli.console import Bar, error, one_line, say
 from segue.errors import ConfigError
 from segue.geometry.notation import check_prefill
 from segue.jobs import inputs
+from segue.options import Options
 from segue.types import Event, FrameMasks, Media
 
 if TYPE_CHECKING:
@@ -136,9 +137,7 @@ def _cluster(runner: str, workers: int | None) -> Attempting | None:
 
 def _loaded(loading: options.ModelOptions, phrases: Sequence[str], how: Mapping[str, Any], *, is_told: bool) -> Segment:
     """The model that answers, ready to find these phrases; `is_told` says what its answers are worth."""
-    from segue import engine
-
-    settings = engine.Options(**how)
+    settings = Options(**how)
     if is_told:
         loading.tell_limits()
     loaded = loading.load()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from segue.engine import Options
+from segue.options import Options
 from segue.types import Answer, Media, Message, Sample, Task
 
 Row = dict[str, Any]

@@ -17,11 +17,12 @@ from comfy_api.latest import ComfyExtension, io
 from jaxtyping import Float
 from torch import Tensor
 
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.errors import DataError
 from segue.geometry.masks import box_of
 from segue.integrations.forms import seen
 from segue.loading import load
+from segue.options import Options
 from segue.output.answers import Answer
 
 CATEGORY = "Segue"

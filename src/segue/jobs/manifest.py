@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segue.errors import ConfigError, DataError, MediaError, SegueError
-from segue.files import DISK_ERRORS, OLD, PART, alone, append, recover
-from segue.jobs import shards
+from segue.files import DISK_ERRORS, OLD, PART, alone, append, mend, recover
 from segue.jobs.inputs import folder_names
-from segue.jobs.shards import Shard
 from segue.jobs.stored import Source
 from segue.output.results import FORMAT, RESULT, encode_json
 
 NAME = "manifest.jsonl"
+_SHARD_LIST = re.compile(r"manifest-(\d+)-of-(\d+)-([0-9a-f]{16})\.jsonl")
 
 Record = dict[str, Any]
 Key = tuple[str, tuple[str, ...]]
@@ -40,6 +41,21 @@ _REFUSALS = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.ENOENT: "it cannot be made there, or was removed on the way",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `number` of `count`, from 0, of the run that the sixteen hex digits `run` stand for: its inputs in their
+    order, what is asked and the settings."""
+
+    number: int
+    count: int
+    run: str
+
+    @property
+    def file_name(self) -> str:
+        """Its list in the output folder."""
+        return f"manifest-{self.number}-of-{self.count}-{self.run}.jsonl"
 
 
 @contextmanager
@@ -205,7 +221,7 @@ def opened(out: Path, asked: Sequence[str] = ()) -> Iterator[Manifest]:
     _make(out)
     with alone(out):
         recover(out)
-        parts = shards.files(out)
+        parts = shard_lists(out)
         manifest = Manifest(out, asked)
         manifest.adopt()
         manifest.tidy()
@@ -220,13 +236,43 @@ def opened_shard(out: Path, asked: Sequence[str], shard: Shard) -> Iterator[Mani
     """The manifest of an output folder for one shard of a run: what it adds goes to the shard's own list, and other
     shards may be at work in the folder meanwhile.
 
-    Raises: as `opened`, and as `shards.claimed`.
+    Raises: as `opened`, and as `claimed`.
     """
     _make(out)
-    with alone(out, shared=True), shards.claimed(out, shard):
+    with alone(out, shared=True), claimed(out, shard):
         manifest = Manifest(out, asked, shard.file_name)
         manifest.adopt()
         yield manifest
+
+
+def shard_lists(out: Path) -> dict[Path, Shard]:
+    """The lists that shards have left in an output folder."""
+    named = ((path, _SHARD_LIST.fullmatch(path.name)) for path in sorted(out.glob("manifest-*.jsonl")))
+    return {path: Shard(int(found[1]), int(found[2]), found[3]) for path, found in named if found}
+
+
+@contextmanager
+def claimed(out: Path, shard: Shard) -> Iterator[None]:
+    """This shard's list is there, mended, and this process's alone; shards of the same number of parts may be at work.
+
+    Raises: ConfigError, if another process does this shard or shards of another number of parts, or if shards of other
+    inputs, phrases or settings have been at work and are not merged yet.
+    """
+    path = out / shard.file_name
+    path.touch()
+    with alone(path), ExitStack() as others:
+        for other, its in shard_lists(out).items():
+            if its.run != shard.run:
+                if not path.stat().st_size:
+                    path.unlink()
+                raise ConfigError(
+                    f"{other} is of a sharded run over other inputs, or with other phrases or settings; give every "
+                    "shard the same, or merge that run first: its command again, without --shard"
+                )
+            if its.count != shard.count:
+                others.enter_context(alone(other, shared=True))
+        mend(path)
+        yield
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -257,7 +303,7 @@ def _of_shards(out: Path) -> dict[Key, Record]:
     """
     records: dict[Key, Record] = {}
     owners: dict[str, Key] = {}
-    for path in shards.files(out):
+    for path in shard_lists(out):
         for key, record in _read(path).items():
             old = records.get(key)
             if record["status"] != "ok":

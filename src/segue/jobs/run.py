@@ -20,8 +20,7 @@ from segue import processes
 from segue.errors import ConfigError, LimitError, MediaError, SegueError
 from segue.files import InUseError
 from segue.jobs import inputs, manifest
-from segue.jobs.manifest import Manifest, Record
-from segue.jobs.shards import Shard
+from segue.jobs.manifest import Manifest, Record, Shard
 from segue.jobs.stored import Source, Stored
 from segue.media import open_media
 from segue.media.ahead import do_behind

@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import DynamicCache
 from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
-from segue.errors import CheckpointError, ConfigError
+from segue.errors import CheckpointError
 from segue.models.guiding import Guide
 from segue.models.prefill import LastPrompt, read_prompt, row_of
 from segue.models.protocol import MLLM, Batch, Prompt
@@ -64,17 +64,10 @@ class Generation:
 class Sampler:
     """Chooses the tokens of one sequence by chance, from a generator of its own; at temperature 0 it `is_greedy`.
 
-    Raises: ConfigError, for settings out of range.
+    Settings are fields of `segue.Options`, which checks them.
     """
 
     def __init__(self, temperature: float, top_p: float, seed: int):
-        if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
-            raise ConfigError(
-                f"temperature {temperature} and top_p {top_p} are out of range; "
-                "expected temperature >= 0 and 0 < top_p <= 1"
-            )
-        if not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-            raise ConfigError(f"seed {seed} is out of range; expected a whole number of 64 bits")
         self.is_greedy = temperature == 0
         if not self.is_greedy:
             warpers = [TemperatureLogitsWarper(float(temperature)), TopPLogitsWarper(top_p)]

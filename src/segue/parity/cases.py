@@ -10,13 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from segue.engine import Engine, Options
+from segue.engine import Engine
 from segue.geometry.masks import upscale
 from segue.grounding.following import decode_prompts
 from segue.models.decoding import Decoding, decode
 from segue.models.internvl.family import covered_cells
 from segue.models.protocol import Batch, seg_states, visual_features
 from segue.models.templates import stop_check
+from segue.options import Options
 from segue.parity.compare import Ours, Replay, Values, fact
 from segue.parity.masks import Frames, given_masks
 from segue.parity.preprocessing import example_of, question_of

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from segue.clean_text import CleanText
-from segue.engine import Options
+from segue.options import Options
 from segue.serve import regions
 from segue.serve.answers import EventStream, while_connected
 from segue.serve.context import Context

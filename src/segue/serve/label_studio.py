@@ -23,12 +23,12 @@ from fastapi.responses import JSONResponse
 from jaxtyping import Bool
 from pydantic import Field
 
-from segue.engine import Options
 from segue.errors import DataError, SegueError
 from segue.geometry.masks import box_of, track
 from segue.geometry.polygons import parts
 from segue.integrations.label_studio import Config, Json, parse_config, results
 from segue.media import open_media
+from segue.options import Options
 from segue.output.answers import Answer
 from segue.serve.answers import LEFT, while_connected
 from segue.serve.chat import finished

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from segue.engine import Engine, Options, Request
+from segue.engine import Engine, Request
 from segue.errors import SegueError
 from segue.features import MemoryStore
 from segue.geometry.masks import encode
+from segue.options import Options
 from segue.serve.errors import NO_RETRY, ApiError
 from segue.serve.metrics import Metrics
 from segue.serve.settings import Settings

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from segue.engine import Options
+from segue.options import Options
 from segue.serve.settings import Limits
 
 WITHOUT_EFFECT = frozenset(

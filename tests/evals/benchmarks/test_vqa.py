@@ -210,7 +210,7 @@ def demo():
 
 @pytest.mark.parametrize("name", RECORDS)
 def test_every_record_runs_with_a_model(name, tmp_path, demo):
-    from segue.engine import Options
+    from segue.options import Options
 
     record = RECORDS[name]
     dataset = DATASETS[record.dataset](FIXTURES[name](tmp_path), record.split, **record.options)

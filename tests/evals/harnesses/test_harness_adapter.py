@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segue.engine import Options
 from segue.errors import ConfigError, DataError, MediaError
 from segue.evals.harnesses import harness_adapter
 from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, media_of, options_from
 from segue.features import Store
 from segue.media import open_media
+from segue.options import Options
 from segue.types import Media, Message
 
 

@@ -15,9 +15,9 @@ import lmms_task
 import pytest
 from PIL import Image
 
-from segue.engine import Options
 from segue.errors import ConfigError, SegueError
 from segue.evals.harnesses import harness_adapter
+from segue.options import Options
 
 ROOT = Path(__file__).parents[3]
 

@@ -7,9 +7,9 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from segue.engine import Options
 from segue.errors import DataError
 from segue.evals.harnesses import harness_adapter
+from segue.options import Options
 from segue.types import Media
 
 KINDS = {

@@ -22,8 +22,9 @@ from segue.cli.main import application
 from segue.data.base import Rows
 from segue.evals.benchmarks.vqa import WORDS
 from segue.evals.run import report, runner
+from segue.evals.run.evaluation import EvaluationSpec
 from segue.evals.run.feature_cache import CachedBenchmark, build, list_media
-from segue.evals.run.workers import EvaluationSpec, run_workers
+from segue.evals.run.workers import run_workers
 from segue.features import Store, Usage, entries
 from segue.media import formats, open_media
 from segue.models.prefill import LastPrompt

@@ -10,8 +10,8 @@ from asked import Recorded, write_folder
 from segue.errors import CheckpointError, DataError
 from segue.evals.benchmarks import SCENES
 from segue.evals.run import report, runner
-from segue.evals.run.evaluation import units
-from segue.evals.run.workers import EvaluationSpec, run_workers
+from segue.evals.run.evaluation import EvaluationSpec, units
+from segue.evals.run.workers import run_workers
 from segue.synth import questions
 
 

@@ -14,12 +14,12 @@ from transformers import (
 
 from segue import loading
 from segue.checkpoints.random_weights import random_checkpoint
-from segue.engine import Options
 from segue.errors import CheckpointError, DataError
 from segue.media import open_media
 from segue.models.decoding import Decoding, decode
 from segue.models.native_resolution.shared import VISUAL_TOKEN, generation, parts
 from segue.models.protocol import Batch, visual_features
+from segue.options import Options
 from segue.prepare import collate, prepare, preprocess_media
 from segue.types import Message
 

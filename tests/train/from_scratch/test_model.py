@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from segue import loading
-from segue.engine import Options
 from segue.media import open_media
 from segue.models import FAMILIES
 from segue.models.protocol import GROUNDING_TOKENS
+from segue.options import Options
 from segue.train.from_scratch.model import (
     LanguageSizes,
     Sam2Sizes,

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from segue.engine import Options
 from segue.errors import ConfigError, DataError
 from segue.evals.base import EvaluatedModel
 from segue.features import FeatureCache, Store
 from segue.loading import load
 from segue.media import open_media, read_image, remembering
+from segue.options import Options
 from segue.types import Media, Message
 
 log = logging.getLogger(__name__)

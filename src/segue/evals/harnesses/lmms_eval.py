@@ -18,9 +18,9 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 from tqdm import tqdm
 
-from segue.engine import Options
 from segue.errors import ConfigError
 from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, options_from
+from segue.options import Options
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from typing import Any
 from vlmeval.dataset import DATASET_MODALITY, DATASET_TYPE
 from vlmeval.vlm.base import BaseModel
 
-from segue.engine import Options
 from segue.errors import DataError
 from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest
+from segue.options import Options
 
 Part = dict[str, str]
 """A piece of a message: `type` is text, image or video, `value` the text or a path."""

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from segue import engine
 from segue.errors import DataError
 from segue.evals.base import Benchmark, Row, medium_of
 from segue.evals.metrics.masks import Overlap, cl_dice, hd95, overlap
 from segue.evals.metrics.ratios import Parts, Ratios
 from segue.evals.run.answer_store import StoredAnswer
+from segue.output import answers
 from segue.types import Answer, Region, Sample
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -34,7 +34,7 @@ def score(sample: Sample, answer: Answer) -> Row:
 
     `is_emitted` is False where the model said no `[SEG]`: it did not look, which is another fault than a wrong mask.
     """
-    assert isinstance(answer, engine.Answer | StoredAnswer)
+    assert isinstance(answer, answers.Answer | StoredAnswer)
     found, truth = joined(answer.regions, sample), joined(sample.regions, sample)
     both = overlap(found, truth)
     scanned = {threshold: joined(answer.at_threshold(threshold).regions, sample) for threshold in THRESHOLDS}

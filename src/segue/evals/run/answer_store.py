@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from segue import engine
 from segue.errors import DataError
 from segue.output import answers
 from segue.output.answers import Json
@@ -45,7 +44,7 @@ def to_json(answer: Answer, thresholds: Sequence[float] = ()) -> Json:
         "regions": [answers.region_to_dict(region) for region in answer.regions],
     }
     if thresholds:
-        assert isinstance(answer, engine.Answer | StoredAnswer)
+        assert isinstance(answer, answers.Answer | StoredAnswer)
         stored["scanned"] = {
             str(threshold): [answers.track_to_dict(region.masks) for region in answer.at_threshold(threshold).regions]
             for threshold in thresholds

@@ -6,17 +6,20 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from segue.data.base import Dataset
 from segue.datasets import DATASETS
-from segue.engine import Options
 from segue.errors import ConfigError, DataError
-from segue.evals.base import Benchmark
+from segue.evals import benchmarks
+from segue.evals.base import Benchmark, EvaluatedModel
 from segue.files import atomic_path
+from segue.options import Options
 
 RUN = "run.json"
 FORMAT = 1
+BATCH = 16
+"""Questions that are asked together, unless told; fewer, once they do not fit into memory."""
 UNIT = 32
 """Questions about one medium that are asked together at most."""
 
@@ -70,6 +73,52 @@ class Evaluation:
     def count(self, dataset: Dataset) -> int:
         """How many rows are asked for, of all shards together."""
         return len(dataset) if self.limit is None else min(self.limit, len(dataset))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSpec:
+    """What to evaluate on what, in words that travel between processes; fields as of `find`, `Evaluation`, `run`
+    and `load`."""
+
+    model: str
+    on: str
+    data: Path
+    out: Path
+    own: Mapping[str, str | None] = field(default_factory=dict)
+    protocol: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+    batch: int = BATCH
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize_kv: bool = False
+    cache: str | None = None
+    cache_format: str = "lossless"
+    cache_point: Literal["tower", "projected"] = "tower"
+
+    def evaluation(self, shard: tuple[int, int] = (0, 1)) -> Evaluation:
+        """The part of it that is a shard's.
+
+        Raises: ConfigError, if there is no such benchmark.
+        """
+        return Evaluation(
+            benchmark=benchmarks.find(self.on, protocol=self.protocol, **self.own),
+            data=self.data,
+            out=self.out,
+            settings=self.settings,
+            limit=self.limit,
+            shard=shard,
+        )
+
+    def load(self) -> EvaluatedModel:
+        """The model, with its feature cache if there is to be one; what `segue.loading.load` raises."""
+        from segue import loading  # here alone, for what only names a benchmark need not wait for PyTorch
+        from segue.features import Store
+
+        engine = loading.load(self.model, device=self.device, dtype=self.dtype, quantize_kv=self.quantize_kv)
+        if self.cache is not None:
+            engine.use_cache(Store(self.cache), form=self.cache_format, point=self.cache_point)
+        return engine
 
 
 def units(dataset: Dataset, total: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segue.errors import DataError
 from segue.evals.base import Benchmark, Row
@@ -23,8 +23,10 @@ from segue.evals.metrics.confidence import grouped, intervals
 from segue.evals.metrics.own_masks import best_threshold
 from segue.evals.run import rows
 from segue.evals.run.evaluation import read_run
-from segue.features import Usage
 from segue.files import atomic_path
+
+if TYPE_CHECKING:
+    from segue.features import Usage
 
 REPORT, MARKDOWN, TABLE, TIMINGS = "report.json", "report.md", "rows.csv", "timings.json"
 SUBMISSION = "submission"

@@ -25,7 +25,7 @@ from segue.data.questions import LETTERS
 from segue.errors import ConfigError, DataError, SegueError
 from segue.evals.base import Benchmark, EvaluatedModel, RankingModel, medium_of
 from segue.evals.run import answer_store, rows
-from segue.evals.run.evaluation import Evaluation, check_run, read_run, shard_of, units, write_run
+from segue.evals.run.evaluation import BATCH, Evaluation, check_run, read_run, shard_of, units, write_run
 from segue.features import FeatureCache, Usage
 from segue.files import alone, mend
 from segue.media import read_ahead, read_frames, read_image, remembering
@@ -34,8 +34,6 @@ from segue.types import Answer, Media, Message, Sample
 
 log = logging.getLogger(__name__)
 
-BATCH = 16
-"""Questions that are asked together, unless told; fewer, once they do not fit into memory."""
 HOPELESS = 20
 """A run whose first so many questions all fail is given up."""
 _DECODED = 1 << 29
