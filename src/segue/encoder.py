@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -17,6 +17,7 @@ from segue.features import FeatureCache, Features, FeatureStore, Identity, Memor
 from segue.features.formats import CODES
 from segue.features.keys import identity_of
 from segue.grounding.model import VisionLanguageConfig, VisionLanguageModel
+from segue.grounding.sam2 import Encoded
 from segue.media.sampling import choose
 from segue.models.protocol import PUBLISHED_TILES, Point, Processor, VisionInput
 from segue.prepare import MediaInput, preprocess_media
@@ -24,6 +25,17 @@ from segue.types import Media
 
 Key = tuple[str, str]
 """What a medium is and how it is shown: the hash of its content, and the rule that chose its frames or tiles."""
+
+
+@dataclass(slots=True)
+class MediaCache:
+    """What the engine remembers of the medium asked about last, beside its features: its frames, and SAM 2's features
+    of an image. `key` is its content and how it was shown.
+    """
+
+    key: Key
+    shown: MediaInput
+    encoded: Encoded | None = None
 
 
 class MediaEncoder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from transformers import DynamicCache
 
 from segue import weights
 from segue.checkpoints import model_folder
-from segue.encoder import MediaEncoder, check_length
+from segue.encoder import MediaCache, MediaEncoder, check_length
 from segue.errors import ConfigError, DataError, SegueError
 from segue.features import FeatureCache, FeatureStore, Store
 from segue.geometry.notation import check_prefill
@@ -28,7 +28,7 @@ from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
 from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
 from segue.models.guiding import Guides
 from segue.models.prefill import LastPrompt
-from segue.models.protocol import Point, Processor, seg_states
+from segue.models.protocol import Point, Processor, Prompt, seg_states
 from segue.models.static_decoding import StaticDecoder, decodes_alone
 from segue.models.templates import RAW, stop_check
 from segue.options import DEFAULTS, Options
@@ -74,17 +74,6 @@ ROWS = 16
 TOKENS = 2**16
 """Tokens that all prompts decoded together may have, padding included; a longer one is decoded alone."""
 _NO_MORE = object()
-
-
-@dataclass(slots=True)
-class MediaCache:
-    """What the engine remembers of the medium asked about last, beside its features: its frames, and SAM 2's features
-    of an image. `key` is its content and how it was shown.
-    """
-
-    key: tuple[str, str]
-    shown: MediaInput
-    encoded: Encoded | None = None
 
 
 class Engine:
@@ -435,10 +424,13 @@ class Engine:
             if job.plan.options.prefill is None:
                 asked.setdefault(job.last_prompt, []).append((job, row))
         for last, group in asked.items():
-            batch = collate([row.example for _, row in group], self.processor).to(self.model.device)
             decodings = [self._decoding(job.plan.options, row) for job, row in group]
-            contents = [content_of(row.example, self.processor) for _, row in group] if last is not None else []
-            states = decoder.add(self.model.mllm.prompt(batch), decodings, last, contents)
+            examples = [row.example for _, row in group]
+            if last is None:
+                states = decoder.add(self._prompt(examples), decodings)
+            else:
+                prompts = [(self._prompt([one]), content_of(one, self.processor)) for one in examples]
+                states = decoder.add_alike(prompts, decodings, last)
             for (_, row), state in zip(group, states, strict=True):
                 row.state = state
         if given:
@@ -449,6 +441,9 @@ class Engine:
                 states_said = said[len(said) - len(reply) :]
                 seg_hidden = seg_states(states_said[None], reply[None], self.processor.seg_id)
                 row.generation = Generation(reply.tolist(), seg_hidden, "prefilled")
+
+    def _prompt(self, examples: Sequence[TokenizedExample]) -> Prompt:
+        return self.model.mllm.prompt(collate(examples, self.processor).to(self.model.device))
 
     @cached_property
     def _guides(self) -> Guides:

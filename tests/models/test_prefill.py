@@ -1,11 +1,13 @@
 """Prompts in pieces, and prompts that begin like the last one. Numbers in names: conformance list of docs/cache.md."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from segue.models import prefill
-from segue.models.prefill import LastPrompt, read_prompt, row_of
+from segue.models.prefill import LastPrompt, read_prompt
 from segue.models.protocol import Prompt, positions
 
 
@@ -53,59 +55,109 @@ def test_padded_rows_in_pieces_are_the_same(language, monkeypatch):
     expected = whole(language, prompt)
     monkeypatch.setattr(prefill, "PIECE", 16)
     assert torch.allclose(whole(language, prompt), expected, atol=1e-5)
-    assert torch.allclose(whole(language, row_of(prompt, 1)), expected[1:], atol=1e-5)
 
 
-def test_45_a_prompt_goes_on_from_the_one_that_began_alike(language):
-    video, last, read = ids(100), LastPrompt(), []
-    hook = language.model.layers[0].register_forward_hook(lambda *call: read.append(call[2].shape[1]))
-    try:
-        for number, question in enumerate((ids(9, 1), ids(5, 2), ids(30, 3), ids(1, 4))):
-            content = torch.cat([video, question], dim=1)
-            cache, state = last.read(language, prompt_of(language, content), content[0])
-            assert read.pop() == (content.shape[1] if number == 0 else question.shape[1])
-            assert cache.get_seq_length() == content.shape[1]
-            assert torch.allclose(state, whole(language, prompt_of(language, content)), atol=1e-5)
-            read.clear()
-    finally:
-        hook.remove()
-    assert last.reused == 300
+def asked(language, *contents):
+    """Prompts of one row each, with their contents."""
+    return [(prompt_of(language, content), content[0]) for content in contents]
+
+
+def behind(video, *questions):
+    return [torch.cat([video, question], dim=1) for question in questions]
+
+
+@pytest.fixture
+def read(language):
+    """Rows and tokens of each reading."""
+    found = []
+    hook = language.model.layers[0].register_forward_hook(lambda *call: found.append(tuple(call[2].shape[:2])))
+    yield found
+    hook.remove()
+
+
+QUESTIONS = (ids(9, 1), ids(5, 2), ids(30, 3), ids(1, 4))
+
+
+def test_45_prompts_go_on_together_from_the_one_that_began_alike(language, read):
+    last, contents = LastPrompt(), behind(ids(100), *QUESTIONS)
+    parts = list(last.read(language, asked(language, *contents)))
+    assert read == [(1, 109), (3, 30)] and last.reused == 300
+    states = torch.cat([state for _, _, state in parts])
+    assert torch.allclose(states, torch.cat([whole(language, one) for one, _ in asked(language, *contents)]), atol=1e-5)
+    for cache, prompt, _ in parts:
+        assert cache.get_seq_length() == prompt.attention.shape[1]
+        assert prompt.attention.sum(1).tolist() == [109] if len(prompt.attention) == 1 else [105, 130, 101]
+
+
+def test_45_the_next_prompts_go_on_from_the_one_that_was_read_whole(language, read):
+    last, (first, *others) = LastPrompt(), behind(ids(100), *QUESTIONS)
+    list(last.read(language, asked(language, first)))
+    *_, (_, _, states) = last.read(language, asked(language, *others))
+    assert read == [(1, 109), (3, 30)]
+    expected = torch.cat([whole(language, one) for one, _ in asked(language, *others)])
+    assert torch.allclose(states, expected, atol=1e-5)
+
+
+def test_prompts_of_two_media_are_read_in_their_order(language, read):
+    contents = [*behind(ids(100), ids(4, 1), ids(6, 2)), *behind(ids(90, 7), ids(5, 3), ids(2, 4))]
+    states = [state for _, _, state in LastPrompt().read(language, asked(language, *contents))]
+    assert read == [(1, 104), (1, 6), (1, 95), (1, 2)]
+    expected = torch.cat([whole(language, one) for one, _ in asked(language, *contents)])
+    assert torch.allclose(torch.cat(states), expected, atol=1e-5)
+
+
+def test_no_more_prompts_are_read_together_than_a_piece_has_tokens(language, read, monkeypatch):
+    monkeypatch.setattr(prefill, "PIECE", 70)
+    contents = behind(ids(64), ids(5, 1), ids(30, 2), ids(30, 3), ids(30, 4))
+    list(LastPrompt().read(language, asked(language, *contents)))
+    assert read == [(1, 69), (2, 30), (1, 30)]
 
 
 def test_45_the_cache_that_was_given_out_is_not_touched_by_the_next_prompt(language):
     last, content = LastPrompt(), ids(100)
-    cache, _ = last.read(language, prompt_of(language, content), content[0])
+    ((cache, _, _),) = last.read(language, asked(language, content))
     before = [layer.keys.clone() for layer in cache.layers]
     other = torch.cat([content[:, :80], ids(20, 5)], dim=1)
-    last.read(language, prompt_of(language, other), other[0])
+    list(last.read(language, asked(language, other)))
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
 
 
 @pytest.mark.parametrize(
     ("content", "shared"),
     [
-        (ids(100)[0], 99),
-        (torch.cat([ids(100)[0], torch.tensor([1])]), 100),
-        (torch.cat([ids(100)[0][:70], torch.tensor([49, 49])]), 70),
-        (ids(100)[0][:80], 79),
-        (ids(100)[0][:40], 0),
-        (ids(100, 9)[0], 0),
+        (ids(100), 99),
+        (torch.cat([ids(100), torch.tensor([[1]])], 1), 100),
+        (torch.cat([ids(100)[:, :70], torch.tensor([[49, 49]])], 1), 70),
+        (ids(100)[:, :80], 79),
+        (ids(100)[:, :40], 0),
+        (ids(100, 9), 0),
     ],
 )
 def test_what_two_prompts_share(language, content, shared):
     last = LastPrompt()
-    last.read(language, prompt_of(language, ids(100)), ids(100)[0])
-    assert last.shared(content) == shared
+    list(last.read(language, asked(language, ids(100))))
+    assert last.shared(prompt_of(language, content), content[0]) == shared
 
 
 def test_another_medium_under_the_same_ids_shares_nothing(language):
-    last, content = LastPrompt(), ids(100)[0]
-    last.read(language, prompt_of(language, content[None]), content)
-    other = content.clone()
+    last, content = LastPrompt(), ids(100)
+    list(last.read(language, asked(language, content)))
+    other = content[0].clone()
     other[10] = -123  # another video's first token
-    assert last.shared(other) == 0
+    assert last.shared(prompt_of(language, content), other) == 0
     last.forget()
-    assert last.shared(content) == 0
+    assert last.shared(prompt_of(language, content), content[0]) == 0
+
+
+@pytest.mark.parametrize(("visual", "shared"), [((), 100), ((40,), 100), ((40, 104), 0)])
+def test_what_a_family_adds_goes_with_its_visual_tokens(language, visual, shared):
+    """Deepstack features are given with the reading of the tokens that they belong to."""
+    contents = behind(ids(100), ids(9, 1), ids(9, 2))
+    last, prompts = LastPrompt(), [prompt_of(language, content) for content in contents]
+    for content in contents:
+        content[0, list(visual)] = -1
+    list(last.read(language, [(prompts[0], contents[0][0])]))
+    assert last.shared(replace(prompts[1], extra={"visual": True}), contents[1][0]) == shared
 
 
 @pytest.fixture
@@ -141,5 +193,5 @@ def test_prompts_that_stretch_rotary_angles_share_no_keys(stretching, lengths):
     last, video = LastPrompt(), ids(300)
     for length in lengths:
         content = torch.cat([video[:, : length - 1], ids(1, length)], dim=1)
-        _, state = last.read(stretching, prompt_of(stretching, content), content[0])
+        ((_, _, state),) = last.read(stretching, asked(stretching, content))
     assert torch.allclose(state, whole(stretching, prompt_of(stretching, content)), atol=1e-5)

@@ -63,12 +63,11 @@ def test_a_prompt_weighs_a_quarter_and_its_state_is_nearly_the_same(language, pr
 
 
 def test_a_prompt_goes_on_from_the_last_one_in_8_bits(language, prompt):
-    last = LastPrompt()
-    (first, first_ids), (second, second_ids) = prompt(200), prompt(200)
-    last.read(language, first, first_ids, QuantisedCache)
-    cache, state = last.read(language, second, second_ids, QuantisedCache)
-    assert last.reused == 199 and cache.layers[0].keys.dtype == torch.int8
-    assert torch.allclose(state, read_prompt(language, second, QuantisedCache()), atol=1e-4)
+    last, (second, content) = LastPrompt(), prompt(200)
+    _, (cache, _, states) = last.read(language, [prompt(200), (second, content), (second, content)], QuantisedCache)
+    assert last.reused == 398 and cache.layers[0].keys.dtype == torch.int8
+    expected = read_prompt(language, second, QuantisedCache())
+    assert torch.allclose(states, expected.expand(2, -1), atol=1e-4)
 
 
 def test_rows_that_join_say_what_they_say_alone(language, prompt, bare_mllm):

@@ -297,7 +297,7 @@ def test_a_prompt_that_is_stretched_further_does_not_go_on_from_a_shorter_one(ml
     last = LastPrompt()
     for length, reused in ((70, 0), (74, 70), (120, 70)):
         prompt = mllm.prompt(Batch(ids[:, :length], torch.ones(1, length, dtype=torch.long)))
-        _, hidden = last.read(mllm.language_model, prompt, ids[0, :length])
+        ((_, _, hidden),) = last.read(mllm.language_model, [(prompt, ids[0, :length])])
         assert last.reused == reused
         assert torch.allclose(hidden, read_prompt(mllm.language_model, prompt, DynamicCache()), atol=1e-5)
 

@@ -18,6 +18,7 @@ from transformers import (
 from segue.models import static_decoding
 from segue.models.decoding import Decoder, Decoding
 from segue.models.native_resolution.shared import Language
+from segue.models.prefill import LastPrompt
 from segue.models.protocol import Prompt, positions
 from segue.models.static_decoding import StaticDecoder, supports_static_decoding
 
@@ -103,6 +104,36 @@ def test_a_static_cache_says_what_a_growing_one_says(language_model, said, setti
     kept = static.keys[0]
     assert same(said(lengths[::-1], decoding, static), said(lengths[::-1], decoding))
     assert static.keys[0] is kept and static.lengths == []
+
+
+@pytest.mark.parametrize("is_static", [False, True])
+def test_prompts_that_begin_alike_say_what_they_say_alone(language_model, bare_mllm, settings, is_static):
+    """What they have in common is read once, what differs together, padded behind it."""
+    embed, prompts = language_model.get_input_embeddings(), []
+    for length in (9, 3, 14, 1):
+        chance = torch.Generator().manual_seed(length)
+        ids = torch.cat([torch.arange(70) * 7 % 40, torch.randint(0, 40, (length,), generator=chance)])
+        attention = torch.ones(1, len(ids), dtype=torch.long)
+        places = positions(attention)
+        if isinstance(language_model, Language):
+            places = torch.stack([places, places * 2, places]) // 2
+        prompts.append((Prompt(embed(ids[None]), attention, places), ids))
+
+    def said(*groups):
+        decoder = Decoder(bare_mllm(language_model), StaticDecoder(language_model) if is_static else None)
+        last, states = LastPrompt(), []
+        for group in groups:
+            states += decoder.add_alike(group, [settings] * len(group), last)
+            decoder.step()
+        while decoder.rows:
+            decoder.step()
+        return [state.generation(prompts[0][0].embeddings) for state in states], last.reused
+
+    alone = [said([prompt])[0][0] for prompt in prompts]
+    assert len({tuple(one.ids) for one in alone}) == 4
+    for groups, reused in (([prompts], 3), ([prompts[:1], prompts[1:]], 3), ([prompts[:3], prompts[3:]], 3)):
+        together, known = said(*groups)
+        assert same(together, alone) and known == 70 * reused
 
 
 def test_chance_is_the_same_over_both_caches(language_model, said, settings):

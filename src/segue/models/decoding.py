@@ -9,7 +9,7 @@ Letters in shapes: b rows, s tokens, k tokens in the cache, d width, v vocabular
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +22,7 @@ from transformers.generation import LogitsProcessorList, TemperatureLogitsWarper
 
 from segue.errors import CheckpointError
 from segue.models.guiding import Guide
-from segue.models.prefill import LastPrompt, read_prompt, row_of
+from segue.models.prefill import LastPrompt, read_prompt
 from segue.models.protocol import MLLM, Batch, Prompt
 from segue.models.static_decoding import StaticDecoder, decodes_alone, supports_static_decoding
 from segue.models.templates import TextTokenizer
@@ -278,55 +278,57 @@ class Decoder:
         return max((state.length for state in self.rows), default=0)
 
     @torch.no_grad()
-    def add(
+    def add(self, prompt: Prompt, decodings: Sequence[Decoding]) -> list[DecodeState]:
+        """Read the rows of a prompt, and decode their answers from now on."""
+
+        def read() -> Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"]]]:
+            cache = self.new_cache()
+            hidden = read_prompt(self.mllm.language_model, prompt, cache)
+            yield cache, prompt, hidden
+
+        return self._add(decodings, prompt.attention.sum(1).tolist(), read())
+
+    @torch.no_grad()
+    def add_alike(
         self,
-        prompt: Prompt,
+        prompts: Sequence[tuple[Prompt, Int[Tensor, " _"]]],
         decodings: Sequence[Decoding],
-        last: LastPrompt | None = None,
-        contents: Sequence[Int[Tensor, " _"]] = (),
+        last: LastPrompt,
     ) -> list[DecodeState]:
-        """Read prompts, one per row, and decode their answers from now on.
-
-        With `last` each prompt goes on from where it differs from the one read before it, by its `contents`.
-
-        Raises: ConfigError, for sampling settings out of range.
+        """The same of prompts of one row each with their contents, which go on from where they differ from the `last`
+        one.
         """
-        lengths = prompt.attention.sum(1).tolist()
+        read = last.read(self.mllm.language_model, prompts, self.new_cache)
+        return self._add(decodings, [len(content) for _, content in prompts], read)
+
+    def _add(
+        self,
+        decodings: Sequence[Decoding],
+        lengths: Sequence[int],
+        read: Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"]]],
+    ) -> list[DecodeState]:
+        """Decode what `read` reads, some rows after the other."""
         states = [
             DecodeState(one, Sampler(one.temperature, one.top_p, one.seed), prompt_length=length)
             for one, length in zip(decodings, lengths, strict=True)
         ]
         self._read()
-        longest = prompt.attention.shape[1] + max(one.max_new_tokens for one in decodings)
+        longest = max(lengths) + max(one.max_new_tokens for one in decodings)
         if not self.rows:
             is_static = self.static is not None and supports_static_decoding(self.mllm.language_model, longest)
             self._cache = self.static if self.static and is_static else GrowingCache(self.mllm.language_model)
             self._is_alone = decodes_alone(self.mllm.language_model, longest)
-        hidden = self._read_prompts(prompt, last, contents)
-        self._hidden = torch.cat([self._hidden, hidden]) if self.rows else hidden
+        found = [self._hidden] if self.rows else []
+        for cache, prompt, hidden in read:
+            self._cache.add(cache, prompt)
+            found.append(hidden)
+        self._hidden = torch.cat(found)
         self.rows += states
         for state in states:
             if state.decoding.max_new_tokens < 1:
                 state.stop_reason = "length"
         self._drop_finished()
         return states
-
-    def _read_prompts(
-        self, prompt: Prompt, last: LastPrompt | None, contents: Sequence[Int[Tensor, " _"]]
-    ) -> Float[Tensor, "b d"]:
-        # what a family adds to the reading of several rows belongs to all of them
-        if last is None or prompt.extra:
-            cache = self.new_cache()
-            hidden = read_prompt(self.mllm.language_model, prompt, cache)
-            self._cache.add(cache, prompt)
-            return hidden
-        states = []
-        for row, content in enumerate(contents):
-            alone = row_of(prompt, row)
-            cache, state = last.read(self.mllm.language_model, alone, content, self.new_cache)
-            self._cache.add(cache, alone)
-            states.append(state)
-        return torch.cat(states)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -1,17 +1,17 @@
 """Prompts read in pieces, so that a long one needs bounded memory, and from where the last one was the same.
 
-Several questions about one video begin alike: the video is read once, and each question goes on from there.
+Several questions about one video begin alike: the video is read once, and the questions behind it, together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache
 
 from segue.models.protocol import Prompt, restart_rotary
@@ -50,10 +50,10 @@ def read_prompt(language_model: Any, prompt: Prompt, cache: DynamicCache, *, sta
 
 
 class LastPrompt:
-    """Keys and values of the prompt that was read last, for the next one that begins in the same way.
+    """Keys and values of the prompt that was read last as a whole, for those that begin in the same way.
 
-    `content` of a prompt says for every token what it is: the id of text, and for a visual token a number that stands
-    for the medium's content and the place in it. `reused` counts the tokens that were not read again.
+    `content` of a prompt says for every token what it is: the id of text, and for a visual token a negative number that
+    stands for the medium's content and the place in it. `reused` counts the tokens that were not read again.
     """
 
     def __init__(self) -> None:
@@ -62,48 +62,74 @@ class LastPrompt:
         self._positions = torch.empty(0, dtype=torch.long)
         self._layers: list[tuple[Tensor, Tensor]] = []
 
-    def shared(self, content: Int[Tensor, " s"]) -> int:
+    def shared(self, prompt: Prompt, content: Int[Tensor, " s"]) -> int:
         """How many tokens of a prompt are known; at least its last one must be read."""
         length = min(len(content) - 1, len(self._content))
         same = content[:length] == self._content[:length]
         count = length if bool(same.all()) else int(same.int().argmin())
-        return count if count >= LEAST_SHARED else 0
+        # what a family adds to the reading of a prompt belongs to its visual tokens
+        is_bound = bool(prompt.extra) and bool((content[count:] < 0).any())
+        is_known = count >= LEAST_SHARED and not is_bound
+        return count if is_known and torch.equal(prompt.positions[..., :count], self._positions[..., :count]) else 0
 
     def read(
         self,
         language_model: Any,
-        prompt: Prompt,
-        content: Int[Tensor, " s"],
+        prompts: Sequence[tuple[Prompt, Int[Tensor, " _"]]],
         new_cache: Callable[[], DynamicCache] = DynamicCache,
-    ) -> tuple[DynamicCache, Float[Tensor, "1 d"]]:
-        """The cache of a prompt of one row, and the state on its last token; from now on it is the last one."""
-        # where a prompt's length decides how its places are encoded, keys of one of another length are others
-        is_alone = decodes_alone(language_model, len(content))
-        start = 0 if prompt.extra or is_alone else self.shared(content)
-        if start and not torch.equal(prompt.positions[..., :start], self._positions[..., :start]):
-            start = 0
-        cache = new_cache()
-        for number, (keys, values) in enumerate(self._layers if start else ()):
-            cache.update(keys[:, :, :start], values[:, :, :start], number)
-        self.forget()
-        hidden = read_prompt(language_model, prompt, cache, start=start)
-        self.reused += start
-        if not is_alone:
-            self._content, self._positions = content, prompt.positions
-            self._layers = [(layer.keys, layer.values) for layer in cache.layers]
-        return cache, hidden
+    ) -> Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"]]]:
+        """Read prompts of one row each with their contents. Those that begin like the last one are read behind its keys
+        and values, together.
+
+        Gives for some of them after the other their cache, the prompt as it lies there, and the states on its last
+        tokens.
+        """
+        done = 0
+        while done < len(prompts):
+            start, count = self._known(language_model, prompts[done:])
+            (first, content), *_ = some = prompts[done : done + count]
+            done += count
+            prompt, cache = joined([one for one, _ in some], start) if start else first, new_cache()
+            for number, (keys, values) in enumerate(self._layers if start else ()):
+                known = (one[:, :, :start].expand(count, -1, -1, -1) for one in (keys, values))
+                cache.update(*known, number)
+            if not start:
+                self.forget()
+            hidden = read_prompt(language_model, prompt, cache, start=start)
+            self.reused += start * count
+            # where a prompt's length decides how its places are encoded, keys of one of another length are others
+            if not start and not decodes_alone(language_model, len(content)):
+                self._content, self._positions = content, prompt.positions
+                self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+            yield cache, prompt, hidden
+
+    def _known(self, language_model: Any, waiting: Sequence[tuple[Prompt, Int[Tensor, " _"]]]) -> tuple[int, int]:
+        """How many tokens the next prompts have in common with the last one, and how many prompts that are: as many as
+        are no more than a piece to read. 0 and 1, if the next one has too few.
+        """
+        start = longest = count = 0
+        for prompt, content in waiting:
+            known = 0 if decodes_alone(language_model, len(content)) else self.shared(prompt, content)
+            fewest, longest = min(start, known) if count else known, max(longest, len(content))
+            if not known or (count and (count + 1) * (longest - fewest) > PIECE):
+                break
+            start, count = fewest, count + 1
+        return start, max(count, 1)
 
     def forget(self) -> None:
         """Let go of it."""
         self._content, self._layers = torch.empty(0, dtype=torch.long), []
 
 
-def row_of(prompt: Prompt, row: int) -> Prompt:
-    """One row of a prompt without its padding."""
-    first = int(prompt.attention[row].argmax())
-    return replace(
-        prompt,
-        embeddings=prompt.embeddings[row : row + 1, first:],
-        attention=prompt.attention[row : row + 1, first:],
-        positions=prompt.positions[..., row : row + 1, first:],
+def joined(prompts: Sequence[Prompt], start: int) -> Prompt:
+    """Prompts of one row each whose first tokens are the same as one prompt; what differs is padded in front of it."""
+    longest = max(prompt.attention.shape[1] for prompt in prompts)
+
+    def padded(part: Shaped[Tensor, "*axes s"]) -> Shaped[Tensor, "*axes longest"]:
+        return torch.cat([part[..., :start], functional.pad(part[..., start:], (longest - part.shape[-1], 0))], -1)
+
+    return Prompt(
+        torch.cat([padded(prompt.embeddings.mT).mT for prompt in prompts]),
+        torch.cat([padded(prompt.attention) for prompt in prompts]),
+        torch.cat([padded(prompt.positions) for prompt in prompts], -2),
     )

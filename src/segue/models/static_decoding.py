@@ -95,9 +95,10 @@ class StaticDecoder:
         last = prompt.positions.reshape(-1, *prompt.positions.shape[-2:]).amax((0, 2))
         for number, length in enumerate(lengths):
             row = first + number
+            shown = prompt.attention[number].bool()
             for layer, mine in enumerate(cache.layers):
-                self.keys[layer][row, :, :length] = mine.keys[number, :, -length:]
-                self.values[layer][row, :, :length] = mine.values[number, :, -length:]
+                self.keys[layer][row, :, :length] = mine.keys[number][:, shown]
+                self.values[layer][row, :, :length] = mine.values[number][:, shown]
             self.mask[row] = float("-inf")
             self.mask[row, :length] = 0
             self.place[row], self.position[row], self.alive[row] = length, last[number] + 1, 1

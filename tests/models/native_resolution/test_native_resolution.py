@@ -240,6 +240,27 @@ def test_several_images_answered_as_one_batch_equal_single_answers(model, pictur
         assert np.mean(one.regions[0].masks.dense() == other.regions[0].masks.dense()) > 0.999
 
 
+def test_questions_about_one_image_read_it_once_and_are_answered_as_alone(model, picture):
+    media, read = open_media(picture(300, 200)), []
+    asked = ("what this is", "where the left one stands", "who it is")
+    dialogues = [
+        [Message.user(f"Say in a few words, and no more of them than you need, {one}.", media)] for one in asked
+    ]
+    settings = Options(max_new_tokens=8, keep_logits=True)
+
+    def said(answer):
+        return answer.regions[0].masks.logits[0]
+
+    alone = [said(model.answer(messages, settings)) for messages in dialogues]
+    layer = model.model.mllm.language_model.model.layers[0]
+    hook = layer.register_forward_hook(lambda *call: read.append(tuple(call[2].shape[:2])))
+    together = [said(answer) for answer in model.answer_each(dialogues, settings)]
+    hook.remove()
+    assert np.allclose(together, alone, atol=1e-4) and not np.allclose(alone[0], alone[1], atol=1e-3)
+    (rows, whole), (others, rest), *steps = read
+    assert (rows, others) == (1, 2) and rest < 64 < whole and all(count == 1 for _, count in steps)
+
+
 @pytest.mark.parametrize(
     ("config", "found"),
     [
