@@ -4,7 +4,7 @@ It keeps the contract of segue.engine and segue.loading and can stand in its pla
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from segue.errors import CheckpointError, DataError
 from segue.geometry import masks, notation
 from segue.media import iter_frames
+from segue.options import DEFAULTS, Options
 from segue.types import (
     Answer,
     Event,
@@ -30,23 +31,6 @@ from segue.types import (
 BRIGHTNESS = {"bright": (128, 255), "dark": (0, 127), "white": (250, 255)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    frames: str = "auto"
-    policy: str = "auto"
-    threshold: float = 0.5
-    keep_logits: bool = False
-    keep_masks: bool = True
-    prefill: str | None = None
-    max_new_tokens: int = 2048
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    max_tiles: int = 12
-    reprompt: float = 0.0
-    memory: str = "exact"
-
-
 class Engine:
     """`loads` counts how often any was made."""
 
@@ -54,13 +38,13 @@ class Engine:
     model = SimpleNamespace(family=SimpleNamespace(parse=notation.parse))
     lineage: dict[str, Any] = {"model": "fake", "dtype": "float32"}
 
-    def stream_answer(self, messages: Sequence[Message], options: Options = Options()) -> Iterator[Event]:
+    def stream_answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
         """Say which turn it is and find the words of BRIGHTNESS that the last message names, if there is a medium."""
         media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
         asked = [word for word in BRIGHTNESS if media is not None and word in messages[-1].text]
         yield from self._answer(media, asked, options, f"Turn {len(messages) // 2 + 1}: ")
 
-    def stream_segment(self, media: Media, phrases: Sequence[str], options: Options = Options()) -> Iterator[Event]:
+    def stream_segment(self, media: Media, phrases: Sequence[str], options: Options = DEFAULTS) -> Iterator[Event]:
         if "impossible" in phrases:
             raise DataError("the phrase 'impossible' cannot be asked; ask for something else")
         known = [phrase for phrase in phrases if phrase in BRIGHTNESS]
