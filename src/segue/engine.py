@@ -126,13 +126,16 @@ class Engine:
         request = Request([messages], options)
         return answers_of(self.run([request]))[request][0]
 
-    def stream_answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
+    def stream_answer(
+        self, messages: Sequence[Message], options: Options = DEFAULTS, *, last_prompt: LastPrompt | None = None
+    ) -> Iterator[Event]:
         """The answer as it comes: text, then the objects spoken of, then their masks frame by frame, then all of it.
 
         Close the iterator to cancel. In a dialogue without an image or video, regions have no masks; in one with
-        several, masks are of the last one shown.
+        several, masks are of the last one shown. Turns of a dialogue that are given the same `last_prompt` read only
+        what came since the turn before, so that last bits may differ from those of a dialogue that is read anew.
         """
-        return raised(self.run([Request([messages], options)]))
+        return raised(self.run([Request([messages], options, last_prompt=last_prompt)]))
 
     def segment(self, source: Source, phrases: Sequence[str], options: Options = DEFAULTS) -> Answer:
         """Ask for each phrase on its own and follow all objects found together, each frame encoded once.
@@ -357,7 +360,8 @@ class Engine:
         ]
         media_input = next((one for one in inputs if one.media is shown[0]), None)
         timer.lap("vision")
-        return Job(request, plan, timer, media_input, rows, LastPrompt() if len(rows) > 1 else None)
+        last_prompt = request.last_prompt or (LastPrompt() if len(rows) > 1 else None)
+        return Job(request, plan, timer, media_input, rows, last_prompt)
 
     def _inputs(self, dialogues: Sequence[Sequence[Message]], plan: Plan) -> list[MediaInput]:
         """The media that dialogues show, each once."""

@@ -25,13 +25,15 @@ class Request:
     """Dialogues about one image or video, or about none, to be answered together: its objects are followed once.
 
     Each dialogue has an answer of its own; with `phrases`, one for each dialogue, there is one answer to all. Set
-    `is_cancelled` at any time to have it end with what was said so far.
+    `is_cancelled` at any time to have it end with what was said so far. `last_prompt` holds what was read for the turn
+    before, and afterwards what was read for this one.
     """
 
     dialogues: Sequence[Sequence[Message]]
     options: Options = DEFAULTS
     phrases: Sequence[str] = ()
     is_cancelled: bool = False
+    last_prompt: LastPrompt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,9 @@ class Engine:
     model = SimpleNamespace(family=SimpleNamespace(parse=notation.parse))
     lineage: dict[str, Any] = {"model": "fake", "dtype": "float32"}
 
-    def stream_answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Iterator[Event]:
+    def stream_answer(
+        self, messages: Sequence[Message], options: Options = DEFAULTS, *, last_prompt: object = None
+    ) -> Iterator[Event]:
         """Say which turn it is and find the words of BRIGHTNESS that the last message names, if there is a medium."""
         media = next((part for message in messages for part in message.parts if isinstance(part, Media)), None)
         asked = [word for word in BRIGHTNESS if media is not None and word in messages[-1].text]

@@ -35,7 +35,7 @@ def interrupted(fake, monkeypatch):
     closed = []
     original = fake.Engine.stream_answer
 
-    def stream(self, messages, options):
+    def stream(self, messages, options, **_):
         monkeypatch.setattr(fake.Engine, "stream_answer", original)
         events = original(self, messages, options)
         try:
@@ -69,15 +69,17 @@ def test_a_dialogue_remembers_its_turns(talk):
 
 
 def test_the_medium_is_shown_once_and_answers_come_back_without_their_terminator(talk, fake, monkeypatch):
-    seen = []
-    original = fake.Engine.stream_answer
-    monkeypatch.setattr(
-        fake.Engine,
-        "stream_answer",
-        lambda self, messages, options: seen.append(messages) or original(self, messages, options),
-    )
+    original, seen, prompts = fake.Engine.stream_answer, [], []
+
+    def stream(self, messages, options, *, last_prompt):
+        seen.append(messages)
+        prompts.append(last_prompt)
+        return original(self, messages, options)
+
+    monkeypatch.setattr(fake.Engine, "stream_answer", stream)
     talk("dark?", "bright?")
     first, answer, second = seen[1]
+    assert prompts[0] is prompts[1]
     assert [type(part).__name__ for part in first.parts] == ["Media", "str"]
     assert (answer.role, answer.parts) == ("assistant", ("Turn 1: dark [SEG]",))
     assert second.parts == ("bright?",)
@@ -95,7 +97,7 @@ def test_reset_and_open_begin_anew(talk, tmp_path):
 
 
 def test_another_picture_is_shown_within_the_dialogue(talk, fake, monkeypatch, tmp_path):
-    def stream(self, messages, options):
+    def stream(self, messages, options, **_):
         shown.append([part.name for message in messages for part in message.parts if isinstance(part, Media)])
         yield from original(self, messages, options)
 
@@ -111,7 +113,7 @@ def test_another_picture_is_shown_within_the_dialogue(talk, fake, monkeypatch, t
 def test_no_piece_of_a_mark_or_a_place_is_printed(talk, fake, monkeypatch, cut):
     raw = "图<ref>a cat</ref><box>(1,2),(3,4)</box> < 1 metre.<|im_end|>"
 
-    def stream(self, messages, options):
+    def stream(self, messages, options, **_):
         yield from (TextDelta(raw[start : start + cut]) for start in range(0, len(raw), cut))
         cat = Region("a cat", box=np.array([1.0, 2, 3, 4]))
         yield Finished(Answer("图a cat < 1 metre.", (cat,), raw))
@@ -170,7 +172,7 @@ def test_a_file_in_the_place_of_the_output_folder_is_a_user_error(run_segue, pho
 
 
 def test_an_interrupted_answer_leaves_no_files(talk, fake, monkeypatch, tmp_path):
-    def stream(self, messages, options):
+    def stream(self, messages, options, **_):
         for event in original(self, messages, options):
             yield event
             if type(event).__name__ == "FrameMasks":

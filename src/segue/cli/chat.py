@@ -86,8 +86,11 @@ def command(
     drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     settings = Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
     loaded = loading.load()
+    from segue.models.prefill import LastPrompt
+
+    last_prompt = LastPrompt()
     session = Session(
-        lambda messages: loaded.stream_answer(messages, settings),
+        lambda messages: loaded.stream_answer(messages, settings, last_prompt=last_prompt),
         loaded.model.family.parse,
         opened,
         out=output,

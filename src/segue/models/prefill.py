@@ -50,7 +50,7 @@ def read_prompt(language_model: Any, prompt: Prompt, cache: DynamicCache, *, sta
 
 
 class LastPrompt:
-    """Keys and values of the prompt that was read last as a whole, for those that begin in the same way.
+    """Keys and values of the prompt that was read last on its own, for those that begin in the same way.
 
     `content` of a prompt says for every token what it is: the id of text, and for a visual token a negative number that
     stands for the medium's content and the place in it. `reused` counts the tokens that were not read again.
@@ -93,12 +93,12 @@ class LastPrompt:
             for number, (keys, values) in enumerate(self._layers if start else ()):
                 known = (one[:, :, :start].expand(count, -1, -1, -1) for one in (keys, values))
                 cache.update(*known, number)
-            if not start:
+            if count == 1:
                 self.forget()
             hidden = read_prompt(language_model, prompt, cache, start=start)
             self.reused += start * count
             # where a prompt's length decides how its places are encoded, keys of one of another length are others
-            if not start and not decodes_alone(language_model, len(content)):
+            if count == 1 and not decodes_alone(language_model, len(content)):
                 self._content, self._positions = content, prompt.positions
                 self._layers = [(layer.keys, layer.values) for layer in cache.layers]
             yield cache, prompt, hidden

@@ -18,6 +18,7 @@ from segue.errors import CheckpointError, DataError
 from segue.media import open_media
 from segue.models.decoding import Decoding, decode
 from segue.models.native_resolution.shared import VISUAL_TOKEN, generation, parts
+from segue.models.prefill import LastPrompt
 from segue.models.protocol import Batch, visual_features
 from segue.options import Options
 from segue.prepare import collate, prepare, preprocess_media
@@ -259,6 +260,22 @@ def test_questions_about_one_image_read_it_once_and_are_answered_as_alone(model,
     assert np.allclose(together, alone, atol=1e-4) and not np.allclose(alone[0], alone[1], atol=1e-3)
     (rows, whole), (others, rest), *steps = read
     assert (rows, others) == (1, 2) and rest < 64 < whole and all(count == 1 for _, count in steps)
+
+
+def test_the_next_turn_of_a_dialogue_reads_what_came_since_and_is_answered_as_one_read_anew(model, picture):
+    dialogue = [Message.user("What is on the left side of the picture?", open_media(picture(300, 200)))]
+    last, read = LastPrompt(), []
+    settings, layer = Options(max_new_tokens=8, keep_logits=True), model.model.mllm.language_model.model.layers[0]
+    for question in ("And what is on the right?", "Above?", None):
+        anew = model.answer(dialogue, settings)
+        hook = layer.register_forward_hook(lambda *call: read.append(call[2].shape[1]))
+        *_, finished = model.stream_answer(dialogue, settings, last_prompt=last)
+        hook.remove()
+        masks = [one.regions[0].masks.logits for one in (finished.answer, anew)]
+        assert finished.answer.raw_text == anew.raw_text and np.allclose(*masks, atol=1e-4)
+        dialogue += [Message("assistant", (anew.text,)), Message.user(question or "")]
+    first, *others = [count for count in read if count > 1]
+    assert len(others) == 2 and max(others) < 64 < first
 
 
 @pytest.mark.parametrize(
