@@ -62,7 +62,7 @@ class Row:
 @dataclass(slots=True, eq=False)
 class Job:
     """A request that is being answered. `told` counts the rows whose text was told to its end. Several rows show the
-    same medium, so that each but the first goes on from the `last_prompt`.
+    same medium, so that those that begin like the `last_prompt` go on from it.
     """
 
     request: Request

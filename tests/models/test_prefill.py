@@ -160,6 +160,50 @@ def test_what_a_family_adds_goes_with_its_visual_tokens(language, visual, shared
     assert last.shared(replace(prompts[1], extra={"visual": True}), contents[1][0]) == shared
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_what_a_family_adds_is_read_with_a_prompt_that_shares_more_than_the_others_do(language, order):
+    """A picture shown in two turns: what all have in common ends before its second place."""
+    start, common = ids(100), ids(40, 1)
+    whole_, long, short = behind(start, common, torch.cat([common, ids(9, 2)], 1), ids(9, 3))
+    rows = [(long, True), (short, False)]
+    given = [asked(language, whole_)[0]]
+    given += [
+        (
+            replace(prompt_of(language, rows[number][0]), extra={"visual": True} if rows[number][1] else {}),
+            rows[number][0][0].clone(),
+        )
+        for number in order
+    ]
+    for (_, content), is_long in zip(given, (True, *(rows[number][1] for number in order)), strict=True):
+        content[[50, 120] if is_long else [50]] = -1
+    parts = LastPrompt()
+    list(parts.read(language, given[:1]))
+    assert [parts._known(language, given[1:])] == [(140, 1) if order == (0, 1) else (100, 1)]
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_what_only_some_have_in_common_is_read_once_too(language, read, rows):
+    start, document = ids(70), ids(300, 1)
+    contents = behind(start, ids(9, 2)) + behind(
+        torch.cat([start, document], 1), *(ids(9, 3 + row) for row in range(rows))
+    )
+    states = [state for _, _, state in LastPrompt().read(language, asked(language, *contents))]
+    assert read == [(1, 79), (1, 309), (5, 9)][: 2 + (rows > 1)]
+    expected = torch.cat([whole(language, one) for one, _ in asked(language, *contents)])
+    assert torch.allclose(torch.cat(states), expected, atol=1e-5)
+
+
+def test_no_padding_pushes_tokens_out_of_a_sliding_window(randomise):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    window = {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 0}
+    config = Qwen2Config(**sizes, **window, num_key_value_heads=2, vocab_size=50)
+    sliding = randomise(Qwen2ForCausalLM(config), seed=1).eval().requires_grad_(False)
+    contents = behind(ids(100), *QUESTIONS)
+    states = [state for _, _, state in LastPrompt().read(sliding, asked(sliding, *contents))]
+    expected = torch.cat([whole(sliding, one) for one, _ in asked(sliding, *contents)])
+    assert torch.allclose(torch.cat(states), expected, atol=1e-4)
+
+
 @pytest.fixture
 def stretching():
     """A language model whose rotary angles stretch with the length of a prompt beyond 64 tokens."""

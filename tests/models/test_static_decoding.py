@@ -136,6 +136,23 @@ def test_prompts_that_begin_alike_say_what_they_say_alone(language_model, bare_m
         assert same(together, alone) and known == 70 * reused
 
 
+def test_a_reading_that_fails_half_way_leaves_no_rows_in_a_cache_that_is_kept(language_model, bare_mllm, settings):
+    embed, ids = language_model.get_input_embeddings(), torch.arange(90) * 7 % 40
+    attention = torch.ones(1, 90, dtype=torch.long)
+    places = positions(attention)
+    places = places.expand(3, 1, 90) if isinstance(language_model, Language) else places
+    static = StaticDecoder(language_model)
+    decoder, last = Decoder(bare_mllm(language_model), static), LastPrompt()
+    known = (Prompt(embed(ids[None]), attention, places), ids)
+    broken = (replace(known[0], embeddings=known[0].embeddings[..., :3]), torch.flip(ids, [0]))
+    with pytest.raises(RuntimeError):
+        decoder.add_alike([known, broken], [settings] * 2, last)
+    assert static.lengths == [] and decoder.rows == []
+    (state,) = decoder.add_alike([known], [settings], last)
+    decoder.step()
+    assert len(state.ids) == 1 and static.lengths == [90]
+
+
 def test_chance_is_the_same_over_both_caches(language_model, said, settings):
     drawn = replace(settings, temperature=1.5, top_p=0.9)
     assert same(said((5, 9), drawn, StaticDecoder(language_model)), said((5, 9), drawn))

@@ -286,9 +286,10 @@ def _evaluate(
         if count > 1:
             usage = run_workers(spec, data, count, bar)
         else:
-            from segue.evals.run import runner
+            dataset = data()
+            from segue.evals.run import runner  # which takes seconds: what is wrong with the data is told before
 
-            usage = runner.run(evaluation, data(), spec.load, bar, batch=spec.batch)
+            usage = runner.run(evaluation, dataset, spec.load, bar, batch=spec.batch)
     if spec.cache is not None:
         say(f"{spec.out.name}: {usage}")
     return _reported(evaluation, data(), usage if spec.cache is not None else None, show_names=show_names)

@@ -1,7 +1,7 @@
 """Answers token by token: sequences that come and go while others are decoded.
 
 A step gives every sequence one more token. Sequences of different age share it: their keys and values lie in one cache,
-padded on the left to the longest. What is finished leaves the cache and costs nothing more.
+padded to the longest. What is finished leaves the cache and costs nothing more.
 
 Letters in shapes: b rows, s tokens, k tokens in the cache, d width, v vocabulary, n objects.
 """
@@ -179,7 +179,7 @@ class RowCache(Protocol):
 
 
 class GrowingCache:
-    """Rows of any language model of the library, padded on the left to the longest."""
+    """Rows of any language model of the library, padded on the left to the longest. Padding within a row stays."""
 
     def __init__(self, language_model: Any):
         self.language_model = language_model
@@ -319,9 +319,13 @@ class Decoder:
             self._cache = self.static if self.static and is_static else GrowingCache(self.mllm.language_model)
             self._is_alone = decodes_alone(self.mllm.language_model, longest)
         found = [self._hidden] if self.rows else []
-        for cache, prompt, hidden in read:
-            self._cache.add(cache, prompt)
-            found.append(hidden)
+        try:
+            for cache, prompt, hidden in read:
+                self._cache.add(cache, prompt)
+                found.append(hidden)
+        except BaseException:
+            self._cache.keep(range(len(self.rows)))  # a cache that outlives this decoder must not hold half of them
+            raise
         self._hidden = torch.cat(found)
         self.rows += states
         for state in states:

@@ -64,12 +64,8 @@ class LastPrompt:
 
     def shared(self, prompt: Prompt, content: Int[Tensor, " s"]) -> int:
         """How many tokens of a prompt are known; at least its last one must be read."""
-        length = min(len(content) - 1, len(self._content))
-        same = content[:length] == self._content[:length]
-        count = length if bool(same.all()) else int(same.int().argmin())
-        # what a family adds to the reading of a prompt belongs to its visual tokens
-        is_bound = bool(prompt.extra) and bool((content[count:] < 0).any())
-        is_known = count >= LEAST_SHARED and not is_bound
+        count = min(len(content) - 1, in_common(content, self._content))
+        is_known = count >= LEAST_SHARED and not _is_bound(prompt, content, count)
         return count if is_known and torch.equal(prompt.positions[..., :count], self._positions[..., :count]) else 0
 
     def read(
@@ -104,21 +100,46 @@ class LastPrompt:
             yield cache, prompt, hidden
 
     def _known(self, language_model: Any, waiting: Sequence[tuple[Prompt, Int[Tensor, " _"]]]) -> tuple[int, int]:
-        """How many tokens the next prompts have in common with the last one, and how many prompts that are: as many as
-        are no more than a piece to read. 0 and 1, if the next one has too few.
+        """How many tokens the next prompts have in common with the last one, and how many prompts that are. 0 and 1, if
+        the next one has too few.
+
+        They are as many as are no more than a piece to read. A prompt from which others go on further is read alone.
         """
         start = longest = count = 0
         for prompt, content in waiting:
             known = 0 if decodes_alone(language_model, len(content)) else self.shared(prompt, content)
             fewest, longest = min(start, known) if count else known, max(longest, len(content))
-            if not known or (count and (count + 1) * (longest - fewest) > PIECE):
+            some, others = waiting[: count + 1], waiting[count + 1 :]
+            is_too_much = len(some) * (longest - fewest) > PIECE or any(_is_bound(*one, fewest) for one in some)
+            is_begun = any(in_common(content, other) >= fewest + LEAST_SHARED for _, other in others)
+            if not known or (count and (is_too_much or is_begun)):
                 break
             start, count = fewest, count + 1
+            if is_begun or not _may_be_padded(language_model):
+                break
         return start, max(count, 1)
 
     def forget(self) -> None:
         """Let go of it."""
         self._content, self._layers = torch.empty(0, dtype=torch.long), []
+
+
+def in_common(one: Int[Tensor, " _"], other: Int[Tensor, " _"]) -> int:
+    """How many tokens two prompts begin with alike, by their contents."""
+    length = min(len(one), len(other))
+    same = one[:length] == other[:length]
+    return length if bool(same.all()) else int(same.int().argmin())
+
+
+def _is_bound(prompt: Prompt, content: Int[Tensor, " _"], start: int) -> bool:
+    """Whether a family adds something to the reading of the tokens from `start` on: it belongs to the visual ones."""
+    return bool(prompt.extra) and bool((content[start:] < 0).any())
+
+
+def _may_be_padded(language_model: Any) -> bool:
+    """Whether padding between tokens changes nothing: a sliding window is counted with it."""
+    kinds = getattr(language_model.model.config, "layer_types", None) or ()
+    return all(kind == "full_attention" for kind in kinds)
 
 
 def joined(prompts: Sequence[Prompt], start: int) -> Prompt:
