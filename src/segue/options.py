@@ -26,10 +26,12 @@ class Options:
     `reprompt` in [0, 1] asks for an object of a video again, by what the language model said of it, on frames where the
     confidence of following falls below it (`segue.grounding.following.Following`); 0 never does. `memory` `pooled`
     follows many objects in less time and memory, with other masks than the original's: what is remembered of a frame is
-    averaged over squares of two by two cells. `raw` leaves the chat
-    template's turns out: the text is continued as it is, up to the end of a text. `stop` are texts at which an answer
-    ends, and which it does not contain. `likeliest` asks for the log-probability of each token, and of so many of the
-    likeliest in its place. `json_schema`, as JSON text, holds the answer to it: such JSON, or the beginning of it.
+    averaged over squares of two by two cells. `raw` leaves the chat template's turns out: the text is continued as it
+    is, up to the end of a text. `stop` are texts at which an answer ends, and which it does not contain. `likeliest`
+    asks for the log-probability of each token, and of so many of the likeliest in its place. `json_schema`, as JSON
+    text, holds the answer to it: such JSON, or the beginning of it.
+
+    Raises: ConfigError, for a value out of range, or two that do not go together.
     """
 
     frames: str = "auto"

@@ -85,10 +85,9 @@ def command(
 
     drawing: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     settings = Options(**asdict(answering), **drawing, keep_logits="logits" in wanted)
-    loaded = loading.load()
-    from segue.models.prefill import LastPrompt
+    from segue.models.prefill import LastPrompt  # with PyTorch, so that what was said wrong is told before
 
-    last_prompt = LastPrompt()
+    loaded, last_prompt = loading.load(), LastPrompt()
     session = Session(
         lambda messages: loaded.stream_answer(messages, settings, last_prompt=last_prompt),
         loaded.model.family.parse,
