@@ -160,25 +160,19 @@ def test_what_a_family_adds_goes_with_its_visual_tokens(language, visual, shared
     assert last.shared(replace(prompts[1], extra={"visual": True}), contents[1][0]) == shared
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_what_a_family_adds_is_read_with_a_prompt_that_shares_more_than_the_others_do(language, order):
+@pytest.mark.parametrize(("order", "known"), [((0, 1), 140), ((1, 0), 100)])
+def test_what_a_family_adds_is_read_with_a_prompt_that_shares_more_than_the_others_do(language, order, known):
     """A picture shown in two turns: what all have in common ends before its second place."""
-    start, common = ids(100), ids(40, 1)
-    whole_, long, short = behind(start, common, torch.cat([common, ids(9, 2)], 1), ids(9, 3))
-    rows = [(long, True), (short, False)]
-    given = [asked(language, whole_)[0]]
-    given += [
-        (
-            replace(prompt_of(language, rows[number][0]), extra={"visual": True} if rows[number][1] else {}),
-            rows[number][0][0].clone(),
-        )
-        for number in order
-    ]
-    for (_, content), is_long in zip(given, (True, *(rows[number][1] for number in order)), strict=True):
-        content[[50, 120] if is_long else [50]] = -1
-    parts = LastPrompt()
-    list(parts.read(language, given[:1]))
-    assert [parts._known(language, given[1:])] == [(140, 1) if order == (0, 1) else (100, 1)]
+
+    def shown(row, places, **extra):
+        content = row[0].clone()
+        content[places] = -1
+        return replace(prompt_of(language, row), extra=extra), content
+
+    first, long, short = behind(ids(100), ids(40, 1), torch.cat([ids(40, 1), ids(9, 2)], 1), ids(9, 3))
+    last, rows = LastPrompt(), [shown(long, [50, 120], visual=True), shown(short, [50])]
+    list(last.read(language, [shown(first, [50, 120])]))
+    assert last._known(language, [rows[number] for number in order]) == (known, 1)
 
 
 @pytest.mark.parametrize("rows", [1, 6])
