@@ -1,6 +1,6 @@
 """Our way through Sa2VA beside the original's, on one CPU, in real size with random weights.
 
-    python benchmarks/against_original.py [--architecture Sa2VA-1B] [--keep FOLDER] [--only image:3 clip:1 clip:16]
+    python benchmarks/against_original.py [--architecture Sa2VA-1B] [--keep FOLDER] [--only image:3 clip:16 text:64]
 
 Each answer is computed in a process of its own, on one thread: CPU seconds from the question to the last mask, without
 building the model, and the peak of the process's memory with everything. `--keep` keeps what each process found, and
@@ -14,6 +14,9 @@ the same masks: the table tells the largest difference of logits, relative to th
 
 A session costs the same for each object, so that of many objects is not run but counted: words, and the session of one
 object times their number. The table marks it.
+
+`text:64` is a question of 1,300 tokens about nothing that is shown, and 64 tokens of answer; `text:1` its first token
+alone. What is compared is then the logits of the last token.
 """
 
 from __future__ import annotations
@@ -42,15 +45,17 @@ from segue.options import Options
 from segue.prepare import collate, prepare, preprocess_media
 from segue.types import Media, Message
 
+TEXT = "What is seen here? " * 68  # 1,292 tokens, for random models have a token for each byte
 FRAMES = 5
 MOST_SESSIONS = 3
+ONLY = ["image:3", "clip:1", "clip:16", "text:1", "text:64"]
 CPU = torch.device("cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--architecture", default="Sa2VA-1B")
-    parser.add_argument("--only", nargs="+", default=["image:3", "clip:1", "clip:16"], help="medium:objects")
+    parser.add_argument("--only", nargs="+", default=ONLY, help="medium:objects, text:tokens")
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--keep", type=Path, help="folder of what each process found")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -71,7 +76,7 @@ def lines(settings: argparse.Namespace, folder: Path) -> Iterator[str]:
     """A line of the table for each question and precision."""
     for question in settings.only:
         medium, objects = question.split(":")
-        is_counted = int(objects) > MOST_SESSIONS
+        is_counted = medium != "text" and int(objects) > MOST_SESSIONS
         theirs, logits = found(settings, folder, f"original:fp32:{medium}:{1 if is_counted else objects}")
         seconds = theirs["words"] + theirs["sessions"] * (int(objects) if is_counted else 1)
         for dtype in settings.dtypes:
@@ -100,13 +105,15 @@ def found(settings: argparse.Namespace, folder: Path, run: str) -> tuple[dict[st
 @torch.no_grad()
 def one(architecture: str, run: str, folder: Path) -> None:
     """One answer; what it took and the logits of its masks go to files."""
-    way, dtype, medium, objects = run.split(":")
+    way, dtype, medium, number = run.split(":")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     engine = random_engine(architecture, device="cpu", dtype=dtype)
-    pixels = blocks(1, IMAGE_SIZE)[0] if medium == "image" else blocks(FRAMES, CLIP_SIZE)
-    media = open_media(pixels)
-    reply = "It is " + ", ".join(["[SEG]"] * int(objects)) + "."
+    if medium == "text":
+        media, reply = None, "a" * (int(number) - 1)
+    else:
+        media = open_media(blocks(1, IMAGE_SIZE)[0] if medium == "image" else blocks(FRAMES, CLIP_SIZE))
+        reply = "It is " + ", ".join(["[SEG]"] * int(number)) + "."
     ids = engine.processor.tokenizer(reply, add_special_tokens=False)["input_ids"]
     ids = [*ids, engine.processor.tokenizer.convert_tokens_to_ids("<|im_end|>")]
     seconds, logits = (original if way == "original" else ours)(engine, media, ids)
@@ -115,61 +122,65 @@ def one(architecture: str, run: str, folder: Path) -> None:
     stem.with_suffix(".json").write_text(json.dumps({**seconds, "peak": peak_bytes(CPU)}, indent=1) + "\n")
 
 
-def question(engine: Engine, media: Media) -> str:
+def question(engine: Engine, media: Media | None) -> str:
     """What is asked of both."""
+    if media is None:
+        return TEXT
     return engine.model.family.prompts[f"segment_{media.kind}"].replace("{phrase}", PHRASE)
 
 
-def ours(engine: Engine, media: Media, ids: list[int]) -> tuple[dict[str, float], np.ndarray]:
+def ours(engine: Engine, media: Media | None, ids: list[int]) -> tuple[dict[str, float], np.ndarray]:
     """The engine's answer, with its choice of tokens replaced by those given."""
-    mllm, said = engine.model.mllm, iter(ids)
+    mllm, choose = engine.model.mllm, Forced(ids)
     head = mllm.head
-
-    def forced(hidden: Tensor) -> Tensor:
-        scores = head(hidden)
-        scores[:, next(said)] = torch.inf
-        return scores
-
-    mllm.head = forced
+    mllm.head = lambda hidden: choose(hidden, head(hidden))
     started = process_time()
     answer = engine.ask(media, question(engine, media), options=Options(keep_logits=True))
     spent = process_time() - started
+    if media is None:
+        return {"seconds": spent}, choose.last.float().numpy()
     return {"seconds": spent}, np.stack([region.masks.logits for region in answer.regions])
 
 
 class Forced(LogitsProcessor):
-    """Lets the library's generation choose nothing but the tokens given."""
+    """Lets nothing be chosen but the tokens given; `last` are the scores that it took the place of last."""
+
+    last: Tensor
 
     def __init__(self, ids: list[int]):
         self.said = iter(ids)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores by which the next of the tokens is the best."""
+        self.last = scores
         scores = torch.full_like(scores, -torch.inf)
         scores[:, next(self.said)] = 0
         return scores
 
 
-def original(engine: Engine, media: Media, ids: list[int]) -> tuple[dict[str, float], np.ndarray]:
+def original(engine: Engine, media: Media | None, ids: list[int]) -> tuple[dict[str, float], np.ndarray]:
     """The original's formulation: words with the states of all layers, then a session per object."""
     engine.model.set_attn_implementation("eager")
     parts = (engine.model.mllm.language_model, engine.model.mllm.vision_tower, engine.model.grounder.sam2)
     kinds = {part.config._attn_implementation for part in parts}
     kinds.add(engine.model.grounder.sam2.vision_encoder.backbone.config._attn_implementation)
     assert kinds == {"eager"}, kinds
-    started = process_time()
-    shown = preprocess_media(media, engine.processor, frames="first:5")
-    states = words(engine, shown, ids)
+    started, choose = process_time(), Forced(ids)
+    shown = [] if media is None else [preprocess_media(media, engine.processor, frames="first:5")]
+    states = words(engine, shown, ids, choose)
     spoken = process_time()
-    logits = [session(engine, list(shown.shown.pixels), prompt) for prompt in engine.model.prompts(states)]
+    if media is None:
+        return {"words": spoken - started, "sessions": 0.0}, choose.last.numpy()
+    logits = [session(engine, list(shown[0].shown.pixels), prompt) for prompt in engine.model.prompts(states)]
     ended = process_time()
     return {"words": spoken - started, "sessions": ended - spoken}, np.stack(logits)
 
 
-def words(engine: Engine, shown: Any, ids: list[int]) -> Tensor:
+def words(engine: Engine, shown: list[Any], ids: list[int], choose: Forced) -> Tensor:
     """The states on the segmentation tokens, out of those of every layer and token."""
-    message = Message.user(question(engine, shown.media), shown.media)
-    batch = collate([prepare([message], engine.processor, media=[shown])], engine.processor)
+    media = shown[0].media if shown else None
+    message = Message.user(question(engine, media), media)
+    batch = collate([prepare([message], engine.processor, media=shown)], engine.processor)
     mllm = engine.model.mllm
     output = mllm.language_model.generate(
         inputs_embeds=mllm.prompt(batch).embeddings,
@@ -178,7 +189,7 @@ def words(engine: Engine, shown: Any, ids: list[int]) -> Tensor:
         do_sample=False,
         eos_token_id=ids[-1],
         pad_token_id=ids[-1],
-        logits_processor=[Forced(ids)],
+        logits_processor=[choose],
         output_hidden_states=True,
         return_dict_in_generate=True,
     )
