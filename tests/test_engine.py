@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from segue import engine as engine_module
+from segue.encoder import MemoryStore
 from segue.engine import Engine, Request
 from segue.errors import ConfigError, DataError
-from segue.features import MemoryStore
 from segue.geometry.masks import at_threshold
 from segue.grounding.following import decode_prompts, encode
 from segue.loading import load
@@ -734,8 +734,8 @@ class TestRun:
         engine = make_engine()
         list(engine.run([Request([messages], ONE) for messages in asked]))
         (kept,) = engine.features._kept.values()
-        encoded = engine._seen.encoded
-        for tensor in (kept.values, engine._seen.shown.vision.features, encoded.top, *encoded.fine):
+        encoded = engine.encoder._seen.encoded
+        for tensor in (kept.values, engine.encoder._seen.shown.vision.features, encoded.top, *encoded.fine):
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
     def test_a_cancelled_request_ends_with_what_was_said_and_the_others_go_on(self, engine, teach, asked):

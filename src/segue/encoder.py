@@ -1,11 +1,13 @@
-"""Media as a language model sees them: their features taken from where they are kept, else computed and kept."""
+"""Media as a model sees them: their features taken from where they are kept, else computed and kept."""
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from segue.errors import ConfigError, LimitError
-from segue.features import FeatureCache, Features, FeatureStore, Identity, MemoryStore, Sources, Store, fingerprint
+from segue.features import FeatureCache, Features, Identity, Sources, Store, fingerprint
 from segue.features.formats import CODES
 from segue.features.keys import identity_of
+from segue.grounding.following import encode
 from segue.grounding.model import VisionLanguageConfig, VisionLanguageModel
 from segue.grounding.sam2 import Encoded
 from segue.media.sampling import choose
@@ -29,8 +32,8 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class MediaCache:
-    """What the engine remembers of the medium asked about last, beside its features: its frames, and SAM 2's features
-    of an image. `key` is its content and how it was shown.
+    """What is remembered of the medium asked about last, beside its features: its frames, and SAM 2's features of an
+    image. `key` is its content and how it was shown.
     """
 
     key: Key
@@ -38,13 +41,65 @@ class MediaCache:
     encoded: Encoded | None = None
 
 
+@runtime_checkable
+class FeatureStore(Protocol):
+    """Features of media under the hash of their content and the rule by which they are shown.
+
+    `point` says where they are taken: after the tower, or projected.
+    """
+
+    @property
+    def point(self) -> Literal["tower", "projected"]:
+        """Where features are taken."""
+        ...
+
+    def get(self, source: str, sampling: str) -> Features | None:
+        """What was kept, or `None`."""
+        ...
+
+    def put(self, source: str, sampling: str, features: Features, *, seconds: float = 0.0) -> object:
+        """Keep features of a medium that took so many seconds, if there is room."""
+        ...
+
+
+class MemoryStore:
+    """Features of the media that were put or found last, on the device where they were computed."""
+
+    point: Literal["tower", "projected"] = "projected"
+
+    def __init__(self, count: int = 1):
+        self.count = count
+        self._kept: OrderedDict[tuple[str, str], Features] = OrderedDict()
+
+    def get(self, source: str, sampling: str) -> Features | None:
+        """What was kept, or `None`."""
+        if (source, sampling) in self._kept:
+            self._kept.move_to_end((source, sampling))
+        return self._kept.get((source, sampling))
+
+    def put(self, source: str, sampling: str, features: Features, *, seconds: float = 0.0) -> None:
+        """Keep features of a medium; those used longest ago go."""
+        self._kept[source, sampling] = features
+        self._kept.move_to_end((source, sampling))
+        while len(self._kept) > self.count:
+            self._kept.popitem(last=False)
+
+    def clear(self) -> None:
+        """Let go of all of them."""
+        self._kept.clear()
+
+
 class MediaEncoder:
-    """Decodes, preprocesses and encodes media for one model, and keeps their features in `features`."""
+    """Decodes, preprocesses and encodes media for one model, and keeps their features in `features`.
+
+    Of the medium seen last it remembers more (`MediaCache`).
+    """
 
     def __init__(self, model: VisionLanguageModel, processor: Processor, features: FeatureStore | None = None):
         self.model, self.processor = model, processor
         self.features: FeatureStore = features or MemoryStore()
         self._sources = Sources()
+        self._seen: MediaCache | None = None
 
     def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
         """Take features from a store, and keep there what is computed. `forget` when weights have changed.
@@ -57,7 +112,7 @@ class MediaEncoder:
             kind = "8 or 4 bits" if bits else str(self.model.dtype)
             raise ConfigError(f"features of a model in {kind} are not kept; load it in fp32, fp16 or bf16")
         cache = FeatureCache(store, self.identity(point), form)
-        self.features, self._sources = cache, cache.sources
+        self.features, self._sources, self._seen = cache, cache.sources, None
         return cache
 
     def identity(self, point: Point) -> Identity:
@@ -70,6 +125,7 @@ class MediaEncoder:
 
     def forget(self) -> None:
         """Let go of features in memory, and look at the weights anew."""
+        self._seen = None
         if isinstance(self.features, MemoryStore):
             self.features.clear()
         elif isinstance(self.features, FeatureCache):
@@ -94,7 +150,13 @@ class MediaEncoder:
                 check_length(self.num_visual_tokens(media, frames=frames), self.model.config, media.name)
         key = self.key(media, frames=frames, max_tiles=max_tiles)
         features = self._kept(key)
-        return preprocess_media(media, self.processor, frames=frames, max_tiles=max_tiles, key=key, features=features)
+        shown = preprocess_media(media, self.processor, frames=frames, max_tiles=max_tiles, key=key, features=features)
+        if self._seen is not None and self._seen.key == key:
+            shown.decoded = shown.decoded or self._seen.shown.decoded
+            self._seen.shown = shown
+        else:
+            self._seen = MediaCache(key, shown)
+        return shown
 
     def num_visual_tokens(self, video: Media, *, frames: str) -> int:
         """How many visual tokens a video comes to. Nothing of it is decoded."""
@@ -147,6 +209,23 @@ class MediaEncoder:
             kept = states if self.features.point == "tower" else parts[key]
             self.features.put(*key, Features(kept, beside), seconds=perf_counter() - began)
         return parts
+
+    def encode_images(self, media: Sequence[MediaInput]) -> dict[Key, Encoded]:
+        """SAM 2's features of some images, by key: those of the image seen last are remembered, and all others go
+        through its encoder in one batch.
+        """
+        wanted = {one.key: one for one in media if one.key is not None}
+        seen = self._seen if self._seen is not None and self._seen.key in wanted else None
+        found: dict[Key, Encoded] = {}
+        if seen is not None and seen.encoded is not None:
+            found[seen.key] = seen.encoded
+        fresh = {key: one for key, one in wanted.items() if key not in found}
+        if fresh:
+            encoded = encode(self.model.grounder, [one.shown.pixels[0] for one in fresh.values()])
+            found |= {key: encoded.frame(number) for number, key in enumerate(fresh)}
+        if seen is not None and seen.key in fresh:
+            seen.encoded = found[seen.key].copied() if len(fresh) > 1 else found[seen.key]
+        return found
 
     @torch.no_grad()
     def computed(self, vision: VisionInput, point: Point) -> Float[Tensor, "*t c"]:

@@ -16,16 +16,16 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from segue import weights
+from segue.answering import Answering
 from segue.checkpoints import model_folder
-from segue.encoder import MediaCache, MediaEncoder, check_length
+from segue.encoder import FeatureStore, MediaEncoder, check_length
 from segue.errors import ConfigError, DataError, SegueError
-from segue.features import FeatureCache, FeatureStore, Store
+from segue.features import FeatureCache, Store
 from segue.geometry.notation import check_prefill
 from segue.grounding import model as grounded
-from segue.grounding.following import Following, Policy, TrackBuilder, decode_prompts, encode, follow, frame_masks
-from segue.grounding.sam2 import Decoded, Encoded
-from segue.media import Source, VideoFrame, iter_frames, open_media, read_ahead
-from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText, check_computed
+from segue.grounding.following import Policy
+from segue.media import Source, open_media
+from segue.models.decoding import Decoder, Decoding, Generation, IncrementalText
 from segue.models.guiding import Guides
 from segue.models.prefill import LastPrompt
 from segue.models.protocol import Point, Processor, Prompt, seg_states
@@ -37,32 +37,20 @@ from segue.prepare import MediaInput, TokenizedExample, collate, content_of, pre
 from segue.requests import (
     Job,
     Plan,
-    Reply,
     Request,
     Row,
     Timer,
-    Tracks,
     answers_of,
-    decided_by,
-    parse_replies,
     question_about,
     raised,
     shown_in,
-    stop_reason,
-    token_scores,
-    until_stop,
 )
 from segue.types import (
     Event,
     Failed,
-    Finished,
-    FrameMasks,
-    Media,
     Message,
-    ObjectsFound,
     Region,
     TextDelta,
-    Usage,
     target_media,
 )
 
@@ -95,7 +83,7 @@ class Engine:
         self.processor = processor
         self.lineage = dict(lineage)
         self.encoder = MediaEncoder(model, processor, features)
-        self._seen: MediaCache | None = None
+        self._answering = Answering(model, processor, self.encoder, self.lineage)
         self.new_cache = new_cache
         is_static = model.device.type == "cuda" and new_cache is DynamicCache
         self._static = StaticDecoder(model.mllm.language_model) if is_static else None
@@ -275,8 +263,8 @@ class Engine:
                 yield from self._generate_text(jobs, decoder)
                 done = [job for job in jobs if job.is_said]
                 jobs = [job for job in jobs if not job.is_said]
-                yield from self._ground([job for job in done if not job.points_into("video")])
-                followed += [self._ground([job]) for job in done if job.points_into("video")]
+                yield from self._answering.ground([job for job in done if not job.points_into("video")])
+                followed += [self._answering.ground([job]) for job in done if job.points_into("video")]
                 for one in list(followed):
                     event = next(one, None)
                     if event is None:
@@ -295,7 +283,6 @@ class Engine:
 
         Raises: ConfigError, for an unknown format, or a model in a type that is not kept.
         """
-        self._seen = None
         return self.encoder.use_cache(store, form=form, point=point)
 
     def unload(self) -> None:
@@ -306,7 +293,6 @@ class Engine:
 
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
-        self._seen = None
         self.encoder.forget()
 
     def save(self, folder: str | Path, *, dtype: str | torch.dtype | None = None) -> None:
@@ -368,20 +354,9 @@ class Engine:
         inputs: list[MediaInput] = []
         for media in (part for messages in dialogues for part in shown_in(messages)):
             if not any(one.media is media for one in inputs):
-                inputs.append(self._preprocess(media, plan))
+                shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
+                inputs.append(shown)
         return inputs
-
-    def _preprocess(self, media: Media, plan: Plan) -> MediaInput:
-        """A medium as it is shown, from kept features where there are some."""
-        shown = self.encoder.preprocess(media, frames=plan.frames, max_tiles=plan.options.max_tiles)
-        key = shown.key
-        assert key is not None
-        if self._seen is not None and self._seen.key == key:
-            shown.decoded = shown.decoded or self._seen.shown.decoded
-            self._seen.shown = shown
-        else:
-            self._seen = MediaCache(key, shown)
-        return shown
 
     def _prepare(self, messages: Sequence[Message], plan: Plan, media: Sequence[MediaInput]) -> TokenizedExample:
         if messages and messages[-1].role != "user":
@@ -484,115 +459,3 @@ class Engine:
                 yield job.request, TextDelta(text)
             if job.is_said:
                 job.timer.lap("language")
-
-    def _ground(self, jobs: Sequence[Job]) -> Generator[tuple[Request, Event | Failed]]:
-        """Masks for what was said, frame by frame, then the answers."""
-        try:
-            images = {} if self.model.grounder is None else self._encode_images(jobs)
-        except SegueError as error:
-            # an image cannot be read any more, which is the matter of one request alone
-            if len(jobs) == 1:
-                yield jobs[0].request, Failed(error)
-                return
-            for job in jobs:
-                yield from self._ground([job])
-            return
-        for job in jobs:
-            try:
-                tracks = yield from self._follow(job, images)
-                job.timer.lap("masks")
-                for answer in self._finish(job, tracks):
-                    yield job.request, Finished(answer)
-            except SegueError as error:
-                yield job.request, Failed(error)
-
-    def _encode_images(self, jobs: Sequence[Job]) -> dict[tuple[str, str] | None, Encoded]:
-        """SAM 2's features of the images that have objects to be found, in one batch."""
-        wanted = {job.media.key: job.media for job in jobs if job.media is not None and job.points_into("image")}
-        seen = self._seen if self._seen is not None and self._seen.key in wanted else None
-        found: dict[tuple[str, str] | None, Encoded] = {}
-        if seen is not None and seen.encoded is not None:
-            found[seen.key] = seen.encoded
-        fresh = {key: shown for key, shown in wanted.items() if key not in found}
-        if fresh:
-            encoded = encode(self.model.grounder, [shown.shown.pixels[0] for shown in fresh.values()])
-            found |= {key: encoded.frame(number) for number, key in enumerate(fresh)}
-        if seen is not None and seen.key in fresh:
-            seen.encoded = found[seen.key].copied() if len(fresh) > 1 else found[seen.key]
-        return found
-
-    def _follow(
-        self, job: Job, images: Mapping[tuple[str, str] | None, Encoded]
-    ) -> Generator[tuple[Request, Event], None, Tracks]:
-        """Follows every object spoken of; none, and nothing is decoded."""
-        if self.model.grounder is None or job.media is None or job.request.is_cancelled or not job.num_objects:
-            return Tracks()
-        options = job.plan.options
-        _, regions, _ = parse_replies(job.replies, self._raw(job, job.replies), self.model.family.parse, job.media)
-        yield job.request, ObjectsFound(job.media.media, regions)
-        tracks = tuple(TrackBuilder(options.keep_masks) for _ in range(job.num_objects))
-        frames = 0
-        for masks, decoded in self._masks(job, images):
-            check_computed(decoded.logits, f"in the masks of frame {masks.index}")
-            for number, track in enumerate(tracks):
-                track.add(masks, number, decoded.logits if options.keep_logits else None)
-            frames += 1
-            yield job.request, masks
-            if job.request.is_cancelled:
-                break
-        return Tracks(tracks, frames)
-
-    def _masks(
-        self, job: Job, images: Mapping[tuple[str, str] | None, Encoded]
-    ) -> Iterator[tuple[FrameMasks, Decoded]]:
-        assert job.media is not None
-        grounder, shown = self.model.grounder, job.media.shown
-        prompts = self.model.prompts(torch.cat([reply.generation.seg_hidden for reply in job.replies]))
-        check_computed(prompts, "for what the masks are asked by")
-        if job.media.media.kind == "image":
-            frame = VideoFrame(0, 0.0, shown.pixels[0])
-            found = iter([(frame, decode_prompts(grounder, images[job.media.key], prompts))])
-        else:
-            known = {int(number): image for number, image in zip(shown.index, shown.pixels, strict=True)}
-            frames = read_ahead(iter_frames(job.media.media))
-            options = job.plan.options
-            how = Following(policy=job.plan.policy, reprompt=options.reprompt, pooled=options.memory == "pooled")
-            found = follow(grounder, prompts, known, frames, how)
-        for frame, decoded in found:
-            yield frame_masks(frame, decoded, threshold=job.plan.options.threshold), decoded
-
-    def _finish(self, job: Job, tracks: Tracks) -> Iterator[Answer]:
-        """One answer to all dialogues of a request with phrases, else one to each."""
-        if job.request.phrases:
-            yield self._answer(job, job.replies, tracks)
-            return
-        start = 0
-        for reply in job.replies:
-            stop = start + len(reply.generation.seg_hidden)
-            yield self._answer(job, [reply], replace(tracks, tracks=tracks.tracks[start:stop]))
-            start = stop
-
-    def _answer(self, job: Job, replies: Sequence[Reply], found: Tracks) -> Answer:
-        """Everything that was said and found, together; `found` has a track for each region, or none at all."""
-        raw = self._raw(job, replies)
-        text, regions, boxes = parse_replies(replies, raw, self.model.family.parse, job.media)
-        media = None if job.media is None else job.media.media
-        if media is not None and found.tracks:
-            pairs = zip(found.tracks, regions, strict=True)
-            regions = tuple(track.region(region, media.size) for track, region in pairs)
-        usage = Usage(
-            prompt_tokens=sum(reply.example.answer_start for reply in replies),
-            visual_tokens=sum(reply.example.num_visual_tokens for reply in replies),
-            answer_tokens=sum(len(reply.generation.ids) for reply in replies),
-            encoded_frames=found.frames,
-            seconds=job.timer.seconds,
-        )
-        lineage = {**self.lineage, **decided_by(job, replies, self.processor)}
-        scores = token_scores(replies, self.processor.tokenizer)
-        raw_text = "\n".join(raw).strip()
-        return Answer(text, regions + boxes, raw_text, media, usage, stop_reason(replies), lineage, scores)
-
-    def _raw(self, job: Job, replies: Sequence[Reply]) -> list[str]:
-        """What was generated, special tokens included, up to a text that the caller stops at."""
-        said = [self.processor.tokenizer.decode(reply.generation.ids, skip_special_tokens=False) for reply in replies]
-        return [until_stop(text, job.plan.options.stop) for text in said]

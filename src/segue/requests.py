@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -13,11 +12,9 @@ from segue.media import Source, open_media
 from segue.models.decoding import DecodeState, Generation, IncrementalText
 from segue.models.guiding import Guide
 from segue.models.prefill import LastPrompt
-from segue.models.protocol import Parse, Processor
-from segue.models.templates import TextTokenizer
 from segue.options import DEFAULTS, Options
 from segue.prepare import MediaInput, TokenizedExample
-from segue.types import Event, Failed, Finished, Media, MediaKind, Message, Region, StopReason, TokenScore
+from segue.types import Event, Failed, Finished, Media, MediaKind, Message, Region
 
 
 @dataclass(slots=True, eq=False)
@@ -147,78 +144,6 @@ def question_about(source: Source | None, text: str, regions: Sequence[Region]) 
 def shown_in(messages: Sequence[Message]) -> list[Media]:
     """The media of a dialogue, in reading order."""
     return [part for message in messages for part in message.parts if isinstance(part, Media)]
-
-
-def parse_replies(
-    replies: Sequence[Reply], raw: Sequence[str], parse: Parse, shown: MediaInput | None
-) -> tuple[str, tuple[Region, ...], tuple[Region, ...]]:
-    """The clean text of all replies, a line each; one region per segmentation token; and those given as boxes.
-
-    Spans of regions lie in that text. `shown` is the medium that the replies are about.
-    """
-    texts: list[str] = []
-    regions: list[Region] = []
-    boxes: list[Region] = []
-    size, vision = (None, None) if shown is None else (shown.media.size, shown.vision)
-    offset = 0
-    for reply, spoken in zip(replies, raw, strict=True):
-        text, found = parse(spoken, size, vision)
-        marked = [region for region in found if region.box is None]
-        if len(marked) != len(reply.generation.seg_hidden):
-            # the letters "[SEG]" spelled out of ordinary tokens ask for nothing
-            marked = [Region() for _ in reply.generation.seg_hidden]
-        for region in (*marked, *(region for region in found if region.box is not None)):
-            span = None if region.span is None else (region.span[0] + offset, region.span[1] + offset)
-            placed = replace(region, phrase=region.phrase or reply.phrase, span=span)
-            (regions if region.box is None else boxes).append(placed)
-        texts.append(text)
-        offset += len(text) + 1
-    return "\n".join(texts), tuple(regions), tuple(boxes)
-
-
-def decided_by(job: Job, replies: Sequence[Reply], processor: Processor) -> dict[str, Any]:
-    """All that decided an answer beside the model, and what was not found, for its lineage."""
-    is_video = job.media is not None and job.media.media.kind == "video"
-    request = {
-        **asdict(job.plan.options),
-        "policy": job.plan.policy if is_video else None,
-        "frames": job.plan.frames if is_video else None,
-        "frames_shown": list(job.media.plan) if job.media is not None and is_video else None,
-        "prompts": [readable_prompt(reply, processor) for reply in replies],
-    }
-    not_found = [reply.phrase for reply in replies if reply.phrase and not len(reply.generation.seg_hidden)]
-    return {"request": request} | ({"not_found": not_found} if not_found else {})
-
-
-def readable_prompt(reply: Reply, processor: Processor) -> str:
-    """The prompt of a reply for people: each run of visual tokens as its length."""
-    pieces = []
-    ids = reply.example.ids[: reply.example.answer_start].tolist()
-    for is_visual, run in groupby(ids, lambda token: token == processor.visual_id):
-        part = list(run)
-        text = processor.tokenizer.decode(part, skip_special_tokens=False)
-        pieces.append(f"{processor.visual_token}*{len(part)}" if is_visual else text)
-    return "".join(pieces)
-
-
-def token_scores(replies: Sequence[Reply], tokenizer: TextTokenizer) -> tuple[TokenScore, ...]:
-    """How likely each token of all replies was, where that was asked for."""
-
-    def text(token: int) -> str:
-        return tokenizer.decode([token], skip_special_tokens=False)
-
-    return tuple(
-        TokenScore(text(token), score, tuple((text(one), other) for one, other in likeliest))
-        for reply in replies
-        # a reply has no scores where none were asked for
-        for token, (score, likeliest) in zip(reply.generation.ids, reply.generation.scores, strict=False)
-    )
-
-
-def stop_reason(replies: Sequence[Reply]) -> StopReason:
-    """Why an answer ended: of several replies, the reason that says most."""
-    reasons: list[StopReason] = [reply.generation.stop_reason for reply in replies]
-    return next((one for one in ("cancelled", "length") if one in reasons), reasons[0])
 
 
 def until_stop(text: str, stops: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ FLOORS = (
     ("cli", "segue"),
     ("serve", "integrations", "evals", "parity", "bench"),
     ("engine", "loading", "train", "jobs"),
+    ("answering",),
     ("requests", "encoder", "clean_text"),
     ("prepare", "checkpoints", "datasets", "demo"),
     ("own_data", "synth"),

@@ -11,8 +11,8 @@ from PIL import Image
 from running import find_port, listening
 
 from segue import loading, types
+from segue.encoder import MemoryStore
 from segue.engine import Engine
-from segue.features import MemoryStore
 from segue.geometry import notation
 
 

@@ -7,20 +7,17 @@ found again by its content, weights by theirs; nothing is known by its name.
 from segue.features.cache import FeatureCache, Features, Usage
 from segue.features.formats import FORMATS, Loss
 from segue.features.keys import Identity, Key, digest, fingerprint
-from segue.features.memory import FeatureStore, MemoryStore
 from segue.features.sources import Sources
 from segue.features.store import Found, Place, Store
 
 __all__ = [
     "FORMATS",
     "FeatureCache",
-    "FeatureStore",
     "Features",
     "Found",
     "Identity",
     "Key",
     "Loss",
-    "MemoryStore",
     "Place",
     "Sources",
     "Store",

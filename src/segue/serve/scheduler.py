@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from segue.encoder import MemoryStore
 from segue.engine import Engine, Request
 from segue.errors import SegueError
-from segue.features import MemoryStore
 from segue.geometry.masks import encode
 from segue.options import Options
 from segue.serve.errors import NO_RETRY, ApiError

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from segue.data.base import Dataset, rng_for
-from segue.encoder import Key, MediaEncoder, num_frames
+from segue.encoder import FeatureStore, Key, MediaEncoder, MemoryStore, num_frames
 from segue.engine import Engine
 from segue.errors import SegueError
 from segue.evals.metrics.confidence import wilson
 from segue.evals.run.evaluation import Evaluation, shard_of, units
-from segue.features import FeatureCache, FeatureStore, MemoryStore, formats
+from segue.features import FeatureCache, formats
 from segue.features.sizes import entry_bytes
 from segue.media import read_ahead, remembering
 from segue.prepare import MediaInput, preprocess_media
