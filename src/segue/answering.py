@@ -116,6 +116,7 @@ class Answering:
             regions = tuple(track.region(region, media.size) for track, region in pairs)
         usage = Usage(
             prompt_tokens=sum(reply.example.answer_start for reply in replies),
+            cached_tokens=sum(reply.cached for reply in replies),
             visual_tokens=sum(reply.example.num_visual_tokens for reply in replies),
             answer_tokens=sum(len(reply.generation.ids) for reply in replies),
             encoded_frames=found.frames,

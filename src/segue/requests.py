@@ -102,16 +102,23 @@ class Job:
     @property
     def replies(self) -> list[Reply]:
         """What all rows came to, once they have."""
-        return [Reply(row.example, row.generation, row.phrase) for row in self.rows if row.generation is not None]
+        return [
+            Reply(row.example, row.generation, row.phrase, 0 if row.state is None else row.state.cached)
+            for row in self.rows
+            if row.generation is not None
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One question and what the language model made of it; `phrase` is what `segment` asked for."""
+    """One question and what the language model made of it; `phrase` is what `segment` asked for. `cached` tokens of the
+    prompt were known.
+    """
 
     example: TokenizedExample
     generation: Generation
     phrase: str = ""
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

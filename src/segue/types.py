@@ -261,9 +261,13 @@ class Sample(_Value):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Usage(_Value):
-    """What an answer cost: token counts, frames that went through the mask encoder, and wall seconds per stage."""
+    """What an answer cost: token counts, frames that went through the mask encoder, and wall seconds per stage.
+
+    `cached_tokens` of the prompt were not read again, but known from a prompt that began alike.
+    """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     visual_tokens: int = 0
     answer_tokens: int = 0
     encoded_frames: int = 0

@@ -81,10 +81,10 @@ QUESTIONS = (ids(9, 1), ids(5, 2), ids(30, 3), ids(1, 4))
 def test_45_prompts_go_on_together_from_the_one_that_began_alike(language, read):
     last, contents = LastPrompt(), behind(ids(100), *QUESTIONS)
     parts = list(last.read(language, asked(language, *contents)))
-    assert read == [(1, 109), (3, 30)] and last.reused == 300
-    states = torch.cat([state for _, _, state in parts])
+    assert read == [(1, 109), (3, 30)] and [known for *_, known in parts] == [0, 100]
+    states = torch.cat([state for _, _, state, _ in parts])
     assert torch.allclose(states, torch.cat([whole(language, one) for one, _ in asked(language, *contents)]), atol=1e-5)
-    for cache, prompt, _ in parts:
+    for cache, prompt, _, _ in parts:
         assert cache.get_seq_length() == prompt.attention.shape[1]
         assert prompt.attention.sum(1).tolist() == [109] if len(prompt.attention) == 1 else [105, 130, 101]
 
@@ -92,7 +92,7 @@ def test_45_prompts_go_on_together_from_the_one_that_began_alike(language, read)
 def test_45_the_next_prompts_go_on_from_the_one_that_was_read_whole(language, read):
     last, (first, *others) = LastPrompt(), behind(ids(100), *QUESTIONS)
     list(last.read(language, asked(language, first)))
-    *_, (_, _, states) = last.read(language, asked(language, *others))
+    *_, (_, _, states, _) = last.read(language, asked(language, *others))
     assert read == [(1, 109), (3, 30)]
     expected = torch.cat([whole(language, one) for one, _ in asked(language, *others)])
     assert torch.allclose(states, expected, atol=1e-5)
@@ -100,7 +100,7 @@ def test_45_the_next_prompts_go_on_from_the_one_that_was_read_whole(language, re
 
 def test_prompts_of_two_media_are_read_in_their_order(language, read):
     contents = [*behind(ids(100), ids(4, 1), ids(6, 2)), *behind(ids(90, 7), ids(5, 3), ids(2, 4))]
-    states = [state for _, _, state in LastPrompt().read(language, asked(language, *contents))]
+    states = [state for _, _, state, _ in LastPrompt().read(language, asked(language, *contents))]
     assert read == [(1, 104), (1, 6), (1, 95), (1, 2)]
     expected = torch.cat([whole(language, one) for one, _ in asked(language, *contents)])
     assert torch.allclose(torch.cat(states), expected, atol=1e-5)
@@ -115,7 +115,7 @@ def test_no_more_prompts_are_read_together_than_a_piece_has_tokens(language, rea
 
 def test_45_the_cache_that_was_given_out_is_not_touched_by_the_next_prompt(language):
     last, content = LastPrompt(), ids(100)
-    ((cache, _, _),) = last.read(language, asked(language, content))
+    ((cache, *_),) = last.read(language, asked(language, content))
     before = [layer.keys.clone() for layer in cache.layers]
     other = torch.cat([content[:, :80], ids(20, 5)], dim=1)
     list(last.read(language, asked(language, other)))
@@ -181,7 +181,7 @@ def test_what_only_some_have_in_common_is_read_once_too(language, read, rows):
     contents = behind(start, ids(9, 2)) + behind(
         torch.cat([start, document], 1), *(ids(9, 3 + row) for row in range(rows))
     )
-    states = [state for _, _, state in LastPrompt().read(language, asked(language, *contents))]
+    states = [state for _, _, state, _ in LastPrompt().read(language, asked(language, *contents))]
     assert read == [(1, 79), (1, 309), (5, 9)][: 2 + (rows > 1)]
     expected = torch.cat([whole(language, one) for one, _ in asked(language, *contents)])
     assert torch.allclose(torch.cat(states), expected, atol=1e-5)
@@ -193,7 +193,7 @@ def test_no_padding_pushes_tokens_out_of_a_sliding_window(randomise):
     config = Qwen2Config(**sizes, **window, num_key_value_heads=2, vocab_size=50)
     sliding = randomise(Qwen2ForCausalLM(config), seed=1).eval().requires_grad_(False)
     contents = behind(ids(100), *QUESTIONS)
-    states = [state for _, _, state in LastPrompt().read(sliding, asked(sliding, *contents))]
+    states = [state for _, _, state, _ in LastPrompt().read(sliding, asked(sliding, *contents))]
     expected = torch.cat([whole(sliding, one) for one, _ in asked(sliding, *contents)])
     assert torch.allclose(torch.cat(states), expected, atol=1e-4)
 
@@ -231,5 +231,5 @@ def test_prompts_that_stretch_rotary_angles_share_no_keys(stretching, lengths):
     last, video = LastPrompt(), ids(300)
     for length in lengths:
         content = torch.cat([video[:, : length - 1], ids(1, length)], dim=1)
-        ((_, _, state),) = last.read(stretching, asked(stretching, content))
+        ((_, _, state, _),) = last.read(stretching, asked(stretching, content))
     assert torch.allclose(state, whole(stretching, prompt_of(stretching, content)), atol=1e-5)

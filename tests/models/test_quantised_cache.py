@@ -64,8 +64,10 @@ def test_a_prompt_weighs_a_quarter_and_its_state_is_nearly_the_same(language, pr
 
 def test_a_prompt_goes_on_from_the_last_one_in_8_bits(language, prompt):
     last, (second, content) = LastPrompt(), prompt(200)
-    _, (cache, _, states) = last.read(language, [prompt(200), (second, content), (second, content)], QuantisedCache)
-    assert last.reused == 398 and cache.layers[0].keys.dtype == torch.int8
+    _, (cache, _, states, known) = last.read(
+        language, [prompt(200), (second, content), (second, content)], QuantisedCache
+    )
+    assert known == 199 and cache.layers[0].keys.dtype == torch.int8
     expected = read_prompt(language, second, QuantisedCache())
     assert torch.allclose(states, expected.expand(2, -1), atol=1e-4)
 

@@ -295,10 +295,10 @@ def test_a_prompt_read_in_pieces_is_the_same(mllm):
 def test_a_prompt_that_is_stretched_further_does_not_go_on_from_a_shorter_one(mllm):
     ids = torch.randint(0, 290, (1, 120))
     last = LastPrompt()
-    for length, reused in ((70, 0), (74, 70), (120, 70)):
+    for length, expected in ((70, 0), (74, 70), (120, 0)):
         prompt = mllm.prompt(Batch(ids[:, :length], torch.ones(1, length, dtype=torch.long)))
-        ((_, _, hidden),) = last.read(mllm.language_model, [(prompt, ids[0, :length])])
-        assert last.reused == reused
+        ((_, _, hidden, known),) = last.read(mllm.language_model, [(prompt, ids[0, :length])])
+        assert known == expected
         assert torch.allclose(hidden, read_prompt(mllm.language_model, prompt, DynamicCache()), atol=1e-5)
 
 

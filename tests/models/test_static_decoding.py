@@ -127,7 +127,7 @@ def test_prompts_that_begin_alike_say_what_they_say_alone(language_model, bare_m
             decoder.step()
         while decoder.rows:
             decoder.step()
-        return [state.generation(prompts[0][0].embeddings) for state in states], last.reused
+        return [state.generation(prompts[0][0].embeddings) for state in states], sum(one.cached for one in states)
 
     alone = [said([prompt])[0][0] for prompt in prompts]
     assert len({tuple(one.ids) for one in alone}) == 4

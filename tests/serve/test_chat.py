@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from segue.geometry.masks import encode
+from segue.serve import scheduler
 from segue.types import Region
 
 
@@ -79,6 +80,27 @@ class TestAnswers:
         messages = [{"role": role, "content": text} for role, text in turns]
         found = server.client().chat.completions.create(model="tiny", messages=messages)
         assert found.choices[0].message.media is None and found.choices[0].message.content
+
+    @pytest.mark.parametrize("kept", [{}, {"DIALOGUES_KEPT": 1}, {"TOKENS_KEPT": 100}])
+    def test_the_next_turn_under_the_same_key_reads_what_is_new(
+        self, serve, served_engine, image_url, monkeypatch, kept
+    ):
+        for name, value in kept.items():
+            monkeypatch.setattr(scheduler, name, value)
+        first = asked(image_url)
+        turns = [*first, {"role": "assistant", "content": "There."}, {"role": "user", "content": "And what is it?"}]
+
+        def answered(messages, key=None, client="one" * 8):
+            create = server.client(api_key=client).chat.completions.create
+            found = create(model="tiny", messages=messages, **({} if key is None else {"prompt_cache_key": key}))
+            return found.choices[0].message.content, found.usage.prompt_tokens_details.cached_tokens
+
+        with serve(served_engine, keys=("one" * 8, "two" * 8)) as server:
+            expected, none = answered(turns)
+            assert none == answered(first, "mine")[1] == answered(first, "other")[1] == 0
+            assert answered(turns, "mine", client="two" * 8) == (expected, 0)
+            text, known = answered(turns, "mine")
+            assert text == expected and (known == 0 if kept else known > 64)
 
     def test_what_asks_for_nothing_is_taken(self, server):
         found = server.client().chat.completions.create(
@@ -207,7 +229,7 @@ class TestStreams:
         def broken(*_):
             raise RuntimeError("a secret of the server")
 
-        monkeypatch.setattr(served_engine, "_finish", broken)
+        monkeypatch.setattr(served_engine._answering, "_finish", broken)
         with pytest.raises(openai.APIError, match="internal error; request id") as caught:
             self.stream(server, messages=[{"role": "user", "content": "One?"}])
         assert "secret" not in str(caught.value)
@@ -266,7 +288,7 @@ class TestRefusals:
             calls.append(1)
             raise RuntimeError("a secret of the server")
 
-        monkeypatch.setattr(served_engine, "_finish", broken)
+        monkeypatch.setattr(served_engine._answering, "_finish", broken)
         with pytest.raises(openai.InternalServerError, match="internal error; request id") as caught:
             server.client(max_retries=2).chat.completions.create(
                 model="tiny", messages=[{"role": "user", "content": "One?"}]

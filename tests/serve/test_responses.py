@@ -81,7 +81,7 @@ class TestResponses:
         def broken(*_):
             raise RuntimeError("a secret of the server")
 
-        monkeypatch.setattr(served_engine, "_finish", broken)
+        monkeypatch.setattr(served_engine._answering, "_finish", broken)
         with pytest.raises(openai.APIError, match="internal error; request id") as caught:
             list(server.client().responses.create(model="tiny", input="One?", stream=True))
         assert "secret" not in str(caught.value)

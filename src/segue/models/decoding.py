@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -107,7 +108,8 @@ def check_computed(found: Tensor, what: str) -> None:
 class DecodeState:
     """One sequence: its ids so far, the states on its segmentation tokens, and why it ended, once it has.
 
-    `pending_seg` says that its last token is a segmentation token whose state is still to be read.
+    `pending_seg` says that its last token is a segmentation token whose state is still to be read. `cached` of the
+    prompt's tokens were not read for it, but known from another prompt.
     """
 
     decoding: Decoding
@@ -118,6 +120,7 @@ class DecodeState:
     pending_seg: bool = False
     stop_reason: StopReason | None = None
     prompt_length: int = 0
+    cached: int = 0
 
     @property
     def length(self) -> int:
@@ -281,10 +284,10 @@ class Decoder:
     def add(self, prompt: Prompt, decodings: Sequence[Decoding]) -> list[DecodeState]:
         """Read the rows of a prompt, and decode their answers from now on."""
 
-        def read() -> Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"]]]:
+        def read() -> Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"], int]]:
             cache = self.new_cache()
             hidden = read_prompt(self.mllm.language_model, prompt, cache)
-            yield cache, prompt, hidden
+            yield cache, prompt, hidden, 0
 
         return self._add(decodings, prompt.attention.sum(1).tolist(), read())
 
@@ -305,7 +308,7 @@ class Decoder:
         self,
         decodings: Sequence[Decoding],
         lengths: Sequence[int],
-        read: Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"]]],
+        read: Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"], int]],
     ) -> list[DecodeState]:
         """Decode what `read` reads, some rows after the other."""
         states = [
@@ -318,11 +321,13 @@ class Decoder:
             is_static = self.static is not None and supports_static_decoding(self.mllm.language_model, longest)
             self._cache = self.static if self.static and is_static else GrowingCache(self.mllm.language_model)
             self._is_alone = decodes_alone(self.mllm.language_model, longest)
-        found = [self._hidden] if self.rows else []
+        found, coming = [self._hidden] if self.rows else [], iter(states)
         try:
-            for cache, prompt, hidden in read:
+            for cache, prompt, hidden, known in read:
                 self._cache.add(cache, prompt)
                 found.append(hidden)
+                for state in islice(coming, len(hidden)):
+                    state.cached = known
         except BaseException:
             self._cache.keep(range(len(self.rows)))  # a cache that outlives this decoder must not hold half of them
             raise

@@ -53,14 +53,18 @@ class LastPrompt:
     """Keys and values of the prompt that was read last on its own, for those that begin in the same way.
 
     `content` of a prompt says for every token what it is: the id of text, and for a visual token a negative number that
-    stands for the medium's content and the place in it. `reused` counts the tokens that were not read again.
+    stands for the medium's content and the place in it.
     """
 
     def __init__(self) -> None:
-        self.reused = 0
         self._content = torch.empty(0, dtype=torch.long)
         self._positions = torch.empty(0, dtype=torch.long)
         self._layers: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it is long."""
+        return len(self._content)
 
     def shared(self, prompt: Prompt, content: Int[Tensor, " s"]) -> int:
         """How many tokens of a prompt are known; at least its last one must be read."""
@@ -73,12 +77,12 @@ class LastPrompt:
         language_model: Any,
         prompts: Sequence[tuple[Prompt, Int[Tensor, " _"]]],
         new_cache: Callable[[], DynamicCache] = DynamicCache,
-    ) -> Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"]]]:
+    ) -> Iterator[tuple[DynamicCache, Prompt, Float[Tensor, "b d"], int]]:
         """Read prompts of one row each with their contents. Those that begin like the last one are read behind its keys
         and values, together.
 
-        Gives for some of them after the other their cache, the prompt as it lies there, and the states on its last
-        tokens.
+        Gives for some of them after the other their cache, the prompt as it lies there, the states on its last tokens,
+        and how many of its first tokens were known.
         """
         done = 0
         while done < len(prompts):
@@ -92,12 +96,11 @@ class LastPrompt:
             if count == 1:
                 self.forget()
             hidden = read_prompt(language_model, prompt, cache, start=start)
-            self.reused += start * count
             # where a prompt's length decides how its places are encoded, keys of one of another length are others
             if count == 1 and not decodes_alone(language_model, len(content)):
                 self._content, self._positions = content, prompt.positions
                 self._layers = [(layer.keys, layer.values) for layer in cache.layers]
-            yield cache, prompt, hidden
+            yield cache, prompt, hidden, start
 
     def _known(self, language_model: Any, waiting: Sequence[tuple[Prompt, Int[Tensor, " _"]]]) -> tuple[int, int]:
         """How many tokens the next prompts have in common with the last one, and how many prompts that are. 0 and 1, if

@@ -109,7 +109,7 @@ async def ask(body: ChatRequest, context: Context, client: str) -> tuple[Tickets
         [*notes(body, options), *(note for medium in shown for note in medium.notes)],
         shown[-1] if shown else None,
     )
-    return served.submit_each(messages, options, client, count), completion
+    return served.submit_each(messages, options, client, count, body.prompt_cache_key), completion
 
 
 def notes(body: ChatRequest, options: Options) -> list[str]:
@@ -158,6 +158,7 @@ def usage(answers: Sequence[Answer]) -> Json:
         "prompt_tokens": prompt,
         "completion_tokens": said,
         "total_tokens": prompt + said,
+        "prompt_tokens_details": {"cached_tokens": answers[0].usage.cached_tokens},
         "visual_tokens": answers[0].usage.visual_tokens,
         "encoded_frames": sum(answer.usage.encoded_frames for answer in answers),
     }

@@ -26,6 +26,7 @@ from segue.serve.schema import (
     NEUTRAL,
     WITHOUT_EFFECT,
     Answering,
+    CacheKey,
     ChatMessage,
     ChatRequest,
     FileId,
@@ -142,6 +143,7 @@ class ResponsesRequest(Answering):
     top_p: float | None = Field(None, gt=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     text: TextOptions = TextOptions()
+    prompt_cache_key: CacheKey | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -167,6 +169,7 @@ class ResponsesRequest(Answering):
             logprobs=self.top_logprobs is not None,
             top_logprobs=self.top_logprobs,
             response_format=Format(type=self.text.format.type, json_schema=schema),
+            prompt_cache_key=self.prompt_cache_key,
             **shared,
         )
 
@@ -199,6 +202,7 @@ class Reply:
             "output": [] if answer is None else [self.item(answer)],
             "parallel_tool_calls": False,
             "previous_response_id": None,
+            "prompt_cache_key": self.body.prompt_cache_key,
             "store": False,
             "temperature": self.body.temperature or 0.0,
             "text": {"format": {"type": self.body.text.format.type}},
@@ -291,7 +295,7 @@ def _usage(answer: Answer) -> Json:
     prompt, said = answer.usage.prompt_tokens, answer.usage.answer_tokens
     return {
         "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": answer.usage.cached_tokens},
         "output_tokens": said,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": prompt + said,

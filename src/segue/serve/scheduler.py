@@ -17,6 +17,7 @@ from segue.encoder import MemoryStore
 from segue.engine import Engine, Request
 from segue.errors import SegueError
 from segue.geometry.masks import encode
+from segue.models.prefill import LastPrompt
 from segue.options import Options
 from segue.serve.errors import NO_RETRY, ApiError
 from segue.serve.metrics import Metrics
@@ -39,6 +40,9 @@ class FrameRles:
     scores: tuple[float, ...]
     presence: tuple[float, ...]
 
+
+DIALOGUES_KEPT, TOKENS_KEPT = 8, 2**15
+"""Dialogues whose last prompt stays in memory for their next turn, and how many tokens of all of them."""
 
 Told = TextDelta | ObjectsFound | FrameRles | Finished
 
@@ -157,6 +161,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
         self._running: dict[Request, Ticket] = {}
+        self._last_prompts: OrderedDict[tuple[str, str], LastPrompt] = OrderedDict()
         self._is_closed = False
         self._keep_features()
         self._thread = threading.Thread(target=self._work, name="segue-answers", daemon=True)
@@ -206,20 +211,32 @@ class Scheduler:
             self._changed.notify()
         return ticket
 
-    def submit_each(self, messages: Sequence[Message], options: Options, client: str, count: int) -> Tickets:
-        """Put a dialogue into the queue so many times, with seeds that follow one another.
+    def submit_each(
+        self, messages: Sequence[Message], options: Options, client: str, count: int, key: str | None = None
+    ) -> Tickets:
+        """Put a dialogue into the queue so many times, with seeds that follow one another. Of what a client asks with
+        the same `key`, the beginning that two prompts share is read once.
 
         Raises: ApiError, as `submit` does; then none of them is asked.
         """
         tickets: list[Ticket] = []
+        last_prompt = self._last_prompt(client, key) if key else None
         try:
             for number in range(count):
-                request = Request([messages], replace(options, seed=options.seed + number))
+                request = Request([messages], replace(options, seed=options.seed + number), last_prompt=last_prompt)
                 tickets.append(self.submit(request, client))
         except ApiError:
             Tickets(tickets).close()
             raise
         return Tickets(tickets)
+
+    def _last_prompt(self, client: str, key: str) -> LastPrompt:
+        with self._changed:
+            found = self._last_prompts.setdefault((client, key), LastPrompt())
+            self._last_prompts.move_to_end((client, key))
+            if len(self._last_prompts) > DIALOGUES_KEPT:
+                self._last_prompts.popitem(last=False)
+        return found
 
     def cancel(self, ticket: Ticket, reason: str = "cancelled") -> None:
         """Do no more for a request, and count why; one that is over, or cancelled already, stays as it is."""
@@ -287,6 +304,7 @@ class Scheduler:
     def _rest(self) -> None:
         """Without the weights until there is a request again; one that cannot be answered then is told so."""
         assert self._load is not None
+        self._last_prompts.clear()
         self.engine.unload()
         log.info("%s has left memory: nobody asked for %g seconds", self.name, self._idle_seconds)
         while True:
@@ -329,4 +347,6 @@ class Scheduler:
         if isinstance(event, Finished | Failed):
             with self._changed:
                 del self._running[request]
+                while sum(one.tokens for one in self._last_prompts.values()) > TOKENS_KEPT:
+                    self._last_prompts.popitem(last=False)
         ticket.tell(event)

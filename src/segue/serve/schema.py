@@ -13,7 +13,7 @@ from segue.serve.settings import Limits
 
 WITHOUT_EFFECT = frozenset(
     {
-        *("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"),
+        *("user", "metadata", "store", "service_tier", "safety_identifier"),
         *("prompt_cache_retention", "parallel_tool_calls"),
     }
 )
@@ -135,6 +135,8 @@ class RegionPart(Open):
 Medium = str | Url | FileId
 """An image or a video: a data URL or an address, as text or as an object, or a file that was uploaded."""
 Phrase = Annotated[str, Field(min_length=1, max_length=1000)]
+CacheKey = Annotated[str, Field(max_length=200)]
+"""What a client calls a dialogue: with the same key, what was read for the turn before is not read again."""
 Part = Annotated[TextPart | ImagePart | VideoPart | FilePart | RegionPart, Field(discriminator="type")]
 
 
@@ -229,6 +231,7 @@ class ChatRequest(Answering):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: Format | None = None
+    prompt_cache_key: CacheKey | None = None
 
     @model_validator(mode="before")
     @classmethod

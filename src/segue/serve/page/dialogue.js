@@ -75,7 +75,9 @@ async function ask(words, owner) {
   const isFirst = state.file && !state.dialogue.some((message) => Array.isArray(message.content));
   const content = isFirst ? [{ type: "file", file: { file_id: state.file.id } }, ...parts, { type: "text", text: words }] : words;
   state.dialogue.push({ role: "user", content });
-  const body = { model: state.served, messages: state.dialogue, probabilities: isProbable() };
+  const body = {
+    model: state.served, messages: state.dialogue, probabilities: isProbable(), prompt_cache_key: state.file?.id ?? "words",
+  };
   let text = "";
   for await (const chunk of api.chat(body, state.running.signal)) {
     const { delta } = chunk.choices[0] ?? { delta: {} };
