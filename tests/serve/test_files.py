@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
+from segue.geometry.masks import iou
 from segue.serve.errors import ApiError
 from segue.serve.settings import Limits
 from segue.serve.storage import FileStore, named_id, new_id
@@ -202,6 +203,17 @@ class TestSegment:
             assert np.array_equal(dense(region["rle"]), expected.masks.dense())
         assert (found["not_found"], found["media"]["kind"], found["regions_version"]) == ([], "image", 1)
 
+    def test_a_picture_is_read_once_for_questions_under_the_same_key(self, serve, served_engine, image_url):
+        def found(phrases, **key):
+            answer = http.post("/v1/segment", json={"image": image_url, "phrases": phrases} | key).json()
+            return answer["regions"][0]["rle"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+        with serve(served_engine) as server, server.http() as http:
+            expected, none = found(["cat"])
+            first, again = (found([phrase], prompt_cache_key="a picture") for phrase in ("dog", "cat"))
+        assert none == first[1] == 0 and again[1] > 64
+        assert iou(dense(again[0]), dense(expected)) > 0.99
+
     @pytest.mark.parametrize("kind", ["image", "video"])
     def test_polygons_come_on_request_and_say_how_far_they_are_from_the_mask(self, server, image_url, video_url, kind):
         url = image_url if kind == "image" else video_url
@@ -250,9 +262,11 @@ class TestSessions:
                 session = http.post(f"{path}/phrases", json={"phrase": phrase}).json()
             assert session["phrases"] == http.get(path).json()["phrases"] == ["dog", "cat"]
             told = http.post(f"{path}/follow", json={}, headers={"accept": accept})
+            again = http.post(f"{path}/follow", json={}).text.split("\n")[-2]
             whole = http.post("/v1/segment", json={"video": video_url, "phrases": ["dog", "cat"]}).json()
             assert http.delete(path).json()["deleted"] and http.get(path).status_code == 404
         assert told.headers["content-type"].startswith(accept)
+        assert json.loads(again)["usage"]["prompt_tokens_details"]["cached_tokens"] > 128, "the clip is not read again"
         lines = [line.removeprefix("data: ") for line in told.text.split("\n") if line]
         found, *frames, done = [json.loads(line) for line in lines if line != "[DONE]"]
         assert [region["phrase"] for region in found["regions"]] == ["dog", "cat"]

@@ -191,8 +191,9 @@ class Scheduler:
         """Requests that are being answered."""
         return len(self._running)
 
-    def submit(self, request: Request, client: str) -> Ticket:
-        """Put a request into the queue.
+    def submit(self, request: Request, client: str, key: str | None = None) -> Ticket:
+        """Put a request into the queue. Of what a client asks with the same `key`, the beginning that a prompt shares
+        with the one before is not read again.
 
         Raises: ApiError, if the queue is full or the server is about to end.
         """
@@ -207,6 +208,8 @@ class Scheduler:
                 self.metrics.gave_up.labels("queue_full").inc()
                 message = f"{self.waiting} requests are waiting already; ask again later"
                 raise ApiError(429, message, code="queue_full", headers={"retry-after": "2"})
+            if key:
+                request.last_prompt = self._last_prompt(client, key)
             self._waiting.setdefault(client, deque()).append(ticket)
             self._changed.notify()
         return ticket
@@ -214,28 +217,25 @@ class Scheduler:
     def submit_each(
         self, messages: Sequence[Message], options: Options, client: str, count: int, key: str | None = None
     ) -> Tickets:
-        """Put a dialogue into the queue so many times, with seeds that follow one another. Of what a client asks with
-        the same `key`, the beginning that two prompts share is read once.
+        """Put a dialogue into the queue so many times, with seeds that follow one another.
 
         Raises: ApiError, as `submit` does; then none of them is asked.
         """
         tickets: list[Ticket] = []
-        last_prompt = self._last_prompt(client, key) if key else None
         try:
             for number in range(count):
-                request = Request([messages], replace(options, seed=options.seed + number), last_prompt=last_prompt)
-                tickets.append(self.submit(request, client))
+                request = Request([messages], replace(options, seed=options.seed + number))
+                tickets.append(self.submit(request, client, key))
         except ApiError:
             Tickets(tickets).close()
             raise
         return Tickets(tickets)
 
     def _last_prompt(self, client: str, key: str) -> LastPrompt:
-        with self._changed:
-            found = self._last_prompts.setdefault((client, key), LastPrompt())
-            self._last_prompts.move_to_end((client, key))
-            if len(self._last_prompts) > DIALOGUES_KEPT:
-                self._last_prompts.popitem(last=False)
+        found = self._last_prompts.setdefault((client, key), LastPrompt())
+        self._last_prompts.move_to_end((client, key))
+        if len(self._last_prompts) > DIALOGUES_KEPT:
+            self._last_prompts.popitem(last=False)
         return found
 
     def cancel(self, ticket: Ticket, reason: str = "cancelled") -> None:

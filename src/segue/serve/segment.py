@@ -16,7 +16,7 @@ from segue.serve.context import Context
 from segue.serve.dialogue import check_frames
 from segue.serve.errors import ApiError
 from segue.serve.scheduler import Tickets
-from segue.serve.schema import Answering, Items, Medium, Phrase
+from segue.serve.schema import Answering, CacheKey, Items, Medium, Phrase
 from segue.types import Answer
 
 Json = dict[str, Any]
@@ -29,6 +29,7 @@ class SegmentRequest(Answering):
     image: Medium | None = None
     video: Medium | None = None
     model: str | None = None
+    prompt_cache_key: CacheKey | None = None
 
     @model_validator(mode="after")
     def _one(self) -> SegmentRequest:
@@ -66,7 +67,7 @@ async def answered(body: SegmentRequest, context: Context, request: Request) -> 
     media = await context.open(given, "image" if kind == "image" else "video", kind, client)
     check_frames(body, [media], context.limits)
     asked = served.engine.segmentation(media, body.phrases, body.options(context.limits))
-    tickets = Tickets([served.submit(asked, client)])
+    tickets = Tickets([served.submit(asked, client, body.prompt_cache_key)])
     [answer] = await while_connected(request, tickets, finished(tickets))
     return answer
 

@@ -83,9 +83,8 @@ def add_routes(app: FastAPI, context: Context) -> None:
         check_frames(body, [media], limits)
         # masks are told as they come, and kept only where their probabilities are to be told at the end
         options = body.options(limits, keep_masks=body.probabilities)
-        ticket = served.submit(
-            served.engine.segmentation(media, session.about["phrases"], options), request.state.client
-        )
+        asked = served.engine.segmentation(media, session.about["phrases"], options)
+        ticket = served.submit(asked, request.state.client, session.id)
         first = await while_connected(request, ticket, anext(ticket))
         is_sse = "text/event-stream" in request.headers.get("accept", "")
         form: StreamForm = "done" if is_sse else "lines"

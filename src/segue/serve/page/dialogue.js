@@ -69,6 +69,9 @@ export async function send(event) {
   changed();
 }
 
+// What was read of the medium for one question is not read again for the next.
+const cacheKey = () => state.file?.id ?? "words";
+
 async function ask(words, owner) {
   const parts = canMark() ? regionParts() : [];
   if (parts.length) state.dialogue = []; // marks stand beside the image that they are on
@@ -76,7 +79,7 @@ async function ask(words, owner) {
   const content = isFirst ? [{ type: "file", file: { file_id: state.file.id } }, ...parts, { type: "text", text: words }] : words;
   state.dialogue.push({ role: "user", content });
   const body = {
-    model: state.served, messages: state.dialogue, probabilities: isProbable(), prompt_cache_key: state.file?.id ?? "words",
+    model: state.served, messages: state.dialogue, probabilities: isProbable(), prompt_cache_key: cacheKey(),
   };
   let text = "";
   for await (const chunk of api.chat(body, state.running.signal)) {
@@ -96,7 +99,7 @@ async function find(words, owner) {
   const phrases = words.split(/[,，;；\n]+/).map((phrase) => phrase.trim()).filter(Boolean);
   if (state.file.media.kind === "image") {
     tell("working");
-    const body = { image: { file_id: state.file.id }, phrases, probabilities: true };
+    const body = { image: { file_id: state.file.id }, phrases, probabilities: true, prompt_cache_key: cacheKey() };
     const answer = await api.segment(body, state.running.signal);
     return finish(owner, answer.regions, summary(answer.regions, answer.not_found));
   }
