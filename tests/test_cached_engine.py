@@ -56,6 +56,12 @@ def answer(engine, medium, text="What is it?"):
     return engine.ask(medium, text, options=OPTIONS).raw_text
 
 
+@pytest.mark.parametrize(("form", "told"), [("lossless", None), ("int8", "int8, tower")])
+def test_features_that_are_not_exact_stand_in_the_lineage(folder, video, tmp_path, form, told):
+    engine, _ = cached(folder, tmp_path, form=form)
+    assert engine.ask(video, "What is it?", options=OPTIONS).lineage.get("features") == told
+
+
 @pytest.mark.parametrize("point", ["tower", "projected"])
 def test_38_39_the_second_run_decodes_and_encodes_nothing(folder, video, tmp_path, monkeypatch, point):
     expected = [answer(segue.load(folder), medium) for medium in (video, video[0])]

@@ -177,6 +177,8 @@ def test_a_file_overrides_its_base_key_by_key(write):
         ("optim: {lr: 1, lr: 2}", "key 'lr' stands twice in one mapping (line 1)"),
         ("optim: {lr: 1", "is not valid YAML: expected"),
         ("optim: !!python/name:os.system", "is not valid YAML: could not determine a constructor"),
+        ("optim: {lr: 1, warmup: 010}", "010 (line 1) would be 8; write 8, or quote it"),
+        ("optim: {lr: 1, warmup: 1:30}", "1:30 (line 1) would be 90"),
         ("title: 2024-13-45", "is not valid YAML: month must be in"),
         ("- 1", "holds [1], expected a mapping"),
         ("base: nowhere.yaml", "nowhere.yaml: No such file or directory; give a YAML file"),

@@ -85,6 +85,17 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number: int = super().construct_yaml_int(node)
+        if re.match(r"[-+]?0[0-7_]+$|.*:", node.value):  # octal and sixties in YAML 1.1
+            raise ConfigError(
+                f"{node.value} (line {node.start_mark.line + 1}) would be {number}; write {number}, or quote it"
+            )
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
 
 class _Dumper(yaml.SafeDumper):
     """Plain values only, in the notation that `_Loader` reads."""

@@ -280,10 +280,14 @@ class Engine:
 
     def use_cache(self, store: Store, *, form: str = "lossless", point: Point = "tower") -> FeatureCache:
         """Take features of media from a store, and keep there what is computed. `forget` when weights have changed.
+        Where they are not exact, `lineage` says so.
 
         Raises: ConfigError, for an unknown format, or a model in a type that is not kept.
         """
-        return self.encoder.use_cache(store, form=form, point=point)
+        cache = self.encoder.use_cache(store, form=form, point=point)
+        is_exact = cache.form.is_lossless or (form == "bf16" and self.model.dtype == torch.bfloat16)
+        self.lineage |= {} if is_exact else {"features": f"{form}, {point}"}
+        return cache
 
     def unload(self) -> None:
         """Let go of all weights for good. It answers no more, but can still say what a request would ask."""

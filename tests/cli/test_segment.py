@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 
 from segue.media import open_media
 from segue.output import results
+from segue.types import Finished, Region
 
 
 @pytest.fixture
@@ -278,6 +280,22 @@ def test_every_thing_asked_for_has_a_line(run_segue, photo, out):
     assert read_result(out / "street")["not_found"] == ["purple"]
 
 
+def test_a_place_that_is_said_in_words_has_a_line_of_its_own(run_segue, fake, photo, out, monkeypatch, json_lines):
+    original = fake.Engine._answer
+
+    def with_place(*arguments):
+        for event in original(*arguments):
+            if isinstance(event, Finished):
+                regions = (*event.answer.regions, Region("car", box=np.array([1.0, 2.0, 30.0, 40.0])))
+                event = Finished(replace(event.answer, regions=regions))
+            yield event
+
+    monkeypatch.setattr(fake.Engine, "_answer", with_place)
+    run = run_segue("segment", photo, "bright", "-o", out)
+    assert "street.png: 1 object in" in run.stderr
+    assert "  car: said to be at [1.0, 2.0, 30.0, 40.0], without a mask" in run.stderr
+
+
 def test_an_object_without_pixels_is_not_found(run_segue, tmp_path, out):
     path = tmp_path / "black.png"
     Image.new("RGB", (WIDTH, HEIGHT)).save(path)
@@ -293,8 +311,9 @@ def test_an_object_without_pixels_is_not_found(run_segue, tmp_path, out):
         (lambda photo, result: os.utime(photo, (1, 1)), False),
         (lambda photo, result: make_image(photo, shift=20), True),
         (lambda photo, result: (result / "result.json").unlink(), True),
+        (lambda photo, result: (result / "result.json").write_text("{"), True),
     ],
-    ids=["touched", "other content", "result gone"],
+    ids=["touched", "other content", "result gone", "result damaged"],
 )
 def test_an_input_is_done_again_where_content_or_result_changed(run_segue, photo, out, change, done_again):
     run_segue("segment", photo, "bright", "-o", out)

@@ -1,9 +1,13 @@
 import json
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from segue.cli import train
 from segue.cli.main import main
 
 
@@ -36,11 +40,25 @@ def test_a_fine_tune_is_one_command_and_goes_on_by_its_recipe(mine, official_fol
     assert "mine: 6 rows (1 test, 4 train, 1 val) with 6 objects, no errors" in told.err
     assert "memory per process: about" in told.err
     assert "learns for 2 steps" in told.err and "-o " + str(out) + " --resume" in told.err
-    assert run("train", out / "recipe.yaml", "--resume", "--device", "cpu", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["step"] == 2
+    for folder, base, text in ((mine.parent, official_folder, "FOLDER"), (mine, mine, "--base")):
+        assert run("finetune", folder, "--base", base, "-o", out, "--resume", *given) == 2
+        assert f"was started with {text} " in capsys.readouterr().err
+    assert run("finetune", mine, "--base", official_folder, "-o", out, "--resume", "--device", "cpu", "--json") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["step"] == 2 and f"score it: segue evaluate {out} --on {mine}" in told.err
     assert (out / "report.html").read_text().startswith("<!doctype html>")
     assert run("inspect", out, "--json") == 0
     assert json.loads(capsys.readouterr().out)["trained"]["step"] == 2
+
+
+@pytest.mark.parametrize(("name", "splits", "rest"), [("run", {}, []), ("list", {"val"}, ["--split", "val"])])
+def test_the_line_to_score_a_run_is_one_that_works(capsys, name, splits, rest):
+    """A run may be called as a sub-command is, and a folder may have no test split."""
+    data = SimpleNamespace(root=Path("mine"), options={})
+    made, outcome = SimpleNamespace(data=[data], model="demo"), SimpleNamespace(run=Path(name), is_stopped=False)
+    train._tell_next(made, outcome, phrase=None, group=None, has_test=not splits)
+    expected = shlex.join(["segue", "evaluate", f"./{name}", "--on", "mine", *rest, "-o", f"{name}-scores"])
+    assert f"score it: {expected}" in capsys.readouterr().err
 
 
 def test_bad_data_end_it_before_anything_is_loaded(mine, official_folder, tmp_path, capsys):

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -40,6 +41,7 @@ class Bright:
     level: int = 100
     name: str = "bright"
     broken: tuple[str, ...] = ()
+    model: ClassVar = SimpleNamespace(grounder=SimpleNamespace())
     asked: list[list[str]] = field(default_factory=list)
 
     @property

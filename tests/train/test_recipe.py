@@ -56,6 +56,8 @@ def test_a_recipe_says_no_more_than_it_must(make_recipe, tmp_path):
         (lambda: Stage(name="a", steps=1, weight_decay=float("nan")), "weight_decay nan"),
         (lambda: Stage(name="a", steps=1, betas=(0.9, 1.0)), r"betas \(0.9, 1.0\) is out of range"),
         (lambda: Stage(name="a", epochs=float("inf")), "has inf epochs"),
+        (lambda: Stage(name="a", epochs=0.0), "has 0.0 epochs; expected more than 0"),
+        (lambda: Stage(name="a", steps=10**20), "steps; expected at most 10,000,000"),
         (lambda: ParameterGroup(how="full", rate=0.0), "a group's rate is 0.0; expected more than 0, or how: frozen"),
         (lambda: ParameterGroup(how="full", rate=-1e-4), "a group's rate is -0.0001"),
         (lambda: Lora(rank=0), "rank 0"),

@@ -281,6 +281,9 @@ def test_a_run_goes_on_only_with_its_own_recipe(make_recipe, watcher, change, te
     train(recipe, watcher, device="cpu", limit=1)
     with pytest.raises(ConfigError, match=text):
         train(replace(recipe, **change), watcher, device="cpu", resume=True)
+    stages = (replace(recipe.stages[0], betas=(0.5, 0.9)), *recipe.stages[1:])
+    with pytest.raises(ConfigError, match=r"another stages\.0\.betas\.0 \(0\.\d+, now 0\.5\)"):
+        train(replace(recipe, stages=stages), watcher, device="cpu", resume=True)
 
 
 def test_a_finished_folder_is_not_written_over(make_recipe, watcher):

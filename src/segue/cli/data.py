@@ -82,7 +82,7 @@ def synth(
         return
     word = "clip" if reader.holds == "clips" else "image"
     print(visible(f"{out}: {count} {word}{'s' * (count > 1)}, {files} files"), flush=True)
-    say(f"In Python: segue.datasets.DATASETS[{reader.dataset!r}](root, split{given})")
+    say(f"In Python: segue.datasets.DATASETS[{reader.dataset!r}](Path(root), split{given})")
     if reader.dataset == "folder":
         whole = out.parent if split_named(out.name) else out
         say(f"look at it:     {shlex.join(['segue', 'doctor', str(whole)])}")

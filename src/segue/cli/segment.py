@@ -250,7 +250,7 @@ def _report(record: Record, tally: Tally, out: Path, *, is_old: bool, as_json: b
         tally.skipped += 1
     else:
         tally.done += 1
-        count = sum(region["is_found"] is not False for region in record["regions"])
+        count = sum(bool(region["is_found"]) for region in record["regions"])
         found = f"{_many(count, 'object')} in {record['seconds']:.1f} s, {out / record['folder']}"
         say(one_line(f"{name}: {found}"))
         for note in record.get("notes", ()):
@@ -265,6 +265,9 @@ def _account(record: Record) -> Iterator[str]:
     """What was made of each thing asked for, a line each."""
     for number, region in enumerate(record["regions"], start=1):
         phrase = region["phrase"] or f"object {number}"
+        if region["is_found"] is None:
+            yield f"{phrase}: said to be at {region['box']}, without a mask"
+            continue
         if region["is_found"] is False:
             yield f"{phrase}: not found ({_many(region['area'], 'pixel')} at most)"
             continue

@@ -19,11 +19,12 @@ from segue.cli.console import STDERR, say
 from segue.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from segue.own_data.doctor import Examined
     from segue.train.recipe import TrainRecipe
     from segue.train.run import Outcome
 else:
     # Recipes bring torch along, which `--help` can do without.
-    TrainRecipe = Outcome = Any
+    TrainRecipe = Outcome = Examined = Any
 
 STOPPED = 130
 
@@ -119,17 +120,22 @@ def finetune(
 
     if not estimate:
         require_accelerate()
+    has_test = True
     if resume:
         fixed = {"--phrase": phrase, "--group": group, "--epochs": epochs, "--steps": steps}
         if unused := [name for name, value in fixed.items() if value is not None]:
             recipe = output / "recipe.yaml"
             say(f"{', '.join(unused)} have no effect with --resume, which goes by {recipe} (--set KEY=VALUE)")
+        if not (output / "recipe.yaml").is_file():
+            raise ConfigError(f"{output} holds no run to go on with; start without --resume")
         made = replace(config.load(TrainRecipe, output / "recipe.yaml", sets or []), output=output)
+        _check_same(made, folder, base)
     else:
         wish = FinetuneOptions(
             folder=folder, base=base, output=output, phrase=phrase, group=group, epochs=epochs, steps=steps
         )
-        objects = _check_data(folder, phrase=phrase, group=group)
+        examined = _check_data(folder, phrase=phrase, group=group)
+        objects, has_test = max(len(seen.texts) for seen in examined.seen), "test" in examined.report.splits
         made = _with_sets(_preset(replace(wish, objects=objects), device), sets or [])
     if cache is not None:
         made = replace(made, cache=cache)
@@ -137,7 +143,7 @@ def finetune(
         say(_summary(made))
     outcome = _run(made, resume=resume, limit=limit, estimate=estimate, device=device, as_json=as_json)
     if outcome is not None and outcome.is_main:
-        _tell_next(made, outcome, phrase=phrase, group=group)
+        _tell_next(made, outcome, phrase=phrase, group=group, has_test=has_test)
     _leave(outcome, limit)
 
 
@@ -161,7 +167,7 @@ def _summary(made: TrainRecipe) -> str:
     return "\n".join([*lines, f"all settings go to {made.output / 'recipe.yaml'} (--set KEY=VALUE changes them)"])
 
 
-def _tell_next(made: TrainRecipe, outcome: Outcome, *, phrase: str | None, group: str | None) -> None:
+def _tell_next(made: TrainRecipe, outcome: Outcome, *, phrase: str | None, group: str | None, has_test: bool) -> None:
     """The commands that one would type next."""
     data, run = made.data[0], str(outcome.run)
     given = {"--phrase": phrase or data.options.get("phrase"), "--group": group or data.options.get("group")}
@@ -170,7 +176,10 @@ def _tell_next(made: TrainRecipe, outcome: Outcome, *, phrase: str | None, group
         again = shlex.join(["segue", "finetune", str(data.root), "--base", made.model, "-o", run, "--resume"])
         say(f"go on:    {again}")
         return
-    score = shlex.join(["segue", "evaluate", run, "--on", f"{data.root}", *words, "-o", f"{run}-scores"])
+    words += [] if has_test else ["--split", "val"]
+    # a run called `run` or `list` would be taken for a sub-command
+    model = run if "/" in run else f"./{run}"
+    score = shlex.join(["segue", "evaluate", model, "--on", f"{data.root}", *words, "-o", f"{run}-scores"])
     say(f"score it: {score}")
     use = shlex.join(["segue", "segment", "IMAGE", str(phrase or "PHRASE"), "--model", run, "-o", "tuned"])
     say(f"use it:   {use}")
@@ -199,8 +208,21 @@ def _with_sets(made: TrainRecipe, sets: list[str]) -> TrainRecipe:
         return config.load(TrainRecipe, path, sets)
 
 
-def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
-    """What the data doctor finds, told before anything is loaded; returns the most objects of an image.
+def _check_same(made: TrainRecipe, folder: Path, base: str) -> None:
+    """Refuse to go on with other data or from another model than a run was started with.
+
+    Raises: ConfigError.
+    """
+    for what, given, known in (("FOLDER", str(folder), str(made.data[0].root)), ("--base", base, made.model)):
+        if given != known and Path(given).resolve() != Path(known).resolve():
+            raise ConfigError(
+                f"the run in {made.output} was started with {what} {known}, and --resume goes on with that, not with "
+                f"{given}; give {known}, or start a new run on top of this one: --base {made.output} -o ANOTHER"
+            )
+
+
+def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> Examined:
+    """What the data doctor finds, told before anything is loaded.
 
     Raises: DataError, for data with errors; what `segue.own_data.doctor.examine` raises.
     """
@@ -224,7 +246,7 @@ def _check_data(folder: Path, *, phrase: str | None, group: str | None) -> int:
     say(f"checked {folder}: {_many(report.rows, 'row')} ({parts}) with {_many(report.objects, 'object')}, no errors")
     if report.findings:
         say(f"{_many(len(report.findings), 'warning')}; `{doctor}` shows them", style="yellow")
-    return max(len(seen.texts) for seen in examined.seen)
+    return examined
 
 
 def _run(

@@ -156,16 +156,19 @@ class Manifest:
     def finished(self, source: Source, holds: Callable[[Record], bool]) -> Record | None:
         """The record of a source that has a result in its place for which `holds` is true.
 
-        The folder's own `result.json` is asked too: a run may have been killed between writing and listing it.
+        The folder's own `result.json` is asked too: a run may have been killed between writing and listing it, and it
+        may have been damaged since.
         """
         record = self.records.get((str(source), self.asked))
         if record is None or record["folder"] is None:
             return None
         folder = self.out / record["folder"]
-        if record["status"] == "ok" and (folder / RESULT).is_file() and holds(record):
-            return record
         result = read_result(folder)
-        if result is None or not holds(found := record_of(result, folder.name)):
+        if result is None:
+            return None
+        if record["status"] == "ok" and holds(record):
+            return record
+        if not holds(found := record_of(result, folder.name)):
             return None
         self.add(found)
         return found

@@ -18,6 +18,8 @@ from segue.train.optim import Method
 
 Option = bool | int | float | str | None
 How = Literal["full", "lora", "rows", "frozen"]
+MOST_STEPS, MOST_EPOCHS = 10_000_000, 100_000
+"""Of a stage: the order of its rows is drawn before it begins."""
 Metric = Literal["mean_iou", "ciou", "dice", "emitted"]
 Objective = Literal["joint", "vision_alignment", "language", "decoupled"]
 
@@ -190,8 +192,12 @@ class Stage:
         if (self.steps is None) == (self.epochs is None):
             raise ConfigError(f"stage {self.name!r} has steps {self.steps} and epochs {self.epochs}; give one of them")
         _at_least_one(steps=self.steps)
-        if self.epochs is not None and not 0 < self.epochs < inf:
-            raise ConfigError(f"stage {self.name!r} has {self.epochs} epochs; expected more than 0")
+        if self.steps is not None and self.steps > MOST_STEPS:
+            raise ConfigError(f"stage {self.name!r} has {self.steps} steps; expected at most {MOST_STEPS:,}")
+        if self.epochs is not None and not 0 < self.epochs <= MOST_EPOCHS:
+            raise ConfigError(
+                f"stage {self.name!r} has {self.epochs} epochs; expected more than 0 and at most {MOST_EPOCHS:,}"
+            )
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise ConfigError(f"a stage is called {self.name!r}; a folder gets that name, so give plain letters")
         if not 0 < self.rate < inf or not 0 <= self.warmup < 1 or not 0 <= self.weight_decay < inf:

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,11 +125,27 @@ def _begin(recipe: TrainRecipe, *, resume: bool) -> tuple[Path, CheckpointRecord
     old = config.load(TrainRecipe, before)
     for name in (part.name for part in fields(recipe) if part.name not in _MAY_DIFFER):
         if getattr(old, name) != getattr(recipe, name):
+            key, before_, now = _first_change(name, getattr(old, name), getattr(recipe, name))
             raise ConfigError(
-                f"the run in {recipe.output} was started with another {name} ({getattr(old, name)}, now "
-                f"{getattr(recipe, name)}); go on with the same recipe, or start a new run on top of its checkpoint"
+                f"the run in {recipe.output} was started with another {key} ({before_}, now {now}); go on with the "
+                "same recipe, or start a new run on top of its checkpoint"
             )
     return checkpoints.newest(recipe.output)
+
+
+def _first_change(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """The dotted key of the first value that differs, and both values."""
+    parts: list[tuple[Any, Any, Any]] = []
+    if is_dataclass(old) and is_dataclass(new):
+        parts = [(one.name, getattr(old, one.name), getattr(new, one.name)) for one in fields(old)]
+    elif isinstance(old, tuple) and isinstance(new, tuple) and len(old) == len(new):
+        parts = [(number, *pair) for number, pair in enumerate(zip(old, new, strict=True))]
+    elif isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        parts = [(name, value, new[name]) for name, value in old.items()]
+    for name, first, second in parts:
+        if first != second:
+            return _first_change(f"{key}.{name}", first, second)
+    return key, old, new
 
 
 def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:

@@ -42,8 +42,9 @@ def test_a_threshold_moves_the_mask_without_asking_again():
     assert figures["dice@0.1"] > 0.9 > figures["dice@0.5"] == 0.0
 
 
-def test_an_answer_without_a_mask_is_an_empty_mask_and_told_apart():
-    row = score(sample(), answer())
+@pytest.mark.parametrize("regions", [(), (Region("left half", box=np.array([0.0, 0.0, 8.0, 16.0])),)])
+def test_an_answer_without_a_mask_is_an_empty_mask_and_told_apart(regions):
+    row = score(sample(), engine.Answer("Sure.", regions))
     assert not row["is_emitted"] and (row["shared"], row["found"], row["truth"]) == (0, 0, 128)
     figures = reduce([row])
     assert figures["emitted"] == figures["dice"] == figures["recall"] == 0.0 and "precision" not in figures

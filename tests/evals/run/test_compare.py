@@ -58,6 +58,12 @@ def test_noise_is_taken_for_noise(planted):
     assert abs(found.difference) < 1e-9 and not found.is_significant and found.p > 0.5
 
 
+@pytest.mark.parametrize(("groups", "least"), [(2, 0.5), (5, 0.0625), (12, 0.0)])
+def test_few_groups_prove_little(groups, least):
+    (found,) = compare.differences(rows([False] * 4 * groups), rows([True] * 4 * groups), mean)
+    assert least <= found.p < max(2 * least, 0.01) and found.is_significant == (groups > 5)
+
+
 def test_a_run_does_not_differ_from_itself(planted):
     first, _ = planted()
     (found,) = compare.differences(first, first, mean)
@@ -136,7 +142,7 @@ def two_runs(tmp_path):
 def test_the_headline_comes_first(two_runs):
     found = compare.compare(*two_runs(Bright(), Bright(level=250)))
     assert (found[0].figure, found[0].first, found[0].second) == ("dice", 1.0, 0.0)
-    assert found[0].is_significant and json.dumps(compare.as_json(found))
+    assert found[0].p == 0.25 and json.dumps(compare.as_json(found)), "three groups"
 
 
 @pytest.mark.parametrize(

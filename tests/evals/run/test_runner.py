@@ -2,17 +2,19 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from asked import Bright, Recorded, write_folder
 
+from segue import loading
 from segue.data.base import Rows
 from segue.errors import ConfigError, DataError, SegueError
 from segue.evals.metrics import own_masks
 from segue.evals.run import report, rows, runner
-from segue.evals.run.evaluation import Evaluation, read_run, units
+from segue.evals.run.evaluation import Evaluation, EvaluationSpec, read_run, units
 from segue.files import alone
 from segue.media import read_image
 from segue.types import Media, Message, Sample
@@ -28,6 +30,15 @@ def go(job, asked, progress=None, *, batch=1):
     dataset = job.open_data()
     runner.run(job, dataset, lambda: asked, progress or Recorded(), batch=batch)
     return report.RunFolder(out=job.out, benchmark=job.benchmark, total=job.count(dataset))
+
+
+def test_a_model_without_masks_is_not_asked_for_them(monkeypatch, tmp_path):
+    talker = SimpleNamespace(model=SimpleNamespace(grounder=None))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: talker)
+    spec = EvaluationSpec(model="a talker", on="refcoco_val", data=tmp_path, out=tmp_path / "out")
+    with pytest.raises(ConfigError, match="a talker has no grounder, so that it has no masks to score on refcoco_val"):
+        spec.load()
+    assert replace(spec, on="scenes_test").load() is talker, "closed questions need none"
 
 
 def test_every_row_is_asked_once_and_its_score_is_on_the_disk(job):

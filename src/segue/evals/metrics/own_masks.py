@@ -40,7 +40,7 @@ def score(sample: Sample, answer: Answer) -> Row:
     scanned = {threshold: joined(answer.at_threshold(threshold).regions, sample) for threshold in THRESHOLDS}
     return {
         "is_target": bool(truth.any()),
-        "is_emitted": bool(answer.regions),
+        "is_emitted": any(region.masks is not None for region in answer.regions),
         **counts(both),
         **{name: getattr(both, name) for name in FIGURES},
         **_shapes(found, truth),

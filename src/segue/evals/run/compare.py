@@ -27,7 +27,8 @@ class Difference:
     """A figure of two runs, and by how much the second is above the first.
 
     [`low`, `high`] holds the difference with a confidence of 95%. `p` is how often, under luck alone, a difference at
-    least as large would come about, in either direction.
+    least as large would come about, in either direction; that all of n groups differ alike is luck in one case of
+    2^(n-1), so that it is no less.
     """
 
     figure: str
@@ -78,7 +79,8 @@ def check_comparable(first: report.RunReport, second: report.RunReport) -> None:
     hashes = [one["model"].get("model_hash") for one in (first, second)]
     is_one_model = hashes[0] is not None and hashes[0] == hashes[1]
     is_asked_alike = all(first[name] == second[name] for name in alike)
-    if is_one_model and is_asked_alike and first["model"].get("dtype") == second["model"].get("dtype"):
+    is_run_alike = all(first["model"].get(name) == second["model"].get(name) for name in ("dtype", "features"))
+    if is_one_model and is_asked_alike and is_run_alike:
         raise ConfigError(
             f"both runs are of the same weights ({hashes[0]}), asked in the same way; is one of the models not the one "
             "that you meant?"
@@ -103,7 +105,8 @@ def differences(first: Sequence[Row], second: Sequence[Row], reduce: Reduce) -> 
     first_drawn, second_drawn = (figures_of_draws(part, drawn, reduce, names) for part in parts)
     table = second_drawn - first_drawn
     return [
-        _difference(name, whole[0][name], whole[1][name], column) for name, column in zip(names, table.T, strict=True)
+        _difference(name, whole[0][name], whole[1][name], column, len(groups[0]))
+        for name, column in zip(names, table.T, strict=True)
     ]
 
 
@@ -112,12 +115,12 @@ def as_json(found: Sequence[Difference]) -> list[dict[str, Any]]:
     return [{**asdict(one), "significant": one.is_significant} for one in found]
 
 
-def _difference(name: str, first: float, second: float, drawn: np.ndarray) -> Difference:
+def _difference(name: str, first: float, second: float, drawn: np.ndarray, groups: int) -> Difference:
     known = drawn[np.isfinite(drawn)]
     if not len(known):
         return Difference(name, first, second, second - first, second - first, second - first, 1.0)
     low, high = np.quantile(known, [SIGNIFICANT / 2, 1 - SIGNIFICANT / 2])
     # one more draw than there were, the one that luck could have given, so that p is never 0
     beyond = min(np.count_nonzero(known <= 0), np.count_nonzero(known >= 0)) + 1
-    p = min(1.0, 2 * float(beyond) / (len(known) + 1))
+    p = min(1.0, max(2 * float(beyond) / (len(known) + 1), 2.0 ** (1 - groups)))
     return Difference(name, first, second, second - first, float(low), float(high), p)

@@ -111,11 +111,21 @@ class EvaluationSpec:
         )
 
     def load(self) -> EvaluatedModel:
-        """The model, with its feature cache if there is to be one; what `segue.loading.load` raises."""
+        """The model, with its feature cache if there is to be one.
+
+        Raises: ConfigError, for a model without masks where masks are scored; what `segue.loading.load` raises.
+        """
         from segue import loading  # here alone, for what only names a benchmark need not wait for PyTorch
         from segue.features import Store
 
         engine = loading.load(self.model, device=self.device, dtype=self.dtype, quantize_kv=self.quantize_kv)
+        benchmark = self.evaluation().benchmark
+        # of scenes words are scored as well
+        if engine.model.grounder is None and benchmark.task == "segment" and benchmark.dataset != "scene_questions":
+            raise ConfigError(
+                f"{self.model} has no grounder, so that it has no masks to score on {self.on}; take a Sa2VA, or a "
+                "benchmark of words (`segue evaluate list`)"
+            )
         if self.cache is not None:
             engine.use_cache(Store(self.cache), form=self.cache_format, point=self.cache_point)
         return engine
