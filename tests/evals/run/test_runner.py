@@ -33,7 +33,8 @@ def go(job, asked, progress=None, *, batch=1):
 
 
 def test_a_model_without_masks_is_not_asked_for_them(monkeypatch, tmp_path):
-    talker = SimpleNamespace(model=SimpleNamespace(grounder=None))
+    talker = Bright()
+    monkeypatch.setattr(Bright, "model", SimpleNamespace(grounder=None))
     monkeypatch.setattr(loading, "load", lambda *_, **__: talker)
     spec = EvaluationSpec(model="a talker", on="refcoco_val", data=tmp_path, out=tmp_path / "out")
     with pytest.raises(ConfigError, match="a talker has no grounder, so that it has no masks to score on refcoco_val"):
