@@ -5,6 +5,7 @@ features and answers.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
@@ -47,6 +48,9 @@ def build(
     cache: Annotated[str, typer.Option("--cache", help="Folder of the feature cache; made if it is not there.")],
     model: Model,
     data: Data = Path(),
+    split: options.Split = None,
+    phrase: options.Phrase = None,
+    group: options.GroupPattern = None,
     form: Form = "lossless",
     point: Point = "tower",
     frames: Frames = None,
@@ -85,9 +89,10 @@ def build(
     if store.remote is not None:
         raise ConfigError(f"{cache} is an address, which is only read; build into a folder, and copy it there")
     how: dict[str, Any] = {"form": form, "point": point, "frames": frames, "limit": limit, "shard": part}
+    own = {"split": split, "phrase": phrase, "group": group}
     engine, told = load_model(model, device, dtype), list[dict[str, Any]]()
     for name in [word.strip() for word in dataset.split(",") if word.strip()]:
-        this = _benchmark(name, data, engine, store, **how)
+        this = _benchmark(name, data, engine, store, own, **how)
         with Bar(f"looking at {name}", hidden=as_json, failures_told=FAILURES_TOLD) as bar:
             listed = feature_cache.list_media(this, bar)
         told.append({"dataset": name, "dry_run": dry_run, **_project(this, listed)})
@@ -147,6 +152,9 @@ def verify(
     ] = None,
     on: Annotated[str | None, typer.Option("--on", help="With --model: the benchmark whose media are taken.")] = None,
     data: Data = Path(),
+    split: options.Split = None,
+    phrase: options.Phrase = None,
+    group: options.GroupPattern = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="How many images or videos are taken.")] = 100,
     answers: Annotated[
         bool, typer.Option("--answers", help="Ask a question about each with the cache and without, and compare.")
@@ -182,7 +190,8 @@ def verify(
     is_wrong = bool(found.wrong)
     if model is not None and on is not None:
         _tell_start(model, on)
-        this = _benchmark(on, data, load_model(model, device, dtype), store, form=form, point=point, frames=frames)
+        own, engine = {"split": split, "phrase": phrase, "group": group}, load_model(model, device, dtype)
+        this = _benchmark(on, data, engine, store, own, form=form, point=point, frames=frames)
         told |= _compare(this, samples, seed, tokens=max_new_tokens if answers else 0, is_hidden=as_json)
         is_wrong |= not told["as_expected"]
     if as_json:
@@ -235,14 +244,23 @@ def load_model(model: str, device: str, dtype: str) -> Engine:
 
 
 def _benchmark(
-    name: str, data: Path, engine: Engine, store: Store, *, form: str, point: str, frames: str | None, **rest: Any
+    name: str,
+    data: Path,
+    engine: Engine,
+    store: Store,
+    own: Mapping[str, str | None],
+    *,
+    form: str,
+    point: str,
+    frames: str | None,
+    **rest: Any,
 ) -> CachedBenchmark:
-    """A benchmark and a model with its cache."""
+    """A benchmark and a model with its cache; `own` are the options of a folder of one's own."""
     from segue.evals.benchmarks import find
     from segue.evals.run.evaluation import Evaluation
     from segue.evals.run.feature_cache import CachedBenchmark
 
-    benchmark = find(name)
+    benchmark = find(name, **own)
     settings = {} if frames is None else {"frames": frames}
     place = Path(name) if benchmark.is_private else data
     evaluation = Evaluation(benchmark=benchmark, data=place, out=Path(), settings=settings, **rest)

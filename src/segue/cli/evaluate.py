@@ -44,7 +44,6 @@ class _RunByDefault(TyperGroup):
 app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
 
-Split = Annotated[str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")]
 Protocol = Annotated[
     str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
 ]
@@ -92,7 +91,7 @@ def run(
     data: Annotated[Path, typer.Option("--data", help="Folder below which the benchmarks' files lie.")] = Path(),
     output: Out = None,
     rescore: Rescore = None,
-    split: Split = None,
+    split: options.Split = None,
     phrase: options.Phrase = None,
     group: options.GroupPattern = None,
     judge: Judge = None,

@@ -107,6 +107,7 @@ Phrase = Annotated[
     str | None,
     typer.Option("--phrase", help="Of your own images and masks: what mask pictures show, where they do not say it."),
 ]
+Split = Annotated[str | None, typer.Option("--split", help="Of a folder of your own: train, val, test or all.")]
 GroupPattern = Annotated[
     str | None,
     typer.Option(

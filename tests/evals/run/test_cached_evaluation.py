@@ -257,12 +257,15 @@ def test_35_five_thousand_media_that_are_kept_are_gone_over_without_reading_one(
 
 
 def test_folders_of_ones_own_are_told_apart(longva, segue, tmp_path):
-    for number, name in enumerate(("cats", "dogs")):
-        write(tmp_path / name / "test", Request(format="finetune", count=1, split="test", start=number, size=(64, 64)))
-        words = ("build", tmp_path / name, "--model", longva(), "--cache", tmp_path / "cache", "--dtype", "fp32")
-        assert segue(*words)[0] == 0
+    asked = ("--model", longva(), "--dtype", "fp32")
+    for number, (name, split) in enumerate((("cats", "test"), ("dogs", "val"))):
+        write(tmp_path / name / split, Request(format="finetune", count=1, split="test", start=number, size=(64, 64)))
+        words = ("build", tmp_path / name, "--cache", tmp_path / "cache", *asked)
+        assert segue(*words, *([] if split == "test" else ["--split", split]))[0] == 0
     refs = Store(tmp_path / "cache", reserve=0).refs()
-    assert [(ref["dataset"], len(ref["entries"])) for ref in refs] == [("cats_test", 1), ("dogs_test", 1)]
+    assert [(ref["dataset"], len(ref["entries"])) for ref in refs] == [("cats_test", 1), ("dogs_val", 1)]
+    code, told = segue("verify", tmp_path / "cache", "--on", tmp_path / "dogs", "--split", "val", *asked)
+    assert (code, told["features"]["media"]) == (0, 1)
 
 
 def test_33_34_shards_together_are_the_whole_and_a_full_cache_stops_the_build(longva, questions, segue, tmp_path):
