@@ -220,6 +220,56 @@ def test_masks_of_voc_may_have_their_colours(tmp_path):
     np.testing.assert_array_equal(masks(load(tmp_path, "all"))["vessel"], SQUARED)
 
 
+VOCS = [0, 0, 0, 128, 0, 0, 0, 128, 0]
+"""VOC's colours of the places 0, 1 and 2, as they stand in a palette."""
+
+
+def voc_palette(root, palette, file, lines):
+    """A mask of a palette, on which the square is place 2, and a file that names classes."""
+    voc(root, 0)
+    (root / "labelmap.txt").unlink()
+    picture = Image.fromarray(SQUARED.astype(np.uint8) * 2)
+    picture.putpalette(palette)
+    picture.save(root / "SegmentationClass/0.png")
+    if file:
+        (root / file).write_text(lines)
+
+
+@pytest.mark.parametrize("file", ["class_names.txt", "class-names.txt", "labels.txt"])
+@pytest.mark.parametrize(
+    ("lines", "name", "is_told"),
+    [
+        ("_background_\ncup\nvessel\n", "vessel", False),
+        ("__ignore__\n_background_\ncup\nvessel", "vessel", False),
+        ("cup\nvessel\npot\n", "pot", True),
+    ],
+)
+def test_names_that_labelme2voc_writes_count_by_their_lines(tmp_path, file, lines, name, is_told):
+    voc_palette(tmp_path, VOCS, file, lines)
+    np.testing.assert_array_equal(masks(load(tmp_path, "all"))[name], SQUARED)
+    found = [finding.file for finding in examine(tmp_path).report.findings if finding.kind == "unsure_mask"]
+    assert found == [file] * is_told
+
+
+@pytest.mark.parametrize(
+    ("palette", "lines", "name", "is_told"),
+    [
+        ([0, 0, 0, 0, 128, 0, 128, 0, 0], "background:0,0,0::\ncat:0,128,0::\ndog:128,0,0::\n", "dog", False),
+        ([0, 0, 0, 9, 9, 9, 8, 8, 8], "cat:0,128,0::\ndog:128,0,0::\n", "cat", True),
+        ([0] * 9, "cat:0,128,0::\n", "cat", True),
+        ([0, 0, 0, 9, 9, 9, 8, 8, 8], "", "bicycle", True),
+        (VOCS, "", "bicycle", False),
+    ],
+)
+def test_a_palette_of_voc_counts_as_it_shows_and_one_that_nothing_explains_is_told(
+    tmp_path, palette, lines, name, is_told
+):
+    voc_palette(tmp_path, palette, "labelmap.txt" if lines else "", lines)
+    assert masks(load(tmp_path, "all")).keys() == {name}
+    found = [finding.value for finding in examine(tmp_path).report.findings if finding.kind == "unsure_mask"]
+    assert len(found) == is_told and all("0.png" in value for value in found)
+
+
 @pytest.mark.parametrize(("kind", "first"), [("1", "x"), ("7", "0.1"), ("inf", "0.1")])
 def test_a_line_of_yolo_that_cannot_be_read_is_refused(tmp_path, kind, first):
     yolo(tmp_path, 0)

@@ -150,6 +150,8 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
     blank = Finding("bad_mask", None, "", "", "", object=one.number, text=str(one.phrase)[:80])
     if _clean(one.phrase) is None:
         yield replace(blank, kind="no_text", value=repr(one.phrase)[:60], expected="a few words")
+    if one.note:
+        yield replace(blank, kind="unsure_mask", value=one.note)
     size = on_annotated(row, media).size
     faults = list(polygon_faults(one, size))
     if not faults:
