@@ -270,12 +270,44 @@ def test_a_palette_of_voc_counts_as_it_shows_and_one_that_nothing_explains_is_to
     assert len(found) == is_told and all("0.png" in value for value in found)
 
 
-@pytest.mark.parametrize(("kind", "first"), [("1", "x"), ("7", "0.1"), ("inf", "0.1")])
+@pytest.mark.parametrize(("kind", "first"), [("1", "x"), ("7", "0.1"), ("inf", "0.1"), ("0.7", "0.1")])
 def test_a_line_of_yolo_that_cannot_be_read_is_refused(tmp_path, kind, first):
     yolo(tmp_path, 0)
     (tmp_path / "labels/0.txt").write_text(f"{kind} {first} 0.1 0.2 0.2 0.3 0.4")
     with pytest.raises(DataError, match="0.txt, line 1"):
         load(tmp_path, "all")
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        ("[cup, yes]", "yes"),
+        ("[1.0, 007]", "007"),
+        ("{0: yes, 1: NO}", "no"),
+        ("[cup, 2020-01-01]", "2020-01-01"),
+        ("[cup, '~']", "~"),
+        ("[~, cup]", "cup"),
+    ],
+)
+def test_names_of_yolo_are_what_is_written(tmp_path, names, name):
+    yolo(tmp_path, 0)
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    assert masks(load(tmp_path, "all")).keys() == {name}
+
+
+def test_a_class_of_yolo_that_is_null_has_no_words(tmp_path):
+    yolo(tmp_path, 0)
+    (tmp_path / "data.yaml").write_text("names: [cup, null]\n")
+    assert "no_text" in {finding.kind for finding in examine(tmp_path).report.findings}
+
+
+@pytest.mark.parametrize(("shape", "point"), [([4, 3], "0.1 0.2 1"), ([4, 2], "0.1 0.2")])
+def test_key_points_of_yolo_are_no_polygon(tmp_path, caplog, shape, point):
+    yolo(tmp_path, 0)
+    (tmp_path / "labels/0.txt").write_text(" ".join(["0 0.25 0.2 0.3 0.25", *[point] * 4]))
+    (tmp_path / "data.yaml").write_text(f"kpt_shape: {shape}\nnames: [person]\n")
+    assert {finding.kind for finding in examine(tmp_path).report.findings} == {"left_out", "no_object"}
+    assert "1 boxes are no masks" in caplog.text
 
 
 def test_names_of_yolo_that_have_no_numbers_are_told(tmp_path):
