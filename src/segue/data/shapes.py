@@ -269,12 +269,20 @@ def _scale(drawn_on: Size, size: Size) -> tuple[float, float]:
     return across, down
 
 
+def check_numbers(polygon: Sequence[Any]) -> None:
+    """Refuse coordinates that are no finite numbers.
+
+    Raises: BadCoordinateError.
+    """
+    if not all(_is_number(number) for number in polygon):
+        raise BadCoordinateError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
+
+
 def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[float]:
     """A polygon in pixels of the medium, checked."""
     if not isinstance(polygon, list) or any(isinstance(number, list | tuple) for number in polygon):
         raise DataError(f"a polygon is {str(polygon)[:60]}; expected a flat list x0, y0, x1, y1, ...")
-    if not all(_is_number(number) for number in polygon):
-        raise BadCoordinateError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
+    check_numbers(polygon)
     if len(polygon) < 6 or len(polygon) % 2:
         raise TooFewPointsError(
             f"a polygon has {len(polygon)} numbers; expected an even count of 6 or more, for at least three points"
