@@ -192,6 +192,13 @@ def test_masks_in_labelme_and_holes_and_bitmaps_in_supervisely(tmp_path):
     bitmap = {"data": packed(zlib.compress(square)), "origin": [10, 5]}
     supervisely(tmp_path / "b", 0, geometryType="bitmap", bitmap=bitmap)
     np.testing.assert_array_equal(masks(load(tmp_path / "b", "all"))["vessel"], SQUARED)
+    seen = np.zeros((20, 20, 4), np.uint8)
+    seen[..., :3], seen[:10, :, 3] = 255, 255
+    picture = io.BytesIO()
+    Image.fromarray(seen).save(picture, "png")
+    bitmap = {"data": packed(zlib.compress(picture.getvalue())), "origin": [10, 5]}
+    supervisely(tmp_path / "e", 0, geometryType="bitmap", bitmap=bitmap)
+    np.testing.assert_array_equal(masks(load(tmp_path / "e", "all"))["vessel"], box_mask(10, 5, 20, 10))
     hole = {"exterior": POINTS, "interior": [[[12, 7], [20, 7], [20, 15], [12, 15]]]}
     supervisely(tmp_path / "c", 0, points=hole)
     assert int(masks(load(tmp_path / "c", "all"))["vessel"].sum()) == 400 - 64
