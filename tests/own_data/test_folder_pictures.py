@@ -8,6 +8,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from segue.data.base import rng_for
 from segue.errors import ConfigError, DataError, MediaError
+from segue.own_data.doctor import examine
 from segue.own_data.folder import load
 
 LEFT, RIGHT = box_mask(5, 5, 10, 10), box_mask(40, 5, 10, 12)
@@ -155,6 +156,19 @@ def test_a_mask_of_several_pictures_is_refused(tmp_path, form):
     first.save(tmp_path / f"masks/1.{form}", save_all=True, append_images=[second])
     with pytest.raises(DataError, match=f"the mask 1.{form} holds 2 pictures where one was expected"):
         get(load(tmp_path, "all", phrase="vessel"))
+
+
+@pytest.mark.parametrize("form", ["tif", "gif"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_image_of_several_pictures_of_which_one_is_annotated_is_told(tmp_path, form, count):
+    layouts.write_mask(tmp_path / "masks/1.png", values(v1=LEFT))
+    (tmp_path / "images").mkdir()
+    pictures = [Image.fromarray(np.full((*SIZE, 3), 90 * number, np.uint8)) for number in range(count)]
+    pictures[0].save(tmp_path / f"images/1.{form}", save_all=True, append_images=pictures[1:])
+    assert get(load(tmp_path, "all", phrase="vessel")).frames == (0,)
+    report = examine(tmp_path, phrase="vessel").report
+    told = [finding.value for finding in report.findings if finding.kind == "media_note"]
+    assert told == ["it holds 2 pictures, of which the first alone is annotated and used"] * (count - 1)
 
 
 def test_masks_need_a_phrase_and_an_image(tmp_path):
