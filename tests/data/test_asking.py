@@ -203,6 +203,11 @@ def test_reasonseg_is_read_in_any_encoding_that_can_be_told(tmp_path, encoding, 
         ({"text": [" "]}, DataError, "b.json has the text ' ', which asks for nothing"),
         ({"shapes": [{"label": "target", "points": [[float("nan"), 4], [20, 4], [20, 9]]}]}, DataError, "is no number"),
         ({"shapes": [{"label": "target", "points": [[float("inf"), 4], [20, 4], [20, 9]]}]}, DataError, "is no number"),
+        (
+            {"shapes": [{"label": "target", "points": [[1e300, 4], [20, 4], [20, 9]]}]},
+            DataError,
+            r"1e\+300, which is no",
+        ),
         ({"shapes": [{"label": "target", "points": [[500, 400], [900, 400], [900, 900]]}]}, DataError, "lies outside"),
     ],
 )

@@ -122,6 +122,16 @@ def test_a_palette_of_black_and_white_counts_as_it_is_shown(tmp_path, places, pa
     assert sum(by_phrase(get(load(tmp_path, "all", phrase="vessel"))).values()) == area
 
 
+@pytest.mark.parametrize(("mask", "area"), [("1.png", 100), ({"path": "1.png", "value": 1}, 2300)])
+def test_a_mask_picture_of_an_item_counts_as_it_is_shown_unless_a_value_is_named(tmp_path, mask, area):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_json(tmp_path / "annotations.json", [{"image": "1.jpg", "text": ["vessel"], "mask": [mask]}])
+    picture = Image.fromarray(values(v1=~LEFT))
+    picture.putpalette([*WHITE, *BLACK])
+    picture.save(tmp_path / "1.png")
+    assert by_phrase(get(load(tmp_path, "all"))) == {"vessel": area}
+
+
 def test_values_that_labels_name_are_places_in_a_palette_of_black_and_white(tmp_path):
     layouts.write_image(tmp_path / "images/1.jpg")
     layouts.write_json(tmp_path / "labels.json", {"1": "cat"})

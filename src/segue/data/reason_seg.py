@@ -40,6 +40,8 @@ HOME = "reason_seg/ReasonSeg"
 _TARGET, _IGNORED = 1, 255
 _FLAG = "flag"
 """The one label of shapes that mean nothing."""
+_FAR = 2**31
+"""Pillow counts pixels in 32 bits and draws something else beyond."""
 _SEVERAL = re.compile(rb"[\x80-\xff]{2}|\0")
 """What all encodings of more than one byte have beyond ASCII; a single byte between letters is Windows' code page."""
 
@@ -131,7 +133,10 @@ def _drawn(drawn: tuple[Mapping[str, Any], ...], size: tuple[int, int]) -> np.nd
     layers = []
     for shape in drawn:
         outline = [(float(x), float(y)) for x, y in field(shape, "points", list, "a shape")]
-        shapes.check_numbers([number for point in outline for number in point])
+        numbers = [number for point in outline for number in point]
+        shapes.check_numbers(numbers)
+        if max(map(abs, numbers), default=0) >= _FAR:
+            raise shapes.BadCoordinateError(f"a shape has the coordinate {max(numbers, key=abs):g}, which is no pixel")
         layer = Image.new("1", canvas.size)
         ImageDraw.Draw(layer).polygon(outline, fill=1, outline=1)
         layers.append((int(np.asarray(layer).sum()), layer, _value(shape)))
