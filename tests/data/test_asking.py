@@ -173,6 +173,50 @@ def test_reasonseg_can_be_learned_from_and_reads_the_other_encoding(tmp_path):
     assert "caf\u00e9" in sample.messages[0].text and "[SEG]" in sample.messages[-1].text
 
 
+OTHERS = {
+    "gb18030": "绿色的是什么？",
+    "utf-8-sig": "was ist grün",
+    "utf-16": "was ist grün",
+    "cp1252": "what\u00a0is it",
+}
+
+
+def reasonseg_with(root, **change):
+    """The record of the phrase, changed, and what the dataset makes of it."""
+    fixtures_segmentation.reason(root, "train")
+    path = root / "reason_seg/ReasonSeg/train/b.json"
+    record = json.loads(path.read_text()) | change
+    path.write_text(json.dumps(record, ensure_ascii=False))
+    return path
+
+
+@pytest.mark.parametrize(("encoding", "text"), OTHERS.items())
+def test_reasonseg_is_read_in_any_encoding_that_can_be_told(tmp_path, encoding, text):
+    path = reasonseg_with(tmp_path, text=[text])
+    path.write_bytes(path.read_text().encode(encoding))
+    assert text in reason_seg.load(tmp_path, "train").get(1, rng_for(0, 0, 1)).messages[0].text
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"text": [" "]}, DataError, "b.json has the text ' ', which asks for nothing"),
+        ({"shapes": [{"label": "target", "points": [[float("nan"), 4], [20, 4], [20, 9]]}]}, DataError, "is no number"),
+        ({"shapes": [{"label": "target", "points": [[float("inf"), 4], [20, 4], [20, 9]]}]}, DataError, "is no number"),
+        (
+            {"shapes": [{"label": "target", "points": [[1e300, 4], [20, 4], [20, 9]]}]},
+            DataError,
+            r"1e\+300, which is no",
+        ),
+        ({"shapes": [{"label": "target", "points": [[500, 400], [900, 400], [900, 900]]}]}, DataError, "lies outside"),
+    ],
+)
+def test_what_is_wrong_with_a_file_of_reasonseg_is_told(tmp_path, change, error, message):
+    reasonseg_with(tmp_path, **change)
+    with pytest.raises(error, match=message):
+        reason_seg.load(tmp_path, "train").get(1, rng_for(0, 0, 1))
+
+
 @pytest.mark.parametrize(
     ("load", "split", "options", "error", "message"),
     [

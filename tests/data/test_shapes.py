@@ -106,5 +106,5 @@ def test_a_mask_picture_keeps_its_values(tmp_path):
     with pytest.raises(DataError, match="60x40 pixels, its image 64x64"):
         shapes.read_values(tmp_path / "grey.png", (64, 64))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
-    with pytest.raises(MediaError, match="is a damaged PNG"):
+    with pytest.raises(MediaError, match="broken.png is damaged"):
         shapes.read_values(tmp_path / "broken.png", SIZE)

@@ -29,6 +29,12 @@ def test_a_folder_gives_its_images_videos_and_frame_folders_with_numbers_counted
     assert names(inputs.find(str(album))) == ["a2.png", "a10.PNG", "b.jpg", "clip.mp4", "walk"]
 
 
+def test_digits_of_other_scripts_are_letters_of_a_name(tmp_path):
+    for name in ("IMG_2\uff10.png", "\uff11.png", "IMG_10.png", "IMG_9.png"):
+        make_image(tmp_path / name)
+    assert names(inputs.find(str(tmp_path))) == ["IMG_2\uff10.png", "IMG_9.png", "IMG_10.png", "\uff11.png"]
+
+
 def test_a_pattern_gives_its_matches_that_can_be_media(album):
     assert names(inputs.find(str(album / "*"))) == ["a2.png", "a10.PNG", "b.jpg", "clip.mp4", "walk"]
     assert names(inputs.find(str(album / "**" / "*.jpg"))) == ["b.jpg", "x.jpg"]

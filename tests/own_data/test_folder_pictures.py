@@ -4,10 +4,11 @@ import layouts
 import numpy as np
 import pytest
 from layouts import SIZE, answers, box_mask
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from segue.data.base import rng_for
 from segue.errors import ConfigError, DataError, MediaError
+from segue.own_data.doctor import examine
 from segue.own_data.folder import load
 
 LEFT, RIGHT = box_mask(5, 5, 10, 10), box_mask(40, 5, 10, 12)
@@ -93,6 +94,91 @@ def test_a_black_mask_says_that_the_thing_is_not_there(tmp_path):
     sample = get(load(tmp_path, "all", phrase="vessel"))
     assert sample.regions == ()
     assert "[SEG]" not in answers(sample)[0]
+
+
+WHITE, BLACK, GREY = [255] * 3, [0] * 3, [254] * 3
+
+
+@pytest.mark.parametrize(
+    ("places", "palette", "area"),
+    [
+        (values(v1=~LEFT), [*WHITE, *BLACK], 100),
+        (values(v1=LEFT), [*BLACK, *WHITE], 100),
+        (values(v1=LEFT, v2=~LEFT), [*GREY, *WHITE, *BLACK], 100),
+        (values(v1=~LEFT), [*GREY, *BLACK], 2300),
+        (values(v1=LEFT), [*BLACK, *BLACK], 100),
+        (values(), [*WHITE, *BLACK], 2400),
+        (values(v1=LEFT | ~LEFT), [*WHITE, *BLACK], 0),
+        (values(v1=LEFT | ~LEFT), [*BLACK, *WHITE], 2400),
+    ],
+)
+@pytest.mark.parametrize("form", ["png", "gif"])
+def test_a_palette_of_black_and_white_counts_as_it_is_shown(tmp_path, places, palette, area, form):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    (tmp_path / "masks").mkdir()
+    picture = Image.fromarray(places)
+    picture.putpalette(palette)
+    picture.save(tmp_path / f"masks/1.{form}", **({"optimize": False} if form == "gif" else {}))
+    assert sum(by_phrase(get(load(tmp_path, "all", phrase="vessel"))).values()) == area
+
+
+@pytest.mark.parametrize(("mask", "area"), [("1.png", 100), ({"path": "1.png", "value": 1}, 2300)])
+def test_a_mask_picture_of_an_item_counts_as_it_is_shown_unless_a_value_is_named(tmp_path, mask, area):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_json(tmp_path / "annotations.json", [{"image": "1.jpg", "text": ["vessel"], "mask": [mask]}])
+    picture = Image.fromarray(values(v1=~LEFT))
+    picture.putpalette([*WHITE, *BLACK])
+    picture.save(tmp_path / "1.png")
+    assert by_phrase(get(load(tmp_path, "all"))) == {"vessel": area}
+
+
+def test_values_that_labels_name_are_places_in_a_palette_of_black_and_white(tmp_path):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_json(tmp_path / "labels.json", {"1": "cat"})
+    (tmp_path / "masks").mkdir()
+    picture = Image.fromarray(values(v1=LEFT))
+    picture.putpalette([*WHITE, *BLACK])
+    picture.save(tmp_path / "masks/1.png")
+    assert by_phrase(get(load(tmp_path, "all"))) == {"cat": 100}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_is_turned_as_its_exif_says(tmp_path, orientation, dtype):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    turned = SIZE[::-1] if orientation >= 5 else SIZE
+    layouts.write_mask(tmp_path / "images/1.png", np.zeros((*turned, 3), np.uint8))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(LEFT.astype(dtype) * 200).save(tmp_path / "masks/1.png", exif=exif)
+    eight_bits = Image.fromarray(LEFT.astype(np.uint8))
+    eight_bits.getexif()[ExifTags.Base.Orientation] = orientation
+    shown = np.asarray(ImageOps.exif_transpose(eight_bits)) > 0
+    (region,) = get(load(tmp_path, "all", phrase="vessel")).regions
+    np.testing.assert_array_equal(region.masks.dense(0), shown)
+
+
+@pytest.mark.parametrize("form", ["tif", "gif"])
+def test_a_mask_of_several_pictures_is_refused(tmp_path, form):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    (tmp_path / "masks").mkdir()
+    first, second = (Image.fromarray(mask.astype(np.uint8) * 255) for mask in (LEFT, RIGHT))
+    first.save(tmp_path / f"masks/1.{form}", save_all=True, append_images=[second])
+    with pytest.raises(DataError, match=f"the mask 1.{form} holds 2 pictures where one was expected"):
+        get(load(tmp_path, "all", phrase="vessel"))
+
+
+@pytest.mark.parametrize("form", ["tif", "gif"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_image_of_several_pictures_of_which_one_is_annotated_is_told(tmp_path, form, count):
+    layouts.write_mask(tmp_path / "masks/1.png", values(v1=LEFT))
+    (tmp_path / "images").mkdir()
+    pictures = [Image.fromarray(np.full((*SIZE, 3), 90 * number, np.uint8)) for number in range(count)]
+    pictures[0].save(tmp_path / f"images/1.{form}", save_all=True, append_images=pictures[1:])
+    assert get(load(tmp_path, "all", phrase="vessel")).frames == (0,)
+    report = examine(tmp_path, phrase="vessel").report
+    told = [finding.value for finding in report.findings if finding.kind == "media_note"]
+    assert told == ["it holds 2 pictures, of which the first alone is annotated and used"] * (count - 1)
 
 
 def test_masks_need_a_phrase_and_an_image(tmp_path):

@@ -9,7 +9,7 @@ from layouts import SIZE, box_mask
 
 from segue.data.base import rng_for
 from segue.errors import DataError
-from segue.own_data.folder import load
+from segue.own_data.folder import load, survey
 from segue.own_data.formats.label_studio import decode_brush
 
 POLYGON = '<polygon label="Vessel" points="10,5;30,5;30,25;10,25"/>'
@@ -223,6 +223,35 @@ def test_a_label_given_apart_names_its_shape(studio):
     plain = shape("polygon", {"points": SQUARE_PERCENT["points"]}) | {"type": "polygon"}
     plain["value"].pop("polygonlabels", None)
     assert by_phrase(get(studio(plain, label))) == {"left vessel": 400}
+
+
+def test_a_shape_of_two_labels_is_both(studio):
+    both = shape("polygon", {**SQUARE_PERCENT, "polygonlabels": ["Vessel", "Cup"]})
+    assert by_phrase(get(studio(both))) == {"vessel": 400, "cup": 400}
+
+
+def test_sizes_may_be_written_with_a_point(studio):
+    assert by_phrase(get(studio(shape("polygon", SQUARE_PERCENT, original_width=60.0)))) == {"vessel": 400}
+
+
+@pytest.mark.parametrize(
+    ("to_names", "expected", "kind"),
+    [
+        (["image2"], [("2.jpg", 1)], None),
+        (["image1", "image2", "image2"], [("1.jpg", 1), ("2.jpg", 2)], None),
+        (["picture"], [("1.jpg", 1)], "unsure_mask"),
+        (["left", "image2"], [], "refused"),
+    ],
+)
+def test_a_shape_lies_on_the_image_that_it_names(tmp_path, to_names, expected, kind):
+    results = [shape("polygon", SQUARE_PERCENT, to_name=name) for name in to_names]
+    task = {"data": {"image1": "1.jpg", "note": "2.jpg or so", "image2": "2.jpg"}, "annotations": [{"result": results}]}
+    layouts.write_json(tmp_path / "export.json", [task])
+    for seed, name in enumerate(("1.jpg", "2.jpg")):
+        layouts.write_image(tmp_path / "images" / name, seed=seed)
+    found = survey(tmp_path)
+    assert [(row.entry.names[0], len(row.entry.record)) for row in found.rows] == expected
+    assert [remark.kind for remark in found.remarks] == [kind] * (kind is not None)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,13 @@ def test_masks_in_labelme_and_holes_and_bitmaps_in_supervisely(tmp_path):
     bitmap = {"data": packed(zlib.compress(square)), "origin": [10, 5]}
     supervisely(tmp_path / "b", 0, geometryType="bitmap", bitmap=bitmap)
     np.testing.assert_array_equal(masks(load(tmp_path / "b", "all"))["vessel"], SQUARED)
+    seen = np.zeros((20, 20, 4), np.uint8)
+    seen[..., :3], seen[:10, :, 3] = 255, 255
+    picture = io.BytesIO()
+    Image.fromarray(seen).save(picture, "png")
+    bitmap = {"data": packed(zlib.compress(picture.getvalue())), "origin": [10, 5]}
+    supervisely(tmp_path / "e", 0, geometryType="bitmap", bitmap=bitmap)
+    np.testing.assert_array_equal(masks(load(tmp_path / "e", "all"))["vessel"], box_mask(10, 5, 20, 10))
     hole = {"exterior": POINTS, "interior": [[[12, 7], [20, 7], [20, 15], [12, 15]]]}
     supervisely(tmp_path / "c", 0, points=hole)
     assert int(masks(load(tmp_path / "c", "all"))["vessel"].sum()) == 400 - 64
@@ -220,12 +227,94 @@ def test_masks_of_voc_may_have_their_colours(tmp_path):
     np.testing.assert_array_equal(masks(load(tmp_path, "all"))["vessel"], SQUARED)
 
 
-@pytest.mark.parametrize(("kind", "first"), [("1", "x"), ("7", "0.1"), ("inf", "0.1")])
+VOCS = [0, 0, 0, 128, 0, 0, 0, 128, 0]
+"""VOC's colours of the places 0, 1 and 2, as they stand in a palette."""
+
+
+def voc_palette(root, palette, file, lines):
+    """A mask of a palette, on which the square is place 2, and a file that names classes."""
+    voc(root, 0)
+    (root / "labelmap.txt").unlink()
+    picture = Image.fromarray(SQUARED.astype(np.uint8) * 2)
+    picture.putpalette(palette)
+    picture.save(root / "SegmentationClass/0.png")
+    if file:
+        (root / file).write_text(lines)
+
+
+@pytest.mark.parametrize("file", ["class_names.txt", "class-names.txt", "labels.txt"])
+@pytest.mark.parametrize(
+    ("lines", "name", "is_told"),
+    [
+        ("_background_\ncup\nvessel\n", "vessel", False),
+        ("__ignore__\n_background_\ncup\nvessel", "vessel", False),
+        ("cup\nvessel\npot\n", "pot", True),
+    ],
+)
+def test_names_that_labelme2voc_writes_count_by_their_lines(tmp_path, file, lines, name, is_told):
+    voc_palette(tmp_path, VOCS, file, lines)
+    np.testing.assert_array_equal(masks(load(tmp_path, "all"))[name], SQUARED)
+    found = [finding.file for finding in examine(tmp_path).report.findings if finding.kind == "unsure_mask"]
+    assert found == [file] * is_told
+
+
+@pytest.mark.parametrize(
+    ("palette", "lines", "name", "is_told"),
+    [
+        ([0, 0, 0, 0, 128, 0, 128, 0, 0], "background:0,0,0::\ncat:0,128,0::\ndog:128,0,0::\n", "dog", False),
+        ([0, 0, 0, 9, 9, 9, 8, 8, 8], "cat:0,128,0::\ndog:128,0,0::\n", "cat", True),
+        ([0] * 9, "cat:0,128,0::\n", "cat", True),
+        ([0, 0, 0, 9, 9, 9, 8, 8, 8], "", "bicycle", True),
+        (VOCS, "", "bicycle", False),
+    ],
+)
+def test_a_palette_of_voc_counts_as_it_shows_and_one_that_nothing_explains_is_told(
+    tmp_path, palette, lines, name, is_told
+):
+    voc_palette(tmp_path, palette, "labelmap.txt" if lines else "", lines)
+    assert masks(load(tmp_path, "all")).keys() == {name}
+    found = [finding.value for finding in examine(tmp_path).report.findings if finding.kind == "unsure_mask"]
+    assert len(found) == is_told and all("0.png" in value for value in found)
+
+
+@pytest.mark.parametrize(("kind", "first"), [("1", "x"), ("7", "0.1"), ("inf", "0.1"), ("0.7", "0.1")])
 def test_a_line_of_yolo_that_cannot_be_read_is_refused(tmp_path, kind, first):
     yolo(tmp_path, 0)
     (tmp_path / "labels/0.txt").write_text(f"{kind} {first} 0.1 0.2 0.2 0.3 0.4")
     with pytest.raises(DataError, match="0.txt, line 1"):
         load(tmp_path, "all")
+
+
+@pytest.mark.parametrize(
+    ("names", "name"),
+    [
+        ("[cup, yes]", "yes"),
+        ("[1.0, 007]", "007"),
+        ("{0: yes, 1: NO}", "no"),
+        ("[cup, 2020-01-01]", "2020-01-01"),
+        ("[cup, '~']", "~"),
+        ("[~, cup]", "cup"),
+    ],
+)
+def test_names_of_yolo_are_what_is_written(tmp_path, names, name):
+    yolo(tmp_path, 0)
+    (tmp_path / "data.yaml").write_text(f"names: {names}\n")
+    assert masks(load(tmp_path, "all")).keys() == {name}
+
+
+def test_a_class_of_yolo_that_is_null_has_no_words(tmp_path):
+    yolo(tmp_path, 0)
+    (tmp_path / "data.yaml").write_text("names: [cup, null]\n")
+    assert "no_text" in {finding.kind for finding in examine(tmp_path).report.findings}
+
+
+@pytest.mark.parametrize(("shape", "point"), [([4, 3], "0.1 0.2 1"), ([4, 2], "0.1 0.2")])
+def test_key_points_of_yolo_are_no_polygon(tmp_path, caplog, shape, point):
+    yolo(tmp_path, 0)
+    (tmp_path / "labels/0.txt").write_text(" ".join(["0 0.25 0.2 0.3 0.25", *[point] * 4]))
+    (tmp_path / "data.yaml").write_text(f"kpt_shape: {shape}\nnames: [person]\n")
+    assert {finding.kind for finding in examine(tmp_path).report.findings} == {"left_out", "no_object"}
+    assert "1 boxes are no masks" in caplog.text
 
 
 def test_names_of_yolo_that_have_no_numbers_are_told(tmp_path):

@@ -16,6 +16,7 @@ Source: Lai et al. 2024 (LISA), whose reader draws shapes by falling area.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,19 +27,23 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from segue.data import shapes
-from segue.data.annotation_io import checked_format, field, open_sized, require, select
+from segue.data.annotation_io import checked_format, field, open_sized, read_annotations, require, select
 from segue.data.base import Rows, error_context
 from segue.data.dialogue import query, segmentation
 from segue.data.prompts import sample_wording, segment_question
 from segue.errors import DataError
 from segue.geometry import masks
+from segue.reading import read_bytes
 from segue.types import Sample
 
 HOME = "reason_seg/ReasonSeg"
 _TARGET, _IGNORED = 1, 255
 _FLAG = "flag"
 """The one label of shapes that mean nothing."""
-_ENCODINGS = ("utf-8", "cp1252")
+_FAR = 2**31
+"""Pillow counts pixels in 32 bits and draws something else beyond."""
+_SEVERAL = re.compile(rb"[\x80-\xff]{2}|\0")
+"""What all encodings of more than one byte have beyond ASCII; a single byte between letters is Windows' code page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +80,24 @@ def _read_question(path: Path) -> ReasonQuestion:
     with checked_format(path.name):
         text = field(record, "text", list | str, path.name)
         first = text if isinstance(text, str) else text[0]
+        if not first.strip():
+            raise DataError(f"{path.name} has the text {first!r}, which asks for nothing; write a question or a phrase")
         shown = field(record, "shapes", list, path.name)
         drawn = tuple(one for one in shown if str(one["label"]).strip().lower() != _FLAG)
     return ReasonQuestion(path.with_suffix(".jpg"), first.strip(), bool(record.get("is_sentence")), drawn)
 
 
 def _read(path: Path) -> Any:
-    """JSON in UTF-8 or, as some of the official files, in Windows' code page."""
-    for encoding in _ENCODINGS:
-        try:
-            return json.loads(path.read_bytes().decode(encoding))
-        except UnicodeDecodeError:
-            continue
-        except ValueError as error:
-            raise DataError(f"{path} is not valid JSON: {error}; copy it again") from error
-    raise DataError(f"{path} is text in none of {', '.join(_ENCODINGS)}; copy it again")
+    """JSON in any encoding that is read or, as some of the official files, in Windows' code page."""
+    try:
+        data = read_bytes(path)
+        if not data.isascii() and not _SEVERAL.search(data):
+            return json.loads(data.decode("cp1252"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}; copy it again") from error
+    return read_annotations(path)
 
 
 def _sample(row: ReasonQuestion, rng: np.random.Generator, *, source: str, prompts: tuple[str, str] | None) -> Sample:
@@ -117,14 +125,26 @@ def _value(shape: Mapping[str, Any]) -> int:
 
 
 def _drawn(drawn: tuple[Mapping[str, Any], ...], size: tuple[int, int]) -> np.ndarray:
-    """What the topmost shape of each pixel is: 0 for none."""
+    """What the topmost shape of each pixel is: 0 for none.
+
+    Raises: DataError, if a shape has a point that is none, or the whole target lies outside the image.
+    """
     canvas = Image.new("L", (size[1], size[0]))
     layers = []
     for shape in drawn:
         outline = [(float(x), float(y)) for x, y in field(shape, "points", list, "a shape")]
+        numbers = [number for point in outline for number in point]
+        shapes.check_numbers(numbers)
+        if max(map(abs, numbers), default=0) >= _FAR:
+            raise shapes.BadCoordinateError(f"a shape has the coordinate {max(numbers, key=abs):g}, which is no pixel")
         layer = Image.new("1", canvas.size)
         ImageDraw.Draw(layer).polygon(outline, fill=1, outline=1)
         layers.append((int(np.asarray(layer).sum()), layer, _value(shape)))
+    covered = [count for count, _, value in layers if value == _TARGET]
+    if covered and not any(covered):
+        raise shapes.OutsideImageError(
+            f"its target lies outside the image of {size[1]}x{size[0]} pixels; give the image it was drawn on"
+        )
     for _, layer, value in sorted(layers, key=lambda one: -one[0]):
         canvas.paste(value, mask=layer)
     return np.asarray(canvas)

@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from segue.errors import DataError
 from segue.geometry import masks
 from segue.geometry.boxes import from_xywh
-from segue.media.image import stored, stored_size
+from segue.media.image import stored
 from segue.types import MaskTrack, Region
 
 Size = tuple[int, int]
@@ -139,25 +139,33 @@ def rows_mask(runs: Sequence[int], box: tuple[int, int, int, int], size: Size) -
     return masks.encode(mask)
 
 
-def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
-    """The values of a mask picture as they are stored: grey levels, or places in the palette.
+def read_values(path: Path, size: Size, *, is_one_thing: bool = False) -> Int[np.ndarray, "h w"]:
+    """The values of a mask picture as they are stored: grey levels, or places in the palette; turned as EXIF says.
 
     Grey may be kept as colours, and with transparency: what cannot be seen is 0, and where the grey says nothing the
     opacity is the mask. One colour beside black is 255. JPEG smears values, so of one all that is above half its
-    brightest is one thing.
+    brightest is one thing. With `is_one_thing` no value has a name, so of a picture whose palette shows black and white
+    alone, black is 0 and white 255, wherever they stand in the palette.
 
-    Raises: MediaError, if it cannot be read; DataError, if it is of another size than its image, has colours, or is a
-        JPEG of more than two values.
+    Raises: MediaError, if it cannot be read; DataError, if it is of another size than its image, has colours, holds
+        several pictures, or is a JPEG of more than two values.
     """
-    own = stored_size(path)
+    picture = stored(path)
+    own = (picture.values.shape[0], picture.values.shape[1])
+    if picture.pictures > 1:
+        raise DataError(
+            f"the mask {path.name} holds {picture.pictures} pictures where one was expected; save it as one"
+        )
     if own != size:
         raise _other_size(
             own,
             f"the mask {path.name} is {own[1]}x{own[0]} pixels, its image {size[1]}x{size[0]}; export it at the "
             f"image's size{', turned as EXIF turns the image' if own == size[::-1] else ''}",
         )
-    values, is_lossy = stored(path)
-    grey = _grey(values)
+    if is_one_thing and picture.palette is not None:
+        grey: np.ndarray | None = _black_and_white(picture.values, picture.palette)
+    else:
+        grey = _grey(picture.values)
     if grey is not None and grey.dtype.kind == "f" and bool((np.isfinite(grey) & (grey == np.trunc(grey))).all()):
         grey = grey.astype(np.int64)
     if grey is not None and grey.dtype.kind == "f":
@@ -169,7 +177,22 @@ def read_values(path: Path, size: Size) -> Int[np.ndarray, "h w"]:
             f"the mask {path.name} is a picture of several colours; save it in grey (0 for nothing, another value for "
             "each object) or with a palette, or name its colours in labelmap.txt, in the form of Pascal VOC"
         )
-    return _two_values(grey, path) if is_lossy else grey.astype(np.int64)
+    return _two_values(grey, path) if picture.is_lossy else grey.astype(np.int64)
+
+
+def _black_and_white(places: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """Places in a palette as 0 and 255 where those that are used show black and white alone, else as they are.
+
+    Pillow's quantize() and its GIFs often put white first. One colour alone says which is nothing only if white is.
+    """
+    used = np.unique(places)
+    if used[-1] >= len(palette):
+        return places
+    is_black, is_white = ((palette[used] == level).all(axis=1) for level in (0, 255))
+    is_plain = bool((is_black | is_white).all()) and max(is_black.sum(), is_white.sum()) == 1
+    if not is_plain or (len(used) == 1 and (palette[0] != 255).any()):
+        return places
+    return np.where(np.isin(places, used[is_white]), np.uint8(255), np.uint8(0))
 
 
 def _grey(values: np.ndarray) -> Shaped[np.ndarray, "h w"] | None:
@@ -246,12 +269,20 @@ def _scale(drawn_on: Size, size: Size) -> tuple[float, float]:
     return across, down
 
 
+def check_numbers(polygon: Sequence[Any]) -> None:
+    """Refuse coordinates that are no finite numbers.
+
+    Raises: BadCoordinateError.
+    """
+    if not all(_is_number(number) for number in polygon):
+        raise BadCoordinateError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
+
+
 def _outline(polygon: Any, size: Size, *, across: float, down: float) -> list[float]:
     """A polygon in pixels of the medium, checked."""
     if not isinstance(polygon, list) or any(isinstance(number, list | tuple) for number in polygon):
         raise DataError(f"a polygon is {str(polygon)[:60]}; expected a flat list x0, y0, x1, y1, ...")
-    if not all(_is_number(number) for number in polygon):
-        raise BadCoordinateError(f"a polygon has a coordinate that is no number: {str(polygon)[:60]}")
+    check_numbers(polygon)
     if len(polygon) < 6 or len(polygon) % 2:
         raise TooFewPointsError(
             f"a polygon has {len(polygon)} numbers; expected an even count of 6 or more, for at least three points"

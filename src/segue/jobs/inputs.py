@@ -233,7 +233,7 @@ def _frames(folder: Path) -> list[Path]:
 def _in_order(paths: Iterable[Source]) -> list[Source]:
     def key(path: Source) -> list[tuple[int, str]]:
         parts = re.findall(r"[0-9]+|[^0-9]+", str(path))
-        return [(int(part), "") if part[0].isdecimal() else (-1, part) for part in parts]
+        return [(int(part), "") if part.isascii() and part.isdecimal() else (-1, part) for part in parts]
 
     return sorted(paths, key=key)
 

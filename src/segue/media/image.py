@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -60,6 +60,30 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda values: values[:, ::-1],
+    3: lambda values: values[::-1, ::-1],
+    4: lambda values: values[::-1],
+    5: lambda values: values.swapaxes(0, 1),
+    6: lambda values: np.rot90(values, -1),
+    7: lambda values: values[::-1, ::-1].swapaxes(0, 1),
+    8: lambda values: np.rot90(values),
+}
+"""The same for values of any kind, of which Pillow cannot turn all."""
+
+
+class Stored(NamedTuple):
+    """What a file holds, before it is made RGB.
+
+    `values` are grey levels or places in the palette, `[h w]`; `[h w c]` where it has colours or transparency.
+    `is_lossy` says that its format loses some (JPEG), `palette` holds red, green and blue of each place, and `pictures`
+    is how many of one size there are.
+    """
+
+    values: np.ndarray
+    is_lossy: bool
+    palette: UInt8[np.ndarray, "n 3"] | None
+    pictures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,21 +188,24 @@ def rgb(
     return np.array(image if turn is None else image.transpose(turn))
 
 
-def stored(path: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[np.ndarray, bool]:
-    """The values of the first picture of a file as they are stored, and whether its format loses some (JPEG).
-
-    Grey levels or places in the palette, `[h w]`; `[h w c]` where it has colours or transparency. Not turned upright.
+def stored(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Stored:
+    """The first picture of a file as it is stored, with EXIF orientation applied.
 
     Raises: MediaError, if it cannot be read; LimitError.
     """
-    checksums.check(path, str(path))
-    with _opened(path, str(path)) as image:
-        limits.check_size(str(path), (image.height, image.width))
+    name = str(source) if isinstance(source, Path) else "<bytes>"
+    checksums.check(source, name)
+    with _opened(source, name) as image:
+        limits.check_size(name, (image.height, image.width))
+        count, _ = _pictures(image, name, is_first=False)
+        turn = _TURNED.get(_orientation(image))
         try:
             image.load()
-            return np.asarray(image), image.format == "JPEG"
+            values = np.asarray(image)
+            palette = np.array(image.getpalette("RGB"), np.uint8).reshape(-1, 3) if image.mode == "P" else None
         except _DAMAGE as error:
-            raise _damaged(str(path), error) from error
+            raise _damaged(name, error) from error
+    return Stored(values if turn is None else turn(values), image.format == "JPEG", palette, count)
 
 
 def stored_size(path: Path) -> tuple[int, int]:

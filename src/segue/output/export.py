@@ -57,7 +57,7 @@ def write_mask_png(path: Path, masks: Bool[np.ndarray, "n h w"]) -> None:
 
 def read_mask_png(path: Path) -> UInt8[np.ndarray, "h w"]:
     """The numbers of objects in a picture that `write_mask_png` has written."""
-    numbers: UInt8[np.ndarray, "h w"] = stored(path)[0]
+    numbers: UInt8[np.ndarray, "h w"] = stored(path).values
     return numbers
 
 

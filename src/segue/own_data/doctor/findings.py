@@ -52,7 +52,7 @@ KINDS: Mapping[str, Kind] = {
     "left_out": Kind("warning", "image without a mask, left out", "mark something, if something is there"),
     "passed_over": Kind("warning", "file that is not read", "convert it, or take it away, if it belongs to the data"),
     "disagreement": Kind("warning", "annotators who disagree", "decide, and leave one annotation"),
-    "unsure_mask": Kind("warning", "mask of a format that loses values", "save masks as PNG"),
+    "unsure_mask": Kind("warning", "mask that is taken for more than it says", "see what it says"),
     "absent": Kind("warning", "mask of nothing, learned as 'not there'", "mark the object, if it is there"),
     "media_note": Kind("warning", "image or video not taken as it stands", "see what it says"),
     "turned_size": Kind("warning", "stated size of the image before EXIF turned it", "state the size as it is shown"),

@@ -18,6 +18,7 @@ from segue.data.prompts import clean_phrase
 from segue.errors import DataError, LimitError, MediaError, SegueError
 from segue.geometry.masks import MAX_PIXELS
 from segue.media import iter_frames, open_media, read_frames
+from segue.media.formats import IMAGE_SUFFIXES
 from segue.own_data import folder
 from segue.own_data.doctor.findings import Finding
 from segue.own_data.finding import locate
@@ -94,7 +95,8 @@ def look(number: int, row: Row, split: str) -> Seen:
     except (MediaError, LimitError, OSError) as error:
         return Seen((_told("unreadable_file", error, number, name, split),))
     findings: list[Finding] = []
-    findings += [Finding("media_note", number, name, note, "", split) for note in media.notes]
+    notes = [*media.notes, *_first_of_several(row, path, media)]
+    findings += [Finding("media_note", number, name, note, "", split) for note in notes]
     if row.entry.size not in (None, media.size):
         findings.append(_stated(row, media, number, split))
     drawn, fault = listed(row, on_annotated(row, media), frames)
@@ -110,6 +112,12 @@ def look(number: int, row: Row, split: str) -> Seen:
             findings.append(_told(_final_kind(error), error, number, name, split))
     texts = frozenset(text for one in drawn if (text := _clean(one.phrase)))
     return Seen(tuple(findings), digest, media.size, _reach(row, drawn, media.size), texts, len(drawn))
+
+
+def _first_of_several(row: Row, path: Path, media: Media) -> Iterator[str]:
+    """What is to be said of an animation or a TIFF of several pages that is annotated as one image."""
+    if media.count > 1 and path.suffix.lower() in IMAGE_SUFFIXES and annotated(row) == [0]:
+        yield f"it holds {media.count} pictures, of which the first alone is annotated and used"
 
 
 def annotated(row: Row) -> list[int]:
@@ -150,6 +158,8 @@ def object_findings(one: Drawn, row: Row, media: Media) -> Iterator[Finding]:
     blank = Finding("bad_mask", None, "", "", "", object=one.number, text=str(one.phrase)[:80])
     if _clean(one.phrase) is None:
         yield replace(blank, kind="no_text", value=repr(one.phrase)[:60], expected="a few words")
+    if one.note:
+        yield replace(blank, kind="unsure_mask", value=one.note)
     size = on_annotated(row, media).size
     faults = list(polygon_faults(one, size))
     if not faults:

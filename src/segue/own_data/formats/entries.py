@@ -42,7 +42,7 @@ class Drawn:
 
     `place` says for people which one it is. `polygons` are what was drawn, not yet checked, on an image of the size
     `drawn_on`, where that is not the medium's; None for masks of other kinds. `counts` gives the mask as run lengths or
-    raises DataError or MediaError.
+    raises DataError or MediaError. `note` says for people what was read of its picture without its saying so.
     """
 
     number: int
@@ -52,6 +52,7 @@ class Drawn:
     counts: Callable[[], str]
     polygons: Any = None
     drawn_on: tuple[int, int] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

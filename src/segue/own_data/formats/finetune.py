@@ -125,7 +125,8 @@ def _mask(mask: Any, record: Mapping[str, Any], media: Media) -> str:
         return shapes.segmentation_mask(mask, media.size)
     name = mask if isinstance(mask, str) else field(mask, "path", str, "the mask")
     value = None if isinstance(mask, str) else mask.get("value")
-    values = shapes.read_values(locate([Path(record["folder"]), Path(record["folder"]) / "masks"], name), media.size)
+    path = locate([Path(record["folder"]), Path(record["folder"]) / "masks"], name)
+    values = shapes.read_values(path, media.size, is_one_thing=value is None)
     counts = shapes.value_mask(values, None if value is None else [value])
     if shapes.is_empty(counts, media.size):
         raise shapes.EmptyMaskError(f'the mask {name} is empty; mark the object, or say "negative": true')

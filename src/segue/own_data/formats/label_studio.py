@@ -1,10 +1,11 @@
 """Label Studio's JSON export: polygons and brush strokes on images.
 
 A task's first annotation that was not cancelled and marks something counts; where others differ, that is said. What a
-shape is called is the text written for it, if there is one (a `textarea` of the same id), else its label. Shapes of one
-name are one thing. Other kinds of shapes are no masks: they are counted and left out, and so are images without a mask.
-An image is looked for by the path that the task names, by that path's last part, and by that without the eight
-characters that uploading puts before it.
+shape is called is the text written for it, if there is one (a `textarea` of the same id), else its label; one with
+several labels is each of them. Shapes of one name are one thing. Other kinds of shapes are no masks: they are counted
+and left out, and so are images without a mask. Of a task with several images, a shape lies on the one whose field its
+`to_name` names. An image is looked for by the path that the task names, by that path's last part, and by that without
+the eight characters that uploading puts before it.
 
 Source: Label Studio's documentation of its export format; the layout of brush strokes as its converter reads it.
 """
@@ -50,11 +51,11 @@ def recognises(content: Any) -> bool:
 
 
 def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
-    """One entry per task that has a mask.
+    """One entry per task that has a mask; of a task of several images, one for each with a mask.
 
     Raises: DataError, if a task names no image, or its shapes state no size.
     """
-    found, others = [], 0
+    found, others, bare = [], 0, 0
     for number, task in enumerate(content):
         where = f"{path.name}, task {number}"
         done = [one for one in field(task, "annotations", list, where) if not one.get("was_cancelled")]
@@ -70,19 +71,21 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         placed = {one.get("id", place) for place, one in enumerate(results) if "original_width" in one}
         others += len(placed - {one.get("id", place) for place, one in enumerate(results) if one in drawn})
         if drawn:
-            size = size_of(*(field(drawn[0], f"original_{side}", int, where) for side in ("height", "width")))
             texts = {one["id"]: one["value"].get("labels") for one in results if one.get("type") == "labels"}
             texts |= {result["id"]: result["value"]["text"] for result in results if result.get("type") == "textarea"}
-            record = [(_name(result, texts), result) for result in drawn]
-            found.append(Entry(_names(field(task, "data", dict, where), where), record, size))
+            for names, here in _by_image(drawn, field(task, "data", dict, where), where, remarks):
+                sides = (field(here[0], f"original_{side}", int | float, where) for side in ("height", "width"))
+                record = [(name, result) for result in here for name in _called(result, texts)]
+                found.append(Entry(names, record, size_of(*sides)))
         else:
+            bare += 1
             remarks.append(Remark("left_out", where, f"the task of {str(task.get('data'))[:80]} has no mask"))
-    if others or len(found) < len(content):
+    if others or bare:
         log.warning(
             "%s: %d shapes are no masks, and %d of %d tasks have none; they are left out",
             path,
             others,
-            len(content) - len(found),
+            bare,
             len(content),
         )
     return found
@@ -181,13 +184,14 @@ def _is_point(point: Any) -> bool:
     return isinstance(point, list) and len(point) == 2 and all(isinstance(number, int | float) for number in point)
 
 
-def _name(result: Mapping[str, Any], texts: Mapping[str, Any]) -> str:
+def _called(result: Mapping[str, Any], texts: Mapping[str, Any]) -> list[str]:
+    """What a shape is called: the text written for it, or each of its labels."""
     text = texts.get(result.get("id", ""))
     if text:
-        return str(text[0] if isinstance(text, list) else text)
+        return [str(text[0] if isinstance(text, list) else text)]
     value = field(result, "value", dict, "a shape")
     labels = next((value[kind] for kind in KINDS if value.get(kind)), None) or value.get("labels")
-    return str(labels[0]) if labels else ""
+    return [str(label) for label in labels] if labels else [""]
 
 
 def _marked(results: Sequence[Mapping[str, Any]]) -> str:
@@ -196,12 +200,42 @@ def _marked(results: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(sorted(json.dumps(value, sort_keys=True) for value in shown))
 
 
-def _names(data: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    for value in data.values():
+def _by_image(
+    drawn: Sequence[Mapping[str, Any]], data: Mapping[str, Any], where: str, remarks: list[Remark]
+) -> Iterator[tuple[tuple[str, ...], list[Mapping[str, Any]]]]:
+    """The images of a task by what they may be called, each with the shapes on it.
+
+    `to_name` is what an image is called in the project's labelling page, where it usually has the name of its field. If
+    it names no field, one image of several cannot be told: the first is taken, unless shapes speak of several.
+    """
+    images = _images(data, where)
+    spoken = {str(result.get("to_name")) for result in drawn}
+    first = next(iter(images))
+    if len(images) > 1 and not spoken <= images.keys():
+        told = f"its shapes lie on {', '.join(sorted(spoken))}, and its images are {', '.join(images)}"
+        if len(spoken) > 1:
+            remarks.append(Remark("refused", where, f"{where}: {told}; give images in the labelling page these names"))
+            return
+        remarks.append(Remark("unsure_mask", where, f"{told}; they are taken for shapes on {first}"))
+    on: dict[str, list[Mapping[str, Any]]] = {}
+    for result in drawn:
+        on.setdefault(name if (name := str(result.get("to_name"))) in images else first, []).append(result)
+    yield from ((images[field_name], here) for field_name, here in on.items())
+
+
+def _images(data: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
+    """The fields of a task that name an image, and what its file may be called.
+
+    Raises: DataError, if there is none.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for key, value in data.items():
         address = urlparse(value) if isinstance(value, str) else None
         path = "" if address is None else unquote((parse_qs(address.query).get("d") or [address.path])[0])
         path = path.replace("\\", "/").lstrip("/")
         if _PICTURE.search(path):
             last = PurePosixPath(path).name
-            return path, last, UPLOADED.sub("", last)
-    raise DataError(f"{where} names no image in its data: {str(data)[:80]}")
+            found[key] = (path, last, UPLOADED.sub("", last))
+    if not found:
+        raise DataError(f"{where} names no image in its data: {str(data)[:80]}")
+    return found

@@ -99,7 +99,7 @@ def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry
     if smeared:
         first = smeared[0].relative_to(base)
         text = f"{len(smeared)} masks are JPEG, such as {first}: what is above half its brightest is one thing"
-        remarks.append(Remark("unsure_mask", "masks", text))
+        remarks.append(Remark("unsure_mask", "masks", f"{text}; save masks as PNG"))
     remarks += [_unread(path, base) for path in _others(images_of(base), IMAGE_SUFFIXES)]
     remarks += [_unread(path, base) for path in _others(masks_of(base), MASKS)]
     if lost:
@@ -163,7 +163,7 @@ def _unread(path: Path, base: Path) -> Remark:
 
 
 def _single(path: Path, size: tuple[int, int]) -> str:
-    values = shapes.read_values(path, size)
+    values = shapes.read_values(path, size, is_one_thing=True)
     _check_single(values, path)
     return shapes.value_mask(values, None)
 

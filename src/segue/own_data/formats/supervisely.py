@@ -23,6 +23,7 @@ from segue.data.annotation_io import checked_format, field, read_annotations, si
 from segue.errors import DataError, SegueError
 from segue.geometry import masks
 from segue.media import open_media, read_image
+from segue.media.image import stored
 from segue.own_data.formats.entries import Entry, Remark, split_named
 from segue.own_data.formats.labelme import placed
 from segue.own_data.formats.marked import Shape, Size, files_below, objects, things
@@ -103,13 +104,15 @@ def _holed(exterior: list[Any], holes: list[list[Any]], size: Size) -> str:
 
 
 def _bitmap(data: str, origin: list[Any], size: Size) -> str:
-    """A PNG, packed with zlib and in base64, whose upper left corner lies at `origin`.
+    """A PNG, packed with zlib and in base64, whose upper left corner lies at `origin`; its opacity, if it has one.
 
     Raises: DataError.
     """
     try:
         unpacked = zlib.decompressobj().decompress(base64.b64decode(data, validate=True), _MOST)
-        picture = read_image(open_media(unpacked))
+        values = stored(unpacked).values
+        has_opacity = values.ndim == 3 and values.shape[2] in (2, 4)
+        picture = values[..., -1:] if has_opacity else read_image(open_media(unpacked))
     except (ValueError, zlib.error, SegueError) as error:
         raise DataError(f"a bitmap cannot be read: {error}; export it again") from error
     return placed(picture.max(axis=2) > 0, origin, size)

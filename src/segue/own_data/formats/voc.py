@@ -1,12 +1,15 @@
 """Pascal VOC's segmentation: `SegmentationClass/a.png` for each `JPEGImages/a.jpg`.
 
     ImageSets/Segmentation/train.txt       the images of a split, a line each, without ending
-    labelmap.txt                           name:red,green,blue:parts:actions, as CVAT exports; else VOC's twenty classes
+    labelmap.txt                           name:red,green,blue:parts:actions, as CVAT exports
+    class_names.txt                        a name a line, the first of place 0, as labelme2voc writes; or labels.txt
 
-A colour, or a place in the palette of a mask, is a class; black is nothing, and the outline (224, 224, 192), place
-255, is passed over. Boxes in Annotations/ are no masks and are not looked at. What a thing is called is its class.
+Without these the classes are VOC's twenty. With labelmap.txt a colour that a mask shows is a class; else a place in its
+palette, for which VOC's colour of it may stand. Grey levels are places. Black is nothing, and the outline (224, 224,
+192), place 255, is passed over. Boxes in Annotations/ are no masks and are not looked at. What a thing is called is its
+class.
 
-Source: the VOC 2012 development kit, and CVAT's documentation of this export.
+Source: the VOC 2012 development kit, CVAT's documentation of this export, and LabelMe's examples.
 """
 
 from __future__ import annotations
@@ -37,16 +40,23 @@ _CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor"),
 )
-_NOTHING = ("background", "ignored", "void")
+_NOTHING = ("background", "_background_", "__ignore__", "ignored", "void")
+_COLOURS, _NAMES = "labelmap.txt", ("class_names.txt", "class-names.txt", "labels.txt")
+_BEFORE = "__ignore__"
+"""What stands for place -1 in a list of names."""
 _OUTLINE = (224, 224, 192)
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMask:
-    """A mask picture, and the class of each colour in it, as red * 65536 + green * 256 + blue."""
+    """A mask picture, and the class of each colour in it, as red * 65536 + green * 256 + blue.
+
+    `told` is the file that names the classes, "" where they are VOC's.
+    """
 
     path: Path
     classes: Mapping[int, str]
+    told: str
 
 
 def recognises(base: Path) -> bool:
@@ -57,19 +67,23 @@ def recognises(base: Path) -> bool:
 def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     """One entry per mask picture; images without one are left out.
 
-    Raises: DataError, if `labelmap.txt` or a list cannot be read.
+    Raises: DataError, if the names of the classes or a list cannot be read.
     """
     pictures, marked = base / "JPEGImages", base / "SegmentationClass"
     shown = (path for path in files_below(pictures) if path.suffix.lower() in IMAGE_SUFFIXES)
     images = {place_of(path, pictures): path.relative_to(pictures).as_posix() for path in shown}
     masks = {place_of(path, marked): path for path in files_below(marked, ".png")}
-    classes, listed = _classes(base / "labelmap.txt"), _splits(base / "ImageSets" / "Segmentation")
+    told = next((name for name in (_COLOURS, *_NAMES) if (base / name).is_file()), "")
+    classes, listed = _classes(base, told), _splits(base / "ImageSets" / "Segmentation")
+    if told in _NAMES and classes.get(0, "background") not in _NOTHING:
+        text = f"its first line, {classes[0]!r}, names place 0, which is nothing; the first line is for the background"
+        remarks.append(Remark("unsure_mask", told, text))
     for name in sorted(images.keys() - masks.keys()):
         remarks.append(Remark("left_out", f"JPEGImages/{images[name]}", "it has no mask in SegmentationClass"))
     if len(masks) < len(images):
         log.warning("%s: %d of %d images have no mask and are left out", base, len(images) - len(masks), len(images))
     return [
-        Entry((images.get(name, f"{name}.jpg"),), ClassMask(path, classes), split=listed.get(name, ""))
+        Entry((images.get(name, f"{name}.jpg"),), ClassMask(path, classes, told), split=listed.get(name, ""))
         for name, path in masks.items()
     ]
 
@@ -85,29 +99,49 @@ def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
 def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn]:
     """The classes that are seen on an image."""
     record: ClassMask = entry.record
-    colours = _colours(record.path, media.size)
+    colours, note = _colours(record, media.size)
     seen = [int(colour) for colour in np.unique(colours) if colour not in (0, _packed(_OUTLINE))]
     for number, colour in enumerate(seen):
         name = record.classes.get(colour)
         if name is None:
             told = ", ".join(map(str, _unpacked(colour)))
-            raise DataError(f"{record.path.name} has the colour {told}, which is no class; name it in labelmap.txt")
+            raise DataError(
+                f"{record.path.name} has the colour {told}, which is no class; name it in {record.told or _COLOURS}"
+            )
         if name not in _NOTHING:
             counts = partial(shapes.value_mask, colours, [colour])
-            yield Drawn(number, f"object {number} ({name!r})", name, 0, counts)
+            yield Drawn(number, f"object {number} ({name!r})", name, 0, counts, note=note)
+            note = ""  # of the picture, so once
 
 
-def _colours(path: Path, size: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """The colours of a mask as single numbers; a place in a palette stands for VOC's colour of it."""
-    values, is_lossy = stored(path)
+def _colours(record: ClassMask, size: tuple[int, int]) -> tuple[Int[np.ndarray, "h w"], str]:
+    """The colours of a mask as single numbers, and what is to be said of them.
+
+    A place in a palette stands for the colour that it shows if `labelmap.txt` names colours, else for VOC's colour of
+    it.
+    """
+    values, is_lossy, palette, _ = stored(record.path)
     if is_lossy or values.shape[:2] != size or values.dtype != np.uint8:
         raise DataError(
-            f"the mask {path.name} is no PNG of 8 bits of {size[1]}x{size[0]} pixels like its image; export it again"
+            f"the mask {record.path.name} is no PNG of 8 bits of {size[1]}x{size[0]} pixels like its image; export it "
+            "again"
         )
-    if values.ndim == 2:
-        table = np.array([_packed(_colour_at(place)) for place in range(256)])
-        return table[values]
-    return values[..., :3].astype(np.int64) @ np.array([65536, 256, 1])
+    if values.ndim == 3:
+        return values[..., :3].astype(np.int64) @ np.array([65536, 256, 1]), ""
+    table = np.array([_packed(_colour_at(place)) for place in range(256)])
+    if palette is None or record.told in _NAMES:
+        return table[values], ""
+    used = np.unique(values)
+    shown = np.zeros(256, np.int64)
+    shown[: len(palette)] = palette.astype(np.int64) @ np.array([65536, 256, 1])
+    if (shown[used] == table[used]).all():
+        return table[values], ""
+    known = {*record.classes, 0, _packed(_OUTLINE)}
+    if record.told and len(set(shown[used].tolist()) & known) == len(used):
+        return shown[values], ""
+    why = f"is not VOC's, and {_COLOURS} does not name all its colours" if record.told else "is not VOC's"
+    note = f"the palette of {record.path.name} {why}; its places are taken for VOC's: name its colours in {_COLOURS}"
+    return table[values], note
 
 
 def _colour_at(place: int) -> tuple[int, int, int]:
@@ -127,10 +161,13 @@ def _unpacked(colour: int) -> tuple[int, int, int]:
     return colour >> 16, colour >> 8 & 255, colour & 255
 
 
-def _classes(path: Path) -> dict[int, str]:
-    if not path.is_file():
-        return {_packed(_colour_at(place)): name for place, name in enumerate(_CLASSES)}
-    found = {}
+def _classes(base: Path, told: str) -> dict[int, str]:
+    """The class of each colour, as the file `told` names them."""
+    if told != _COLOURS:
+        names = [line.strip() for line in _text(base / told).splitlines()] if told else list(_CLASSES)
+        names = names[1:] if names[:1] == [_BEFORE] else names
+        return {_packed(_colour_at(place)): name for place, name in enumerate(names[:256]) if name}
+    path, found = base / told, {}
     for line in _lines(path):
         if line.startswith("#"):
             continue
@@ -149,7 +186,11 @@ def _splits(folder: Path) -> dict[str, str]:
 
 
 def _lines(path: Path) -> list[str]:
+    return [line for line in _text(path).splitlines() if line.strip()]
+
+
+def _text(path: Path) -> str:
     try:
-        return [line for line in read_text(path).splitlines() if line.strip()]
+        return read_text(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error

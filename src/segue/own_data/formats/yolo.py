@@ -4,7 +4,9 @@
     names: {0: vessel, 1: cup}             in data.yaml, here or above; or a line for each in classes.txt
 
 Lines of five numbers are boxes, which are no masks: they are counted and left out, and so are images without a polygon.
-Where data.yaml names lists or folders of images for its splits, they say the splits.
+So is every line where data.yaml has `kpt_shape`, for then key points follow a box. A name is what is written, even if
+YAML takes it for something else (yes, 1.0). Where data.yaml names lists or folders of images for its splits, they say
+the splits.
 
 Source: Ultralytics' documentation of its formats.
 """
@@ -15,6 +17,8 @@ import logging
 from collections.abc import Mapping
 from os.path import normpath
 from pathlib import Path, PurePosixPath
+
+import yaml
 
 from segue import config
 from segue.errors import ConfigError, DataError
@@ -45,14 +49,14 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
 
     Raises: DataError, if nothing names the classes, or a file cannot be read.
     """
-    names, listed = _described(base)
+    names, listed, has_points = _described(base)
     images = [path for path in files_below(base / "images") if path.suffix.lower() in IMAGE_SUFFIXES]
     found, boxes = [], 0
     labels = {place_of(path, base / "labels"): path for path in files_below(base / "labels", ".txt")}
     for image in images:
         name, place = image.relative_to(base / "images"), place_of(image, base / "images")
         label = labels.get(place)
-        record, others = _read(label, names, remarks) if label else ([], 0)
+        record, others = _read(label, names, remarks, has_points=has_points) if label else ([], 0)
         boxes += others
         if record:
             found.append(Entry((name.as_posix(),), record, split=listed.get(place, "")))
@@ -72,12 +76,15 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     return found
 
 
-def _read(label: Path, names: Mapping[int, str], remarks: list[Remark]) -> tuple[list[Shape], int]:
+def _read(label: Path, names: Mapping[int, str], remarks: list[Remark], *, has_points: bool) -> tuple[list[Shape], int]:
+    """The polygons of a file, and how many boxes it has; with `has_points` each line is a box and its key points."""
     found, boxes = [], 0
     for number, line in enumerate(_text(label).splitlines(), start=1):
         try:
             kind, *values = [float(word) for word in line.split()] or [0.0]
-            if len(values) + 1 == _BOX:
+            if kind % 1:
+                raise ValueError(f"its class is {kind:g}, no whole number")
+            if len(values) + 1 == _BOX or (values and has_points):
                 boxes += 1
             elif values:
                 found.append(Shape(names[int(kind)], [values], is_share=True))
@@ -87,8 +94,9 @@ def _read(label: Path, names: Mapping[int, str], remarks: list[Remark]) -> tuple
     return found, boxes
 
 
-def _described(base: Path) -> tuple[dict[int, str], dict[str, str]]:
-    """The names of the classes, and the split of each image that data.yaml tells, by its place below images/.
+def _described(base: Path) -> tuple[dict[int, str], dict[str, str], bool]:
+    """The names of the classes, the split of each image that data.yaml tells, by its place below images/, and whether
+    it tells of key points.
 
     Raises: DataError, if nothing names the classes, or not by numbers.
     """
@@ -97,17 +105,24 @@ def _described(base: Path) -> tuple[dict[int, str], dict[str, str]]:
             content = _mapping(path)
             names = content.get("names")
             if isinstance(names, list | dict) and names and not is_hidden(path.name):
-                return _numbered(names, path), _listed(content, place, Path(normpath(base / "images")))
+                listed = _listed(content, place, Path(normpath(base / "images")))
+                return _numbered(names, path), listed, bool(content.get("kpt_shape"))
         for path in (place / folder / name for name in _LISTS for folder in (".", "labels")):
             if path.is_file():
-                return {number: name.strip() for number, name in enumerate(_text(path).splitlines())}, {}
+                return {number: name.strip() for number, name in enumerate(_text(path).splitlines())}, {}, False
     raise DataError(f"{base} has YOLO labels, but nothing names their classes; add data.yaml with names: [..., ...]")
 
 
 def _numbered(names: list[object] | dict[object, object], path: Path) -> dict[int, str]:
+    """The names by their numbers, as they are written; a null is no name, and objects of that class have none."""
+    written = yaml.load(_text(path), Loader=yaml.BaseLoader)["names"]  # noqa: S506  it makes nothing but text
     pairs = enumerate(names) if isinstance(names, list) else names.items()
+    words = written if isinstance(written, list) else written.values()
     try:
-        return {int(str(number)): str(name) for number, name in pairs}
+        return {
+            int(str(number)): "" if name is None else str(word)
+            for (number, name), word in zip(pairs, words, strict=True)
+        }
     except ValueError as error:
         raise DataError(f"{path}: names are not classes by their numbers ({error}); expected 0: vessel") from error
 
