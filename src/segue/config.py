@@ -46,7 +46,7 @@ def load(cls: type[T], path: Path | str, overrides: Sequence[str] = ()) -> T:
     twice; a key unknown or missing; a value of another type; what a dataclass finds wrong in its `__post_init__`.
     """
     path = Path(path)
-    tree = read_mapping(path)
+    tree = _read(path)
     if "base" in tree:
         tree = _merge(_read_base(path, tree.pop("base")), tree)
     for override in overrides:
@@ -85,16 +85,20 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+
+class _RecipeLoader(_Loader):
+    """No number that YAML 1.1 reads as another than is written, either: 010 as 8, 1:30 as 90."""
+
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         number: int = super().construct_yaml_int(node)
-        if re.match(r"[-+]?0[0-7_]+$|.*:", node.value):  # octal and sixties in YAML 1.1
+        if re.match(r"[-+]?0[0-7_]+$|.*:", node.value):
             raise ConfigError(
                 f"{node.value} (line {node.start_mark.line + 1}) would be {number}; write {number}, or quote it"
             )
         return number
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_RecipeLoader.add_constructor("tag:yaml.org,2002:int", _RecipeLoader.construct_yaml_int)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -110,10 +114,10 @@ for _side in (_Loader, _Dumper):
     )
 
 
-def _parse(text: str, origin: str) -> Any:
+def _parse(text: str, origin: str, loader: type[_Loader] = _RecipeLoader) -> Any:
     try:
         _check_nesting(text)
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=loader)  # noqa: S506  it makes plain values alone
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from error
     # ValueError: a date that does not exist; TypeError: a key that is a list
@@ -145,16 +149,20 @@ def _check_nesting(text: str) -> None:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, as strictly as recipes are read: no aliases, no depth, no key twice.
+    """The keys and values of another tool's YAML file: no aliases, no depth, no key twice.
 
     Raises: ConfigError.
     """
+    return _read(path, _Loader)
+
+
+def _read(path: Path, loader: type[_Loader] = _RecipeLoader) -> dict[str, Any]:
     try:
         text = read_text(path, MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"cannot read {path}: {reason}; give a YAML file") from error
-    tree = _parse(text, str(path))
+    tree = _parse(text, str(path), loader)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -165,7 +173,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _read_base(path: Path, base: Any) -> dict[str, Any]:
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base is {base!r}, expected one path relative to that file")
-    tree = read_mapping(path.parent / base)
+    tree = _read(path.parent / base)
     if "base" in tree:
         raise ConfigError(f"{path}: its base {base} has a base itself; name {tree['base']} directly or copy its keys")
     return tree

@@ -214,7 +214,12 @@ def test_splits_are_lists_of_voc_and_yolo_folders_of_roboflow_and_tags_of_superv
     lists = tmp_path / "voc/ImageSets/Segmentation"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("0\n1\n2\n3\n")
+    (lists / "val.txt").write_text("4\n99\n")
+    report = examine(tmp_path / "voc").report
+    told = {one.kind: one.value for one in report.findings if one.kind in ("left_out", "no_split")}
+    assert told == {"left_out": "there is no image '99'", "no_split": "5.jpg"}
     (lists / "val.txt").write_text("4\n5\n")
+    assert not {one.kind for one in examine(tmp_path / "voc").report.findings} & {"left_out", "no_split"}
     assert [len(load(tmp_path / "voc", split)) for split in ("train", "val")] == [4, 2]
     assert [len(load(tmp_path / "robo", split)) for split in ("train", "val")] == [5, 1]
 

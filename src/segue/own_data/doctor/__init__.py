@@ -58,6 +58,7 @@ def examine(
     findings += cross_row_checks.other_frames(survey.rows, seen, splits)
     findings += cross_row_checks.leaks(survey.rows, seen, splits)
     findings += cross_row_checks.few_groups(survey.rows, splits)
+    findings += cross_row_checks.without_split(survey.rows)
     objects = sum(one.objects for one in seen)
     report = Report(len(survey.rows), objects, dict(Counter(splits)), in_order(findings))
     return Examined(report, survey, tuple(seen), tuple(splits))

@@ -128,6 +128,15 @@ def few_groups(rows: Sequence[Row], splits: Sequence[str]) -> Iterator[Finding]:
         )
 
 
+def without_split(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Rows in no split, where others are in one: they are taken for training."""
+    left = [number for number, row in enumerate(rows) if not row.entry.split]
+    if 0 < len(left) < len(rows):
+        names = ", ".join(rows[number].entry.names[0] for number in left[:3])
+        more = f" and {len(left) - 3:,} more" if len(left) > 3 else ""
+        yield Finding("no_split", left[0], rows[left[0]].entry.names[0], f"{names}{more}", "a split", "train")
+
+
 def _met(kind: str, what: str, members: Sequence[int], rows: Sequence[Row], splits: Sequence[str]) -> Finding:
     counts = Counter(splits[number] for number in members)
     where = " and ".join(f"{split} ({count} row{'s' * (count > 1)})" for split, count in counts.most_common())

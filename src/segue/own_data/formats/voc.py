@@ -42,6 +42,7 @@ _CLASSES = (
 )
 _NOTHING = ("background", "_background_", "__ignore__", "ignored", "void")
 _COLOURS, _NAMES = "labelmap.txt", ("class_names.txt", "class-names.txt", "labels.txt")
+_LISTS = "ImageSets/Segmentation"
 _BEFORE = "__ignore__"
 """What stands for place -1 in a list of names."""
 _OUTLINE = (224, 224, 192)
@@ -74,12 +75,14 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
     images = {place_of(path, pictures): path.relative_to(pictures).as_posix() for path in shown}
     masks = {place_of(path, marked): path for path in files_below(marked, ".png")}
     told = next((name for name in (_COLOURS, *_NAMES) if (base / name).is_file()), "")
-    classes, listed = _classes(base, told), _splits(base / "ImageSets" / "Segmentation")
+    classes, listed = _classes(base, told), _splits(base / _LISTS)
     if told in _NAMES and classes.get(0, "background") not in _NOTHING:
         text = f"its first line, {classes[0]!r}, names place 0, which is nothing; the first line is for the background"
         remarks.append(Remark("unsure_mask", told, text))
     for name in sorted(images.keys() - masks.keys()):
         remarks.append(Remark("left_out", f"JPEGImages/{images[name]}", "it has no mask in SegmentationClass"))
+    for name in sorted(listed.keys() - masks.keys() - images.keys()):
+        remarks.append(Remark("left_out", f"{_LISTS}, {listed[name]}", f"there is no image {name!r}"))
     if len(masks) < len(images):
         log.warning("%s: %d of %d images have no mask and are left out", base, len(images) - len(masks), len(images))
     return [
