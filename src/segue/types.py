@@ -267,11 +267,11 @@ class Usage(_Value):
     """
 
     prompt_tokens: int = 0
-    cached_tokens: int = 0
     visual_tokens: int = 0
     answer_tokens: int = 0
     encoded_frames: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
