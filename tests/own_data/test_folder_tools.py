@@ -225,9 +225,13 @@ def test_a_label_given_apart_names_its_shape(studio):
     assert by_phrase(get(studio(plain, label))) == {"left vessel": 400}
 
 
-def test_a_shape_of_two_labels_is_both(studio):
-    both = shape("polygon", {**SQUARE_PERCENT, "polygonlabels": ["Vessel", "Cup"]})
-    assert by_phrase(get(studio(both))) == {"vessel": 400, "cup": 400}
+@pytest.mark.parametrize("kind", ["polygonlabels", "labels", "textarea"])
+def test_a_shape_of_two_labels_or_texts_is_both(studio, kind):
+    both = ["Vessel", "Cup"]
+    results = [shape("polygon", {**SQUARE_PERCENT, **({kind: both} if kind == "polygonlabels" else {})})]
+    if kind != "polygonlabels":
+        results.append({"id": "r1", "type": kind, "value": {"text" if kind == "textarea" else kind: both}})
+    assert by_phrase(get(studio(*results))) == {"vessel": 400, "cup": 400}
 
 
 def test_sizes_may_be_written_with_a_point(studio):

@@ -154,7 +154,7 @@ def read_values(path: Path, size: Size, *, is_one_thing: bool = False) -> Int[np
     own = (picture.values.shape[0], picture.values.shape[1])
     if picture.pictures > 1:
         raise DataError(
-            f"the mask {path.name} holds {picture.pictures} pictures where one was expected; save it as one"
+            f"the mask {path.name} holds {picture.pictures} pictures where one was expected; save one alone"
         )
     if own != size:
         raise _other_size(

@@ -2,7 +2,7 @@
 
 A task's first annotation that was not cancelled and marks something counts; where others differ, that is said. What a
 shape is called is the text written for it, if there is one (a `textarea` of the same id), else its label; one with
-several labels is each of them. Shapes of one name are one thing. Other kinds of shapes are no masks: they are counted
+several of these is each of them. Shapes of one name are one thing. Other kinds of shapes are no masks: they are counted
 and left out, and so are images without a mask. Of a task with several images, a shape lies on the one whose field its
 `to_name` names. An image is looked for by the path that the task names, by that path's last part, and by that without
 the eight characters that uploading puts before it.
@@ -185,13 +185,12 @@ def _is_point(point: Any) -> bool:
 
 
 def _called(result: Mapping[str, Any], texts: Mapping[str, Any]) -> list[str]:
-    """What a shape is called: the text written for it, or each of its labels."""
-    text = texts.get(result.get("id", ""))
-    if text:
-        return [str(text[0] if isinstance(text, list) else text)]
-    value = field(result, "value", dict, "a shape")
-    labels = next((value[kind] for kind in KINDS if value.get(kind)), None) or value.get("labels")
-    return [str(label) for label in labels] if labels else [""]
+    """What a shape is called: each text written for it, or each of its labels."""
+    words = texts.get(result.get("id", ""))
+    if not words:
+        value = field(result, "value", dict, "a shape")
+        words = next((value[kind] for kind in KINDS if value.get(kind)), None) or value.get("labels") or [""]
+    return [str(word) for word in (words if isinstance(words, list) else [words])]
 
 
 def _marked(results: Sequence[Mapping[str, Any]]) -> str:
