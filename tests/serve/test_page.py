@@ -43,6 +43,19 @@ def downloaded(page, button):
     return found.value
 
 
+def drop(page, place, picture, name="other.png"):
+    """A file falls on a part of the page; whether the page has caught it, so that the browser does not open it."""
+    return page.evaluate(
+        """([place, bytes, name]) => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            const events = ["dragover", "drop"].map((kind) => new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer }));
+            return events.map((event) => !document.querySelector(place).dispatchEvent(event));
+        }""",
+        [place, list(picture), name],
+    )
+
+
 def dense(rle):
     return coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
 
@@ -174,6 +187,25 @@ def test_a_question_is_answered_word_by_word_and_the_dialogue_goes_on(page, serv
     assert roles == ["user", "assistant", "user"]
     page.locator(".turn.assistant .mention").first.hover()
     assert "chosen" in page.locator(".turn.assistant").first.get_attribute("class")
+
+
+def test_a_new_picture_takes_nothing_over_from_the_one_before(page, png, picture):
+    take_example(page, "clip")
+    bodies = []
+    page.on("request", lambda request: bodies.append(request.post_data) if "chat" in request.url else None)
+    send(page, "Where is it?", "ask")
+    page.route("**/v1/chat/completions", lambda route: None, times=1)
+    page.locator("#words").fill("And there?")
+    page.locator("#send").click()
+    drop(page, "#stage", png(picture(60, 80)))
+    page.locator("#player").wait_for(state="hidden")
+    page.locator("#send:not([disabled])").wait_for()
+    assert page.locator("#words").input_value() == ""
+    send(page, "What is this?", "ask")
+    asked = [json.loads(body)["messages"] for body in bodies]
+    assert [len(messages) for messages in asked] == [1, 3, 1]
+    assert asked[2][0]["content"][0]["file"] != asked[0][0]["content"][0]["file"]
+    assert page.locator(".turn").count() == 2
 
 
 def test_what_people_write_is_text_and_nothing_else(page):

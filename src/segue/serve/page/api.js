@@ -46,7 +46,7 @@ export async function upload(blob, name) {
 }
 
 export async function* chat(body, signal) {
-  for await (const line of lines(await ask("v1/chat/completions", json({ ...body, stream: true }, signal)))) {
+  for await (const line of lines(await ask("v1/chat/completions", json({ ...body, stream: true }, signal)), signal)) {
     if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
     yield checked(JSON.parse(line.slice(6)));
   }
@@ -58,7 +58,7 @@ export async function* follow(file, phrases, probabilities, signal) {
   const path = `v1/video/sessions/${session.id}`;
   try {
     for (const phrase of phrases) await ask(`${path}/phrases`, json({ phrase }, signal));
-    for await (const line of lines(await ask(`${path}/follow`, json({ probabilities }, signal)))) if (line) yield checked(JSON.parse(line));
+    for await (const line of lines(await ask(`${path}/follow`, json({ probabilities }, signal)), signal)) if (line) yield checked(JSON.parse(line));
   } finally {
     ask(path, { method: "DELETE" }).catch(() => {});
   }
@@ -69,12 +69,14 @@ function checked(event) {
   return event;
 }
 
-async function* lines(response) {
+// The lines of an answer as they come; none after `signal`, though more of them may have come by then.
+async function* lines(response, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
+      signal.throwIfAborted();
       if (done) break;
       const parts = (rest + value).split("\n");
       rest = parts.pop();
