@@ -49,8 +49,9 @@ def drop(page, place, picture, name="other.png"):
         """([place, bytes, name]) => {
             const dataTransfer = new DataTransfer();
             dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
-            const events = ["dragover", "drop"].map((kind) => new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer }));
-            return events.map((event) => !document.querySelector(place).dispatchEvent(event));
+            const options = { bubbles: true, cancelable: true, dataTransfer };
+            const fall = (kind) => !document.querySelector(place).dispatchEvent(new DragEvent(kind, options));
+            return ["dragover", "drop"].map(fall);
         }""",
         [place, list(picture), name],
     )
@@ -206,6 +207,24 @@ def test_a_new_picture_takes_nothing_over_from_the_one_before(page, png, picture
     assert [len(messages) for messages in asked] == [1, 3, 1]
     assert asked[2][0]["content"][0]["file"] != asked[0][0]["content"][0]["file"]
     assert page.locator(".turn").count() == 2
+
+
+def test_the_end_of_an_answer_is_in_sight_unless_someone_reads_further_up(chromium, serve, wordy):
+    place = "[log.scrollTop, log.scrollHeight - log.clientHeight]"
+    options = {"viewport": {"width": 1280, "height": 500}}
+    with serve(wordy) as server, opened(chromium, server.url, **options) as page:
+        page.locator(".example").nth(1).wait_for()
+        for wanted in (400, 800):
+            page.locator("#words").fill("Talk!")
+            page.locator("#send").click()
+            page.wait_for_function(f"() => log.scrollHeight > log.clientHeight + {wanted}")
+            at, end = page.evaluate(f"new Promise((done) => requestAnimationFrame(() => done({place})))")
+            assert at == pytest.approx(end, abs=1)
+            page.evaluate("log.scrollTop = 20")
+            page.wait_for_function(f"() => log.scrollHeight > log.clientHeight + {end + 200}")
+            assert page.evaluate("log.scrollTop") == 20
+            page.locator("#stop").click()
+            page.locator("#send:not([disabled])").wait_for()
 
 
 def test_what_people_write_is_text_and_nothing_else(page):

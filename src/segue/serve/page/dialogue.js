@@ -8,9 +8,22 @@ import { guarded } from "./server.js";
 import { $, changed, keepDraft, make, mode, state, tell } from "./state.js";
 import { say } from "./words.js";
 
+// The end of the dialogue stays in sight while it grows, unless someone has scrolled up to read.
+let isAtEnd = true;
+let shown = 0; // how far it was scrolled when it grew last
+function showEnd() {
+  if ($("log").scrollTop < shown - 1) isAtEnd = false; // the event of scrolling comes later than the next word
+  if (isAtEnd) $("log").scrollTop = $("log").scrollHeight;
+  shown = $("log").scrollTop;
+}
+$("log").addEventListener("scroll", () => { isAtEnd = $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight <= 1; });
+new MutationObserver(showEnd).observe($("log"), { childList: true, subtree: true, characterData: true });
+new ResizeObserver(showEnd).observe($("log"));
+
 function addTurn(role, text = "") {
   const element = make("div", { className: `turn ${role}`, textContent: text });
   $("log").append(element);
+  [isAtEnd, shown] = [true, 0]; // who asks wants to see the answer
   element.scrollIntoView({ block: "nearest" });
   return element;
 }
