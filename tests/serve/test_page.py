@@ -227,6 +227,22 @@ def test_the_end_of_an_answer_is_in_sight_unless_someone_reads_further_up(chromi
             page.locator("#send:not([disabled])").wait_for()
 
 
+def test_the_last_choice_counts_however_slowly_an_earlier_one_is_sent(page, png, picture):
+    def choose_slowly():
+        page.route("**/v1/files", lambda route: None, times=1)
+        drop(page, "#stage", png(picture(60, 80)))
+
+    with page.expect_event("requestfailed"):
+        choose_slowly()
+        take_example(page, "clip")
+    send(page, "the ring", "find")
+    assert page.locator("#player").is_visible() and page.locator(".turn").count() == 2
+    with page.expect_event("requestfailed"):
+        choose_slowly()
+        page.locator("#another").click()
+    assert page.locator("#empty").is_visible() and page.locator("#status").inner_text() == ""
+
+
 def test_what_people_write_is_text_and_nothing_else(page):
     take_example(page, "scene")
     evil = "<img src=x onerror=document.title='gone'>"

@@ -39,10 +39,10 @@ export const segment = async (body, signal) => (await ask("v1/segment", json(bod
 
 export const overlay = async (file, regions, signal) => (await ask(`v1/files/${file}/overlay`, json({ regions }, signal))).blob();
 
-export async function upload(blob, name) {
+export async function upload(blob, name, signal) {
   const form = new FormData();
   form.append("file", blob, name);
-  return (await ask("v1/files", { method: "POST", body: form })).json();
+  return (await ask("v1/files", { method: "POST", body: form, signal })).json();
 }
 
 export async function* chat(body, signal) {

@@ -8,21 +8,32 @@ import { say } from "./words.js";
 
 const MOST_PROBABLE = 64; // frames of a video for which the server tells probabilities
 
+let opening = new AbortController();
+
+// Shows what was chosen. The last choice counts: what is still on its way to the server is given up for it.
 export async function open(blob, name, phrases = []) {
+  opening.abort();
+  const { signal } = opening = new AbortController();
   tell("uploading");
   await guarded(async () => {
-    const uploaded = await api.upload(blob, name);
-    close();
+    const uploaded = await api.upload(blob, name, signal);
+    signal.throwIfAborted();
+    clear();
     state.file = { id: uploaded.id, media: uploaded.media, name: name.replace(/\.\w+$/, "") };
     state.ideas = phrases;
     $("frame").max = state.file.media.frames - 1;
     await showFrame(0);
-    tell();
-  });
+    if (!signal.aborted) tell();
+  }, (error) => { if (!signal.aborted) tell(error); });
   changed();
 }
 
 export function close() {
+  opening.abort();
+  clear();
+}
+
+function clear() {
   stop();
   pause();
   [state.file, state.dialogue, state.turn, state.pictures, state.frameNumber, state.marks] = [null, [], null, new Map(), 0, []];
