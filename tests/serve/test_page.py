@@ -310,6 +310,39 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(chromium, serve, wordy):
         assert page.evaluate("localStorage.getItem('key')") is None
 
 
+@pytest.mark.parametrize(("key", "fault"), [("not-the-key", "does not know"), (f"“{KEYS[0]}”", "holds “, which")])
+def test_what_is_wrong_with_a_key_is_told_where_it_is_asked_for_again(chromium, serve, wordy, key, fault):
+    with serve(wordy, keys=KEYS) as server, opened(chromium, server.url) as page:
+        page.locator("#key_dialog[open]").wait_for()
+        assert page.locator("#key_fault").is_hidden()
+        page.locator("#key").fill(key)
+        page.locator("#key_form button").click()
+        page.locator("#key_fault", has_text=fault).wait_for()
+        page.reload()
+        page.locator("#key_fault", has_text=fault).wait_for()
+        assert page.locator("#away").is_hidden()
+        page.locator("#key").fill(KEYS[0])
+        page.locator("#key_form button").click()
+        page.locator(".example").nth(1).wait_for()
+        assert page.locator("#status").inner_text() == ""
+
+
+def test_a_server_that_lives_but_does_not_answer_is_not_asked_without_a_pause(chromium, server):
+    with opened(chromium, "about:blank") as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url) if "health" in request.url else None)
+        page.route("**/v1/models", lambda route: route.abort())
+        page.clock.install(time=0)
+        page.clock.pause_at(1000)
+        page.goto(server.url)
+        page.locator("#away").wait_for()
+        for times in (1, 2):
+            with page.expect_request("**/v1/models"):
+                page.clock.run_for(1500)
+            page.locator("#away").wait_for()
+            assert len(asked) == times
+
+
 def test_two_sessions_that_take_turns_see_nothing_of_each_other(chromium, server, page):
     with opened(chromium, server.url) as other:
         other.locator(".example").nth(1).wait_for()

@@ -1,10 +1,16 @@
 // All that the page asks of the server.
 
+import { say } from "./words.js";
+
 export class ServerAway extends Error {}
 export class Refused extends Error {
   constructor(status, message) { super(message); this.status = status; }
 }
+export class KeyRefused extends Refused {
+  constructor(message) { super(401, message); }
+}
 
+const NO_HEADER_LETTER = /[^\t\x20-\x7e\x80-\xff]/u; // fetch() throws for the others as if there were no server
 let key = sessionStorage.getItem("key");
 
 export function setKey(given) {
@@ -13,6 +19,8 @@ export function setKey(given) {
 }
 
 async function ask(path, options = {}) {
+  const [letter] = key?.match(NO_HEADER_LETTER) ?? [];
+  if (letter) throw new KeyRefused(say("key_letter", letter));
   const headers = { ...options.headers, ...(key && { authorization: `Bearer ${key}` }) };
   let response;
   try {
@@ -22,6 +30,7 @@ async function ask(path, options = {}) {
     throw new ServerAway();
   }
   if (response.ok) return response;
+  if (response.status === 401 && key) throw new KeyRefused(say("key_unknown"));
   const body = await response.json().catch(() => null);
   throw new Refused(response.status, body?.error?.message ?? `${response.status}`);
 }

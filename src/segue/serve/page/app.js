@@ -103,7 +103,14 @@ function bind() {
     document.documentElement.dataset.theme = isDark ? "light" : "dark";
     localStorage.setItem("theme", document.documentElement.dataset.theme);
   });
-  $("key_form").addEventListener("submit", () => { api.setKey($("key").value.trim()); $("key").value = ""; begin(); });
+  $("key_form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    $("key_dialog").close(); // before what follows may open it again
+    api.setKey($("key").value.trim());
+    $("key").value = "";
+    tell();
+    begin();
+  });
 }
 
 function showLanguage() {
