@@ -243,6 +243,12 @@ def test_the_last_choice_counts_however_slowly_an_earlier_one_is_sent(page, png,
     assert page.locator("#empty").is_visible() and page.locator("#status").inner_text() == ""
 
 
+@pytest.mark.parametrize("place", ["#stage", "#log", "#words", "header", "html"])
+def test_a_file_that_is_dropped_anywhere_is_opened(page, png, picture, place):
+    assert drop(page, place, png(picture(60, 80))) == [True, True]
+    page.locator("#canvas canvas").wait_for()
+
+
 def test_what_people_write_is_text_and_nothing_else(page):
     take_example(page, "scene")
     evil = "<img src=x onerror=document.title='gone'>"

@@ -70,10 +70,13 @@ function layOut() {
 function bind() {
   $("file").addEventListener("change", () => { const [chosen] = $("file").files; if (chosen) open(chosen, chosen.name); $("file").value = ""; });
   for (const kind of ["dragover", "dragleave", "drop"]) {
-    $("stage").addEventListener(kind, (event) => {
-      event.preventDefault();
-      $("drop").classList.toggle("over", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length) open(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+    window.addEventListener(kind, (event) => {
+      const { types, files } = event.dataTransfer;
+      const isFile = types.includes("Files");
+      if (!isFile && event.target.closest?.("input, textarea")) return; // words may be dragged into a field
+      event.preventDefault(); // else the browser leaves the page for what is dropped
+      $("drop").classList.toggle("over", isFile && (kind === "dragover" || (kind === "dragleave" && event.relatedTarget)));
+      if (kind === "drop" && files.length) open(files[0], files[0].name);
     });
   }
   $("another").addEventListener("click", close);
