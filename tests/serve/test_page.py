@@ -131,6 +131,23 @@ def test_a_clip_is_followed_frame_by_frame(page):
     assert sum(one["area"] for one in fewer["annotations"]) < sum(one["area"] for one in found["annotations"])
 
 
+@pytest.mark.parametrize("leave", ["reload", "close"])
+def test_a_page_that_goes_ends_the_session_of_the_clip_that_it_follows(chromium, serve, served_engine, leave):
+    with serve(served_engine, keys=KEYS) as server, opened(chromium, server.url) as page:
+        page.locator("#key").fill(KEYS[0])
+        page.locator("#key_form button").click()
+        take_example(page, "clip")
+        page.route("**/follow", lambda route: None)
+        page.locator("#words").fill("the ring")
+        with page.expect_request("**/follow") as following:
+            page.locator("#send").click()
+        session = following.value.url.removesuffix("/follow")
+        getattr(page, leave)()
+        with server.http(headers={"authorization": f"Bearer {KEYS[0]}"}) as http:
+            while http.get(session).status_code != 404:
+                pass
+
+
 def test_a_clip_is_kept_as_it_is_shown(page, tmp_path):
     take_example(page, "clip")
     send(page, "the ring", "find")

@@ -61,15 +61,18 @@ export async function* chat(body, signal) {
   }
 }
 
-// Follows phrases through a video that was uploaded; the session is closed however it ends.
+// Follows phrases through a video that was uploaded; the session is closed however it ends, with the page too.
 export async function* follow(file, phrases, probabilities, signal) {
   const session = await (await ask("v1/video/sessions", json({ video: { file_id: file } }, signal))).json();
   const path = `v1/video/sessions/${session.id}`;
+  const end = () => ask(path, { method: "DELETE", keepalive: true }).catch(() => {});
+  window.addEventListener("pagehide", end);
   try {
     for (const phrase of phrases) await ask(`${path}/phrases`, json({ phrase }, signal));
     for await (const line of lines(await ask(`${path}/follow`, json({ probabilities }, signal)), signal)) if (line) yield checked(JSON.parse(line));
   } finally {
-    ask(path, { method: "DELETE" }).catch(() => {});
+    window.removeEventListener("pagehide", end);
+    end();
   }
 }
 
