@@ -148,6 +148,23 @@ def test_a_page_that_goes_ends_the_session_of_the_clip_that_it_follows(chromium,
                 pass
 
 
+def test_a_clip_that_is_paused_and_played_again_while_frames_are_on_their_way_plays_once(page):
+    take_example(page, "clip")
+    held = []
+    page.route("**/frames/*", lambda route: held.append(route), times=3)
+    for number in (1, 2, 3):
+        with page.expect_request(f"**/frames/{number}"):
+            page.locator("#play").click()
+        if number < 3:
+            page.locator("#play").click()
+    page.evaluate("() => { window.waiting = []; window.setTimeout = (work) => waiting.push(work); }")
+    for route in held:
+        route.continue_()
+    page.wait_for_function("() => waiting.length === 3")
+    page.evaluate("async () => { await Promise.all(waiting.splice(0).map((work) => work())); }")
+    assert page.locator("#frame_number").inner_text() == "Frame 5 of 10"
+
+
 def test_a_clip_is_kept_as_it_is_shown(page, tmp_path):
     take_example(page, "clip")
     send(page, "the ring", "find")

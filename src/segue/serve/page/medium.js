@@ -58,15 +58,16 @@ export async function showFrame(number) {
 export function play() {
   if (state.playing) return pause();
   $("play").textContent = "❚❚";
+  const mine = state.playing = {};
   const step = async () => {
+    if (state.playing !== mine) return; // paused, and perhaps played again, while a frame was on its way
     await guarded(() => showFrame((state.frameNumber + 1) % state.file.media.frames));
-    if (state.playing) state.playing = setTimeout(step, 1000 / (state.file.media.fps || 10));
+    setTimeout(step, 1000 / (state.file?.media.fps || 10));
   };
-  state.playing = setTimeout(step, 0);
+  step();
 }
 
 export function pause() {
-  clearTimeout(state.playing);
   state.playing = null;
   $("play").textContent = "▶";
 }

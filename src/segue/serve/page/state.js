@@ -11,7 +11,7 @@ export const state = {
   pictures: new Map(), // frame number -> ImageBitmap
   marks: [], // parts of the image that the next question is about: {box} or {mask}
   running: null, // AbortController
-  playing: null,
+  playing: null, // an object of its own for each time that a clip is played
   lit: null,
   status: [], // what the status line says: a name of words.js and its values
   ideas: [], // what may be found in an example, in each language
