@@ -283,6 +283,17 @@ def test_a_file_that_is_dropped_anywhere_is_opened(page, png, picture, place):
     page.locator("#canvas canvas").wait_for()
 
 
+def test_the_keyboard_goes_on_where_a_medium_was_opened_or_closed(page):
+    page.locator('.example[data-name="scene"]').press("Enter")
+    page.locator("#words:focus").wait_for()
+    page.locator("#another").press("Enter")
+    page.locator("#file:focus").wait_for(state="attached")
+    page.locator("#language").focus()
+    page.evaluate("document.querySelector('.example').click()")
+    page.locator("#canvas canvas").wait_for()
+    page.locator("#language:focus").wait_for()
+
+
 def test_what_people_write_is_text_and_nothing_else(page):
     take_example(page, "scene")
     evil = "<img src=x onerror=document.title='gone'>"

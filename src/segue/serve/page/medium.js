@@ -26,11 +26,19 @@ export async function open(blob, name, phrases = []) {
     if (!signal.aborted) tell();
   }, (error) => { if (!signal.aborted) tell(error); });
   changed();
+  if (state.file && !signal.aborted) goOn("words");
 }
 
 export function close() {
   opening.abort();
   clear();
+  goOn("file");
+}
+
+// The focus goes where one goes on, unless it stands on something that is still to be seen.
+function goOn(id) {
+  const { activeElement } = document;
+  if (activeElement === document.body || !activeElement.checkVisibility()) $(id).focus({ preventScroll: true });
 }
 
 function clear() {
