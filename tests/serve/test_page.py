@@ -75,6 +75,7 @@ def test_what_is_found_is_drawn_listed_and_kept(page, server, tmp_path):
     page.locator("#objects [type=text]").first.fill("car no. 1")
     table = json.loads(downloaded(page, "#save_coco").path().read_text())
     assert [category["name"] for category in table["categories"]] == ["car no. 1"]
+    assert [image["file_name"] for image in table["images"]] == ["scene.png"]
     left, top, width, height = table["annotations"][0]["bbox"]
     rows, columns = np.nonzero(mask)
     assert (left, top, width, height) == (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)

@@ -19,7 +19,7 @@ export async function open(blob, name, phrases = []) {
     const uploaded = await api.upload(blob, name, signal);
     signal.throwIfAborted();
     clear();
-    state.file = { id: uploaded.id, media: uploaded.media, name: name.replace(/\.\w+$/, "") };
+    state.file = { id: uploaded.id, media: uploaded.media, name: name.replace(/\.\w+$/, ""), fileName: name };
     state.ideas = phrases;
     $("frame").max = state.file.media.frames - 1;
     await showFrame(0);

@@ -4,7 +4,7 @@ import { say } from "./words.js";
 
 export const state = {
   served: "", // the model
-  file: null, // {id, media, name}
+  file: null, // {id, media, name, fileName}; `name` is without its ending
   dialogue: [], // messages as the API takes them
   turn: null, // the answer whose regions are shown: {regions, element}
   frameNumber: 0,
