@@ -57,6 +57,13 @@ def drop(page, place, picture, name="other.png"):
     )
 
 
+def hold(page, path, count=1):
+    """The first requests for a path, which stay on their way until they are continued."""
+    held = []
+    page.route(path, lambda route: held.append(route) if len(held) < count else route.continue_())
+    return held
+
+
 def dense(rle):
     return coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
 
@@ -138,7 +145,7 @@ def test_a_page_that_goes_ends_the_session_of_the_clip_that_it_follows(chromium,
         page.locator("#key").fill(KEYS[0])
         page.locator("#key_form button").click()
         take_example(page, "clip")
-        page.route("**/follow", lambda route: None)
+        hold(page, "**/follow")
         page.locator("#words").fill("the ring")
         with page.expect_request("**/follow") as following:
             page.locator("#send").click()
@@ -151,8 +158,7 @@ def test_a_page_that_goes_ends_the_session_of_the_clip_that_it_follows(chromium,
 
 def test_a_clip_that_is_paused_and_played_again_while_frames_are_on_their_way_plays_once(page):
     take_example(page, "clip")
-    held = []
-    page.route("**/frames/*", lambda route: held.append(route), times=3)
+    held = hold(page, "**/frames/*", 3)
     for number in (1, 2, 3):
         with page.expect_request(f"**/frames/{number}"):
             page.locator("#play").click()
@@ -230,7 +236,7 @@ def test_a_new_picture_takes_nothing_over_from_the_one_before(page, png, picture
     bodies = []
     page.on("request", lambda request: bodies.append(request.post_data) if "chat" in request.url else None)
     send(page, "Where is it?", "ask")
-    page.route("**/v1/chat/completions", lambda route: None, times=1)
+    hold(page, "**/v1/chat/completions")
     page.locator("#words").fill("And there?")
     page.locator("#send").click()
     drop(page, "#stage", png(picture(60, 80)))
@@ -264,7 +270,7 @@ def test_the_end_of_an_answer_is_in_sight_unless_someone_reads_further_up(chromi
 
 def test_the_last_choice_counts_however_slowly_an_earlier_one_is_sent(page, png, picture):
     def choose_slowly():
-        page.route("**/v1/files", lambda route: None, times=1)
+        hold(page, "**/v1/files")
         drop(page, "#stage", png(picture(60, 80)))
 
     with page.expect_event("requestfailed"):
