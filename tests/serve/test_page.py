@@ -43,6 +43,27 @@ def downloaded(page, button):
     return found.value
 
 
+def drop(page, place, picture, name="other.png"):
+    """A file falls on a part of the page; whether the page has caught it, so that the browser does not open it."""
+    return page.evaluate(
+        """([place, bytes, name]) => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            const options = { bubbles: true, cancelable: true, dataTransfer };
+            const fall = (kind) => !document.querySelector(place).dispatchEvent(new DragEvent(kind, options));
+            return ["dragover", "drop"].map(fall);
+        }""",
+        [place, list(picture), name],
+    )
+
+
+def hold(page, path, count=1):
+    """The first requests for a path, which stay on their way until they are continued."""
+    held = []
+    page.route(path, lambda route: held.append(route) if len(held) < count else route.continue_())
+    return held
+
+
 def dense(rle):
     return coco.decode({"size": rle["size"], "counts": rle["counts"].encode()}).astype(bool)
 
@@ -61,6 +82,7 @@ def test_what_is_found_is_drawn_listed_and_kept(page, server, tmp_path):
     page.locator("#objects [type=text]").first.fill("car no. 1")
     table = json.loads(downloaded(page, "#save_coco").path().read_text())
     assert [category["name"] for category in table["categories"]] == ["car no. 1"]
+    assert [image["file_name"] for image in table["images"]] == ["scene.png"]
     left, top, width, height = table["annotations"][0]["bbox"]
     rows, columns = np.nonzero(mask)
     assert (left, top, width, height) == (columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1)
@@ -115,6 +137,39 @@ def test_a_clip_is_followed_frame_by_frame(page):
     page.locator("#threshold").fill("90")
     fewer = json.loads(downloaded(page, "#save_coco").path().read_text())
     assert sum(one["area"] for one in fewer["annotations"]) < sum(one["area"] for one in found["annotations"])
+
+
+@pytest.mark.parametrize("leave", ["reload", "close"])
+def test_a_page_that_goes_ends_the_session_of_the_clip_that_it_follows(chromium, serve, served_engine, leave):
+    with serve(served_engine, keys=KEYS) as server, opened(chromium, server.url) as page:
+        page.locator("#key").fill(KEYS[0])
+        page.locator("#key_form button").click()
+        take_example(page, "clip")
+        hold(page, "**/follow")
+        page.locator("#words").fill("the ring")
+        with page.expect_request("**/follow") as following:
+            page.locator("#send").click()
+        session = following.value.url.removesuffix("/follow")
+        getattr(page, leave)()
+        with server.http(headers={"authorization": f"Bearer {KEYS[0]}"}) as http:
+            while http.get(session).status_code != 404:
+                pass
+
+
+def test_a_clip_that_is_paused_and_played_again_while_frames_are_on_their_way_plays_once(page):
+    take_example(page, "clip")
+    held = hold(page, "**/frames/*", 3)
+    for number in (1, 2, 3):
+        with page.expect_request(f"**/frames/{number}"):
+            page.locator("#play").click()
+        if number < 3:
+            page.locator("#play").click()
+    page.evaluate("() => { window.waiting = []; window.setTimeout = (work) => waiting.push(work); }")
+    for route in held:
+        route.continue_()
+    page.wait_for_function("() => waiting.length === 3")
+    page.evaluate("async () => { await Promise.all(waiting.splice(0).map((work) => work())); }")
+    assert page.locator("#frame_number").inner_text() == "Frame 5 of 10"
 
 
 def test_a_clip_is_kept_as_it_is_shown(page, tmp_path):
@@ -174,6 +229,76 @@ def test_a_question_is_answered_word_by_word_and_the_dialogue_goes_on(page, serv
     assert roles == ["user", "assistant", "user"]
     page.locator(".turn.assistant .mention").first.hover()
     assert "chosen" in page.locator(".turn.assistant").first.get_attribute("class")
+
+
+def test_a_new_picture_takes_nothing_over_from_the_one_before(page, png, picture):
+    take_example(page, "clip")
+    bodies = []
+    page.on("request", lambda request: bodies.append(request.post_data) if "chat" in request.url else None)
+    send(page, "Where is it?", "ask")
+    hold(page, "**/v1/chat/completions")
+    page.locator("#words").fill("And there?")
+    page.locator("#send").click()
+    drop(page, "#stage", png(picture(60, 80)))
+    page.locator("#player").wait_for(state="hidden")
+    page.locator("#send:not([disabled])").wait_for()
+    assert page.locator("#words").input_value() == ""
+    send(page, "What is this?", "ask")
+    asked = [json.loads(body)["messages"] for body in bodies]
+    assert [len(messages) for messages in asked] == [1, 3, 1]
+    assert asked[2][0]["content"][0]["file"] != asked[0][0]["content"][0]["file"]
+    assert page.locator(".turn").count() == 2
+
+
+def test_the_end_of_an_answer_is_in_sight_unless_someone_reads_further_up(chromium, serve, wordy):
+    place = "[log.scrollTop, log.scrollHeight - log.clientHeight]"
+    options = {"viewport": {"width": 1280, "height": 500}}
+    with serve(wordy) as server, opened(chromium, server.url, **options) as page:
+        page.locator(".example").nth(1).wait_for()
+        for wanted in (400, 800):
+            page.locator("#words").fill("Talk!")
+            page.locator("#send").click()
+            page.wait_for_function(f"() => log.scrollHeight > log.clientHeight + {wanted}")
+            at, end = page.evaluate(f"new Promise((done) => requestAnimationFrame(() => done({place})))")
+            assert at == pytest.approx(end, abs=1)
+            page.evaluate("log.scrollTop = 20")
+            page.wait_for_function(f"() => log.scrollHeight > log.clientHeight + {end + 200}")
+            assert page.evaluate("log.scrollTop") == 20
+            page.locator("#stop").click()
+            page.locator("#send:not([disabled])").wait_for()
+
+
+def test_the_last_choice_counts_however_slowly_an_earlier_one_is_sent(page, png, picture):
+    def choose_slowly():
+        hold(page, "**/v1/files")
+        drop(page, "#stage", png(picture(60, 80)))
+
+    with page.expect_event("requestfailed"):
+        choose_slowly()
+        take_example(page, "clip")
+    send(page, "the ring", "find")
+    assert page.locator("#player").is_visible() and page.locator(".turn").count() == 2
+    with page.expect_event("requestfailed"):
+        choose_slowly()
+        page.locator("#another").click()
+    assert page.locator("#empty").is_visible() and page.locator("#status").inner_text() == ""
+
+
+@pytest.mark.parametrize("place", ["#stage", "#log", "#words", "header", "html"])
+def test_a_file_that_is_dropped_anywhere_is_opened(page, png, picture, place):
+    assert drop(page, place, png(picture(60, 80))) == [True, True]
+    page.locator("#canvas canvas").wait_for()
+
+
+def test_the_keyboard_goes_on_where_a_medium_was_opened_or_closed(page):
+    page.locator('.example[data-name="scene"]').press("Enter")
+    page.locator("#words:focus").wait_for()
+    page.locator("#another").press("Enter")
+    page.locator("#file:focus").wait_for(state="attached")
+    page.locator("#language").focus()
+    page.evaluate("document.querySelector('.example').click()")
+    page.locator("#canvas canvas").wait_for()
+    page.locator("#language:focus").wait_for()
 
 
 def test_what_people_write_is_text_and_nothing_else(page):
@@ -241,6 +366,39 @@ def test_a_key_is_asked_for_and_kept_in_the_tab(chromium, serve, wordy):
         page.locator("#key_form button").click()
         page.locator(".example").nth(1).wait_for()
         assert page.evaluate("localStorage.getItem('key')") is None
+
+
+@pytest.mark.parametrize(("key", "fault"), [("not-the-key", "does not know"), (f"“{KEYS[0]}”", "holds “, which")])
+def test_what_is_wrong_with_a_key_is_told_where_it_is_asked_for_again(chromium, serve, wordy, key, fault):
+    with serve(wordy, keys=KEYS) as server, opened(chromium, server.url) as page:
+        page.locator("#key_dialog[open]").wait_for()
+        assert page.locator("#key_fault").is_hidden()
+        page.locator("#key").fill(key)
+        page.locator("#key_form button").click()
+        page.locator("#key_fault", has_text=fault).wait_for()
+        page.reload()
+        page.locator("#key_fault", has_text=fault).wait_for()
+        assert page.locator("#away").is_hidden()
+        page.locator("#key").fill(KEYS[0])
+        page.locator("#key_form button").click()
+        page.locator(".example").nth(1).wait_for()
+        assert page.locator("#status").inner_text() == ""
+
+
+def test_a_server_that_lives_but_does_not_answer_is_not_asked_without_a_pause(chromium, server):
+    with opened(chromium, "about:blank") as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url) if "health" in request.url else None)
+        page.route("**/v1/models", lambda route: route.abort())
+        page.clock.install(time=0)
+        page.clock.pause_at(1000)
+        page.goto(server.url)
+        page.locator("#away").wait_for()
+        for times in (1, 2):
+            with page.expect_request("**/v1/models"):
+                page.clock.run_for(1500)
+            page.locator("#away").wait_for()
+            assert len(asked) == times
 
 
 def test_two_sessions_that_take_turns_see_nothing_of_each_other(chromium, server, page):

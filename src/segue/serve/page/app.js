@@ -70,10 +70,13 @@ function layOut() {
 function bind() {
   $("file").addEventListener("change", () => { const [chosen] = $("file").files; if (chosen) open(chosen, chosen.name); $("file").value = ""; });
   for (const kind of ["dragover", "dragleave", "drop"]) {
-    $("stage").addEventListener(kind, (event) => {
-      event.preventDefault();
-      $("drop").classList.toggle("over", kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length) open(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+    window.addEventListener(kind, (event) => {
+      const { types, files } = event.dataTransfer;
+      const isFile = types.includes("Files");
+      if (!isFile && event.target.closest?.("input, textarea")) return; // words may be dragged into a field
+      event.preventDefault(); // else the browser leaves the page for what is dropped
+      $("drop").classList.toggle("over", isFile && (kind === "dragover" || (kind === "dragleave" && event.relatedTarget)));
+      if (kind === "drop" && files.length) open(files[0], files[0].name);
     });
   }
   $("another").addEventListener("click", close);
@@ -103,7 +106,14 @@ function bind() {
     document.documentElement.dataset.theme = isDark ? "light" : "dark";
     localStorage.setItem("theme", document.documentElement.dataset.theme);
   });
-  $("key_form").addEventListener("submit", () => { api.setKey($("key").value.trim()); $("key").value = ""; begin(); });
+  $("key_form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    $("key_dialog").close(); // before what follows may open it again
+    api.setKey($("key").value.trim());
+    $("key").value = "";
+    tell();
+    begin();
+  });
 }
 
 function showLanguage() {

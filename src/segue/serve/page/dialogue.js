@@ -8,9 +8,22 @@ import { guarded } from "./server.js";
 import { $, changed, keepDraft, make, mode, state, tell } from "./state.js";
 import { say } from "./words.js";
 
+// The end of the dialogue stays in sight while it grows, unless someone has scrolled up to read.
+let isAtEnd = true;
+let shown = 0; // how far it was scrolled when it grew last
+function showEnd() {
+  if ($("log").scrollTop < shown - 1) isAtEnd = false; // the event of scrolling comes later than the next word
+  if (isAtEnd) $("log").scrollTop = $("log").scrollHeight;
+  shown = $("log").scrollTop;
+}
+$("log").addEventListener("scroll", () => { isAtEnd = $("log").scrollHeight - $("log").scrollTop - $("log").clientHeight <= 1; });
+new MutationObserver(showEnd).observe($("log"), { childList: true, subtree: true, characterData: true });
+new ResizeObserver(showEnd).observe($("log"));
+
 function addTurn(role, text = "") {
   const element = make("div", { className: `turn ${role}`, textContent: text });
   $("log").append(element);
+  [isAtEnd, shown] = [true, 0]; // who asks wants to see the answer
   element.scrollIntoView({ block: "nearest" });
   return element;
 }
@@ -47,17 +60,19 @@ export async function send(event) {
   $("words").value = "";
   const asked = addTurn("user", words);
   const owner = { regions: [], element: addTurn("assistant") };
+  const { file } = state;
   const before = [...state.dialogue];
   changed();
   tell("queued");
   const isDone = await guarded(() => (mode() === "find" ? find(words, owner) : ask(words, owner)), (error) => {
+    if (state.file !== file) return null;
     if (error.name === "AbortError") return tell("stopped");
     owner.element.textContent = error.message || say("away");
     owner.element.classList.add("error");
     tell();
     return null;
   });
-  if (!isDone) {
+  if (!isDone && state.file === file) { // what belongs to a medium that is gone is gone too
     // what was typed goes back, unless something new stands there
     state.dialogue = before;
     if (!$("words").value) $("words").value = words;
@@ -77,9 +92,10 @@ async function ask(words, owner) {
   if (parts.length) state.dialogue = []; // marks stand beside the image that they are on
   const isFirst = state.file && !state.dialogue.some((message) => Array.isArray(message.content));
   const content = isFirst ? [{ type: "file", file: { file_id: state.file.id } }, ...parts, { type: "text", text: words }] : words;
-  state.dialogue.push({ role: "user", content });
+  const { dialogue } = state;
+  dialogue.push({ role: "user", content });
   const body = {
-    model: state.served, messages: state.dialogue, probabilities: isProbable(), prompt_cache_key: cacheKey(),
+    model: state.served, messages: dialogue, probabilities: isProbable(), prompt_cache_key: cacheKey(),
   };
   let text = "";
   for await (const chunk of api.chat(body, state.running.signal)) {
@@ -91,7 +107,7 @@ async function ask(words, owner) {
     if (delta.frame) addFrame(owner, delta.frame);
     if (delta.regions) finish(owner, delta.regions, text);
   }
-  state.dialogue.push({ role: "assistant", content: text });
+  dialogue.push({ role: "assistant", content: text });
   state.marks = [];
 }
 
@@ -100,7 +116,9 @@ async function find(words, owner) {
   if (state.file.media.kind === "image") {
     tell("working");
     const body = { image: { file_id: state.file.id }, phrases, probabilities: true, prompt_cache_key: cacheKey() };
-    const answer = await api.segment(body, state.running.signal);
+    const { signal } = state.running;
+    const answer = await api.segment(body, signal);
+    signal.throwIfAborted();
     return finish(owner, answer.regions, summary(answer.regions, answer.not_found));
   }
   for await (const event of api.follow(state.file.id, phrases, isProbable(), state.running.signal)) {

@@ -8,21 +8,40 @@ import { say } from "./words.js";
 
 const MOST_PROBABLE = 64; // frames of a video for which the server tells probabilities
 
+let opening = new AbortController();
+
+// Shows what was chosen. The last choice counts: what is still on its way to the server is given up for it.
 export async function open(blob, name, phrases = []) {
+  opening.abort();
+  const { signal } = opening = new AbortController();
   tell("uploading");
   await guarded(async () => {
-    const uploaded = await api.upload(blob, name);
-    close();
-    state.file = { id: uploaded.id, media: uploaded.media, name: name.replace(/\.\w+$/, "") };
+    const uploaded = await api.upload(blob, name, signal);
+    signal.throwIfAborted();
+    clear();
+    state.file = { id: uploaded.id, media: uploaded.media, name: name.replace(/\.\w+$/, ""), fileName: name };
     state.ideas = phrases;
     $("frame").max = state.file.media.frames - 1;
     await showFrame(0);
-    tell();
-  });
+    if (!signal.aborted) tell();
+  }, (error) => { if (!signal.aborted) tell(error); });
   changed();
+  if (state.file && !signal.aborted) goOn("words");
 }
 
 export function close() {
+  opening.abort();
+  clear();
+  goOn("file");
+}
+
+// The focus goes where one goes on, unless it stands on something that is still to be seen.
+function goOn(id) {
+  const { activeElement } = document;
+  if (activeElement === document.body || !activeElement.checkVisibility()) $(id).focus({ preventScroll: true });
+}
+
+function clear() {
   stop();
   pause();
   [state.file, state.dialogue, state.turn, state.pictures, state.frameNumber, state.marks] = [null, [], null, new Map(), 0, []];
@@ -47,15 +66,16 @@ export async function showFrame(number) {
 export function play() {
   if (state.playing) return pause();
   $("play").textContent = "❚❚";
+  const mine = state.playing = {};
   const step = async () => {
+    if (state.playing !== mine) return; // paused, and perhaps played again, while a frame was on its way
     await guarded(() => showFrame((state.frameNumber + 1) % state.file.media.frames));
-    if (state.playing) state.playing = setTimeout(step, 1000 / (state.file.media.fps || 10));
+    setTimeout(step, 1000 / (state.file?.media.fps || 10));
   };
-  state.playing = setTimeout(step, 0);
+  step();
 }
 
 export function pause() {
-  clearTimeout(state.playing);
   state.playing = null;
   $("play").textContent = "▶";
 }

@@ -21,10 +21,13 @@ export async function rle({ media }, regions, maskOf, threshold) {
   return json({ media, threshold, regions: told });
 }
 
-export async function coco({ media: { width, height, frames }, name: folder }, regions, maskOf) {
+// An image has the name of its file, the frames of a video those of files in a folder.
+export async function coco({ media: { kind, width, height, frames }, name: folder, fileName }, regions, maskOf) {
   const found = (await masks(regions, frames, maskOf)).map((one) => ({ ...one, box: boxOf(one.mask, width) })).filter(({ box }) => box);
   const names = [...new Set(found.map(({ region }) => region.name))];
-  const images = Array.from({ length: frames }, (_, number) => ({ id: number + 1, file_name: `${folder}/${String(number).padStart(5, "0")}`, width, height }));
+  const images = Array.from({ length: frames }, (_, number) => ({
+    id: number + 1, file_name: kind === "image" ? fileName : `${folder}/${String(number).padStart(5, "0")}`, width, height,
+  }));
   const annotations = found.map(({ region, number, mask, box }, place) => ({
     id: place + 1, image_id: number + 1, category_id: names.indexOf(region.name) + 1, bbox: box, iscrowd: 0, score: region.score,
     area: mask.reduce((sum, bit) => sum + bit, 0), segmentation: encodeRle(mask, width, height),

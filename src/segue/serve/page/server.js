@@ -13,17 +13,23 @@ export async function guarded(work, failed = (error) => tell(error)) {
     return true;
   } catch (error) {
     if (error instanceof api.ServerAway) wait();
-    if (error instanceof api.Refused && error.status === 401) $("key_dialog").showModal();
+    if (error instanceof api.Refused && error.status === 401) wantKey(error instanceof api.KeyRefused ? error.message : "");
     if (!(error instanceof api.ServerAway || error instanceof api.Refused || error.name === "AbortError")) console.error(error);
     failed(error);
     return false;
   }
 }
 
+function wantKey(fault) {
+  $("key_fault").textContent = fault;
+  if (!$("key_dialog").open) $("key_dialog").showModal();
+}
+
 async function wait() {
   if (!$("away").hidden) return;
   $("away").hidden = false;
-  while (!(await api.isAlive())) await new Promise((done) => setTimeout(done, 1500));
+  // The pause comes first: a server may live and yet not answer what the page begins with.
+  do await new Promise((done) => setTimeout(done, 1500)); while (!(await api.isAlive()));
   $("away").hidden = true;
   if (!state.served) begin();
 }

@@ -4,14 +4,14 @@ import { say } from "./words.js";
 
 export const state = {
   served: "", // the model
-  file: null, // {id, media, name}
+  file: null, // {id, media, name, fileName}; `name` is without its ending
   dialogue: [], // messages as the API takes them
   turn: null, // the answer whose regions are shown: {regions, element}
   frameNumber: 0,
   pictures: new Map(), // frame number -> ImageBitmap
   marks: [], // parts of the image that the next question is about: {box} or {mask}
   running: null, // AbortController
-  playing: null,
+  playing: null, // an object of its own for each time that a clip is played
   lit: null,
   status: [], // what the status line says: a name of words.js and its values
   ideas: [], // what may be found in an example, in each language
