@@ -167,7 +167,7 @@ def _open_pillow(picture: Image.Image, limits: Limits, window: Window | None) ->
     limits.check_size(name, (picture.height, picture.width))
     notes: tuple[str, ...] = ()
     if window is None and deep.is_grey(picture):
-        window = deep.window(deep.values(picture, None, name))
+        window = deep.window(deep.values(picture, name))
         notes = () if window is None else (deep.told(window),)
     return replace(_open_array(image.rgb(picture, name, window=window), limits), window=window, notes=notes)
 
