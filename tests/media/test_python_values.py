@@ -1,6 +1,7 @@
 """What people hold in Python is the same picture, whatever holds it."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -68,6 +69,14 @@ def test_a_clip_is_the_same_whatever_holds_its_frames(clip):
     media = open_media(clip)
     assert (media.kind, media.count) == ("video", 2)
     np.testing.assert_array_equal(read_frames(media, [0, 1]).pixels, CLIP)
+
+
+def test_frames_of_decoded_pixels_have_the_times_that_are_known_of_them():
+    media = replace(open_media(CLIP), fps=2.0)
+    assert [media.seconds_at(1), open_media(CLIP).seconds_at(1)] == [0.5, None]
+    assert np.isnan(read_frames(media, [1]).seconds).all()
+    timed = replace(media, seconds=np.array([0, 0.3]))
+    assert timed.seconds_at(1) == 0.3 and read_frames(timed, [1, 0]).seconds.tolist() == [0.3, 0]
 
 
 def test_deep_frames_share_a_window_and_say_so():

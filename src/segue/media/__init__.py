@@ -265,8 +265,10 @@ def _checked(media: Media, indices: Sequence[int]) -> Iterator[VideoFrame]:
 def _decoded(media: Media, indices: Sequence[int]) -> Iterator[tuple[int, float, np.ndarray]]:
     source, name = media.source, str(media.source) if isinstance(media.source, Path) else media.name
     if isinstance(source, np.ndarray):
-        frames, clock = (source[None], 0.0) if media.kind == "image" else (source, float("nan"))
-        return ((index, clock, frames[index].copy()) for index in indices)
+        if media.kind == "image":
+            return ((index, 0.0, source.copy()) for index in indices)
+        clock = np.full(media.count, np.nan) if media.seconds is None else media.seconds
+        return ((index, float(clock[index]), source[index].copy()) for index in indices)
     if isinstance(source, Path) and source.is_dir():
         files = folder.frame_files(source)
         if len(files) != media.count:
