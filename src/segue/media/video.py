@@ -288,7 +288,7 @@ def _losses(stream: VideoStream, timetable: _Timetable) -> tuple[str, ...]:
     if np.count_nonzero(~is_even) > _FEW_GAPS * len(steps):
         return ()  # its rate varies, so gaps are how it was made
     missing = int((np.rint(steps[~is_even] / usual) - 1).clip(min=0).sum())
-    stated = _stated_ticks(stream)
+    stated = _stated_ticks(stream, int(ticks[0]))
     if stated is not None:
         missing += max(0, round((stated - (ticks[-1] - ticks[0])) / usual) - _SLACK)
     if not missing:
@@ -304,14 +304,15 @@ def _depth(frame: VideoFrame) -> tuple[str, ...]:
     return (f"its {bits} bits are brought to 8 over their whole range; as images, they are windowed to what is used",)
 
 
-def _stated_ticks(stream: VideoStream) -> float | None:
-    """How long the stream says it is, in its ticks."""
+def _stated_ticks(stream: VideoStream, start: int) -> float | None:
+    """How long the stream says it is, in its ticks; the first frame's is `start`."""
     if stream.duration:
         return float(stream.duration)
     found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if found is None or not stream.time_base:
         return None
-    return (int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])) / float(stream.time_base)
+    # FFmpeg writes into Matroska when the stream ends, which may begin long after the sound
+    return (int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])) / float(stream.time_base) - start
 
 
 def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
