@@ -164,11 +164,13 @@ def _open_path(source: str | Path, limits: Limits, *, first: bool, window: Windo
 
 def _open_pillow(picture: Image.Image, limits: Limits, window: Window | None) -> Media:
     name = "the Pillow image"
+    if not picture.width or not picture.height:
+        raise MediaError(f"{name} is {picture.width}x{picture.height}; expected one pixel or more")
     limits.check_size(name, (picture.height, picture.width))
-    notes: tuple[str, ...] = ()
+    notes = image.told_of_several(picture)
     if window is None and deep.is_grey(picture):
         window = deep.window(deep.values(picture, name))
-        notes = () if window is None else (deep.told(window),)
+        notes += () if window is None else (deep.told(window),)
     return replace(_open_array(image.rgb(picture, name, window=window), limits), window=window, notes=notes)
 
 

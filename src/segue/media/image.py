@@ -262,7 +262,6 @@ def _pictures(image: Image.Image, name: str, *, is_first: bool) -> tuple[int, tu
         return 1, ()
     try:
         count = max(1, int(getattr(image, "n_frames", 1)))
-        what = "pages" if image.format == "TIFF" else "frames"
         if count > 1 and image.format == "TIFF" and len({_page_size(image, page) for page in range(count)}) > 1:
             return 1, (f"the first of {count} pages, which differ in size",)
         image.seek(0)
@@ -271,8 +270,35 @@ def _pictures(image: Image.Image, name: str, *, is_first: bool) -> tuple[int, tu
     except _DAMAGE as error:
         raise _damaged(name, error) from error
     if is_first and count > 1:
-        return 1, (f"the first of {count} {what}",)
+        return 1, (f"the first of {count} {_parts(image)}",)
     return count, ()
+
+
+def told_of_several(image: Image.Image) -> tuple[str, ...]:
+    """What is to be said of a Pillow image that is one of several in its file."""
+    try:
+        count = _count_anew(image) if image.format in ("GIF", "TIFF") else getattr(image, "n_frames", 1)
+    except _DAMAGE:
+        return ()  # its file is closed
+    if image.format not in _MOVING or count < 2:
+        return ()
+    place = "the first" if image.tell() == 0 else f"number {image.tell() + 1}"
+    return (f"{place} of {count} {_parts(image)}; give its path or bytes for all",)
+
+
+def _count_anew(image: Any) -> int:
+    """How many pictures the file of an image holds; asked itself, Pillow's image would forget how it was changed."""
+    file = image.fp if image.fp is not None else image._fp
+    position = file.tell()
+    try:
+        file.seek(0)
+        return int(getattr(_OPENERS[image.format](file), "n_frames", 1))
+    finally:
+        file.seek(position)
+
+
+def _parts(image: Image.Image) -> str:
+    return "pages" if image.format == "TIFF" else "frames"
 
 
 def _page_size(image: Image.Image, page: int) -> tuple[int, int]:
