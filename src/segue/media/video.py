@@ -61,7 +61,7 @@ def probe(
     source: Path | bytes, name: str, limits: Limits
 ) -> tuple[tuple[int, int], int, float | None, tuple[str, ...]]:
     """(height, width) after rotation, the exact number of frames, the mean frames per second or None, and notes for
-    people: that frames seem lost, or have more bits than a screen shows.
+    people: that it is one of several, that frames seem lost, or have more bits than a screen shows.
 
     All packets are read, because containers lie about their number or do not know it. One frame is decoded, because
     only a decoded frame tells how it is rotated.
@@ -77,7 +77,7 @@ def probe(
             raise MediaError(f"{name} has no frame that can be decoded; copy or encode it again")
         height, width = _upright(np.empty((first[0].height, first[0].width, 0)), first[0]).shape[:2]
         limits.check_size(name, (height, width))
-        notes = (*_losses(stream, timetable), *_depth(first[0]))
+        notes = (*_others(container), *_losses(stream, timetable), *_depth(first[0]))
         return (height, width), len(timetable.ticks), _mean_rate(stream, timetable), notes
 
 
@@ -201,12 +201,23 @@ def _opened(source: Path | bytes, name: str) -> Iterator[tuple[InputContainer, V
 
 def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
     """The first video stream that is no cover picture."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    streams = _moving_streams(container)
     if not streams:
         raise MediaError(f"{name} has no video in it; expected at least one video stream")
     if streams[0].codec_context is None:
         raise MediaError(f"{name} is encoded in a way that the FFmpeg of PyAV cannot decode; convert it to H.264")
     return streams[0]
+
+
+def _moving_streams(container: InputContainer) -> list[VideoStream]:
+    """The video streams that are no cover pictures."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def _others(container: InputContainer) -> tuple[str, ...]:
+    """That there are more videos in the file than the one that is taken."""
+    count = len(_moving_streams(container))
+    return (f"the first of {count} video streams",) if count > 1 else ()
 
 
 @contextmanager
