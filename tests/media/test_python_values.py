@@ -22,6 +22,12 @@ def png(pixels=PIXELS):
     return file
 
 
+def closed():
+    file = png()
+    file.close()
+    return file
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -102,6 +108,9 @@ def test_deep_frames_share_a_window_and_say_so():
         (PIXELS.astype(np.float32), "values from 0 to 59; floating point pixels go from 0 to 1: divide by 255"),
         (np.full((2, 2, 3), np.nan), "values from nan"),
         (io.StringIO("x"), "open it in binary mode"),
+        (closed(), "cannot be read .*closed file.*; open it anew"),
+        (Image.new("RGB", (0, 0)), "is 0x0; expected one pixel or more"),
+        (Image.new("L", (3, 0)), "is 3x0"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_what_to_do(given, told):
