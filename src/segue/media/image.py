@@ -119,7 +119,7 @@ def decode(
     with _opened(source, name) as image:
         has_clock = image.format not in ("TIFF", "DICOM") or getattr(image, "n_frames", 1) == 1
         seconds = 0.0 if has_clock else float("nan")
-        colours = Colours(source, name)
+        colours = None
         for index in range(indices[-1] + 1 if indices else 0):
             _go_to(image, index, name)
             height, width = _shown_size(image)
@@ -130,6 +130,7 @@ def decode(
                     "read"
                 )
             if index in indices:
+                colours = colours or (Colours(source, name) if deep.is_deep(image) else None)
                 yield index, seconds, rgb(image, name, colours=colours, window=window)
             elif image.format == "WEBP":
                 _loaded(image, name)  # only then does it know its duration
@@ -283,7 +284,7 @@ def told_of_several(image: Image.Image) -> tuple[str, ...]:
     if image.format not in _MOVING or count < 2:
         return ()
     place = "the first" if image.tell() == 0 else f"number {image.tell() + 1}"
-    return (f"{place} of {count} {_parts(image)}; give its path or bytes for all",)
+    return (f"{place} of {count} {_parts(image)}",)
 
 
 def _count_anew(image: Any) -> int:
