@@ -263,6 +263,12 @@ class TestText:
         with pytest.raises(ConfigError):
             engine.ask(clip(2), "Where?", options=Options(**change))
 
+    def test_a_plan_of_frames_that_is_no_text_is_refused(self):
+        options = Options()
+        object.__setattr__(options, "frames", 3)  # tests check types before the options could
+        with pytest.raises(ConfigError, match="frames is 3; expected text: auto, first:k"):
+            options.__post_init__()
+
     @pytest.mark.parametrize(
         "change",
         [

@@ -53,6 +53,10 @@ class Options:
     json_schema: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.frames, str):
+            raise ConfigError(
+                f"frames is {self.frames!r}; expected text: auto, first:k, uniform:k, fps:r, or numbers such as '0,4,9'"
+            )
         logit(self.threshold)
         _check_sampling(self.temperature, self.top_p, self.seed)
         if self.policy not in ("auto", "upstream", "consistent"):

@@ -62,7 +62,8 @@ class Media(_Value):
     where it is unknown or does not apply. `source` is a path, the encoded bytes of a file, or decoded RGB
     pixels: `UInt8[h w 3]` for an image, `UInt8[t h w 3]` for a video. `window` are the values that become black and
     white in pictures of more than 8 bits. `notes` say for people what is not taken as it stands, such as a picture that
-    was windowed or frames that are lost.
+    was windowed or frames that are lost. `seconds` are the times at which the frames of decoded pixels are shown,
+    counted from the first, where they are not even; of a file its decoder tells them.
     """
 
     source: Path | bytes | np.ndarray
@@ -72,6 +73,15 @@ class Media(_Value):
     fps: float | None = None
     window: tuple[int | float, int | float] | None = None
     notes: tuple[str, ...] = ()
+    seconds: Float[np.ndarray, " t"] | None = None
+
+    def seconds_at(self, index: int) -> float | None:
+        """When a frame is shown, in seconds from the first: its own time where that is known, else by the mean rate;
+        None without a clock.
+        """
+        if self.seconds is not None:
+            return float(self.seconds[index])
+        return index / self.fps if self.fps else None
 
     @property
     def name(self) -> str:

@@ -101,6 +101,12 @@ def test_lost_frames_are_told_with_their_number(make_clip):
     assert f"about {40 - media.count} frames seem lost" in media.notes[0]
 
 
+@pytest.mark.parametrize("name", ["clip.mkv", "clip.webm", "clip.mp4"])
+def test_a_clip_that_begins_late_is_not_said_to_have_lost_any(make_clip, name):
+    codec = "libvpx" if name == "clip.webm" else "libx264"
+    assert open_media(make_clip(name, codec=codec, ticks=range(3000, 7000, 100))).notes == ()
+
+
 def test_a_clip_whose_rate_varies_is_not_said_to_have_lost_any(make_clip):
     ticks = np.cumsum(np.random.default_rng(0).integers(20, 400, 40)).tolist()
     assert open_media(make_clip(count=40, ticks=ticks)).notes == ()

@@ -39,6 +39,23 @@ def test_asked_for_its_first_picture_it_says_that_there_are_more(form):
     np.testing.assert_array_equal(read_image(media)[0, 0], COLOURS[0])
 
 
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_a_pillow_image_that_is_one_of_several_says_so_and_stays_as_it_is(form, is_loaded):
+    picture = Image.open(io.BytesIO(moving(form)))
+    if is_loaded:
+        picture.paste(picture.getpixel((5, 5)), (0, 0, 5, 5))
+    before = np.asarray(picture.copy().convert("RGB"))
+    media = open_media(picture)
+    [note] = media.notes
+    assert media.kind == "image" and note.startswith("the first of 3 ")
+    np.testing.assert_array_equal(read_image(media), before)
+    np.testing.assert_array_equal(picture.convert("RGB"), before)
+    picture.seek(1)
+    assert open_media(picture).notes[0].startswith("number 2 of 3 ")
+    assert open_media(Image.open(io.BytesIO(moving(form))).copy()).notes == ()
+
+
 def test_of_pages_that_differ_in_size_the_first_is_taken_and_said():
     media = open_media(moving("TIFF", sizes=((16, 12), (8, 6), (4, 3))))
     assert (media.kind, media.notes) == ("image", ("the first of 3 pages, which differ in size",))

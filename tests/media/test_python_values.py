@@ -1,6 +1,7 @@
 """What people hold in Python is the same picture, whatever holds it."""
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,12 @@ CLIP = np.stack([PIXELS, PIXELS + 9])
 def png(pixels=PIXELS):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "png")
+    return file
+
+
+def closed():
+    file = png()
+    file.close()
     return file
 
 
@@ -70,6 +77,14 @@ def test_a_clip_is_the_same_whatever_holds_its_frames(clip):
     np.testing.assert_array_equal(read_frames(media, [0, 1]).pixels, CLIP)
 
 
+def test_frames_of_decoded_pixels_have_the_times_that_are_known_of_them():
+    media = replace(open_media(CLIP), fps=2.0)
+    assert [media.seconds_at(1), open_media(CLIP).seconds_at(1)] == [0.5, None]
+    assert np.isnan(read_frames(media, [1]).seconds).all()
+    timed = replace(media, seconds=np.array([0, 0.3]))
+    assert timed.seconds_at(1) == 0.3 and read_frames(timed, [1, 0]).seconds.tolist() == [0.3, 0]
+
+
 def test_deep_frames_share_a_window_and_say_so():
     frames = [Image.fromarray(np.full((2, 2), value, np.uint16)) for value in (1000, 3000)]
     for frame in frames:
@@ -93,6 +108,9 @@ def test_deep_frames_share_a_window_and_say_so():
         (PIXELS.astype(np.float32), "values from 0 to 59; floating point pixels go from 0 to 1: divide by 255"),
         (np.full((2, 2, 3), np.nan), "values from nan"),
         (io.StringIO("x"), "open it in binary mode"),
+        (closed(), "cannot be read .*closed file.*; open it anew"),
+        (Image.new("RGB", (0, 0)), "is 0x0; expected one pixel or more"),
+        (Image.new("L", (3, 0)), "is 3x0"),
     ],
 )
 def test_what_is_no_picture_is_refused_with_what_to_do(given, told):

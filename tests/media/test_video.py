@@ -57,6 +57,18 @@ def test_encoded_bytes_are_the_same_video_as_their_file(make_clip):
     np.testing.assert_array_equal(read_frames(from_bytes, [3]).pixels, read_frames(from_file, [3]).pixels)
 
 
+def test_of_several_videos_in_a_file_the_first_is_taken_and_said(make_clip, tmp_path, number_in):
+    with av.open(str(make_clip(count=3))) as source, av.open(str(tmp_path / "two.mkv"), "w") as file:
+        streams = [file.add_stream_from_template(source.streams.video[0]) for _ in range(2)]
+        for packet in source.demux(video=0):
+            for stream in streams if packet.dts is not None else ():
+                packet.stream = stream
+                file.mux(packet)
+    media = open_media(tmp_path / "two.mkv")
+    assert (media.count, media.notes) == (3, ("the first of 2 video streams",))
+    assert [number_in(pixels) for _, _, pixels in iter_frames(media)] == [0, 1, 2]
+
+
 def test_a_variable_frame_rate_keeps_its_frames_and_their_times(make_clip, number_in):
     ticks = [0, 10, 20, 100, 110, 300, 310, 320, 330, 500]
     media = open_media(make_clip("clip.mkv", count=10, ticks=ticks))

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from segue.errors import DataError
+from segue.errors import ConfigError, DataError
 from segue.media import open_media
 from segue.output.answers import Answer
 from segue.output.export import write_png
@@ -25,10 +25,16 @@ REGION = Region(
 @pytest.fixture
 def answer(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((3, 6, 3), np.uint8))
-    usage = Usage(3, 2, 1, 0, {"language": 0.25})
+    usage = Usage(3, 0, 2, 1, 0, {"language": 0.25})
     return Answer(
         "It is.", (REGION, Region()), "It is.<e>", open_media(tmp_path / "a.png"), usage, "length", {"x": [1]}
     )
+
+
+@pytest.mark.parametrize("name", ["a.png/x", "a.png/x/y", "a\0b"])
+def test_a_folder_that_cannot_be_made_is_refused(answer, tmp_path, name):
+    with pytest.raises(ConfigError, match="cannot be made: .*(a.png is no folder|NUL)"):
+        answer.save(tmp_path / name)
 
 
 def test_an_answer_comes_back_from_json_as_it_was(answer):

@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from segue.geometry.masks import iou
+from segue.serve.decoder_child import uneven
 from segue.serve.errors import ApiError
 from segue.serve.settings import Limits
 from segue.serve.storage import FileStore, named_id, new_id
@@ -275,6 +276,33 @@ class TestSessions:
             assert [frame["regions"][number]["rle"] for frame in frames] == [one["rle"] for one in region["frames"]]
             assert done["regions"][number]["score"] == region["score"]
         assert (done["type"], done["not_found"]) == ("done", []) and "frames" not in done["regions"][0]
+
+    def test_frames_have_their_own_times(self, server, clip, data_url):
+        first, *more = (Image.fromarray(one) for one in clip(5))
+        file = io.BytesIO()
+        first.save(file, "PNG", save_all=True, append_images=more, duration=[10, 490, 1000, 20, 10])
+        with server.http() as http:
+            body = {"video": data_url(file.getvalue())}
+            path = f"/v1/video/sessions/{http.post('/v1/video/sessions', json=body).json()['id']}"
+            http.post(f"{path}/phrases", json={"phrase": "dog"})
+            lines = http.post(f"{path}/follow", json={}).text.splitlines()
+            [region] = http.post("/v1/segment", json=body | {"phrases": ["dog"]}).json()["regions"]
+        assert [one["seconds"] for one in region["frames"]] == [0, 0.01, 0.5, 1.5, 1.52]
+        assert [json.loads(line)["seconds"] for line in lines[1:-1]] == [0, 0.01, 0.5, 1.5, 1.52]
+
+    @pytest.mark.parametrize(
+        ("seconds", "fps", "told"),
+        [
+            ([round(number / 30, 3) for number in range(300)], 299 / 9.967, False),
+            ([0.0, 0.1, 0.2], 10.0, False),
+            ([float("nan")] * 2, None, False),
+            ([0.0, 0.1, 0.3], 20 / 3, True),
+            ([0.0, 0.1, 0.2], None, True),
+        ],
+        ids=["milliseconds", "even", "no clock", "uneven", "no rate"],
+    )
+    def test_times_are_told_where_the_rate_does_not_tell_them(self, seconds, fps, told):
+        assert uneven(seconds, fps) == (seconds if told else None)
 
     def test_probabilities_come_at_the_end_where_asked_for(self, server, video_url):
         with server.http() as http:

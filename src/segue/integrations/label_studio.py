@@ -171,7 +171,8 @@ def _sequence(region: Region, frames: Sequence[int], media: Media) -> list[Json]
     for position, frame in enumerate(frames if region.masks is not None else ()):
         assert region.masks is not None
         mask = region.masks.dense(position)
-        about = {"frame": frame + 1, "time": frame / (media.fps or _FPS), "rotation": 0}
+        seconds = media.seconds_at(frame)
+        about = {"frame": frame + 1, "time": frame / _FPS if seconds is None else seconds, "rotation": 0}
         if mask.any():
             rows.append(_box(mask) | about | {"enabled": True})
         elif rows and rows[-1]["enabled"]:

@@ -164,11 +164,13 @@ def _open_path(source: str | Path, limits: Limits, *, first: bool, window: Windo
 
 def _open_pillow(picture: Image.Image, limits: Limits, window: Window | None) -> Media:
     name = "the Pillow image"
+    if not picture.width or not picture.height:
+        raise MediaError(f"{name} is {picture.width}x{picture.height}; expected one pixel or more")
     limits.check_size(name, (picture.height, picture.width))
-    notes: tuple[str, ...] = ()
+    notes = image.told_of_several(picture)
     if window is None and deep.is_grey(picture):
-        window = deep.window(deep.values(picture, None, name))
-        notes = () if window is None else (deep.told(window),)
+        window = deep.window(deep.values(picture, name))
+        notes += () if window is None else (deep.told(window),)
     return replace(_open_array(image.rgb(picture, name, window=window), limits), window=window, notes=notes)
 
 
@@ -265,8 +267,10 @@ def _checked(media: Media, indices: Sequence[int]) -> Iterator[VideoFrame]:
 def _decoded(media: Media, indices: Sequence[int]) -> Iterator[tuple[int, float, np.ndarray]]:
     source, name = media.source, str(media.source) if isinstance(media.source, Path) else media.name
     if isinstance(source, np.ndarray):
-        frames, clock = (source[None], 0.0) if media.kind == "image" else (source, float("nan"))
-        return ((index, clock, frames[index].copy()) for index in indices)
+        if media.kind == "image":
+            return ((index, 0.0, source.copy()) for index in indices)
+        clock = np.full(media.count, np.nan) if media.seconds is None else media.seconds
+        return ((index, float(clock[index]), source[index].copy()) for index in indices)
     if isinstance(source, Path) and source.is_dir():
         files = folder.frame_files(source)
         if len(files) != media.count:

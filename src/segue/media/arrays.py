@@ -68,15 +68,19 @@ def rgb(array: Array) -> UInt8[np.ndarray, "*t h w 3"]:
 def read_open(file: OpenFile, most: int) -> bytes:
     """The bytes of an open file, at most one more than `most`; from its beginning where it can be wound back.
 
-    Raises: MediaError, if it was opened for text.
+    Raises: MediaError, if it was opened for text, or cannot be read, because it is closed or opened for writing.
     """
-    if getattr(file, "seekable", bool)():
-        file.seek(0)  # type: ignore[attr-defined]
     data = bytearray()
-    while len(data) <= most and (piece := file.read(most + 1 - len(data))):  # pipes give less than they are asked for
-        if not isinstance(piece, bytes):
-            raise MediaError(f"the open file gives {type(piece).__name__}, not bytes; open it in binary mode ('rb')")
-        data += piece
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)  # type: ignore[attr-defined]
+        while len(data) <= most and (piece := file.read(most + 1 - len(data))):  # pipes give less than asked for
+            if not isinstance(piece, bytes):
+                told = f"the open file gives {type(piece).__name__}, not bytes; open it in binary mode ('rb')"
+                raise MediaError(told)
+            data += piece
+    except (OSError, ValueError) as error:
+        raise MediaError(f"the open file cannot be read ({error}); open it anew in binary mode ('rb')") from error
     return bytes(data)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,15 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from segue.errors import MediaError
-from segue.media import formats
+from segue.media.deep_colours import Colours
 
 Window = tuple[int | float, int | float]
 """The values that become black and white; those outside are cut off."""
 
 _WHOLE = (0.0, 65535.0)
-_BITS_PER_SAMPLE = 258
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _SEPARATED = 0, 5
+_UNSIGNED = 1
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -26,21 +27,32 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image, opened and not loaded, has more than 8 bits; of colour pictures Pillow keeps only 8."""
+    """Whether an image, opened and not loaded, has more than 8 bits; of colour pictures Pillow keeps only 8.
+
+    Colours of print (CMYK) do not count: they are turned into RGB by Pillow, from its 8 bits.
+    """
     if is_grey(image):
         return True
-    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, ())
-    if isinstance(bits, tuple) and any(isinstance(one, int) and one > 8 for one in bits):
-        return True
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if image.format == "TIFF":
+        bits = _tag(image, _BITS_PER_SAMPLE)
+        has_many = isinstance(bits, tuple) and any(isinstance(one, int) and one > 8 for one in bits)
+        return has_many and _tag(image, _PHOTOMETRIC) != _SEPARATED
+    return image.format == "PNG" and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
-def values(image: Image.Image, source: Path | bytes | None, name: str) -> np.ndarray:
-    """The picture's own values: grey `[h w]`, colours `[h w 3]`.
+def is_inverted(image: Image.Image) -> bool:
+    """Whether grey values of more than 8 bits are darker where they are larger; Pillow turns over those of fewer."""
+    return is_grey(image) and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def values(image: Image.Image, name: str, colours: Colours | None = None) -> np.ndarray:
+    """The picture's own values: grey `[h w]`, colours `[h w 3]`; `colours` are those of its file.
 
     Raises: MediaError, if it holds values that are no numbers, or colours that cannot be decoded.
     """
-    found = np.asarray(image) if is_grey(image) or source is None else _colours(source, name)
+    found = np.asarray(image) if is_grey(image) or colours is None else colours.read(image)
+    if found.dtype == np.int32 and _is_unsigned(image):
+        found = found.view(np.uint32)
     if found.dtype.kind == "f" and not np.isfinite(found).all():
         raise MediaError(f"{name} has pixels that are no finite numbers; save it again without them")
     return found
@@ -86,17 +98,11 @@ def to_eight_bits(found: np.ndarray, chosen: Window | None, name: str) -> UInt8[
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def _colours(source: Path | bytes, name: str) -> np.ndarray:
-    """A colour picture with 16 bits a channel, which Pillow cuts to 8, through FFmpeg."""
-    import av
+def _is_unsigned(image: Image.Image) -> bool:
+    """Whether 32 bits that Pillow takes for signed are not."""
+    return _tag(image, _BITS_PER_SAMPLE) == (32,) and _tag(image, _SAMPLE_FORMAT) in (None, (_UNSIGNED,))
 
-    with formats.reader(source) as file:
-        kind = {"PNG": "png_pipe", "TIFF": "tiff_pipe"}.get(formats.identify(file.read(formats.HEAD), name), "")
-        file.seek(0)
-        try:
-            with av.open(file, "r", format=kind) as container:
-                frame: Any = next(container.decode(video=0))
-                pixels: np.ndarray = frame.reformat(format="rgb48le").to_ndarray()
-        except (av.FFmpegError, StopIteration, ValueError) as error:
-            raise MediaError(f"{name} has 16 bits a channel and cannot be decoded ({error}); save it with 8") from error
-    return pixels
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    """The value of a TIFF's tag; None without it, and of other formats."""
+    return getattr(image, "tag_v2", {}).get(tag)

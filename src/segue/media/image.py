@@ -22,6 +22,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from segue.errors import MediaError
 from segue.media import checksums, deep, formats
 from segue.media.deep import Window
+from segue.media.deep_colours import Colours
 from segue.media.limits import DEFAULT_LIMITS, Limits
 
 # Opened by class and not by `Image.open`, which warns about large images before their size can be asked, and knows
@@ -118,7 +119,7 @@ def probe(
     with _opened(source, name) as image:
         is_deep = deep.is_deep(image)
     if not is_deep:
-        unused = ("the window is not used, for it has 8 bits",) if window else ()
+        unused = ("the window is not used, for it has 8 bits, or colours of print (CMYK)",) if window else ()
         return Probed(size, count, fps, notes=notes + unused)
     found = window or deep.joined(deep.window(values) for values in _stored(source, name, range(count)))
     return Probed(size, count, fps, found, (*notes, deep.told(found)) if found else notes)
@@ -142,6 +143,7 @@ def decode(
     with _opened(source, name) as image:
         has_clock = image.format not in ("TIFF", "DICOM") or getattr(image, "n_frames", 1) == 1
         seconds = 0.0 if has_clock else float("nan")
+        colours = None
         for index in range(indices[-1] + 1 if indices else 0):
             _go_to(image, index, name)
             height, width = _shown_size(image)
@@ -152,7 +154,8 @@ def decode(
                     "read"
                 )
             if index in indices:
-                yield index, seconds, rgb(image, name, source=source, window=window)
+                colours = colours or (Colours(source, name) if deep.is_deep(image) else None)
+                yield index, seconds, rgb(image, name, colours=colours, window=window)
             elif image.format == "WEBP":
                 _loaded(image, name)  # only then does it know its duration
             milliseconds = image.info.get("duration")
@@ -163,22 +166,24 @@ def decode(
 
 
 def rgb(
-    image: Image.Image, name: str, *, source: Path | bytes | None = None, window: Window | None = None
+    image: Image.Image, name: str, *, colours: Colours | None = None, window: Window | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """RGB pixels of a Pillow image of any mode, with EXIF orientation applied.
 
     Transparency is dropped, not blended, and ICC profiles are not applied, as in the code the models were trained
-    with. More than 8 bits are brought to 8 by `window`, without one by the whole range of 16 bits. `source` is the file
-    that the image was opened from; without it Pillow's own 8 bits of a deep colour picture are taken.
+    with. More than 8 bits are brought to 8 by `window`, without one by the whole range of 16 bits. `colours` are those
+    of the file that the image was opened from; without them Pillow's own 8 bits of a deep colour picture are taken.
 
     Raises: MediaError, if the pixels cannot be decoded.
     """
-    turn = _UPRIGHT.get(_orientation(image))
-    is_deep = deep.is_grey(image) or (source is not None and deep.is_deep(image))  # of a loaded one it cannot be told
+    is_deep = deep.is_grey(image) or (colours is not None and deep.is_deep(image))  # of a loaded one it cannot be told
+    is_as_stored = is_deep and not deep.is_grey(image)
+    turn = _UPRIGHT.get(_stated_orientation(image) if is_as_stored else _orientation(image))
     try:
         image.load()
         if is_deep:
-            image = Image.fromarray(deep.to_eight_bits(deep.values(image, source, name), window, name))
+            pixels = deep.to_eight_bits(deep.values(image, name, colours), window, name)
+            image = Image.fromarray(~pixels if deep.is_inverted(image) else pixels)
         # Pillow warns when it drops the transparency of a palette; dropping it is what we want.
         image = image.copy()
         image.info.pop("transparency", None)
@@ -228,10 +233,11 @@ def orientation(path: Path) -> int:
 
 def _stored(source: Path | bytes, name: str, indices: Sequence[int]) -> Iterator[np.ndarray]:
     with _opened(source, name) as image:
+        colours = Colours(source, name)
         for index in indices:
             _go_to(image, index, name)
             _loaded(image, name)
-            yield deep.values(image, source, name)
+            yield deep.values(image, name, colours)
 
 
 @contextmanager
@@ -246,6 +252,8 @@ def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
         try:
             image = opener(file)
         except _DAMAGE as error:
+            if found := _unknown_pixels(error):
+                raise _unsupported(name, found) from error
             raise MediaError(f"{name} is a damaged {kind} image: {error}; save or copy it again") from error
         yield image
 
@@ -282,7 +290,6 @@ def _pictures(image: Image.Image, name: str, *, is_first: bool) -> tuple[int, tu
         return 1, ()
     try:
         count = max(1, int(getattr(image, "n_frames", 1)))
-        what = "pages" if image.format == "TIFF" else "frames"
         if count > 1 and image.format == "TIFF" and len({_page_size(image, page) for page in range(count)}) > 1:
             return 1, (f"the first of {count} pages, which differ in size",)
         image.seek(0)
@@ -291,8 +298,35 @@ def _pictures(image: Image.Image, name: str, *, is_first: bool) -> tuple[int, tu
     except _DAMAGE as error:
         raise _damaged(name, error) from error
     if is_first and count > 1:
-        return 1, (f"the first of {count} {what}",)
+        return 1, (f"the first of {count} {_parts(image)}",)
     return count, ()
+
+
+def told_of_several(image: Image.Image) -> tuple[str, ...]:
+    """What is to be said of a Pillow image that is one of several in its file."""
+    try:
+        count = _count_anew(image) if image.format in ("GIF", "TIFF") else getattr(image, "n_frames", 1)
+    except _DAMAGE:
+        return ()  # its file is closed
+    if image.format not in _MOVING or count < 2:
+        return ()
+    place = "the first" if image.tell() == 0 else f"number {image.tell() + 1}"
+    return (f"{place} of {count} {_parts(image)}",)
+
+
+def _count_anew(image: Any) -> int:
+    """How many pictures the file of an image holds; asked itself, Pillow's image would forget how it was changed."""
+    file = image.fp if image.fp is not None else image._fp
+    position = file.tell()
+    try:
+        file.seek(0)
+        return int(getattr(_OPENERS[image.format](file), "n_frames", 1))
+    finally:
+        file.seek(position)
+
+
+def _parts(image: Image.Image) -> str:
+    return "pages" if image.format == "TIFF" else "frames"
 
 
 def _page_size(image: Image.Image, page: int) -> tuple[int, int]:
@@ -316,7 +350,24 @@ def _loaded(image: Image.Image, name: str) -> None:
 
 
 def _damaged(name: str, error: BaseException) -> MediaError:
+    if found := _unknown_pixels(error):
+        return _unsupported(name, found)
     return MediaError(f"{name} is damaged or incomplete: {error}; save or copy it again")
+
+
+def _unknown_pixels(error: BaseException) -> str | None:
+    """What values a TIFF has for a pixel, in words, if an error of Pillow is that it does not know them."""
+    if str(error) != "unknown pixel mode" or not isinstance(error.__cause__, KeyError):
+        return None
+    _, _, kinds, _, bits, _ = error.__cause__.args[0]  # what Pillow looked up
+    return f"{len(bits)} of {max(bits)} bits" + (", floating point" if 3 in kinds else "")
+
+
+def _unsupported(name: str, found: str) -> MediaError:
+    return MediaError(
+        f"{name} is a TIFF image of a kind that is not supported (values of a pixel: {found}); save it with 8 or 16 "
+        "bits in grey or RGB, or in grey with 32"
+    )
 
 
 def _shown_size(image: Image.Image) -> tuple[int, int]:
@@ -324,10 +375,13 @@ def _shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8."""
-    # Pillow turns TIFF itself. The base method leaves out EXIF behind a PNG's pixels, which would decode them first.
-    if image.format == "TIFF":
-        return 1
+    """How Pillow's pixels are to be turned: the EXIF orientation, 1 (upright) to 8."""
+    return 1 if image.format == "TIFF" else _stated_orientation(image)  # Pillow turns TIFF itself
+
+
+def _stated_orientation(image: Image.Image) -> int:
+    """The EXIF orientation; of a TIFF only as long as it is not loaded."""
+    # The base method leaves out EXIF behind a PNG's pixels, which would decode them first.
     try:
         stated = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     except _DAMAGE:

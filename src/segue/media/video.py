@@ -61,7 +61,7 @@ def probe(
     source: Path | bytes, name: str, limits: Limits
 ) -> tuple[tuple[int, int], int, float | None, tuple[str, ...]]:
     """(height, width) after rotation, the exact number of frames, the mean frames per second or None, and notes for
-    people: that frames seem lost, or have more bits than a screen shows.
+    people: that it is one of several, that frames seem lost, or have more bits than a screen shows.
 
     All packets are read, because containers lie about their number or do not know it. One frame is decoded, because
     only a decoded frame tells how it is rotated.
@@ -77,7 +77,7 @@ def probe(
             raise MediaError(f"{name} has no frame that can be decoded; copy or encode it again")
         height, width = _upright(np.empty((first[0].height, first[0].width, 0)), first[0]).shape[:2]
         limits.check_size(name, (height, width))
-        notes = (*_losses(stream, timetable), *_depth(first[0]))
+        notes = (*_others(container), *_losses(stream, timetable), *_depth(first[0]))
         return (height, width), len(timetable.ticks), _mean_rate(stream, timetable), notes
 
 
@@ -201,12 +201,23 @@ def _opened(source: Path | bytes, name: str) -> Iterator[tuple[InputContainer, V
 
 def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
     """The first video stream that is no cover picture."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    streams = _moving_streams(container)
     if not streams:
         raise MediaError(f"{name} has no video in it; expected at least one video stream")
     if streams[0].codec_context is None:
         raise MediaError(f"{name} is encoded in a way that the FFmpeg of PyAV cannot decode; convert it to H.264")
     return streams[0]
+
+
+def _moving_streams(container: InputContainer) -> list[VideoStream]:
+    """The video streams that are no cover pictures."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def _others(container: InputContainer) -> tuple[str, ...]:
+    """That there are more videos in the file than the one that is taken."""
+    count = len(_moving_streams(container))
+    return (f"the first of {count} video streams",) if count > 1 else ()
 
 
 @contextmanager
@@ -288,7 +299,7 @@ def _losses(stream: VideoStream, timetable: _Timetable) -> tuple[str, ...]:
     if np.count_nonzero(~is_even) > _FEW_GAPS * len(steps):
         return ()  # its rate varies, so gaps are how it was made
     missing = int((np.rint(steps[~is_even] / usual) - 1).clip(min=0).sum())
-    stated = _stated_ticks(stream)
+    stated = _stated_ticks(stream, int(ticks[0]))
     if stated is not None:
         missing += max(0, round((stated - (ticks[-1] - ticks[0])) / usual) - _SLACK)
     if not missing:
@@ -304,14 +315,15 @@ def _depth(frame: VideoFrame) -> tuple[str, ...]:
     return (f"its {bits} bits are brought to 8 over their whole range; as images, they are windowed to what is used",)
 
 
-def _stated_ticks(stream: VideoStream) -> float | None:
-    """How long the stream says it is, in its ticks."""
+def _stated_ticks(stream: VideoStream, start: int) -> float | None:
+    """How long the stream says it is, in its ticks; the first frame's is `start`."""
     if stream.duration:
         return float(stream.duration)
     found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
     if found is None or not stream.time_base:
         return None
-    return (int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])) / float(stream.time_base)
+    # FFmpeg writes into Matroska when the stream ends, which may begin long after the sound
+    return (int(found[1]) * 3600 + int(found[2]) * 60 + float(found[3])) / float(stream.time_base) - start
 
 
 def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:

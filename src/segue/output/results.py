@@ -223,13 +223,18 @@ def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
 
     Frames are decoded anew for the overlay.
 
-    Raises: ConfigError, if the answer has no medium, a format is unknown, or the folder holds something else;
-    MediaError, if its medium cannot be read any more, or a picture not be written; OSError, as the disk raises it.
+    Raises: ConfigError, if the answer has no medium, a format is unknown, or the folder cannot be made or holds
+    something else; MediaError, if its medium cannot be read any more, or a picture not be written; OSError, as the disk
+    raises it.
     """
     if answer.media is None:
         raise ConfigError("the answer is not about an image or video; there is nothing to write but its text")
     if unknown := set(formats) - set(FORMATS):
         raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
+    blocking = next((path for path in folder.parents if path.exists() and not path.is_dir()), None)
+    if blocking is not None or "\0" in str(folder):
+        what = "its name holds a NUL character" if blocking is None else f"{blocking} is no folder"
+        raise ConfigError(f"the folder {str(folder)!r} cannot be made: {what}; give another one")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if folder.exists() and (not folder.is_dir() or names - _WRITTEN or (names and RESULT not in names)):
         raise ConfigError(f"{folder} holds something else; give a new folder")

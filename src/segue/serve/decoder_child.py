@@ -7,6 +7,7 @@ a limit. Nothing but this file's own JSON and raw pixels leave it.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ import numpy as np
 
 from segue.errors import LimitError, MediaError, SegueError
 from segue.media import Limits, iter_frames, open_media
+
+_ROUNDING = 0.0011
+"""Seconds by which even times may be off: the frame's own, and the last one's in the rate, to a millisecond."""
 
 
 def decode(job: dict[str, Any]) -> dict[str, Any]:
@@ -36,13 +40,23 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
                 f"{job['decoded_bytes']:,} are allowed: cut it, or make it smaller"
             )
         pixels = np.lib.format.open_memmap(job["target"], "w+", np.uint8, (media.count, height, width, 3))
+        seconds = []
         for frame in iter_frames(media):
             pixels[frame.number] = frame.image
+            seconds.append(round(frame.seconds, 4))
         pixels.flush()
     except SegueError as error:
         text = str(error).replace("<bytes>", "it")
         return {"error": text, "is_limit": isinstance(error, LimitError)}
-    return {"kind": media.kind, "fps": media.fps, "notes": media.notes}
+    return {"kind": media.kind, "fps": media.fps, "notes": media.notes, "seconds": uneven(seconds, media.fps)}
+
+
+def uneven(seconds: list[float], fps: float | None) -> list[float] | None:
+    """The times of frames; None where they are unknown, or even as far as clocks of milliseconds tell."""
+    if not all(map(math.isfinite, seconds)):
+        return None
+    is_even = fps is not None and all(abs(time - place / fps) <= _ROUNDING for place, time in enumerate(seconds))
+    return None if is_even else seconds
 
 
 def main() -> None:

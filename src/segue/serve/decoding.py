@@ -56,6 +56,9 @@ class Decoders:
             pixels = np.asarray(np.load(target, mmap_mode="r", allow_pickle=False))
             if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
                 raise ValueError("a decoder that writes no pixels has been taken over")
+            seconds = None if found["seconds"] is None else np.array(found["seconds"], np.float64)
+            if seconds is not None and not (seconds.shape == (len(pixels),) and np.isfinite(seconds).all()):
+                raise ValueError("a decoder that tells no time of each frame has been taken over")
         except TimeoutError as error:
             await _killed(process)
             process = None
@@ -75,7 +78,7 @@ class Decoders:
         notes = tuple(map(str, found["notes"]))
         if found["kind"] == "image":
             return Media(pixels[0], "image", (height, width), notes=notes)
-        return Media(pixels, "video", (height, width), count, found["fps"], notes=notes)
+        return Media(pixels, "video", (height, width), count, found["fps"], notes=notes, seconds=seconds)
 
     async def close(self) -> None:
         """End all processes."""
@@ -85,8 +88,11 @@ class Decoders:
     async def _start(self) -> Process:
         environment = {name: value for name, value in os.environ.items() if not _SECRET.search(name)}
         memory, largest = self._limits.decoder_bytes, self._limits.decoded_bytes + MIB
+        line = 2**16 + 24 * self._limits.frames  # of an answer: what it says, and a time for each frame
         command = ("-P", "-m", "segue.serve.decoder_child", str(memory), str(largest))
-        return await asyncio.create_subprocess_exec(sys.executable, *command, stdin=PIPE, stdout=PIPE, env=environment)
+        return await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdin=PIPE, stdout=PIPE, env=environment, limit=line
+        )
 
 
 async def _asked(process: Process, job: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,8 @@ class Drawing:
                     raise ApiError(504, "not drawn in time", code="deadline_exceeded", headers=NO_RETRY)
                 masks = [_mask(track, number, self._media.size) for track in self._tracks]
                 drawn = overlay(frame, np.stack(masks), self._labels, self._colours) if masks else frame
-                writer.write(drawn)
+                seconds = self._media.seconds
+                writer.write(drawn, float("nan") if seconds is None else float(seconds[number]))
         if self._is_closed:
             path.unlink()
 

@@ -121,7 +121,8 @@ def _probabilities(track: MaskTrack, position: int) -> str:
 
 
 def _seconds(index: int, media: Media | None) -> float | None:
-    return round(index / media.fps, 4) if media is not None and media.fps else None
+    seconds = None if media is None else media.seconds_at(index)
+    return None if seconds is None else round(seconds, 4)
 
 
 def _span(region: Region) -> list[int] | None:
