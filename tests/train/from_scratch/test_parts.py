@@ -204,8 +204,9 @@ def test_what_follows_a_thing_learns_from_clips_and_the_image_encoder_does_not(e
     assert all(name.startswith("grounder") for name in changed)
 
 
-def test_a_run_keeps_a_model_that_has_learned_and_goes_on_from_it(monkeypatch, tmp_path):
+def test_a_run_keeps_a_model_that_has_learned_and_goes_on_from_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(command, "HELD", 4)
+    monkeypatch.setattr(command, "EVERY", 0.0)
     monkeypatch.setattr(command, "HELD_CLIPS", 1)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     learned = (["--sight", "0.01"], ["--words", "0.01"], ["--masks", "0.01", "--clips", "2"])
@@ -216,6 +217,9 @@ def test_a_run_keeps_a_model_that_has_learned_and_goes_on_from_it(monkeypatch, t
         monkeypatch.setattr("sys.argv", ["from_scratch", str(tmp_path), "--scenes", "6", *parts_])
         command.main()
         states.append(segue.load(tmp_path / "model", device="cpu", dtype="fp32").model.state_dict())
+    told = capsys.readouterr().err
+    assert all(f"{what}: 5 of 6, about 0 minutes left" in told for what in ("drawing stills", "encoding"))
+    assert "listening to the language model: 7 of 8" in told
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert list(dict.fromkeys(line["part"] for line in lines)) == ["sight", "words", "masks"]
     assert lines[1]["held text"] > 0 and "exact followed" in lines[-1]

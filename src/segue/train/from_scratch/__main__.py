@@ -10,15 +10,19 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from time import monotonic
 
 import torch
 
 from segue import loading
 from segue.files import recover, replace_folder
+from segue.synth import Scene
 from segue.train.from_scratch.parts import Plan, clips, grounded, learn_masks, learn_sight, learn_words, stills
 
+EVERY = 60.0
+"""Seconds between two lines that say how far drawing and hearing are."""
 HELD, HELD_CLIPS = 64, 16
 """Stills and clips of the validation split that a part is judged by."""
 
@@ -26,6 +30,16 @@ HELD, HELD_CLIPS = 64, 16
 def say(text: str) -> None:
     """A line for whoever watches."""
     sys.stderr.write(f"{text}\n")
+
+
+def watched(doing: str, scenes: Iterable[Scene], total: int) -> Iterator[Scene]:
+    """The scenes one by one; from time to time a line says how far that is."""
+    began = told = monotonic()
+    for done, one in enumerate(scenes):
+        if done and (now := monotonic()) - told >= EVERY:
+            told = now
+            say(f"{doing}: {done} of {total}, about {(now - began) * (total - done) / done / 60:.0f} minutes left")
+        yield one
 
 
 def main() -> None:
@@ -57,15 +71,18 @@ def main() -> None:
 
     say(f"drawing {chosen.scenes} stills and {chosen.clips} clips")
     first = int(torch.randint(1_000_000, ()))  # new scenes each time
-    scenes, held = list(stills("train", first, chosen.scenes)), list(stills("validation", 0, HELD))
+    scenes = list(watched("drawing stills", stills("train", first, chosen.scenes), chosen.scenes))
+    held = list(stills("validation", 0, HELD))
     if chosen.sight:
         learn_sight(engine.model, scenes, held, Plan(chosen.sight, 1.5e-3, 4), keep)
-    scenes += clips("train", first, chosen.clips)
+    scenes += watched("drawing clips", clips("train", first, chosen.clips), chosen.clips)
     if chosen.words:
-        learn_words(engine.model, engine.processor, scenes, held, Plan(chosen.words, 1.2e-3, 2), keep)
+        seen = watched("encoding", scenes, len(scenes))
+        learn_words(engine.model, engine.processor, seen, held, Plan(chosen.words, 1.2e-3, 2), keep)
     if chosen.masks:
         held += clips("validation", 0, HELD_CLIPS if chosen.clips else 0)
-        told, held_told = (grounded(engine.model, engine.processor, some) for some in (scenes, held))
+        seen = watched("listening to the language model", scenes, len(scenes))
+        told, held_told = (grounded(engine.model, engine.processor, some) for some in (seen, held))
         learn_masks(engine.model, told, held_told, Plan(chosen.masks, 6e-4, 2), keep)
 
 

@@ -5,7 +5,7 @@ Each part is judged alone while it learns, on scenes of the validation split.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -143,8 +143,8 @@ def judge_sight(model: VisionLanguageModel, heads: sight.Heads, held: Sequence[C
 def learn_words(
     model: VisionLanguageModel,
     processor: Processor,
-    scenes: Sequence[Scene],
-    held: Sequence[Scene],
+    scenes: Iterable[Scene],
+    held: Iterable[Scene],
     plan: Plan,
     keep: Keep,
 ) -> None:
@@ -213,7 +213,7 @@ def does(drawn: Scene) -> Int[np.ndarray, "k m"]:
     return np.array([[-1 if truth is None else int(truth) for truth in row] for row in truths])
 
 
-def grounded(model: VisionLanguageModel, processor: Processor, scenes: Sequence[Scene]) -> list[masks.Shown]:
+def grounded(model: VisionLanguageModel, processor: Processor, scenes: Iterable[Scene]) -> list[masks.Shown]:
     """Scenes as the grounder learns from them, with what the language model says of them now."""
     vocabulary, rng, side = vocabulary_of(processor), np.random.default_rng(), model.grounder.side
     return [
