@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import openai
@@ -11,7 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from segue.geometry.masks import encode
-from segue.serve import scheduler
+from segue.serve import media, scheduler
+from segue.serve.errors import ApiError
 from segue.types import Region
 
 
@@ -268,6 +270,17 @@ class TestRefusals:
         error = caught.value
         assert error.type in ("invalid_request_error", "not_found_error")
         assert error.response.headers["x-request-id"] == error.request_id
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("aGVsbG8gd29ybGQh", b"hello world!"), ("aGVs\nbG8gd2\r\n9ybGQ=\n", b"hello world"), ("", b""),
+         ("aA==aGVs", None), ("aGVsaA==", b"helh"), ("aGVsbG8", None), ("aGV sbG8=", None), ("aGVsbG8_", None), ("ä", None)],
+    )  # fmt: skip
+    @pytest.mark.parametrize("piece", [4, 8, 2**22])
+    def test_base64_is_read_in_pieces_with_or_without_line_breaks(self, monkeypatch, piece, text, expected):
+        monkeypatch.setattr(media, "PIECE", piece)
+        with nullcontext() if expected is not None else pytest.raises(ApiError, match="not a base64 data URL"):
+            assert media._from_data_url(f"data:image/png;base64,{text}", "url") == expected
 
     def test_an_image_where_a_video_is_expected_is_refused_and_the_other_way_round(self, server, image_url):
         with pytest.raises(openai.BadRequestError, match="it is an image"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import binascii
 import hashlib
 import re
 import secrets
@@ -27,6 +27,8 @@ _TAKEN: dict[MediaKind, frozenset[str]] = {
 }
 _EXPECTED = {"image": "JPEG, PNG, WebP or GIF", "video": "MP4, MOV, MKV, WebM, or an animated GIF, WebP or PNG"}
 
+PIECE = 2**22
+"""Letters of base64 that are decoded at a time; a multiple of four."""
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets the bytes at an address, or refuses."""
 
@@ -47,7 +49,7 @@ class MediaReader:
         Raises: ApiError, saying by `param` where in the request it stands.
         """
         if url[:5].lower() == "data:":
-            return self._from_data_url(url, param)
+            return await asyncio.to_thread(_from_data_url, url, param)
         return await self._fetch(url)
 
     async def from_bytes(self, data: bytes, kind: MediaKind, param: str) -> Media:
@@ -56,11 +58,11 @@ class MediaReader:
         Raises: ApiError.
         """
         path = self._folder / secrets.token_hex(8)
-        digest = hashlib.sha256(data).hexdigest()
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         if (known := self._known(digest, kind)) is not None:
             return known
         try:
-            path.write_bytes(data)
+            await asyncio.to_thread(path.write_bytes, data)
             return await self.from_file(path, digest, kind, param)
         finally:
             path.unlink(missing_ok=True)
@@ -94,16 +96,6 @@ class MediaReader:
         for kind in _TAKEN:
             self._kept.pop((digest, kind), None)
 
-    def _from_data_url(self, url: str, param: str) -> bytes:
-        head = _DATA.match(url[:256])
-        try:
-            if head is None:
-                raise ValueError("no head of a base64 data URL")
-            return base64.b64decode(url[head.end() :], validate=True)
-        except (binascii.Error, ValueError) as error:
-            message = f"{param}: not a base64 data URL; expected data:image/png;base64,..."
-            raise ApiError(400, message, code="invalid_data_url", param=param) from error
-
     def _known(self, digest: str, kind: MediaKind) -> Media | None:
         if (digest, kind) in self._kept:
             self._kept.move_to_end((digest, kind))
@@ -113,6 +105,25 @@ class MediaReader:
         self._kept[digest, media.kind] = media
         while sum(_size(one) for one in self._kept.values()) > self._limits.decoded_bytes:
             self._kept.popitem(last=False)
+
+
+def _from_data_url(url: str, param: str) -> bytes:
+    """The bytes in a data URL, decoded in pieces, between which other threads have their turn.
+
+    Raises: ApiError.
+    """
+    head = _DATA.match(url[:256])
+    try:
+        if head is None:
+            raise ValueError("no head of a base64 data URL")
+        data = url[head.end() :].encode("ascii").translate(None, b"\r\n")
+        pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
+        if any(b"=" in piece for piece in pieces[:-1]):
+            raise ValueError("an end before the end")
+        return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)
+    except ValueError as error:
+        message = f"{param}: not a base64 data URL; expected data:image/png;base64,..."
+        raise ApiError(400, message, code="invalid_data_url", param=param) from error
 
 
 def _size(media: Media) -> int:

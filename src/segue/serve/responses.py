@@ -40,6 +40,7 @@ from segue.serve.schema import (
     TextPart,
     Url,
     VideoPart,
+    few_parts,
     supported,
 )
 from segue.types import Answer, Finished, TextDelta
@@ -148,7 +149,9 @@ class ResponsesRequest(Answering):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        return supported(given, STATELESS, IGNORED)
+        known = supported(given, STATELESS, IGNORED)
+        few_parts(known, "input")
+        return known
 
     def as_chat(self) -> ChatRequest:
         """The same request in the form of `/v1/chat/completions`."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from segue.options import Options
+from segue.serve.errors import refusal
 from segue.serve.settings import Limits
 
 WITHOUT_EFFECT = frozenset(
@@ -29,9 +30,13 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 """Fields of OpenAI's that are not supported, with the values that ask for nothing."""
 MOST_FIELDS = 100
 """Of a request; each one that is unknown is an error of its own."""
+MOST_ITEMS = 4096
+"""Of a list, and parts of a whole dialogue: what is read at all. Limits that answers have are checked after that."""
 T = TypeVar("T")
-Items = Annotated[list[T], Field(fail_fast=True)]
-"""A list that is refused at its first wrong item, so that a body of nothing else costs no more than another."""
+Items = Annotated[list[T], Field(fail_fast=True, max_length=MOST_ITEMS)]
+"""A list that is refused at its first wrong item, or at the first too many, so that no body costs much more than
+another.
+"""
 
 
 class Closed(BaseModel):
@@ -236,7 +241,9 @@ class ChatRequest(Answering):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        return supported(given, NEUTRAL, WITHOUT_EFFECT)
+        known = supported(given, NEUTRAL, WITHOUT_EFFECT)
+        few_parts(known, "messages")
+        return known
 
     @model_validator(mode="after")
     def _both(self) -> ChatRequest:
@@ -266,14 +273,26 @@ class ChatRequest(Answering):
         )
 
 
+def few_parts(given: Any, name: str) -> None:
+    """Refuse a dialogue, the field `name` of a request, that has too many parts, before any of them is looked at.
+
+    Raises: PydanticCustomError.
+    """
+    turns = given.get(name) if isinstance(given, dict) else None
+    parts = [one.get("content") for one in turns if isinstance(one, dict)] if isinstance(turns, list) else []
+    count = sum(len(part) for part in parts if isinstance(part, list))
+    if count > MOST_ITEMS:
+        raise refusal("limit_exceeded", f"{name}: {count:,} parts in all; at most {MOST_ITEMS:,} are read", name)
+
+
 def supported(given: Any, neutral: Mapping[str, tuple[Any, ...]], without_effect: Collection[str]) -> Any:
     """A request without the fields that ask for nothing.
 
-    Raises: ValueError, for a field that asks for what is not supported.
+    Raises: PydanticCustomError, for a field that asks for what is not supported.
     """
     if not isinstance(given, dict):
         return given
-    for name in neutral.keys() & given.keys():
-        if given[name] not in neutral[name]:
-            raise ValueError(f"{name} is not supported here; leave it out")
+    for name in neutral:
+        if name in given and given[name] not in neutral[name]:
+            raise refusal("invalid_value", f"{name} is not supported here; leave it out", name)
     return {name: value for name, value in given.items() if name not in neutral and name not in without_effect}

@@ -23,6 +23,10 @@ class Limits:
 
     body_bytes: int = 64 * MIB
     """Of a request that is no upload."""
+    body_values: int = 3_000_000
+    """Numbers, texts, lists and objects in a body of JSON, as far as its commas and brackets tell."""
+    body_seconds: float = 30.0
+    """Between two pieces of a body."""
     upload_bytes: int = 512 * MIB
     stored_bytes: int = 4096 * MIB
     """Of all that clients have sent to be kept, together."""
