@@ -274,7 +274,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [("aGVsbG8gd29ybGQh", b"hello world!"), ("aGVs\nbG8gd2\r\n9ybGQ=\n", b"hello world"), ("", b""),
-         ("aA==aGVs", None), ("aGVsaA==", b"helh"), ("aGVsbG8", None), ("aGV sbG8=", None), ("aGVsbG8_", None), ("ä", None)],
+         ("aA==aGVs", None), ("aGVsaA==", b"helh"),
+         ("aGVsbG8", None), ("aGV sbG8=", None), ("aGVsbG8_", None), ("ä", None)],
     )  # fmt: skip
     @pytest.mark.parametrize("piece", [4, 8, 2**22])
     def test_base64_is_read_in_pieces_with_or_without_line_breaks(self, monkeypatch, piece, text, expected):
