@@ -67,6 +67,7 @@ class Limits:
     kept_seconds: float = 3600.0
     """After which uploaded files and sessions that nobody uses are forgotten."""
     sessions: int = 64
+    """Of each client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
