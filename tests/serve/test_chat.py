@@ -104,6 +104,25 @@ class TestAnswers:
             text, known = answered(turns, "mine")
             assert text == expected and (known == 0 if kept else known > 64)
 
+    def test_what_real_clients_send_and_means_nothing_is_taken(self, server):
+        nothing = ("stream", "functions", "audio", "prediction", "reasoning_effort", "verbosity", "web_search_options")
+        body = {"messages": [{"role": "user", "content": "One?"}], **dict.fromkeys((*nothing, "function_call"))}
+        with server.http() as http:
+            for change in ({}, {"reasoning_effort": "low"}, {"model": None}):
+                found = http.post("/v1/chat/completions", json=body | change)
+                assert (found.status_code, found.json().get("model")) == (200, "tiny"), found.text
+
+    def test_each_answer_by_chance_has_a_seed_of_its_own_and_says_it(self, server):
+        create = server.client().chat.completions.create
+        how = {"model": "tiny", "messages": [{"role": "user", "content": "One?"}], "max_tokens": 12}
+        found = [create(**how, temperature=2.0) for _ in range(4)]
+        assert len({one.seed for one in found}) == 4
+        again = create(**how, temperature=2.0, seed=found[0].seed)
+        assert again.choices[0].message.content == found[0].choices[0].message.content
+        chunks = list(create(**how, temperature=2.0, seed=5, stream=True))
+        assert {chunk.seed for chunk in chunks} == {5}
+        assert not hasattr(create(**how), "seed"), "there is no chance in it"
+
     def test_what_asks_for_nothing_is_taken(self, server):
         found = server.client().chat.completions.create(
             model="tiny",
@@ -282,6 +301,17 @@ class TestRefusals:
         monkeypatch.setattr(media, "PIECE", piece)
         with nullcontext() if expected is not None else pytest.raises(ApiError, match="not a base64 data URL"):
             assert media._from_data_url(f"data:image/png;base64,{text}", "url") == expected
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("presence_penalty", 1), ("logit_bias", {"5": 1}), ("tools", [{}]), ("functions", [{}]), ("audio", {})],
+    )
+    def test_what_is_not_supported_is_named_for_programs_too(self, server, name, value):
+        with pytest.raises(openai.BadRequestError, match=f"{name} is not supported") as caught:
+            server.client().chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "x"}], extra_body={name: value}
+            )
+        assert (caught.value.param, caught.value.code) == (name, "invalid_value")
 
     def test_an_image_where_a_video_is_expected_is_refused_and_the_other_way_round(self, server, image_url):
         with pytest.raises(openai.BadRequestError, match="it is an image"):

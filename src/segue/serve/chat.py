@@ -35,6 +35,7 @@ class Completion:
     fingerprint: str
     cleans: list[CleanText]
     notes: list[str]
+    seed: int | None
     media: Media | None
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -67,8 +68,13 @@ class Completion:
 
     def _around(self, kind: str, choices: list[Json]) -> Json:
         about = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-        notes = {"notes": self.notes} if self.notes else {}
-        return about | {"system_fingerprint": self.fingerprint, "choices": choices} | notes
+        return about | {"system_fingerprint": self.fingerprint, "choices": choices} | self.told
+
+    @property
+    def told(self) -> Json:
+        """What stands on the response of our own: notes, and where there was chance its seed, which brings the same again."""
+        found: Json = {"notes": self.notes} if self.notes else {}
+        return found if self.seed is None else found | {"seed": self.seed}
 
 
 def add_routes(app: FastAPI, context: Context) -> None:
@@ -107,6 +113,7 @@ async def ask(body: ChatRequest, context: Context, client: str) -> tuple[Tickets
         str(served.engine.lineage.get("model_hash")),
         [CleanText(served.engine.model.family.parse, options.stop) for _ in range(count)],
         [*notes(body, options), *(note for medium in shown for note in medium.notes)],
+        options.seed if options.temperature else None,
         shown[-1] if shown else None,
     )
     return served.submit_each(messages, options, client, count, body.prompt_cache_key), completion

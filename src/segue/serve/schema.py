@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,7 +16,7 @@ from segue.serve.settings import Limits
 WITHOUT_EFFECT = frozenset(
     {
         *("user", "metadata", "store", "service_tier", "safety_identifier"),
-        *("prompt_cache_retention", "parallel_tool_calls"),
+        *("prompt_cache_retention", "parallel_tool_calls", "reasoning_effort"),
     }
 )
 """Fields of OpenAI's that change no answer."""
@@ -26,6 +27,12 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "logit_bias": (None, {}),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "audio": (None,),
+    "prediction": (None,),
+    "verbosity": (None,),
+    "web_search_options": (None,),
 }
 """Fields of OpenAI's that are not supported, with the values that ask for nothing."""
 MOST_FIELDS = 100
@@ -140,6 +147,7 @@ class RegionPart(Open):
 Medium = str | Url | FileId
 """An image or a video: a data URL or an address, as text or as an object, or a file that was uploaded."""
 Phrase = Annotated[str, Field(min_length=1, max_length=1000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 CacheKey = Annotated[str, Field(max_length=200)]
 """What a client calls a dialogue: with the same key, what was read for the turn before is not read again."""
 Part = Annotated[TextPart | ImagePart | VideoPart | FilePart | RegionPart, Field(discriminator="type")]
@@ -222,15 +230,15 @@ class StreamOptions(Open):
 class ChatRequest(Answering):
     """A request to `/v1/chat/completions`."""
 
-    model: str
+    model: str | None = None
     messages: Items[ChatMessage] = Field(min_length=1)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: Seed | None = None
     stop: str | Items[Annotated[str, Field(min_length=1, max_length=100)]] | None = None
     n: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -261,12 +269,15 @@ class ChatRequest(Answering):
     def chosen(self, limits: Limits) -> Options:
         """The options of the engine."""
         wanted = self.max_completion_tokens or self.max_tokens or limits.tokens
+        drawn = (
+            secrets.randbelow(2**31) if self.temperature else 0
+        )  # who asks for chance expects other answers each time
         return self.options(
             limits,
             max_new_tokens=min(wanted, limits.tokens),
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
-            seed=self.seed or 0,
+            seed=drawn if self.seed is None else self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             likeliest=(self.top_logprobs or 0) if self.logprobs else None,
             json_schema=self.response_format.text if self.response_format else None,
