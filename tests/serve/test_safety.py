@@ -258,6 +258,21 @@ class TestSizes:
         with serve(wordy, limits) as server, pytest.raises(openai.BadRequestError, match=text):
             server.client().chat.completions.create(model="tiny", messages=messages, extra_body=extra)
 
+    @pytest.mark.parametrize(
+        ("limits", "kind", "path", "expected"),
+        [
+            ({}, "image", "readme", "expected JPEG, PNG, WebP or GIF"),
+            ({}, "video", "readme", "expected MP4, MOV, MKV, WebM, or an animated GIF, WebP or PNG"),
+            ({"pixels": 4000}, "image", "still", "at most 4,000 are allowed: make it smaller"),
+            ({"frames": 4}, "video", "clip", "the most allowed: cut it"),
+        ],
+    )
+    def test_errors_name_what_a_client_can_do(self, serve, wordy, image_url, video_url, limits, kind, path, expected):
+        sent = {"readme": "data:;base64,aGVsbG8=", "still": image_url, "clip": video_url}[path]
+        with serve(wordy, limits) as server, server.http() as http:
+            found = http.post("/v1/segment", json={kind: sent, "phrases": ["x"]}).json()["error"]
+        assert found["message"].endswith(expected) and found["param"] == kind
+
 
 class TestDecoders:
     @pytest.fixture

@@ -72,7 +72,7 @@ class Completion:
 
     @property
     def told(self) -> Json:
-        """What stands on the response of our own: notes, and where there was chance its seed, which brings the same again."""
+        """What stands on the response of our own: notes, and of answers by chance the seed that brings them again."""
         found: Json = {"notes": self.notes} if self.notes else {}
         return found if self.seed is None else found | {"seed": self.seed}
 

@@ -26,6 +26,7 @@ _TAKEN: dict[MediaKind, frozenset[str]] = {
     "video": frozenset({"mov", "matroska", "GIF", "WEBP", "PNG"}),
 }
 _EXPECTED = {"image": "JPEG, PNG, WebP or GIF", "video": "MP4, MOV, MKV, WebM, or an animated GIF, WebP or PNG"}
+_RAISING = re.compile(r",? or raise Limits\.\w+")
 
 PIECE = 2**22
 """Letters of base64 that are decoded at a time; a multiple of four."""
@@ -74,11 +75,11 @@ class MediaReader:
         """
         if kind is not None and (known := self._known(digest, kind)) is not None:
             return known
+        expected = " or ".join([_EXPECTED[kind]] if kind else _EXPECTED.values())
         try:
             with path.open("rb") as file:
                 found = formats.identify(file.read(formats.HEAD), "it")
             if not any(found in _TAKEN[one] for one in ([kind] if kind else _TAKEN)):
-                expected = " or ".join([_EXPECTED[kind]] if kind else _EXPECTED.values())
                 raise MediaError(
                     f"it is {found}, which is not taken as {kind or 'image or video'}; expected {expected}"
                 )
@@ -87,7 +88,9 @@ class MediaReader:
             raise ApiError(404, f"{param}: it has just been deleted", code="no_such_media", param=param) from error
         except SegueError as error:
             code = "limit_exceeded" if isinstance(error, LimitError) else "invalid_media"
-            raise ApiError(400, f"{param}: {error}", code=code, param=param) from error
+            # here fewer formats are taken than elsewhere, and limits are the operator's
+            text = _RAISING.sub("", str(error)).replace(formats.EXPECTED, expected)
+            raise ApiError(400, f"{param}: {text}", code=code, param=param) from error
         self._keep(digest, media)
         return media
 

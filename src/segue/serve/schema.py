@@ -269,9 +269,8 @@ class ChatRequest(Answering):
     def chosen(self, limits: Limits) -> Options:
         """The options of the engine."""
         wanted = self.max_completion_tokens or self.max_tokens or limits.tokens
-        drawn = (
-            secrets.randbelow(2**31) if self.temperature else 0
-        )  # who asks for chance expects other answers each time
+        # who asks for chance expects another answer each time
+        drawn = secrets.randbelow(2**31) if self.temperature else 0
         return self.options(
             limits,
             max_new_tokens=min(wanted, limits.tokens),
