@@ -313,6 +313,10 @@ class TestRefusals:
             )
         assert (caught.value.param, caught.value.code) == (name, "invalid_value")
 
+    def test_more_answers_than_the_queue_ever_takes_are_not_worth_asking_again(self, serve, wordy):
+        with serve(wordy, {"waiting": 2}) as server, pytest.raises(openai.BadRequestError, match="n is 3; at most 2"):
+            server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=3)
+
     def test_an_image_where_a_video_is_expected_is_refused_and_the_other_way_round(self, server, image_url):
         with pytest.raises(openai.BadRequestError, match="it is an image"):
             server.client().chat.completions.create(model="tiny", messages=asked(image_url, kind="video_url"))

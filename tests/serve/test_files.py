@@ -195,6 +195,23 @@ class TestFiles:
         assert "mp4" not in found.text, "no path of the server is told"
 
 
+def test_files_are_listed_in_part_where_asked_for(serve, wordy_once, still):
+    with serve(wordy_once) as server, server.http() as http:
+        for number in range(3):
+            http.post("/v1/files", files={"file": (f"{number}.png", still)})
+
+        def listed(**query):
+            found = http.get("/v1/files", params=query).json()
+            return [one["id"] for one in found["data"]], found["has_more"]
+
+        every = listed()[0]
+        assert len(every) == 3 and listed(purpose="user_data") == (every, False)
+        assert listed(limit=2) == (every[:2], True) and listed(limit=2, after=every[1]) == (every[2:], False)
+        assert listed(purpose="batch") == ([], False)
+        assert http.get("/v1/files", params={"limit": 0}).status_code == 400
+        assert http.get("/v1/files", params={"after": "file-1"}).status_code == 404
+
+
 class TestSegment:
     def test_masks_are_those_of_the_engine(self, server, served_engine, picture, image_url):
         with server.http() as http:

@@ -132,6 +132,12 @@ class TestWhoCalls:
             found = http.get("/health", headers={"x-request-id": given}).headers["x-request-id"]
         assert (found == given) is is_kept and found
 
+    @pytest.mark.parametrize("path", ["/", "/health"])
+    def test_a_probe_by_head_is_answered_as_by_get(self, guarded, path):
+        with guarded.http() as http:
+            found = http.head(path)
+        assert (found.status_code, found.content) == (200, b"")
+
     def test_answers_are_not_guessed_at_or_kept_by_browsers(self, guarded):
         with guarded.http() as http:
             headers = http.get("/health").headers

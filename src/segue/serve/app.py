@@ -84,6 +84,7 @@ def create_app(
 def _add_states(app: FastAPI, context: Context) -> None:
     created = int(time.time())
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process lives."""

@@ -100,8 +100,9 @@ async def ask(body: ChatRequest, context: Context, client: str) -> tuple[Tickets
     Raises: ApiError and SegueError, for what cannot be asked.
     """
     served, count = context.served(body.model), body.n or 1
-    if count > context.limits.choices:
-        message = f"n is {count}; at most {context.limits.choices} answers are given"
+    most = min(context.limits.choices, context.limits.waiting)  # of more, the queue would never take all
+    if count > most:
+        message = f"n is {count}; at most {most} answers are given"
         raise ApiError(400, message, code="limit_exceeded", param="n")
     messages = await read(body.messages, context, client)
     shown = [part for message in messages for part in message.parts if isinstance(part, Media)]
