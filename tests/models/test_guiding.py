@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from segue.errors import ConfigError
+from segue.models.guiding import Guides
 from segue.options import Options
 from segue.requests import Request
 from segue.types import Finished, Message
@@ -29,6 +31,22 @@ def test_an_answer_by_a_schema_is_such_json_whatever_the_model_would_say(engine,
         assert answer.stop_reason == "stop"
         found = json.loads(answer.text)
         assert found["count"] <= 99 and found["colour"] in ("red", "green") and len(found) == 2
+
+
+@pytest.mark.parametrize("space", " \n")
+def test_a_model_that_says_nothing_but_spaces_comes_to_its_end(byte_tokenizer, space):
+    end = byte_tokenizer.eos_token_id
+    guide, said = Guides(byte_tokenizer, end)(schema()), []
+    [wanted] = byte_tokenizer.encode(space, add_special_tokens=False)
+    while guide.end is None:
+        assert len(said) < 100, byte_tokenizer.decode(said)
+        logits = torch.linspace(1.0, 0.0, len(byte_tokenizer))
+        logits[wanted] = 2.0
+        guide.restrict(logits)
+        said.append(int(logits.argmax()))
+        guide.take(said[-1])
+    found = json.loads(byte_tokenizer.decode(said, skip_special_tokens=True))
+    assert found["colour"] in ("red", "green")
 
 
 def test_rows_beside_it_say_what_they_say_alone(engine):

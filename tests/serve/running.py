@@ -22,8 +22,11 @@ def listening(app, port=None):
     """An application on a socket."""
     import uvicorn
 
+    from segue.serve.connections import Connection
+
     port = port or find_port()
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", access_log=False))
+    how = {"http": Connection, "log_level": "error", "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, **how))
     thread = threading.Thread(target=server.run)
     thread.start()
     running = Server(f"http://127.0.0.1:{port}", app, server)

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import openai
@@ -11,7 +12,8 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from segue.geometry.masks import encode
-from segue.serve import scheduler
+from segue.serve import media, scheduler
+from segue.serve.errors import ApiError
 from segue.types import Region
 
 
@@ -101,6 +103,25 @@ class TestAnswers:
             assert answered(turns, "mine", client="two" * 8) == (expected, 0)
             text, known = answered(turns, "mine")
             assert text == expected and (known == 0 if kept else known > 64)
+
+    def test_what_real_clients_send_and_means_nothing_is_taken(self, server):
+        nothing = ("stream", "functions", "audio", "prediction", "reasoning_effort", "verbosity", "web_search_options")
+        body = {"messages": [{"role": "user", "content": "One?"}], **dict.fromkeys((*nothing, "function_call"))}
+        with server.http() as http:
+            for change in ({}, {"reasoning_effort": "low"}, {"model": None}):
+                found = http.post("/v1/chat/completions", json=body | change)
+                assert (found.status_code, found.json().get("model")) == (200, "tiny"), found.text
+
+    def test_each_answer_by_chance_has_a_seed_of_its_own_and_says_it(self, server):
+        create = server.client().chat.completions.create
+        how = {"model": "tiny", "messages": [{"role": "user", "content": "One?"}], "max_tokens": 12}
+        found = [create(**how, temperature=2.0) for _ in range(4)]
+        assert len({one.seed for one in found}) == 4
+        again = create(**how, temperature=2.0, seed=found[0].seed)
+        assert again.choices[0].message.content == found[0].choices[0].message.content
+        chunks = list(create(**how, temperature=2.0, seed=5, stream=True))
+        assert {chunk.seed for chunk in chunks} == {5}
+        assert not hasattr(create(**how), "seed"), "there is no chance in it"
 
     def test_what_asks_for_nothing_is_taken(self, server):
         found = server.client().chat.completions.create(
@@ -268,6 +289,33 @@ class TestRefusals:
         error = caught.value
         assert error.type in ("invalid_request_error", "not_found_error")
         assert error.response.headers["x-request-id"] == error.request_id
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [("aGVsbG8gd29ybGQh", b"hello world!"), ("aGVs\nbG8gd2\r\n9ybGQ=\n", b"hello world"), ("", b""),
+         ("aA==aGVs", None), ("aGVsaA==", b"helh"),
+         ("aGVsbG8", None), ("aGV sbG8=", None), ("aGVsbG8_", None), ("ä", None)],
+    )  # fmt: skip
+    @pytest.mark.parametrize("piece", [4, 8, 2**22])
+    def test_base64_is_read_in_pieces_with_or_without_line_breaks(self, monkeypatch, piece, text, expected):
+        monkeypatch.setattr(media, "PIECE", piece)
+        with nullcontext() if expected is not None else pytest.raises(ApiError, match="not a base64 data URL"):
+            assert media._from_data_url(f"data:image/png;base64,{text}", "url") == expected
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("presence_penalty", 1), ("logit_bias", {"5": 1}), ("tools", [{}]), ("functions", [{}]), ("audio", {})],
+    )
+    def test_what_is_not_supported_is_named_for_programs_too(self, server, name, value):
+        with pytest.raises(openai.BadRequestError, match=f"{name} is not supported") as caught:
+            server.client().chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "x"}], extra_body={name: value}
+            )
+        assert (caught.value.param, caught.value.code) == (name, "invalid_value")
+
+    def test_more_answers_than_the_queue_ever_takes_are_not_worth_asking_again(self, serve, wordy):
+        with serve(wordy, {"waiting": 2}) as server, pytest.raises(openai.BadRequestError, match="n is 3; at most 2"):
+            server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": "x"}], n=3)
 
     def test_an_image_where_a_video_is_expected_is_refused_and_the_other_way_round(self, server, image_url):
         with pytest.raises(openai.BadRequestError, match="it is an image"):

@@ -4,6 +4,8 @@ import asyncio
 import http.server
 import socket
 import threading
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +23,7 @@ from segue.serve.settings import Limits
         *[(one, False) for one in ("::1", "fe80::1%eth0", "fc00::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::")],
         *[(one, False) for one in ("2002:7f00:1::", "64:ff9b::7f00:1", "224.0.0.1", "ff02::1", "255.255.255.255")],
         ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False),
+        *[(one, False) for one in ("64:ff9b:1::7f00:1", "fec0::1", "::127.0.0.1", "::8.8.8.8", "::ffff:0:7f00:1")],
         *[(one, True) for one in ("93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "::ffff:8.8.8.8")],
     ],
 )
@@ -111,3 +114,25 @@ class TestFetched:
     def test_bytes_and_time_have_an_end(self, host, limits):
         with pytest.raises(ApiError, match="larger than|does not answer"):
             asyncio.run(Fetcher(["images.example"], Limits(**limits))("http://images.example/a.png"))
+
+    def test_headers_that_drip_have_an_end(self, monkeypatch):
+        with socket.create_server(("127.0.0.1", 0)) as slow:
+
+            def drip():
+                client, _ = slow.accept()
+                with client, suppress(OSError):
+                    client.sendall(b"HTTP/1.1 200 OK\r\n")
+                    while True:
+                        client.sendall(b"x: y\r\n")
+                        time.sleep(0.02)
+
+            thread = threading.Thread(target=drip)
+            thread.start()
+            connect, port = socket.create_connection, slow.getsockname()[1]
+            monkeypatch.setattr(fetch, "resolved", lambda _: "127.0.0.1")
+            monkeypatch.setattr(
+                fetch.socket, "create_connection", lambda place, timeout: connect((place[0], port), timeout)
+            )
+            with pytest.raises(ApiError, match=r"does not answer as it should \(TimeoutError\)"):
+                asyncio.run(Fetcher(["images.example"], Limits(fetch_seconds=0.5))("http://images.example/a.png"))
+            thread.join()

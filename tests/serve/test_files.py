@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import time
+from contextlib import ExitStack
 
 import numpy as np
 import openai
@@ -194,6 +196,23 @@ class TestFiles:
         assert "mp4" not in found.text, "no path of the server is told"
 
 
+def test_files_are_listed_in_part_where_asked_for(serve, wordy_once, still):
+    with serve(wordy_once) as server, server.http() as http:
+        for number in range(3):
+            http.post("/v1/files", files={"file": (f"{number}.png", still)})
+
+        def listed(**query):
+            found = http.get("/v1/files", params=query).json()
+            return [one["id"] for one in found["data"]], found["has_more"]
+
+        every = listed()[0]
+        assert len(every) == 3 and listed(purpose="user_data") == (every, False)
+        assert listed(limit=2) == (every[:2], True) and listed(limit=2, after=every[1]) == (every[2:], False)
+        assert listed(purpose="batch") == ([], False)
+        assert http.get("/v1/files", params={"limit": 0}).status_code == 400
+        assert http.get("/v1/files", params={"after": "file-1"}).status_code == 404
+
+
 class TestSegment:
     def test_masks_are_those_of_the_engine(self, server, served_engine, picture, image_url):
         with server.http() as http:
@@ -313,10 +332,41 @@ class TestSessions:
         assert all(frame["probabilities"] for frame in done["regions"][0]["frames"])
         assert done["regions"][0]["frames"][-1]["rle"] == last["regions"][0]["rle"]
 
-    def test_too_many_sessions_or_phrases_are_refused(self, serve, wordy, video_url):
-        with serve(wordy, {"sessions": 1, "phrases": 1}) as server, server.http() as http:
+    def test_a_client_s_longest_unused_session_makes_room_and_no_other_client_s(self, serve, wordy, video_url):
+        def start(http):
+            return http.post("/v1/video/sessions", json={"video": video_url})
+
+        with serve(wordy, {"sessions": 2}, keys=("one" * 8, "two" * 8)) as server, ExitStack() as stack:
+            mine, others = (
+                stack.enter_context(server.http(headers={"authorization": f"Bearer {key}"}))
+                for key in ("one" * 8, "two" * 8)
+            )
+            theirs = start(others).json()["id"]
+            used, unused = start(mine).json()["id"], start(mine).json()["id"]
+            files = server.context.files
+            for number, name in enumerate([theirs, unused, used]):
+                os.utime(files._record(name), times=(2e9 + number,) * 2)
+            assert start(mine).status_code == 201
+            status = {name: mine.get(f"/v1/video/sessions/{name}").status_code for name in (used, unused)}
+            assert status == {used: 200, unused: 404}
+            assert others.get(f"/v1/video/sessions/{theirs}").status_code == 200
+
+    def test_sessions_that_are_followed_do_not_make_room(self, serve, served_engine, video_url):
+        with serve(served_engine, {"sessions": 1}) as server, server.http() as http:
+            path = f"/v1/video/sessions/{http.post('/v1/video/sessions', json={'video': video_url}).json()['id']}"
+            http.post(f"{path}/phrases", json={"phrase": "dog"})
+            [session] = server.context.files.all("video")
+            held = server.context.files.hold(session)
+            refused = http.post("/v1/video/sessions", json={"video": video_url})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_sessions")
+            held.unlink()
+            assert http.post(f"{path}/follow", json={}).status_code == 200
+            while server.context.files.is_held(session):
+                time.sleep(0.02)  # the mark goes after the answer
+            assert http.post("/v1/video/sessions", json={"video": video_url}).status_code == 201
+
+    def test_too_many_phrases_are_refused(self, serve, wordy, video_url):
+        with serve(wordy, {"phrases": 1}) as server, server.http() as http:
             first = http.post("/v1/video/sessions", json={"video": video_url}).json()
-            second = http.post("/v1/video/sessions", json={"video": video_url})
-            assert (second.status_code, second.json()["error"]["code"]) == (429, "too_many_sessions")
             path = f"/v1/video/sessions/{first['id']}/phrases"
             assert [http.post(path, json={"phrase": "a"}).status_code for _ in range(2)] == [200, 400]

@@ -236,3 +236,8 @@ def test_a_configuration_that_cannot_be_served_is_told(backend, config):
 def test_what_is_drawn_in_no_known_form_is_refused(drawn):
     with pytest.raises(DataError, match="not in the form of Label Studio"):
         read_wishes(parse_config(CONFIG), drawn)
+
+
+def test_shapes_that_are_drawn_are_counted_before_they_are_read():
+    with pytest.raises(DataError, match="5,000 shapes are drawn; at most 4,096"):
+        read_wishes(parse_config(CONFIG), [{"type": "choices"}] * 5000)

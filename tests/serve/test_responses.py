@@ -46,6 +46,17 @@ class TestResponses:
         turns = [*asked(image_url), *first.output, {"role": "user", "content": "And?"}]
         assert client.responses.create(model="tiny", input=turns).output_text
 
+    def test_scores_come_where_they_are_included_and_a_chance_says_its_seed(self, server):
+        create = server.client().responses.create
+        found = create(input="One?", include=["message.output_text.logprobs"], max_output_tokens=2)
+        assert (found.model, len(found.output[0].content[0].logprobs)) == ("tiny", 2) and not hasattr(found, "seed")
+        first = create(input="One?", temperature=2.0, max_output_tokens=12)
+        again = create(input="One?", temperature=2.0, max_output_tokens=12, extra_body={"seed": first.seed})
+        assert first.output_text == again.output_text
+        with pytest.raises(openai.BadRequestError, match="include") as caught:
+            create(input="One?", include=["file_search_call.results"])
+        assert caught.value.param.startswith("include")
+
     def test_length_schema_and_scores_are_kept(self, server):
         create = server.client().responses.create
         cut = create(model="tiny", input="One?", max_output_tokens=1, top_logprobs=2)

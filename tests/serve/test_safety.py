@@ -27,6 +27,8 @@ from segue.serve.settings import KEYS_VARIABLE, Limits, Settings, read_keys
 
 KEYS = ("first-key-of-someone", "second-key-of-someone")
 LIMITED = {"core file size": 0, "file size": 2**25 + 2**20, "address space": Limits().decoder_bytes}
+TEXT, INPUT = {"type": "text", "text": "x"}, {"type": "input_text", "text": "x"}
+MASK = {"index": 0, "rle": {}}
 ONE = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
 
 
@@ -130,6 +132,12 @@ class TestWhoCalls:
             found = http.get("/health", headers={"x-request-id": given}).headers["x-request-id"]
         assert (found == given) is is_kept and found
 
+    @pytest.mark.parametrize("path", ["/", "/health"])
+    def test_a_probe_by_head_is_answered_as_by_get(self, guarded, path):
+        with guarded.http() as http:
+            found = http.head(path)
+        assert (found.status_code, found.content) == (200, b"")
+
     def test_answers_are_not_guessed_at_or_kept_by_browsers(self, guarded):
         with guarded.http() as http:
             headers = http.get("/health").headers
@@ -201,6 +209,29 @@ class TestSizes:
             model.model_validate({field: [1] * 1000})
         assert not [one for one in caught.value.errors() if 1 in one["loc"]]
 
+    @pytest.mark.parametrize(
+        ("path", "body", "param", "text"),
+        [
+            ("chat/completions", {"messages": [{"role": "user", "content": "x"}] * 5000}, "messages", "5,000 items"),
+            ("chat/completions", {"messages": [{"role": "user", "content": [TEXT] * 2500}] * 2}, "messages", "5,000 p"),
+            ("responses", {"input": [{"role": "user", "content": [INPUT] * 2500}] * 2}, "input", "5,000 parts in all"),
+            ("segment", {"phrases": ["x"] * 5000, "image": "data:,"}, "phrases", "5,000 items; at most 4,096"),
+            ("files/file-1/overlay", {"regions": [{"frames": [MASK] * 4000}] * 26}, "regions", "104,000 masks in all"),
+        ],
+    )
+    def test_lists_of_many_good_items_are_counted_before_they_are_read(self, server, path, body, param, text):
+        with server.http() as http:
+            found = http.post(f"/v1/{path}", json={"model": "tiny"} | body if "overlay" not in path else body)
+        error = found.json()["error"]
+        assert (found.status_code, error["code"], error["param"]) == (400, "limit_exceeded", param)
+        assert text in error["message"]
+
+    def test_a_body_of_too_many_values_is_refused_while_it_comes(self, serve, wordy):
+        with serve(wordy, {"body_values": 20}) as server, server.http() as http:
+            assert http.post("/v1/chat/completions", json=ONE).status_code == 200
+            found = http.post("/v1/chat/completions", json=ONE | {"metadata": dict.fromkeys(map(str, range(20)))})
+        assert (found.status_code, found.json()["error"]["code"]) == (413, "body_too_large")
+
     def test_a_request_of_unknown_fields_is_refused_once(self):
         with pytest.raises(ValidationError, match="1,000 fields; at most 100") as caught:
             SegmentRequest.model_validate({str(number): 1 for number in range(1000)})
@@ -232,6 +263,21 @@ class TestSizes:
         extra = {"frames": "uniform:3", "probabilities": True}
         with serve(wordy, limits) as server, pytest.raises(openai.BadRequestError, match=text):
             server.client().chat.completions.create(model="tiny", messages=messages, extra_body=extra)
+
+    @pytest.mark.parametrize(
+        ("limits", "kind", "path", "expected"),
+        [
+            ({}, "image", "readme", "expected JPEG, PNG, WebP or GIF"),
+            ({}, "video", "readme", "expected MP4, MOV, MKV, WebM, or an animated GIF, WebP or PNG"),
+            ({"pixels": 4000}, "image", "still", "at most 4,000 are allowed: make it smaller"),
+            ({"frames": 4}, "video", "clip", "the most allowed: cut it"),
+        ],
+    )
+    def test_errors_name_what_a_client_can_do(self, serve, wordy, image_url, video_url, limits, kind, path, expected):
+        sent = {"readme": "data:;base64,aGVsbG8=", "still": image_url, "clip": video_url}[path]
+        with serve(wordy, limits) as server, server.http() as http:
+            found = http.post("/v1/segment", json={kind: sent, "phrases": ["x"]}).json()["error"]
+        assert found["message"].endswith(expected) and found["param"] == kind
 
 
 class TestDecoders:

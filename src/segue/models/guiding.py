@@ -71,7 +71,9 @@ class Guides:
         """
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._tokens, LLMatcher.grammar_from_json_schema(schema))
+        # with any number of spaces a model may write nothing else, up to the length of its answer
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"whitespace_pattern": " "})
+        matcher = LLMatcher(self._tokens, grammar)
         if matcher.is_error():
             raise ConfigError(f"the JSON schema cannot be followed: {matcher.get_error().splitlines()[0][:300]}")
         return Guide(matcher)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +23,7 @@ from segue.serve.guards import Guards
 from segue.serve.media import MediaReader
 from segue.serve.metrics import METRICS_TYPE, Metrics
 from segue.serve.scheduler import Scheduler
+from segue.serve.scratch import scratch
 from segue.serve.settings import Settings
 from segue.serve.storage import FileStore
 
@@ -49,8 +49,8 @@ def create_app(
     }
     metrics.watch("num_requests_running", "Requests that are being answered.", lambda: _sum(models, "running"))
     metrics.watch("num_requests_waiting", "Requests in the queue.", lambda: _sum(models, "waiting"))
-    folder = tempfile.TemporaryDirectory(prefix="segue-serve-", dir=shared)
-    place = Path(folder.name)
+    folder = ExitStack()
+    place = folder.enter_context(scratch("segue-serve-", shared))
     kept = (shared or place) / "kept"
     kept.mkdir(exist_ok=True)
     decoders = Decoders(settings.limits, place)
@@ -67,7 +67,7 @@ def create_app(
             for scheduler in models.values():
                 scheduler.close()
             await decoders.close()
-            folder.cleanup()
+            folder.close()
 
     app = FastAPI(title="Segue", lifespan=lifespan, docs_url=None, redoc_url=None)
     if shared is None:
@@ -84,6 +84,7 @@ def create_app(
 def _add_states(app: FastAPI, context: Context) -> None:
     created = int(time.time())
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         """Whether the process lives."""

@@ -35,6 +35,7 @@ class Completion:
     fingerprint: str
     cleans: list[CleanText]
     notes: list[str]
+    seed: int | None
     media: Media | None
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -67,8 +68,13 @@ class Completion:
 
     def _around(self, kind: str, choices: list[Json]) -> Json:
         about = {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-        notes = {"notes": self.notes} if self.notes else {}
-        return about | {"system_fingerprint": self.fingerprint, "choices": choices} | notes
+        return about | {"system_fingerprint": self.fingerprint, "choices": choices} | self.told
+
+    @property
+    def told(self) -> Json:
+        """What stands on the response of our own: notes, and of answers by chance the seed that brings them again."""
+        found: Json = {"notes": self.notes} if self.notes else {}
+        return found if self.seed is None else found | {"seed": self.seed}
 
 
 def add_routes(app: FastAPI, context: Context) -> None:
@@ -94,8 +100,9 @@ async def ask(body: ChatRequest, context: Context, client: str) -> tuple[Tickets
     Raises: ApiError and SegueError, for what cannot be asked.
     """
     served, count = context.served(body.model), body.n or 1
-    if count > context.limits.choices:
-        message = f"n is {count}; at most {context.limits.choices} answers are given"
+    most = min(context.limits.choices, context.limits.waiting)  # of more, the queue would never take all
+    if count > most:
+        message = f"n is {count}; at most {most} answers are given"
         raise ApiError(400, message, code="limit_exceeded", param="n")
     messages = await read(body.messages, context, client)
     shown = [part for message in messages for part in message.parts if isinstance(part, Media)]
@@ -107,6 +114,7 @@ async def ask(body: ChatRequest, context: Context, client: str) -> tuple[Tickets
         str(served.engine.lineage.get("model_hash")),
         [CleanText(served.engine.model.family.parse, options.stop) for _ in range(count)],
         [*notes(body, options), *(note for medium in shown for note in medium.notes)],
+        options.seed if options.temperature else None,
         shown[-1] if shown else None,
     )
     return served.submit_each(messages, options, client, count, body.prompt_cache_key), completion

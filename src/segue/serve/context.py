@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ class Context:
         """
         if isinstance(given, FileId):
             return self.files.link(self._uploaded(given, kind, param, client), path)
-        return self.files.put(await self.media.read(_address(given), param), path)
+        return await asyncio.to_thread(self.files.put, await self.media.read(_address(given), param), path)
 
     def _uploaded(self, given: FileId, kind: MediaKind, param: str, client: str) -> Kept:
         file = self.files.get(client, given.file_id, param=param)

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException as StarletteError
 
 from segue.errors import CheckpointError, LimitError, SegueError
@@ -72,18 +73,29 @@ def told(error: Exception, request_id: str) -> ApiError:
     return bug(request_id)
 
 
+def refusal(code: str, message: str, param: str) -> PydanticCustomError:
+    """What a check of a whole request raises that knows the field at fault."""
+    return PydanticCustomError("refused", "{message}", {"code": code, "message": message, "param": param})
+
+
 def not_valid(error: RequestValidationError) -> ApiError:
     """The first thing that is wrong with a request, by the place where it stands. Values are not repeated.
 
     Of what may have several forms it is said of the one that fits furthest; names of forms are not places.
     """
     first = max(error.errors(), key=lambda one: len(one["loc"]))
+    about = first.get("ctx", {})
+    if first["type"] == "refused":
+        return ApiError(400, about["message"], code=about["code"], param=about["param"])
     place = [str(part)[:LONGEST_PART] for part in first["loc"] if part != "body" and "[" not in str(part)]
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON", code="invalid_json")
     if first["type"] == "extra_forbidden":
         message = f"unknown parameter {'.'.join(place)!r}; it is not supported"
         return ApiError(400, message, code="unknown_parameter", param=".".join(place))
+    if first["type"] == "too_long":
+        message = f"{'.'.join(place)}: {about['actual_length']:,} items; at most {about['max_length']:,} are read"
+        return ApiError(400, message, code="limit_exceeded", param=".".join(place))
     message = f"{'.'.join(place) or 'the body'}: {first['msg'].removeprefix('Value error, ')}"
     return ApiError(400, message, code="invalid_value", param=".".join(place) or None)
 

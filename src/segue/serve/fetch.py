@@ -7,15 +7,18 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from segue.serve.errors import ApiError
 from segue.serve.settings import MIB, Limits
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_OPEN = ipaddress.ip_network("2000::/3")
+"""The one part of IPv6 that addresses of the open net are given from; in others an IPv4 address may be hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,10 @@ class Fetcher:
     def _get(self, target: Target) -> bytes:
         limits, end = self._limits, time.monotonic() + self._limits.fetch_seconds
         connection = _Pinned(target, resolved(target), limits.fetch_seconds)
+        # the timeout of a socket counts from one byte to the next
+        ending = threading.Timer(limits.fetch_seconds, connection.end)
+        ending.daemon = True
+        ending.start()
         try:
             connection.request("GET", target.path, headers={"accept-encoding": "identity", "user-agent": "segue"})
             with connection.getresponse() as response:
@@ -84,8 +91,11 @@ class Fetcher:
                     if len(data) > limits.upload_bytes or time.monotonic() > end:
                         message = f"it is larger than {limits.upload_bytes:,} bytes, or takes too long"
                         raise ApiError(400, message, code="remote_url")
+                if connection.has_ended:
+                    raise TimeoutError
                 return bytes(data)
         finally:
+            ending.cancel()
             connection.close()
 
 
@@ -95,6 +105,13 @@ class _Pinned(http.client.HTTPConnection):
     def __init__(self, target: Target, address: str, timeout: float):
         super().__init__(target.host, target.port, timeout=timeout)
         self._target, self._address = target, address
+        self.has_ended = False
+
+    def end(self) -> None:
+        """Read no more, from another thread."""
+        self.has_ended = True
+        with suppress(OSError, AttributeError):  # there is no socket yet, or none any more
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     def connect(self) -> None:
         """Connect to the address; the certificate has to be the name's."""
@@ -117,6 +134,9 @@ def resolved(target: Target) -> str:
 def is_public(address: str) -> bool:
     """Whether an IP address lies in the open net, through whatever form it is written."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and (ip.sixtofour is not None or ip in _NAT64):
-        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        if ip.sixtofour is not None or ip not in _OPEN:
+            return False
     return ip.is_global and not ip.is_multicast

@@ -7,7 +7,7 @@ import io
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, File, Form, Request, UploadFile
+from fastapi import FastAPI, File, Form, Query, Request, UploadFile
 from fastapi.responses import Response
 from PIL import Image
 
@@ -52,10 +52,19 @@ def add_routes(app: FastAPI, context: Context) -> None:
         return to_json(kept) | ({"notes": list(media.notes)} if media.notes else {})
 
     @app.get("/v1/files")
-    async def listed(request: Request) -> Json:
-        """The files of whoever asks."""
-        found = [to_json(file) for file in files.all("file") if file.owner == request.state.client]
-        return {"object": "list", "data": found, "has_more": False}
+    async def listed(
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+        after: str | None = None,
+        purpose: str | None = None,
+    ) -> Json:
+        """The files of whoever asks, oldest first: so many, `after` one of them, of a purpose."""
+        own = [file for file in files.all("file") if file.owner == request.state.client]
+        if after is not None:
+            before = files.get(request.state.client, after, param="after")
+            own = [file for file in own if (file.created, file.id) > (before.created, before.id)]
+        found = [one for one in map(to_json, own) if purpose in (None, one["purpose"])]
+        return {"object": "list", "data": found[:limit], "has_more": len(found) > limit}
 
     @app.get("/v1/files/{file_id}")
     async def one(file_id: str, request: Request) -> Json:

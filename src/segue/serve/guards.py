@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import re
@@ -136,15 +137,29 @@ class Guards:
             raise self._too_large(scope)
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """The body as it comes, refused as soon as it is too large, whatever length was stated."""
-        came = 0
+        """The body as it comes, refused as soon as it is too large or too slow, whatever length was stated."""
+        came = values = 0
+        is_whole, limits = False, self.settings.limits
 
         async def bounded() -> Any:
-            nonlocal came
-            message = await receive()
-            came += len(message.get("body", b""))
+            nonlocal came, values, is_whole
+            if is_whole:  # what is waited for now is that the client leaves
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), limits.body_seconds)
+            except TimeoutError as error:
+                text = f"no more of the request's body came for {limits.body_seconds:g} seconds; send it again"
+                raise ApiError(408, text, code="body_too_slow", headers={"connection": "close"}) from error
+            piece = message.get("body", b"")
+            is_whole = not message.get("more_body", False)
+            came += len(piece)
             if came > self._most(scope):
                 raise self._too_large(scope)
+            # reading JSON stops all others, for as long as it has values; a large data URL is one
+            values += 0 if scope["path"] == UPLOADS else sum(map(piece.count, (b",", b"[", b"{")))
+            if values > limits.body_values:
+                text = f"the request has more than {limits.body_values:,} values, the most allowed"
+                raise ApiError(413, text, code="body_too_large", headers={"connection": "close"})
             return message
 
         return bounded

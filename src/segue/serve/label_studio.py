@@ -35,7 +35,7 @@ from segue.serve.chat import finished
 from segue.serve.context import Context
 from segue.serve.errors import ApiError
 from segue.serve.scheduler import Tickets
-from segue.serve.schema import Items, Open
+from segue.serve.schema import MOST_ITEMS, Items, Open
 from segue.serve.settings import MIB, Limits
 from segue.types import MaskTrack, Media, Region
 
@@ -131,6 +131,8 @@ def read_wishes(config: Config, drawn: Sequence[Any]) -> list[Wish]:
     Raises: DataError, if that is not in the form of Label Studio.
     """
     try:
+        if len(drawn) > MOST_ITEMS:
+            raise DataError(f"{len(drawn):,} shapes are drawn; at most {MOST_ITEMS:,} are read: erase some")
         texts = [row["value"]["text"] for row in drawn if row.get("type") == "textarea"]
         words = next((text[0] if isinstance(text, list) else text for text in texts if text), None)
         marked = [row for row in drawn if row.get("type") in ("rectanglelabels", "keypointlabels")]

@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse
 from jaxtyping import Bool
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.background import BackgroundTask
 
 from segue.errors import DataError
@@ -21,9 +21,12 @@ from segue.output.export import OverlayWriter
 from segue.output.render import Colour, colour_of, overlay
 from segue.serve.answers import while_connected
 from segue.serve.context import Context
-from segue.serve.errors import NO_RETRY, ApiError
+from segue.serve.errors import NO_RETRY, ApiError, refusal
 from segue.serve.schema import Closed, Items, Open
 from segue.types import MaskTrack, Media
+
+MOST_MASKS = 100_000
+"""On all frames of a clip; they are counted before any of them is looked at."""
 
 
 class DrawnFrame(Open):
@@ -46,6 +49,16 @@ class OverlayRequest(Closed):
     """What to draw."""
 
     regions: Items[DrawnRegion]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_masks(cls, given: Any) -> Any:
+        regions = given.get("regions") if isinstance(given, dict) else None
+        frames = [one.get("frames") for one in regions if isinstance(one, dict)] if isinstance(regions, list) else []
+        count = sum(len(one) for one in frames if isinstance(one, list))
+        if count > MOST_MASKS:
+            raise refusal("limit_exceeded", f"{count:,} masks in all; at most {MOST_MASKS:,} are drawn", "regions")
+        return given
 
 
 class Drawing:
@@ -94,7 +107,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
         media = await context.open_kept(file, file.about["media"]["kind"], "file_id")
         if media.kind == "image":
             raise ApiError(400, "the file is an image; clips are drawn here", code="invalid_media", param="file_id")
-        drawing = Drawing(media, body.regions, context.limits.deadline_seconds)
+        drawing = await asyncio.to_thread(Drawing, media, body.regions, context.limits.deadline_seconds)
         path = context.files.path(file).with_name(f"{secrets.token_hex(8)}.mp4")
 
         async def write() -> None:

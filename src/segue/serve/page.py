@@ -31,6 +31,7 @@ _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg"
 def add_routes(app: FastAPI) -> None:
     """The routes."""
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         """The page."""

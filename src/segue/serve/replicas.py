@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastapi import FastAPI, Response
@@ -29,6 +28,7 @@ from segue.serve.answers import LEFT, left, line
 from segue.serve.errors import ApiError
 from segue.serve.guards import Guards
 from segue.serve.metrics import METRICS_TYPE, merged
+from segue.serve.scratch import scratch
 from segue.serve.sessions import SESSIONS
 from segue.serve.settings import MIB, Settings
 from segue.serve.storage import new_id
@@ -179,7 +179,7 @@ def started(build: Build, settings: Settings, count: int) -> Iterator[FastAPI]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     inner = replace(settings, host="127.0.0.1", keys=(), requests_per_minute=None)  # the front asks for keys
     name = f"segue-{secrets.token_hex(4)}"
-    with TemporaryDirectory(prefix="segue-replicas-") as folder, ray_runner.cluster() as (room, takes):
+    with scratch("segue-replicas-") as folder, ray_runner.cluster() as (room, takes):
         if count > room:
             unit = "GPUs" if "num_gpus" in takes else "CPUs"
             raise ConfigError(f"{count} replicas need {count} {unit}; there is room for {room}: ask for fewer")
@@ -193,11 +193,11 @@ def started(build: Build, settings: Settings, count: int) -> Iterator[FastAPI]:
         serve.start(proxy_location="Disabled")
         try:
             try:
-                handle = serve.run(deployed.bind(build, inner, Path(folder)), name=name, route_prefix=None)
+                handle = serve.run(deployed.bind(build, inner, folder), name=name, route_prefix=None)
             except RuntimeError as error:
                 last = str(error).strip().rpartition("\n")[2]
                 raise ConfigError(f"the replicas could not be started: {last}") from error
-            yield front(handle, settings, Path(folder), exceptions.RayActorError)
+            yield front(handle, settings, folder, exceptions.RayActorError)
         finally:
             serve.delete(name)
 

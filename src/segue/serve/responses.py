@@ -37,9 +37,11 @@ from segue.serve.schema import (
     JsonSchema,
     Open,
     RegionPart,
+    Seed,
     TextPart,
     Url,
     VideoPart,
+    few_parts,
     supported,
 )
 from segue.types import Answer, Finished, TextDelta
@@ -51,7 +53,6 @@ STATELESS: dict[str, tuple[Any, ...]] = {
     "background": (None, False),
     "tools": NEUTRAL["tools"],
     "tool_choice": NEUTRAL["tool_choice"],
-    "include": (None, []),
     "prompt": (None,),
 }
 """Fields that are not supported, with the values that ask for nothing: each request holds its whole dialogue."""
@@ -134,7 +135,7 @@ class TextOptions(Open):
 class ResponsesRequest(Answering):
     """A request to `/v1/responses`."""
 
-    model: str
+    model: str | None = None
     input: str | Items[InputMessage] = Field(min_length=1)
     instructions: str | None = None
     stream: bool | None = None
@@ -142,13 +143,17 @@ class ResponsesRequest(Answering):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    seed: Seed | None = None
     text: TextOptions = TextOptions()
     prompt_cache_key: CacheKey | None = None
+    include: Items[Literal["message.output_text.logprobs"]] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        return supported(given, STATELESS, IGNORED)
+        known = supported(given, STATELESS, IGNORED)
+        few_parts(known, "input")
+        return known
 
     def as_chat(self) -> ChatRequest:
         """The same request in the form of `/v1/chat/completions`."""
@@ -166,7 +171,8 @@ class ResponsesRequest(Answering):
             max_completion_tokens=self.max_output_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            logprobs=self.top_logprobs is not None,
+            seed=self.seed,
+            logprobs=self.top_logprobs is not None or bool(self.include),
             top_logprobs=self.top_logprobs,
             response_format=Format(type=self.text.format.type, json_schema=schema),
             prompt_cache_key=self.prompt_cache_key,
@@ -213,7 +219,7 @@ class Reply:
         }
         if (wanted := self.body.text.format.wanted) is not None:
             told["text"]["format"] |= {"name": self.body.text.format.name, "schema": wanted}
-        return told | ({"notes": self.completion.notes} if self.completion.notes else {})
+        return told | self.completion.told
 
     def item(self, answer: Answer | None = None) -> Json:
         """The message that the response holds: what is said, and what that points at."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import socket
 
 import uvicorn
 from fastapi import FastAPI
 
 from segue.errors import ConfigError
+from segue.serve.connections import Connection
 from segue.serve.settings import Settings
 
-GRACE = 60
-"""Seconds that running requests have to come to their end after SIGTERM."""
+GRACE = 10
+"""Seconds, beside the deadline of an answer, that requests have to come to their end after SIGTERM."""
+CONNECTIONS = 512
+"""That may be open at a time; more, where so many requests may wait that their clients need them."""
 
 
 def check_address(settings: Settings) -> None:
@@ -30,9 +34,15 @@ def check_address(settings: Settings) -> None:
 
 
 def run(app: FastAPI, settings: Settings) -> None:
-    """Serve until SIGTERM or Ctrl-C: no request is taken then, and those that run are answered, for at most `GRACE`."""
+    """Serve until SIGTERM or Ctrl-C: no request is taken then, and those that were taken are answered."""
+    limits = settings.limits
+
+    class Bounded(Connection):
+        most = max(CONNECTIONS, 4 * (limits.waiting + settings.rows))
+
     uvicorn.run(
         app,
+        http=Bounded,
         host=settings.host,
         port=settings.port,
         log_level="warning",
@@ -40,7 +50,7 @@ def run(app: FastAPI, settings: Settings) -> None:
         ws="none",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=math.ceil(limits.deadline_seconds) + GRACE,
         timeout_keep_alive=30,
         h11_max_incomplete_event_size=64 * 1024,
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from segue.options import Options
+from segue.serve.errors import refusal
 from segue.serve.settings import Limits
 
 WITHOUT_EFFECT = frozenset(
     {
         *("user", "metadata", "store", "service_tier", "safety_identifier"),
-        *("prompt_cache_retention", "parallel_tool_calls"),
+        *("prompt_cache_retention", "parallel_tool_calls", "reasoning_effort"),
     }
 )
 """Fields of OpenAI's that change no answer."""
@@ -25,13 +27,23 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "logit_bias": (None, {}),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "audio": (None,),
+    "prediction": (None,),
+    "verbosity": (None,),
+    "web_search_options": (None,),
 }
 """Fields of OpenAI's that are not supported, with the values that ask for nothing."""
 MOST_FIELDS = 100
 """Of a request; each one that is unknown is an error of its own."""
+MOST_ITEMS = 4096
+"""Of a list, and parts of a whole dialogue: what is read at all. Limits that answers have are checked after that."""
 T = TypeVar("T")
-Items = Annotated[list[T], Field(fail_fast=True)]
-"""A list that is refused at its first wrong item, so that a body of nothing else costs no more than another."""
+Items = Annotated[list[T], Field(fail_fast=True, max_length=MOST_ITEMS)]
+"""A list that is refused at its first wrong item, or at the first too many, so that no body costs much more than
+another.
+"""
 
 
 class Closed(BaseModel):
@@ -135,6 +147,7 @@ class RegionPart(Open):
 Medium = str | Url | FileId
 """An image or a video: a data URL or an address, as text or as an object, or a file that was uploaded."""
 Phrase = Annotated[str, Field(min_length=1, max_length=1000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 CacheKey = Annotated[str, Field(max_length=200)]
 """What a client calls a dialogue: with the same key, what was read for the turn before is not read again."""
 Part = Annotated[TextPart | ImagePart | VideoPart | FilePart | RegionPart, Field(discriminator="type")]
@@ -217,15 +230,15 @@ class StreamOptions(Open):
 class ChatRequest(Answering):
     """A request to `/v1/chat/completions`."""
 
-    model: str
+    model: str | None = None
     messages: Items[ChatMessage] = Field(min_length=1)
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: Seed | None = None
     stop: str | Items[Annotated[str, Field(min_length=1, max_length=100)]] | None = None
     n: int | None = Field(None, ge=1)
     logprobs: bool | None = None
@@ -236,7 +249,9 @@ class ChatRequest(Answering):
     @model_validator(mode="before")
     @classmethod
     def _known(cls, given: Any) -> Any:
-        return supported(given, NEUTRAL, WITHOUT_EFFECT)
+        known = supported(given, NEUTRAL, WITHOUT_EFFECT)
+        few_parts(known, "messages")
+        return known
 
     @model_validator(mode="after")
     def _both(self) -> ChatRequest:
@@ -254,26 +269,40 @@ class ChatRequest(Answering):
     def chosen(self, limits: Limits) -> Options:
         """The options of the engine."""
         wanted = self.max_completion_tokens or self.max_tokens or limits.tokens
+        # who asks for chance expects another answer each time
+        drawn = secrets.randbelow(2**31) if self.temperature else 0
         return self.options(
             limits,
             max_new_tokens=min(wanted, limits.tokens),
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
-            seed=self.seed or 0,
+            seed=drawn if self.seed is None else self.seed,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             likeliest=(self.top_logprobs or 0) if self.logprobs else None,
             json_schema=self.response_format.text if self.response_format else None,
         )
 
 
+def few_parts(given: Any, name: str) -> None:
+    """Refuse a dialogue, the field `name` of a request, that has too many parts, before any of them is looked at.
+
+    Raises: PydanticCustomError.
+    """
+    turns = given.get(name) if isinstance(given, dict) else None
+    parts = [one.get("content") for one in turns if isinstance(one, dict)] if isinstance(turns, list) else []
+    count = sum(len(part) for part in parts if isinstance(part, list))
+    if count > MOST_ITEMS:
+        raise refusal("limit_exceeded", f"{name}: {count:,} parts in all; at most {MOST_ITEMS:,} are read", name)
+
+
 def supported(given: Any, neutral: Mapping[str, tuple[Any, ...]], without_effect: Collection[str]) -> Any:
     """A request without the fields that ask for nothing.
 
-    Raises: ValueError, for a field that asks for what is not supported.
+    Raises: PydanticCustomError, for a field that asks for what is not supported.
     """
     if not isinstance(given, dict):
         return given
-    for name in neutral.keys() & given.keys():
-        if given[name] not in neutral[name]:
-            raise ValueError(f"{name} is not supported here; leave it out")
+    for name in neutral:
+        if name in given and given[name] not in neutral[name]:
+            raise refusal("invalid_value", f"{name} is not supported here; leave it out", name)
     return {name: value for name, value in given.items() if name not in neutral and name not in without_effect}

@@ -18,7 +18,7 @@ from segue.serve.errors import ApiError
 from segue.serve.scheduler import FrameRles, Ticket, Told
 from segue.serve.schema import Answering, Closed, Medium, Phrase
 from segue.serve.segment import not_found
-from segue.serve.storage import Kept, new_id
+from segue.serve.storage import FileStore, Kept, new_id
 from segue.types import Finished, Media, ObjectsFound
 
 Json = dict[str, Any]
@@ -42,6 +42,26 @@ class FollowRequest(Answering):
     """How to follow."""
 
 
+class Following:
+    """A request that follows a session, which is held until it is over.
+
+    Raises: OSError, if that cannot be noted.
+    """
+
+    def __init__(self, ticket: Ticket, files: FileStore, session: Kept):
+        self.ticket = ticket
+        try:
+            self._held = files.hold(session)
+        except OSError:
+            ticket.close()
+            raise
+
+    def close(self) -> None:
+        """Do no more for it."""
+        self.ticket.close()
+        self._held.unlink(missing_ok=True)
+
+
 def add_routes(app: FastAPI, context: Context) -> None:
     """The routes."""
     files, limits = context.files, context.limits
@@ -53,9 +73,7 @@ def add_routes(app: FastAPI, context: Context) -> None:
         with files.sending() as path:
             sent = await context.send(body.video, "video", "video", client, path)
             media = await context.media.from_file(path, sent.digest, "video", "video")
-            if (count := len(files.all("video"))) >= limits.sessions:
-                message = f"{count} sessions are open already; close one, or come later"
-                raise ApiError(429, message, code="too_many_sessions", headers={"retry-after": "30"})
+            _make_room(context, client)
             about: Json = {"media": regions.media_to_json(media), "phrases": [], "model": served.name}
             session = files.keep(sent, client, about, id=getattr(request.state, "session", None) or new_id("video"))
         return to_json(session) | ({"notes": list(media.notes)} if media.notes else {})
@@ -84,11 +102,11 @@ def add_routes(app: FastAPI, context: Context) -> None:
         # masks are told as they come, and kept only where their probabilities are to be told at the end
         options = body.options(limits, keep_masks=body.probabilities)
         asked = served.engine.segmentation(media, session.about["phrases"], options)
-        ticket = served.submit(asked, request.state.client, session.id)
-        first = await while_connected(request, ticket, anext(ticket))
+        ticket = Following(served.submit(asked, request.state.client, session.id), files, session)
+        first = await while_connected(request, ticket, anext(ticket.ticket))
         is_sse = "text/event-stream" in request.headers.get("accept", "")
         form: StreamForm = "done" if is_sse else "lines"
-        events = _events(first, ticket, media, body, lambda: files.touch(session))
+        events = _events(first, ticket.ticket, media, body, lambda: files.touch(session))
         return EventStream(events, ticket, request.state.request_id, form=form)
 
     @app.delete(f"{SESSIONS}/{{session_id}}")
@@ -96,6 +114,22 @@ def add_routes(app: FastAPI, context: Context) -> None:
         """Forget a session and its video."""
         context.forget(files.get(request.state.client, session_id, "video"))
         return {"id": session_id, "object": "video.session", "deleted": True}
+
+
+def _make_room(context: Context, client: str) -> None:
+    """Let a client's session go that it has not used for longest, where it has as many as it may.
+
+    Raises: ApiError, if all of them are being followed.
+    """
+    files, most = context.files, context.limits.sessions
+    own = [one for one in files.all("video") if one.owner == client]
+    unused = sorted((one for one in own if not files.is_held(one)), key=files.used)
+    too_many = len(own) - most + 1
+    if too_many > len(unused):
+        message = f"{len(own)} sessions are being followed already; end one, or come later"
+        raise ApiError(429, message, code="too_many_sessions", headers={"retry-after": "30"})
+    for one in unused[: max(0, too_many)]:
+        context.forget(one)
 
 
 def to_json(session: Kept) -> Json:

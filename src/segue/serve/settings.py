@@ -23,6 +23,10 @@ class Limits:
 
     body_bytes: int = 64 * MIB
     """Of a request that is no upload."""
+    body_values: int = 3_000_000
+    """Numbers, texts, lists and objects in a body of JSON, as far as its commas and brackets tell."""
+    body_seconds: float = 30.0
+    """Between two pieces of a body."""
     upload_bytes: int = 512 * MIB
     stored_bytes: int = 4096 * MIB
     """Of all that clients have sent to be kept, together."""
@@ -63,6 +67,7 @@ class Limits:
     kept_seconds: float = 3600.0
     """After which uploaded files and sessions that nobody uses are forgotten."""
     sessions: int = 64
+    """Of each client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,16 @@ class FileStore:
             with suppress(FileNotFoundError):
                 os.utime(path)
 
+    def hold(self, kept: Kept) -> Path:
+        """Note, for all replicas, that a request is at work on it, until the file at this path is removed."""
+        mark = self._folder / f"{kept.id}.{secrets.token_hex(8)}.held"
+        mark.touch()
+        return mark
+
+    def is_held(self, kept: Kept) -> bool:
+        """Whether a request is at work on it."""
+        return any(self._folder.glob(f"{kept.id}.*.held"))
+
     def remove(self, kept: Kept) -> None:
         """Forget it."""
         self._record(kept.id).unlink(missing_ok=True)
