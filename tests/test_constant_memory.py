@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from segue import engine as engine_module
+from segue import answering
 from segue.bench.stages import counting
 from segue.engine import Engine
 from segue.media import open_media
@@ -116,14 +116,14 @@ def test_masks_of_a_frame_are_let_go_when_the_next_one_comes(engine, clip):
 
 def test_a_video_is_decoded_a_few_frames_ahead_in_a_thread_that_ends_with_the_stream(engine, clip, monkeypatch):
     decoded, threads = [], threading.active_count()
-    frames = engine_module.iter_frames
+    frames = answering.iter_frames
 
     def watched(media):
         for shot in frames(media):
             decoded.append((shot[0], threading.current_thread() is threading.main_thread()))
             yield shot
 
-    monkeypatch.setattr(engine_module, "iter_frames", watched)
+    monkeypatch.setattr(answering, "iter_frames", watched)
     events = engine.stream_segment(open_media(clip(12)), ["a cat"], Options(prefill="[SEG]", frames="first:1"))
     for event in events:
         if isinstance(event, FrameMasks):
