@@ -25,7 +25,7 @@ REGION = Region(
 @pytest.fixture
 def answer(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((3, 6, 3), np.uint8))
-    usage = Usage(3, 0, 2, 1, 0, {"language": 0.25})
+    usage = Usage(3, 2, 1, 0, {"language": 0.25})
     return Answer(
         "It is.", (REGION, Region()), "It is.<e>", open_media(tmp_path / "a.png"), usage, "length", {"x": [1]}
     )

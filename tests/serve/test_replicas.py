@@ -112,12 +112,12 @@ def behind(tmp_path):
 
 
 def same(answer):
-    """What has to be the same, whoever answers."""
+    """What has to be the same, whoever answers; what is known of a prompt, each replica knows for itself."""
     if isinstance(answer, dict):
         return {
             key: same(value)
             for key, value in answer.items()
-            if key not in ("id", "created", "created_at", "expires_at")
+            if key not in ("id", "created", "created_at", "expires_at", "prompt_tokens_details")
         }
     return [same(one) for one in answer] if isinstance(answer, list) else answer
 
