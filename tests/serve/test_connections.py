@@ -46,7 +46,8 @@ def test_a_request_that_is_whole_has_all_the_time_of_its_answer(serve, wordy):
         server.http() as http,
         http.stream("POST", "/v1/chat/completions", json=body) as answer,
     ):
-        assert next(answer.iter_lines()).startswith("data: ")
+        lines = answer.iter_lines()  # which is closed, and the connection with it, when nobody has it
+        assert next(lines).startswith("data: ")
         [connection] = server.uvicorn.server_state.connections
         assert connection._late is None
 
