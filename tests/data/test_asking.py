@@ -175,8 +175,8 @@ def test_reasonseg_can_be_learned_from_and_reads_the_other_encoding(tmp_path):
 
 OTHERS = {
     "gb18030": "绿色的是什么？",
-    "utf-8-sig": "was ist grün",
-    "utf-16": "was ist grün",
+    "utf-8-sig": "qué es verde, ¿eh?",
+    "utf-16": "qué es verde, ¿eh?",
     "cp1252": "what\u00a0is it",
 }
 
