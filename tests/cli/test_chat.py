@@ -137,7 +137,7 @@ def test_quit_leaves_and_help_tells_how(talk):
         ("/open", "/open needs a path"),
         ("/save", "/save needs a path"),
         ("/save out", "no answer"),
-        ("dark?\n/save {photo}/deeper", "a file is in the way"),
+        ("dark?\n/save {photo}/deeper", "street.png is no folder"),
         ("/jump", "unknown command /jump"),
         ("<image> and <image>", "placeholders"),
     ],
