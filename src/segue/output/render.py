@@ -78,7 +78,7 @@ def overlay(
     return np.array(picture)
 
 
-def outlines(corners: Sequence[Float[np.ndarray, "k 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
+def outlines(corners: Sequence[Float[np.ndarray, "_ 2"]], size: tuple[int, int]) -> Bool[np.ndarray, "n h w"]:
     """The lines around boxes and quads, given by their corners in pixels x y, as masks of (height, width) `size`.
 
     Nothing is drawn of one without corners.

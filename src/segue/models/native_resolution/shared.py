@@ -248,7 +248,7 @@ class NativeResolutionProcessor:
         return "".join(BLOCK.format(tokens=self.visual_token * int(count)) for count in counts)
 
     def _vision(
-        self, kind: MediaKind, images: Sequence[UInt8[np.ndarray, "h w 3"]] | np.ndarray, most: int
+        self, kind: MediaKind, images: Sequence[UInt8[np.ndarray, "_ _ 3"]] | np.ndarray, most: int
     ) -> VisionInput:
         side, merge = self.config.vision_config.patch_size, self.config.vision_config.spatial_merge_size
         least = min(self.config.least_pixels, most)
