@@ -39,12 +39,13 @@ def main() -> None:
     parser.add_argument("commit")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipe", type=Path, help="compare the steps of a recipe's stages")
-    parser.add_argument("bench", nargs="*", help="options of `segue bench`")
-    settings = parser.parse_args()
-    print(f"$ python benchmarks/before_after.py {' '.join(sys.argv[1:])}")
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    settings = parser.parse_args(words[:end])
+    print(f"$ python benchmarks/before_after.py {' '.join(words)}")
     names = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {names}")
-    measure = partial(trained, settings.recipe) if settings.recipe else partial(benched, settings.bench)
+    measure = partial(trained, settings.recipe) if settings.recipe else partial(benched, words[end + 1 :])
     rounds: list[dict[str, dict[str, float]]] = []
     with TemporaryDirectory() as scratch:
         tree = Path(scratch) / "before"
