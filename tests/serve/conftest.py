@@ -46,6 +46,7 @@ class WordyEngine(Engine):
         self.model = SimpleNamespace(family=SimpleNamespace(parse=notation.parse), grounder=None)
         self.encoder = SimpleNamespace(features=MemoryStore())
         self.lineage, self.said = {"model": "wordy"}, []
+        self.pause = 0.002  # seconds after a word of each
 
     def ask(self, *_, **__):
         return None
@@ -72,7 +73,7 @@ class WordyEngine(Engine):
                 else:
                     running[request] += 1
                     yield request, types.TextDelta("word ")
-            time.sleep(0.002)
+            time.sleep(self.pause)
 
 
 @pytest.fixture

@@ -43,17 +43,17 @@ def downloaded(page, button):
     return found.value
 
 
-def drop(page, place, picture, name="other.png"):
-    """A file falls on a part of the page; whether the page has caught it, so that the browser does not open it."""
+def drop(page, place, picture, *names):
+    """Files fall on a part of the page; whether the page has caught them, so that the browser does not open them."""
     return page.evaluate(
-        """([place, bytes, name]) => {
+        """([place, bytes, names]) => {
             const dataTransfer = new DataTransfer();
-            dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            for (const name of names) dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
             const options = { bubbles: true, cancelable: true, dataTransfer };
             const fall = (kind) => !document.querySelector(place).dispatchEvent(new DragEvent(kind, options));
             return ["dragover", "drop"].map(fall);
         }""",
-        [place, list(picture), name],
+        [place, list(picture), names or ("other.png",)],
     )
 
 
@@ -252,6 +252,7 @@ def test_a_new_picture_takes_nothing_over_from_the_one_before(page, png, picture
 def test_the_end_of_an_answer_is_in_sight_unless_someone_reads_further_up(chromium, serve, wordy):
     place = "[log.scrollTop, log.scrollHeight - log.clientHeight]"
     options = {"viewport": {"width": 1280, "height": 500}}
+    wordy.pause = 0.02  # on a busy machine the browser is slow
     with serve(wordy) as server, opened(chromium, server.url, **options) as page:
         page.locator(".example").nth(1).wait_for()
         for wanted in (400, 800):
@@ -287,6 +288,33 @@ def test_the_last_choice_counts_however_slowly_an_earlier_one_is_sent(page, png,
 def test_a_file_that_is_dropped_anywhere_is_opened(page, png, picture, place):
     assert drop(page, place, png(picture(60, 80))) == [True, True]
     page.locator("#canvas canvas").wait_for()
+
+
+def test_of_several_files_the_first_is_opened_and_that_is_told(page, png, picture):
+    drop(page, "#stage", png(picture(60, 80)), "one.png", "two.png", "three.png")
+    page.locator("#status", has_text="one.png was opened, the first of 3 files").wait_for()
+    drop(page, "#stage", b"no picture", "one.png", "two.png")
+    page.locator("#status", has_text="no image or video of a supported format").wait_for()
+
+
+def test_a_folder_is_told_as_such(page, tmp_path):
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(tmp_path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 100, "y": 100, "data": data})
+    page.locator("#status", has_text=f"{tmp_path.name} cannot be read: it is a folder").wait_for()
+    assert page.locator("#away").is_hidden()
+
+
+def test_on_a_phone_the_first_answer_stays_in_sight(chromium, server):
+    with opened(chromium, server.url, viewport={"width": 390, "height": 844}) as page:
+        page.locator(".example").nth(1).wait_for()
+        take_example(page, "scene")
+        send(page, "the ring, the car, the square, the circle", "find")
+        top, bottom = page.evaluate(
+            "(({ top, bottom }) => [top, bottom])(document.querySelector('.assistant').getBoundingClientRect())"
+        )
+        assert 0 <= top < bottom <= 844
 
 
 def test_the_keyboard_goes_on_where_a_medium_was_opened_or_closed(page):

@@ -49,6 +49,10 @@ export const segment = async (body, signal) => (await ask("v1/segment", json(bod
 export const overlay = async (file, regions, signal) => (await ask(`v1/files/${file}/overlay`, json({ regions }, signal))).blob();
 
 export async function upload(blob, name, signal) {
+  // A folder, or a file that may not be read, makes fetch() fail as if there were no server.
+  const reader = blob.stream().getReader();
+  await reader.read().catch(() => { throw new Refused(0, say("unreadable", name)); });
+  reader.cancel();
   const form = new FormData();
   form.append("file", blob, name);
   return (await ask("v1/files", { method: "POST", body: form, signal })).json();

@@ -67,6 +67,11 @@ function layOut() {
   listMarks();
 }
 
+async function openFirst(files) {
+  const isOpen = await open(files[0], files[0].name);
+  if (isOpen && files.length > 1) tell("first_of", files[0].name, files.length);
+}
+
 function bind() {
   $("file").addEventListener("change", () => { const [chosen] = $("file").files; if (chosen) open(chosen, chosen.name); $("file").value = ""; });
   for (const kind of ["dragover", "dragleave", "drop"]) {
@@ -76,7 +81,7 @@ function bind() {
       if (!isFile && event.target.closest?.("input, textarea")) return; // words may be dragged into a field
       event.preventDefault(); // else the browser leaves the page for what is dropped
       $("drop").classList.toggle("over", isFile && (kind === "dragover" || (kind === "dragleave" && event.relatedTarget)));
-      if (kind === "drop" && files.length) open(files[0], files[0].name);
+      if (kind === "drop" && files.length) openFirst([...files]);
     });
   }
   $("another").addEventListener("click", close);

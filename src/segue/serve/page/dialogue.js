@@ -28,6 +28,13 @@ function addTurn(role, text = "") {
   return element;
 }
 
+// Shows the regions of an answer; their list may push the dialogue down, but an answer that was in sight stays there.
+function show(owner) {
+  const { top, bottom } = owner.element.getBoundingClientRect();
+  choose(owner);
+  if (isAtEnd && bottom > 0 && top < innerHeight) owner.element.scrollIntoView({ block: "nearest" });
+}
+
 // The text of an answer, with what it points at as words that light up; those without a place in it come after.
 function writeAnswer(owner, text) {
   const { element, regions } = owner;
@@ -140,7 +147,7 @@ function summary(regions, missing) {
 function found(owner, regions) {
   owner.regions = regions.map((region) => keep({ ...region, frames: state.file?.media.kind === "video" ? [] : undefined }));
   choose(null);
-  choose(owner);
+  show(owner);
 }
 
 function addFrame(owner, frame) {
@@ -161,7 +168,7 @@ function finish(owner, regions, text) {
   state.turn?.element.classList.remove("chosen");
   state.turn = null;
   $("threshold").value = 50;
-  choose(owner);
+  show(owner);
   tell();
 }
 

@@ -10,12 +10,13 @@ const MOST_PROBABLE = 64; // frames of a video for which the server tells probab
 
 let opening = new AbortController();
 
-// Shows what was chosen. The last choice counts: what is still on its way to the server is given up for it.
+// Shows what was chosen; whether it could. The last choice counts: what is still on its way to the server is given up
+// for it.
 export async function open(blob, name, phrases = []) {
   opening.abort();
   const { signal } = opening = new AbortController();
   tell("uploading");
-  await guarded(async () => {
+  const isOpen = await guarded(async () => {
     const uploaded = await api.upload(blob, name, signal);
     signal.throwIfAborted();
     clear();
@@ -27,6 +28,7 @@ export async function open(blob, name, phrases = []) {
   }, (error) => { if (!signal.aborted) tell(error); });
   changed();
   if (state.file && !signal.aborted) goOn("words");
+  return isOpen && !signal.aborted;
 }
 
 export function close() {
@@ -69,7 +71,7 @@ export function play() {
   const mine = state.playing = {};
   const step = async () => {
     if (state.playing !== mine) return; // paused, and perhaps played again, while a frame was on its way
-    await guarded(() => showFrame((state.frameNumber + 1) % state.file.media.frames));
+    if (!await guarded(() => showFrame((state.frameNumber + 1) % state.file.media.frames))) return pause();
     setTimeout(step, 1000 / (state.file?.media.fps || 10));
   };
   step();
