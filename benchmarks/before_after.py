@@ -20,7 +20,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -52,22 +52,32 @@ def main() -> None:
         subprocess.run(["git", "-C", HERE, "worktree", "add", "--quiet", "--detach", tree, settings.commit], check=True)
         try:
             for number in range(settings.rounds):
-                print(f"round {number + 1} of {settings.rounds}", file=sys.stderr)
+                print(f"round {number + 1} of {settings.rounds} ...", file=sys.stderr)
                 places = {"before": tree, "now": HERE}
                 rounds.append({when: measure(root) for when, root in places.items()})
+                ratios = {name: f"{of_row[-1]:.2f}" for name, of_row in by_row(rounds).items()}
+                print(f"round {number + 1}: {ratios}", file=sys.stderr)  # a round in real size takes half an hour
         finally:
             subprocess.run(["git", "-C", HERE, "worktree", "remove", "--force", tree], check=True)
-    before, now = rounds[0]["before"], rounds[0]["now"]
-    slowest = 1.0
     print(f"\n{'seconds, before / now' if settings.recipe else 'CPU seconds, before / now':38}median      range")
-    for name in (name for name in now if name in before):
-        ratios = sorted(one["before"][name] / one["now"][name] for one in rounds)
-        print(f"{name:38}{median(ratios):.2f} x  {ratios[0]:.2f} to {ratios[-1]:.2f}")
-        slowest = min(slowest, median(ratios))
+    medians = [told(name, ratios) for name, ratios in by_row(rounds).items()]
+    before, now = rounds[0]["before"], rounds[0]["now"]
     for when, mine, other in (("before", before, now), ("now", now, before)):
         if alone := [name for name in mine if name not in other]:
             print(f"{when} alone: {'; '.join(alone)}")
-    sys.exit(slowest * SLOWER < 1)
+    sys.exit(min(medians, default=1.0) * SLOWER < 1)
+
+
+def by_row(rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, list[float]]:
+    """Before / now of each round for every row that both know."""
+    names = [name for name in rounds[0]["now"] if name in rounds[0]["before"]]
+    return {name: [one["before"][name] / one["now"][name] for one in rounds] for name in names}
+
+
+def told(name: str, ratios: Sequence[float]) -> float:
+    """A line of the table; the median."""
+    print(f"{name:38}{median(ratios):.2f} x  {min(ratios):.2f} to {max(ratios):.2f}")
+    return median(ratios)
 
 
 def benched(options: Sequence[str], root: Path) -> dict[str, float]:
