@@ -261,11 +261,12 @@ def pick_dtype(dtype: str | torch.dtype, device: str, parameters: int = 0) -> to
         return weights.as_dtype(dtype)
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    is_faster = device == "cpu" and parameters >= LARGE and _multiplies_bf16()
+    is_faster = device == "cpu" and parameters >= LARGE and multiplies_bf16()
     return torch.bfloat16 if is_faster else torch.float32
 
 
-def _multiplies_bf16() -> bool:
+def multiplies_bf16() -> bool:
+    """Whether this processor multiplies bfloat16 itself; others are several times slower in it than in float32."""
     # PyTorch 2.11 cannot tell yet
     abilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(abilities.get("amx_bf16") or abilities.get("avx512_bf16"))

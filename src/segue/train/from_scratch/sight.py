@@ -1,7 +1,7 @@
 """The vision tower alone: every visual token, and every patch, learns to tell what it shows.
 
-The tower runs as few large matrix products in bfloat16, sums and norms in float32; what it learns by, linear heads on
-the projector's features and on the patches, is thrown away in the end.
+The tower runs as few large matrix products in bfloat16 where that is faster, sums and norms in float32; what it learns
+by, linear heads on the projector's features and on the patches, is thrown away in the end.
 
 Letters in shapes: b tiles, p patches of a tile, v visual tokens of a tile, k things, t the side of a tile, d width.
 """
@@ -18,10 +18,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segue.loading import multiplies_bf16
 from segue.models.internvl.family import DEVIATION, MEAN, InternVLMLLM, pixel_shuffle
 from segue.synth.backgrounds import BACKGROUNDS
 from segue.train.from_scratch.collage import NAMES, Collage
 
+PRODUCTS = torch.bfloat16 if multiplies_bf16() else torch.float32
+"""The precision of products of the parts that learn on a CPU."""
 EDGES = 24  # places that an edge of a box can have along a side
 _SHOWN, _GLIMPSED, _EMPTY = 0.3, 0.05, 0.03
 _NOWHERE = -1
@@ -33,7 +36,7 @@ _PATCH_SIZES = (*_SIZES[:2], _TEXTURES + len(BACKGROUNDS) + 1)  # a background h
 
 
 def tower_states(mllm: InternVLMLLM, tiles: Float[Tensor, "b 3 t t"]) -> Float[Tensor, "b p d"]:
-    """The states of all patches after the last layer, as `mllm.vision_tower` gives them, in bfloat16 where it pays."""
+    """The states of all patches after the last layer, as `mllm.vision_tower` gives them."""
     tower, config = mllm.vision_tower, mllm.config.vision_config
     width, heads, patch = config.hidden_size, config.num_attention_heads, config.patch_size[0]
     count, side = len(tiles), tiles.shape[-1] // patch
@@ -45,14 +48,14 @@ def tower_states(mllm: InternVLMLLM, tiles: Float[Tensor, "b 3 t t"]) -> Float[T
     for layer in tower.encoder.layer:
         attention, mlp = layer.attention, layer.mlp
         joined = torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight])
-        three = linear(layer.layernorm_before(states), joined).bfloat16().view(count, -1, 3, heads, width // heads)
+        three = linear(layer.layernorm_before(states), joined).to(PRODUCTS).view(count, -1, 3, heads, width // heads)
         query, key, value = three.permute(2, 0, 3, 1, 4).unbind(0)
         # on CPUs scaled_dot_product_attention takes twice as long on its way back
         shares = (query * attention.scale @ key.transpose(-1, -2)).softmax(-1)
         seen = (shares @ value).transpose(1, 2).reshape(count, -1, width)
         out = attention.projection_layer
         states = states + layer.lambda_1 * linear(seen, out.weight, out.bias)
-        inner = functional.gelu(linear(layer.layernorm_after(states), mlp.fc1.weight, mlp.fc1.bias).bfloat16())
+        inner = functional.gelu(linear(layer.layernorm_after(states), mlp.fc1.weight, mlp.fc1.bias).to(PRODUCTS))
         states = states + layer.lambda_2 * linear(inner, mlp.fc2.weight, mlp.fc2.bias)
     return states[:, 1:]
 
@@ -62,15 +65,17 @@ def visual_features(mllm: InternVLMLLM, states: Float[Tensor, "b p d"]) -> Float
     config = mllm.config
     shuffled = pixel_shuffle(states, config.downsample_ratio, config.shuffle_version)
     norm, first, _, last = cast(Any, mllm.projector)
-    inner = functional.gelu(linear(norm(shuffled), first.weight, first.bias).bfloat16())
+    inner = functional.gelu(linear(norm(shuffled), first.weight, first.bias).to(PRODUCTS))
     return linear(inner, last.weight, last.bias)
 
 
 def linear(
     values: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None = None
 ) -> Tensor:
-    """A linear layer in bfloat16, the result in float32."""
-    return functional.linear(values.bfloat16(), weight.bfloat16(), None if bias is None else bias.bfloat16()).float()
+    """A linear layer, its product in `PRODUCTS`, the result in float32."""
+    return functional.linear(
+        values.to(PRODUCTS), weight.to(PRODUCTS), None if bias is None else bias.to(PRODUCTS)
+    ).float()
 
 
 class Heads(nn.Module):

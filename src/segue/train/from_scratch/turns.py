@@ -2,7 +2,8 @@
 
 Half of what is asked for in vain is nearly there: a kind that is there in another colour, a colour that is there on
 another kind. More is asked than when a model is measured of what takes a look at several things of a still, and of
-textures, relations and motions that may not be there.
+textures, relations and motions that may not be there. Some is asked as people ask who do not know how scenes are spoken
+of: for a description in plain words, for everything, for things that no scene has.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from segue.synth import Scene, box_sample, caption_sample, question_sample, regi
 from segue.synth.drawings import KINDS
 from segue.synth.meaning import Noun, Query, left_to_right
 from segue.synth.painting import COLOURS
-from segue.synth.phrases import Phrase, comparisons, contrasts
-from segue.synth.wording import LANGUAGES, Language, phrase_of
+from segue.synth.phrases import Phrase, Question, comparisons, contrasts
+from segue.synth.wording import LANGUAGES, Language, noun_forms, phrase_of, say
 from segue.types import Media, Message, Sample
 
 _MISSES, _HITS = 3, 2
-_PUBLISHED, _BOXES, _CAPTIONS, _REGIONS = 0.6, 0.35, 0.35, 2
+_PUBLISHED, _PLAIN, _BOXES, _CAPTIONS, _REGIONS = 0.6, 0.1, 0.35, 0.35, 2
+_ABSENT = 3  # phrases for what no scene has
 
 
 class Ask(IntEnum):
@@ -91,13 +93,17 @@ def _asked(scene: Scene, rng: np.random.Generator, language: Language) -> Iterat
     order = left_to_right(scene.boxes)
     scene = replace(
         scene,
-        phrases=(*scene.phrases, *_nearly(scene, rng), *contrasts(scene.facts, rng)),
-        questions=scene.questions if scene.is_clip else (*scene.questions, *comparisons(scene.facts, rng)),
+        phrases=(*scene.phrases, *_nearly(scene, rng), *contrasts(scene.facts, rng), *_plainly(scene, rng, language)),
+        questions=(
+            *scene.questions,
+            *(() if scene.is_clip else comparisons(scene.facts, rng)),
+            *_plain_questions(scene, rng, language),
+        ),
     )
     for number, phrase in enumerate(scene.phrases):
         things = tuple(thing for thing in order if thing in phrase.objects)
         sample = segmentation_sample(scene, [number], rng, language=language)
-        yield Ask.MASKS, _published(sample, phrase.words[language], scene, rng), things
+        yield Ask.MASKS, _reworded(sample, phrase.words[language], scene, rng, language), things
         if len(things) == 1 and not scene.is_clip and rng.uniform() < _BOXES:
             yield Ask.BOX, box_sample(scene, number, rng, language=language), things
     for number in range(len(scene.questions)):
@@ -107,14 +113,45 @@ def _asked(scene: Scene, rng: np.random.Generator, language: Language) -> Iterat
             yield Ask.REGION, region_sample(scene, int(thing), rng, language=language), ()
     if rng.uniform() < _CAPTIONS:
         yield Ask.CAPTION, caption_sample(scene, rng, language=language), scene.caption.objects
+    if rng.uniform() < _CAPTIONS:
+        words = say(f"plain.caption.{scene.media.kind}", language, rng)
+        sample = _asking(caption_sample(scene, rng, language=language), words, scene)
+        yield Ask.CAPTION, sample, scene.caption.objects
 
 
-def _published(sample: Sample, words: str, scene: Scene, rng: np.random.Generator) -> Sample:
-    """The sample, more often than not with the one wording that models are measured with."""
-    if rng.uniform() >= _PUBLISHED:
-        return sample
-    question = Message.user(SEGMENT_PROMPTS[scene.media.kind].replace("{phrase}", words), scene.media)
-    return replace(sample, messages=(question, *sample.messages[1:]))
+def _reworded(sample: Sample, phrase: str, scene: Scene, rng: np.random.Generator, language: Language) -> Sample:
+    """The sample, mostly with the one wording that models are measured with; now and then in plain words."""
+    share = rng.uniform()
+    if share < _PUBLISHED:
+        return _asking(sample, SEGMENT_PROMPTS[scene.media.kind].replace("{phrase}", phrase), scene)
+    return _asking(sample, say("plain.ask", language, rng, phrase=phrase), scene) if share > 1 - _PLAIN else sample
+
+
+def _asking(sample: Sample, question: str, scene: Scene) -> Sample:
+    """The sample with another question for its first."""
+    return replace(sample, messages=(Message.user(question, scene.media), *sample.messages[1:]))
+
+
+def _plainly(scene: Scene, rng: np.random.Generator, language: Language) -> Iterator[Phrase]:
+    """Everything; all of a colour that is there, and of any; and what no scene has."""
+    everything = tuple(range(len(scene.things)))
+    yield Phrase("attribute", Query(Noun()), everything, {language: say("plain.all", language, rng)})
+    for colour in (scene.things[int(rng.integers(len(scene.things)))].colour, str(rng.choice(list(COLOURS)))):
+        meant = tuple(place for place in everything if scene.things[place].colour == colour)
+        words = say("plain.all_of", language, rng, colour=say(f"colour.{colour}", language, rng))
+        yield Phrase("attribute", Query(Noun(colour=colour)), meant, {language: words})
+    for _ in range(_ABSENT):
+        colour = say(f"colour.{rng.choice(list(COLOURS))}", language, rng)
+        words = say("plain.absent", language, rng, kind=say("absent", language, rng), colour=colour)
+        yield Phrase("attribute", Query(Noun()), (), {language: words})
+
+
+def _plain_questions(scene: Scene, rng: np.random.Generator, language: Language) -> Iterator[Question]:
+    """Whether there is something that no scene has, and whether there is something that is there."""
+    there = noun_forms(Noun(kind=scene.things[int(rng.integers(len(scene.things)))].kind), language, rng)["noun"]
+    for kind, answer in ((say("absent", language, rng), "answer.missing"), (there, "answer.exists")):
+        words = {language: say("plain.exists", language, rng, kind=kind)}
+        yield Question("exists", words, {language: say(answer, language, rng)})
 
 
 def _nearly(scene: Scene, rng: np.random.Generator) -> Iterator[Phrase]:

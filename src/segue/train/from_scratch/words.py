@@ -24,7 +24,7 @@ from segue.prepare import IGNORED
 from segue.synth.meaning import EVENTS, MOTIONS
 from segue.train.examples import Truth
 from segue.train.from_scratch.collage import NAMES
-from segue.train.from_scratch.sight import EDGES, linear
+from segue.train.from_scratch.sight import EDGES, PRODUCTS, linear
 from segue.train.from_scratch.target_embeddings import summed, target_embedding_loss
 from segue.train.from_scratch.turns import Ask, Turn
 
@@ -314,7 +314,7 @@ def _layer(
     after: Float[Tensor, "b n l d"],
     rotations: tuple[Float[Tensor, "1 x w"], Float[Tensor, "1 x w"]],
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b n l d"]]:
-    """A layer of Qwen2 for openings and turns at once; products in bfloat16, sums in float32."""
+    """A layer of Qwen2 for openings and turns at once; sums in float32."""
     attention, mlp = layer.self_attn, layer.mlp
     count, shared, width = before.shape
     turns, longest = after.shape[1:3]
@@ -328,12 +328,12 @@ def _layer(
     (cosine, sine), scale = (turn[0] for turn in rotations), attention.head_dim**-0.5
     queries, keys = (_turned(one, cosine[:shared], sine[:shared]) for one in first[:2])
     mine, theirs = (_turned(one, cosine[shared:], sine[shared:]) for one in own[:2])
-    values, own_values = first[2].bfloat16(), own[2].bfloat16()
+    values, own_values = first[2].to(PRODUCTS), own[2].to(PRODUCTS)
     scores = (queries * scale @ keys.transpose(-1, -2)).float() + _causal(shared)
-    seen = scores.softmax(-1).bfloat16() @ values
+    seen = scores.softmax(-1).to(PRODUCTS) @ values
     whole = (mine.flatten(2, 3) * scale @ keys.transpose(-1, -2)).unflatten(2, (turns, longest)).float()
     within = (mine * scale @ theirs.transpose(-1, -2)).float() + _causal(longest)
-    shares = torch.cat([whole, within], -1).softmax(-1).bfloat16()
+    shares = torch.cat([whole, within], -1).softmax(-1).to(PRODUCTS)
     looked = (shares[..., :shared].flatten(2, 3) @ values).unflatten(2, (turns, longest))
     looked = looked + shares[..., shared:] @ own_values
     joined = torch.cat([seen.transpose(1, 2).flatten(2), looked.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)], 1)
@@ -347,7 +347,7 @@ def _layer(
 def _turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Queries or keys at their places."""
     one, other = values.chunk(2, -1)
-    return (values * cosine + torch.cat([-other, one], -1) * sine).bfloat16()
+    return (values * cosine + torch.cat([-other, one], -1) * sine).to(PRODUCTS)
 
 
 def _causal(length: int) -> Float[Tensor, "x x"]:
