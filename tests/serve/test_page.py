@@ -48,7 +48,8 @@ def drop(page, place, picture, *names):
     return page.evaluate(
         """([place, bytes, names]) => {
             const dataTransfer = new DataTransfer();
-            for (const name of names) dataTransfer.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+            const fileOf = (name) => new File([new Uint8Array(bytes)], name, { type: "image/png" });
+            names.forEach((name) => dataTransfer.items.add(fileOf(name)));
             const options = { bubbles: true, cancelable: true, dataTransfer };
             const fall = (kind) => !document.querySelector(place).dispatchEvent(new DragEvent(kind, options));
             return ["dragover", "drop"].map(fall);

@@ -10,10 +10,12 @@ import torch
 
 import segue
 from segue import prepare
+from segue.data.prompts import SEGMENT_PROMPTS
 from segue.media import open_media
 from segue.synth import clip, scene
 from segue.synth.backgrounds import BACKGROUNDS
 from segue.synth.drawings import KINDS
+from segue.synth.wording import LANGUAGES, vocabulary
 from segue.train.from_scratch import __main__ as command
 from segue.train.from_scratch import masks, parts, sight, words
 from segue.train.from_scratch.collage import NAMES, Collages, kept, undrawn
@@ -59,6 +61,24 @@ def test_there_is_a_mark_for_every_thing_and_none_where_nothing_is_meant(engine,
     asked = [turn for turn in made if turn.ask == Ask.MASKS]
     assert all((turn.ids == engine.processor.seg_id).sum() == len(turn.things) for turn in asked)
     assert any(not turn.things for turn in asked) and any(turn.things for turn in asked)
+
+
+def test_people_ask_for_everything_and_for_what_no_scene_has(engine, drawn):
+    rng, wordings = chance(), vocabulary("en")
+    wanted = {SEGMENT_PROMPTS["image"].replace("{phrase}", one) for one in wordings["plain.all"]}
+    meant = {"everything": [], "absent": []}
+    for one in drawn:
+        for turn in turns(one, engine.processor, rng, "en", frames="uniform:4")[1]:
+            question = engine.processor.tokenizer.decode(turn.ids[1 : turn.answer].tolist()).split("<|im_end|>")[0]
+            if turn.ask == Ask.MASKS and question.strip() in wanted:
+                meant["everything"].append(len(turn.things) / len(one.things))
+            if turn.ask == Ask.MASKS and {*question.strip(" .?\n").split()} & {*wordings["absent"]}:
+                meant["absent"].append(len(turn.things))
+    assert set(meant["everything"]) == {1} and set(meant["absent"]) == {0}
+    for language in LANGUAGES:
+        spoken = vocabulary(language)
+        kinds = {one for kind in KINDS for one in spoken[f"kind.{kind}"]}
+        assert not kinds & set(spoken["absent"])
 
 
 def test_a_scene_that_is_kept_shows_its_things_where_they_are(drawn):
