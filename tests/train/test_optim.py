@@ -119,6 +119,20 @@ def test_muon_moves_a_matrix_in_all_directions_alike_and_the_rest_as_adamw_does(
     assert torch.equal(line, adam)
 
 
+@pytest.mark.parametrize("shape", [(24, 12), (12, 24)])
+def test_muon_is_pytorchs(shape):
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    mine = optim.optimizer({"x": [ours]}, {"x": 1e-2}, betas=(0.9, 0.98), weight_decay=0.1, matrices={ours})
+    other = torch.optim.Muon([theirs], lr=1e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        ours.grad = torch.randn(shape, generator=generator)
+        theirs.grad = ours.grad.clone()
+        mine.step(), other.step()
+    assert torch.allclose(ours, theirs, atol=1e-3)  # PyTorch's computes in bfloat16
+    assert (1 - ours).abs().max() > 5e-3
+
+
 def test_muon_goes_on_from_its_saved_memory():
     matrix, line, made = orthogonal()
     learn(matrix, line, made, 1)

@@ -155,7 +155,7 @@ def learn_words(
     aids = words.Aids(model.mllm.width)
     shown = {False: [one for one in known if len(one.boxes)], True: [one for one in known if not len(one.boxes)]}
     # the longest turn, how many of a scene, and whether of a clip
-    known_shapes = ((24, 20, False), (46, 10, False), (28, 14, True), (24, 20, False), (110, 3, False))
+    known_shapes = ((24, 20, False), (46, 10, False), (28, 14, True), (24, 20, False), (110, 3, False), (150, 2, True))
     shapes = [shape for shape in known_shapes if shown[shape[2]]]
     numbers = count()
 
