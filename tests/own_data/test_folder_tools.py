@@ -117,6 +117,25 @@ def test_frames_are_found_where_cvat_exports_them_in_the_place_of_a_video(tmp_pa
     assert get(load(tmp_path, "all", frames=None)).frames == (0, 1)
 
 
+@pytest.mark.parametrize(("numbers", "marked", "place"), [((300, 301, 302), 301, 1), ((0, 5, 10), 10, 2)])
+def test_pictures_that_cvat_exports_are_known_by_the_numbers_of_the_video(tmp_path, numbers, marked, place):
+    shape = f'<track label="Boat"><polygon frame="{marked}" points="10,5;30,5;30,25"/></track>'
+    (tmp_path / "annotations.xml").write_text(f"<annotations><source>clip.mp4</source>{shape}</annotations>")
+    for number in numbers:
+        layouts.write_image(tmp_path / f"images/frame_{number:06}.PNG", seed=number)
+    assert get(load(tmp_path, "all", frames=None)).frames == (place,)
+    (tmp_path / f"images/frame_{marked:06}.PNG").unlink()
+    with pytest.raises(DataError, match=rf"speaks of frame {marked}, .* no frame_{marked:06}; export"):
+        load(tmp_path, "all")
+
+
+def test_pictures_that_were_no_video_count_by_their_place(tmp_path):
+    (tmp_path / "annotations.xml").write_text(f"<annotations><meta/>{track('Boat', [1])}</annotations>")
+    for number in (1, 2):
+        layouts.write_image(tmp_path / f"images/frame_{number:06}.png", seed=number)
+    assert get(load(tmp_path, "all", frames=None)).frames == (1,)
+
+
 def test_frames_of_a_track_are_drawn_so_that_something_is_seen(cvat):
     dataset = cvat(META + track("Boat", range(10), outside=range(9)), frames=2)
     drawn = [get(dataset, index=index).frames for index in range(30)]

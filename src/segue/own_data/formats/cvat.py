@@ -6,7 +6,8 @@
 What a shape is called is its attribute `text` or `caption`, if it has one, else its label. Shapes of one name are one
 thing. Boxes, lines and points are no masks: they are counted and left out, and so are images without a mask. Of a
 video, the frames count as annotated that some track names; a track is not there where it is `outside`. CVAT writes
-every frame between key frames; its run lengths go along the rows of the box at left and top.
+every frame between key frames, by its number in the video, which the pictures that it exports have in their names; its
+run lengths go along the rows of the box at left and top.
 
 Source: CVAT's documentation of its formats "CVAT for images 1.1" and "CVAT for video 1.1".
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -25,6 +26,7 @@ from segue.data.annotation_io import size_of
 from segue.errors import DataError, MediaError
 from segue.media.folder import frame_files
 from segue.media.formats import VIDEO_SUFFIXES
+from segue.own_data.finding import locate
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks, stated_split
 from segue.reading import decoded, parse_xml, read_bytes
 from segue.types import Media
@@ -38,6 +40,8 @@ Shape = tuple[str, int, dict[str, str]]
 
 _DECLARED = 4096
 """Bytes at the beginning within which XML states what it is."""
+_FRAME = re.compile(r"frame_([0-9]{6,})")
+"""How CVAT names the pictures that it exports of a video."""
 _OTHERS = ("box", "polyline", "points", "ellipse", "cuboid", "skeleton")
 
 
@@ -113,6 +117,7 @@ def _image(image: ElementTree.Element) -> Entry:
 
 def _video(root: ElementTree.Element, path: Path) -> Entry:
     sources = {source.text.strip() for source in root.iter("source") if source.text}
+    is_of_video = bool(sources)
     if not sources:
         sources = _lying_near(path)
     if len(sources) != 1:
@@ -121,21 +126,48 @@ def _video(root: ElementTree.Element, path: Path) -> Entry:
             f"{path.name} {told}, as of a task of pictures; export one task a file, and write which video or folder of "
             "frames it is about into its <meta>: <source>clip.mp4</source>"
         )
+    (source,) = sources
+    exported = {"images"} & _lying_near(path)  # where CVAT writes the frames of a video
+    names = (source, PurePosixPath(source).stem, *exported)
+    places = _places(path, names) if is_of_video else {}
     record: list[Shape] = []
     frames: set[int] = set()
     for track in root.iter("track"):
         for shape in track:
             if shape.tag in ("polygon", "mask"):
-                frames.add(int(shape.attrib["frame"]))
+                frame = _place(int(shape.attrib["frame"]), places, path)
+                frames.add(frame)
                 if shape.get("outside") != "1":
-                    record.append((_name(shape, track), int(shape.attrib["frame"]), dict(shape.attrib)))
+                    record.append((_name(shape, track), frame, dict(shape.attrib)))
     drawn_on = root.find(".//original_size")
     size = None
     if drawn_on is not None:
         size = size_of(int(drawn_on.findtext("height", "")), int(drawn_on.findtext("width", "")))
-    (source,) = sources
-    exported = {"images"} & _lying_near(path)  # where CVAT writes the frames of a video
-    return Entry((source, PurePosixPath(source).stem, *exported), record, size, tuple(sorted(frames)))
+    return Entry(names, record, size, tuple(sorted(frames)))
+
+
+def _places(path: Path, names: Sequence[str]) -> dict[int, int]:
+    """The places of a video's frames in the folder of its pictures, by the numbers that CVAT gave them as names.
+
+    A task may begin late in its video, or take every fifth frame: its first picture is then frame_000300. Empty where
+    the frames lie in a video, or are named otherwise and so count by their place.
+    """
+    base = path.parent.parent if path.parent.name == "annotations" else path.parent
+    try:
+        place = locate([base, base / "images", base / "videos", base / "data", path.parent], *names)
+        numbers = [_FRAME.fullmatch(file.stem) for file in frame_files(place)] if place.is_dir() else []
+    except MediaError:  # told where the row is opened
+        return {}
+    return {int(number[1]): at for at, number in enumerate(numbers) if number}
+
+
+def _place(frame: int, places: Mapping[int, int], path: Path) -> int:
+    if places and frame not in places:
+        raise DataError(
+            f"{path.name} speaks of frame {frame}, and the pictures of its video have no frame_{frame:06}; export them "
+            "with the annotations again"
+        )
+    return places.get(frame, frame)
 
 
 def _lying_near(path: Path) -> set[str]:
