@@ -525,3 +525,27 @@ def test_a_mask_that_is_no_listed_format_starts_no_program(tmp_path):
     (tmp_path / "masks/1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 40\nshowpage\n")
     (finding,) = examine(tmp_path, phrase="box").report.by_kind()["unreadable_file"]
     assert "no image or video of a supported format" in finding.value
+
+
+LINKED = {
+    "coco": lambda root: layouts.write_json(root / "annotations.json", coco(["1.png"])),
+    "pictures": lambda root: (root / "masks").symlink_to(root.parent / "disk/masks"),
+    "yolo": lambda root: (root / "labels").mkdir() or (root / "labels/batch").symlink_to(root.parent / "disk/labels"),
+}
+
+
+@pytest.mark.parametrize("lay_out", LINKED.values(), ids=LINKED)
+def test_linked_folders_are_gone_into_but_not_round_in_circles(tmp_path, lay_out):
+    layouts.write_image(tmp_path / "disk/images/1.png")
+    layouts.write_mask(tmp_path / "disk/masks/batch/1.png", BOX)
+    (tmp_path / "disk/labels").mkdir()
+    (tmp_path / "disk/labels/1.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5")
+    root = tmp_path / "my"
+    (root / "images").mkdir(parents=True)
+    (root / "data.yaml").write_text("names: [box]")
+    (root / "images/batch").symlink_to(tmp_path / "disk/images")
+    for name, target in {"whole": root, "above": tmp_path, "same": root / "images"}.items():
+        (root / "images" / name).symlink_to(target)
+    (tmp_path / "disk/images/round").symlink_to(tmp_path / "disk/images")
+    lay_out(root)
+    assert len(areas(root, phrase="box")) == 1

@@ -48,6 +48,15 @@ def locate(folders: Sequence[Path], *names: str) -> Path:
     raise MissingFileError(f"there is no {' or '.join(names)} in {places}, nor below")
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files below a folder, hidden ones and those of hidden folders aside, in the order of their names.
+
+    A linked folder is gone into, as data often lie on another disk; not one that lies in this folder, which would come
+    twice, or around it, which would never end.
+    """
+    yield from _walked(folder, (folder.resolve(),))
+
+
 def split_words(name: str) -> Iterator[str]:
     """The folders of a path, the innermost first, without what stands before `..` or a drive."""
     yield from reversed(_parts(name)[:-1])
@@ -95,6 +104,25 @@ def _named(folder: Path, wanted: str) -> list[Path]:
     return index.get(key, []) or ([] if _SUFFIX.search(wanted) else index.get(f"{key}.", []))
 
 
+def _walked(place: Path, known: tuple[Path, ...]) -> Iterator[Path]:
+    """The files below a place; `known` are the folders that are gone through, whose parts come without links."""
+    try:
+        there = sorted(os.scandir(place), key=lambda one: one.name)
+    except OSError:
+        return
+    for one in there:
+        if is_hidden(one.name):
+            continue
+        if not one.is_dir():
+            yield Path(one.path)
+        elif not one.is_symlink():
+            yield from _walked(Path(one.path), known)
+        else:
+            real = Path(one.path).resolve()
+            if not any(real.is_relative_to(other) or other.is_relative_to(real) for other in known):
+                yield from _walked(Path(one.path), (*known, real))
+
+
 @lru_cache(maxsize=16)
 def _index(folder: Path, _: int) -> dict[str, list[Path]]:
     """The files below a folder by name in lower case, and media under the name without its ending and with a dot.
@@ -102,19 +130,14 @@ def _index(folder: Path, _: int) -> dict[str, list[Path]]:
     Made once for a folder as it was changed last, because a folder of missing files would be gone through for each.
     """
     index: dict[str, list[Path]] = {}
-    count = 0
-    for place, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not is_hidden(name) and name != "masks")
-        for name in sorted(files):
-            if is_hidden(name):
-                continue
-            path = Path(place) / name
-            index.setdefault(folded(name), []).append(path)
-            if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                index.setdefault(f"{folded(path.stem)}.", []).append(path)
-            count += 1
+    for count, path in enumerate(files_below(folder), start=1):
         if count > _MOST_FILES:
             raise MediaError(f"{folder} holds more than {_MOST_FILES:,} files; give a smaller folder")
+        if "masks" in path.relative_to(folder).parts[:-1]:
+            continue
+        index.setdefault(folded(path.name), []).append(path)
+        if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+            index.setdefault(f"{folded(path.stem)}.", []).append(path)
     return index
 
 

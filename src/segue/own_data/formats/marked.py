@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from segue.data import shapes
-from segue.media.folder import composed, is_hidden
+from segue.media.folder import composed
+from segue.own_data import finding
 from segue.own_data.formats.entries import Drawn, Entry, Thing, merged, read_masks
 from segue.types import Media
 
@@ -67,7 +68,6 @@ def place_of(path: Path, folder: Path) -> str:
 
 def files_below(base: Path, ending: str = "") -> Iterator[Path]:
     """The files of a folder and those below it with an ending in any case, hidden ones aside, ordered by name."""
-    for path in sorted(base.rglob("*")):
-        is_meant = path.name.lower().endswith(ending) and path.is_file()
-        if is_meant and not any(map(is_hidden, path.relative_to(base).parts)):
+    for path in finding.files_below(base):
+        if path.name.lower().endswith(ending) and path.is_file():
             yield path

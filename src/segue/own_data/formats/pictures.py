@@ -34,6 +34,7 @@ from segue.errors import ConfigError, DataError
 from segue.media import formats
 from segue.media.folder import folded, frame_files, is_hidden
 from segue.media.formats import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from segue.own_data.finding import files_below
 from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, UnmarkedError, merged, read_masks
 from segue.types import Media
 
@@ -295,10 +296,7 @@ def _is_read(path: Path, suffixes: Collection[str]) -> bool:
 
 
 def _all(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.rglob("*") if not any(map(is_hidden, path.relative_to(folder).parts)))
-    return sorted(path for path in found if path.is_file() or not path.is_dir())
+    return sorted(files_below(folder))
 
 
 def _listed(folder: Path) -> list[Path]:
