@@ -103,6 +103,7 @@ def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry
         remarks.append(Remark("unsure_mask", "masks", f"{text}; save masks as PNG"))
     remarks += [_unread(path, base) for path in _others(images_of(base), IMAGE_SUFFIXES)]
     remarks += [_unread(path, base) for path in _others(masks_of(base), MASKS)]
+    remarks += _beside(base)
     if lost:
         names = ", ".join(str(path.relative_to(base)) for path in lost[:5])
         text = (
@@ -161,6 +162,16 @@ def _unread(path: Path, base: Path) -> Remark:
     return Remark(
         "passed_over", str(path.relative_to(base)), "it is no picture of a format that is read; save it as PNG"
     )
+
+
+def _beside(base: Path) -> Iterator[Remark]:
+    """What is said of folders of pictures beside those that are read, such as masks of another person or kind."""
+    read = (images_of(base), masks_of(base), base / "videos")
+    for folder in sorted(path for path in base.iterdir() if path.is_dir() and not is_hidden(path.name)):
+        count = 0 if folder in read else len(_files(folder, MASKS))
+        if count:
+            text = f"its {count} pictures are not read: masks are those of {read[1].name}/, images of {read[0].name}/"
+            yield Remark("passed_over", f"{folder.name}/", text)
 
 
 def _single(path: Path, size: tuple[int, int]) -> str:
