@@ -559,3 +559,10 @@ def test_pictures_beside_those_that_are_read_are_told(tmp_path, other):
     (told,) = [remark for remark in survey(tmp_path, phrase="box").remarks if remark.kind == "passed_over"]
     assert (told.place, told.text[:26]) == (f"{other}/", "its 1 pictures are not rea")
     assert "masks are those of mask/" in told.text
+
+
+@pytest.mark.parametrize("content", [{"images": [], "categories": []}, [{"file": "1.png"}], 7])
+def test_json_of_another_form_beside_annotations_is_told(tmp_path, content):
+    layouts.write_json(written(tmp_path, ["1.png"]) / "annotations/val.json", content)
+    (told,) = survey(tmp_path).remarks
+    assert (told.kind, told.place, told.text[:25]) == ("passed_over", "val.json", "it is JSON of another for")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from segue.data.annotation_io import checked_format, read_annotations
 from segue.errors import DataError
@@ -45,7 +46,8 @@ def sources_of(root: Path, phrase: str | None, *, below: int = 3) -> list[Source
     if any(has_own.values()):
         if missing := [path.name for path, sources in has_own.items() if not sources]:
             raise DataError(
-                f"{root} has annotations in some splits but none in {', '.join(missing)}; looked for: {LOOKED_FOR}"
+                f"{root} has annotations in some splits but none in {', '.join(missing)}; put them there, or move that "
+                f"folder away. Looked for: {LOOKED_FOR}"
             )
         if len({split_named(path.name) for path in parts}) < len(parts):
             raise DataError(
@@ -71,8 +73,9 @@ def _recognised(base: Path, phrase: str | None) -> list[Source]:
     image has a file of its own.
     """
     faults: list[tuple[Path, DataError]] = []
-    if sources := [*_of_json(base, faults), *_of_cvat(base, faults)]:
-        passed = [Remark("passed_over", path.name, str(fault)) for path, fault in faults]
+    others: list[Remark] = []
+    if sources := [*_of_json(base, faults, others), *_of_cvat(base, faults)]:
+        passed = [*others, *(Remark("passed_over", path.name, str(fault)) for path, fault in faults)]
         return [replace(sources[0], remarks=(*sources[0].remarks, *passed)), *sources[1:]]
     sources = list(_of_folders(base, phrase))
     told = {remark.place for source in sources for remark in source.remarks}
@@ -102,7 +105,8 @@ def _annotation_files(base: Path, suffix: str) -> list[Path]:
     return sorted(path for path in found if path.name.lower().endswith(suffix) and not is_hidden(path.name))
 
 
-def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Source]:
+def _of_json(base: Path, faults: list[tuple[Path, DataError]], others: list[Remark]) -> Iterator[Source]:
+    """What JSON files hold; `faults` get those that cannot be read, `others` those that are of no known form."""
     folders = [base, *(base / name for name in ("images", "videos", "data"))]
     for path in _annotation_files(base, ".json"):
         if path.name in _NO_ANNOTATIONS:
@@ -113,7 +117,9 @@ def _of_json(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Sourc
             faults.append((path, fault))
             continue
         form = next((form for form in _FORMS if form.recognises(content)), None)
-        if form is not None:
+        if form is None:
+            others.append(Remark("passed_over", path.name, f"it is {_other_form(content)}"))
+        else:
             remarks: list[Remark] = []
             with checked_format(path.name):
                 entries = tuple(form.entries(content, path, remarks))
@@ -174,11 +180,14 @@ def _only(sources: list[Source], base: Path) -> Source:
 def _other_json(base: Path) -> str:
     """What the first JSON file holds that is of no known form, as a part of a sentence."""
     for path in _annotation_files(base, ".json"):
-        content = read_annotations(path)
-        content = content[0] if isinstance(content, list) and content else content
-        keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else str(content)
-        return f"; {path.name} is JSON of another form (with {keys[:100]})"
+        return f"; {path.name} is {_other_form(read_annotations(path))}"
     return ""
+
+
+def _other_form(content: Any) -> str:
+    content = content[0] if isinstance(content, list) and content else content
+    keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else str(content)
+    return f"JSON of another form (with {keys[:100]})"
 
 
 def _folders(*places: Path) -> list[Path]:
