@@ -236,6 +236,33 @@ VOCS = [0, 0, 0, 128, 0, 0, 0, 128, 0]
 """VOC's colours of the places 0, 1 and 2, as they stand in a palette."""
 
 
+@pytest.mark.parametrize(
+    "line", ["{}.jpg", "JPEGImages/{}.jpg", "/JPEGImages/{0}.jpg /SegmentationClass/{0}.png", "{}  1"]
+)
+def test_lists_of_voc_may_name_files_folders_and_masks(tmp_path, line):
+    for number in NUMBERS:
+        voc(tmp_path, number)
+    (tmp_path / "ImageSets/Segmentation").mkdir(parents=True)
+    for split, numbers in {"train": NUMBERS[:4], "val": NUMBERS[3:], "test": NUMBERS[:1]}.items():
+        text = "\n".join(line.format(number) for number in numbers)
+        (tmp_path / f"ImageSets/Segmentation/{split}.txt").write_text(text)
+    report = examine(tmp_path).report
+    assert report.splits == {"test": 1, "train": 2, "val": 3}
+    told = [finding.value for finding in report.findings]
+    assert told == [f"{name} is in the lists of train and {split}; it is taken for {split}" for name, split in TWICE]
+
+
+TWICE = (("3", "val"), ("0", "test"))
+
+
+def test_masks_beside_the_arrays_of_labelme2voc_are_read(tmp_path):
+    voc(tmp_path, 0)
+    (tmp_path / "SegmentationClass").rename(tmp_path / "SegmentationClassPNG")
+    (tmp_path / "SegmentationClass").mkdir()
+    (tmp_path / "SegmentationClass/0.npy").write_bytes(b"")
+    assert list(masks(load(tmp_path, "all"))) == ["vessel"]
+
+
 def voc_palette(root, palette, file, lines):
     """A mask of a palette, on which the square is place 2, and a file that names classes."""
     voc(root, 0)

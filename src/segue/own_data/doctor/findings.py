@@ -57,6 +57,7 @@ KINDS: Mapping[str, Kind] = {
     "media_note": Kind("warning", "image or video not taken as it stands", "see what it says"),
     "turned_size": Kind("warning", "stated size of the image before EXIF turned it", "state the size as it is shown"),
     "no_split": Kind("warning", "in no split, learned from", "name its split, or take it out"),
+    "several_splits": Kind("warning", "image named for several splits", "name it for one of them"),
     "few_groups": Kind("warning", "too few groups to deal out splits", "add data, or say the splits"),
 }
 

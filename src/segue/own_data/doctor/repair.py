@@ -39,6 +39,7 @@ _DONE = {
     "crowd": "kept as one object",
     "passed_over": "left out",
     "disagreement": "took the first of",
+    "several_splits": "kept in one split",
     "unsure_mask": "took as it was read",
 }
 _TIES = ("test", "val", "train", "")

@@ -61,11 +61,14 @@ class Remark:
 
     "refused" is what makes the whole unfit to be loaded, "left_out" an image without a mask, "passed_over" a file that
     is not read, "flat_polygon" a polygon that stands where a list of them should, and is taken for one, "crowd" a mask
-    of many things, which is taken for one object, "disagreement" what two people have marked differently, and
-    "unsure_mask" a mask picture from which more was read than it says.
+    of many things, which is taken for one object, "disagreement" what two people have marked differently,
+    "several_splits" an image that is named for more than one, and "unsure_mask" a mask picture from which more was
+    read than it says.
     """
 
-    kind: Literal["refused", "left_out", "flat_polygon", "crowd", "passed_over", "disagreement", "unsure_mask"]
+    kind: Literal[
+        "refused", "left_out", "flat_polygon", "crowd", "passed_over", "disagreement", "several_splits", "unsure_mask"
+    ]
     place: str
     text: str
 
@@ -133,7 +136,9 @@ def stated_split(text: str, where: str) -> str:
     if text.lower() in ("", "default"):
         return ""
     if not split_named(text):
-        raise DataError(f"{where} is in the split {text!r}; expected {', '.join(SPLITS)}")
+        raise DataError(
+            f"{where} is in the split {text!r}; expected {', '.join(SPLITS)}, or none: rename it, or take it out"
+        )
     return split_named(text)
 
 

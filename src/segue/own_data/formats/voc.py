@@ -1,8 +1,9 @@
 """Pascal VOC's segmentation: `SegmentationClass/a.png` for each `JPEGImages/a.jpg`.
 
-    ImageSets/Segmentation/train.txt       the images of a split, a line each, without ending
+    ImageSets/Segmentation/train.txt       the images of a split, a line each, usually without ending
     labelmap.txt                           name:red,green,blue:parts:actions, as CVAT exports
     class_names.txt                        a name a line, the first of place 0, as labelme2voc writes; or labels.txt
+    SegmentationClassPNG/                  the masks, where labelme2voc has put arrays into SegmentationClass/
 
 Without these the classes are VOC's twenty. With labelmap.txt a colour that a mask shows is a class; else a place in its
 palette, for which VOC's colour of it may stand. Grey levels are places. Black is nothing, and the outline (224, 224,
@@ -15,10 +16,10 @@ Source: the VOC 2012 development kit, CVAT's documentation of this export, and L
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Int
@@ -28,7 +29,7 @@ from segue.errors import DataError
 from segue.media.folder import composed
 from segue.media.formats import IMAGE_SUFFIXES
 from segue.media.image import stored
-from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, merged, read_masks, split_named
+from segue.own_data.formats.entries import SPLITS, Drawn, Entry, Remark, Thing, merged, read_masks, split_named
 from segue.own_data.formats.marked import files_below, place_of
 from segue.reading import read_text
 from segue.types import Media
@@ -70,17 +71,17 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
 
     Raises: DataError, if the names of the classes or a list cannot be read.
     """
-    pictures, marked = base / "JPEGImages", base / "SegmentationClass"
+    pictures, marked = base / "JPEGImages", _marked(base)
     shown = (path for path in files_below(pictures) if path.suffix.lower() in IMAGE_SUFFIXES)
     images = {place_of(path, pictures): path.relative_to(pictures).as_posix() for path in shown}
     masks = {place_of(path, marked): path for path in files_below(marked, ".png")}
     told = next((name for name in (_COLOURS, *_NAMES) if (base / name).is_file()), "")
-    classes, listed = _classes(base, told), _splits(base / _LISTS)
+    classes, listed = _classes(base, told), _splits(base / _LISTS, images.keys() | masks.keys(), remarks)
     if told in _NAMES and classes.get(0, "background") not in _NOTHING:
         text = f"its first line, {classes[0]!r}, names place 0, which is nothing; the first line is for the background"
         remarks.append(Remark("unsure_mask", told, text))
     for name in sorted(images.keys() - masks.keys()):
-        remarks.append(Remark("left_out", f"JPEGImages/{images[name]}", "it has no mask in SegmentationClass"))
+        remarks.append(Remark("left_out", f"JPEGImages/{images[name]}", f"it has no mask in {marked.name}"))
     for name in sorted(listed.keys() - masks.keys() - images.keys()):
         remarks.append(Remark("left_out", f"{_LISTS}, {listed[name]}", f"there is no image {name!r}"))
     if len(masks) < len(images):
@@ -89,6 +90,12 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
         Entry((images.get(name, f"{name}.jpg"),), ClassMask(path, classes, told), split=listed.get(name, ""))
         for name, path in masks.items()
     ]
+
+
+def _marked(base: Path) -> Path:
+    """Where the mask pictures lie: labelme2voc also writes arrays, for which older ones take the usual folder."""
+    usual, other = base / FOLDER, base / f"{FOLDER}PNG"
+    return other if other.is_dir() and not any(files_below(usual, ".png")) else usual
 
 
 def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
@@ -182,10 +189,29 @@ def _classes(base: Path, told: str) -> dict[int, str]:
     return found
 
 
-def _splits(folder: Path) -> dict[str, str]:
-    """The split of each image that a list names; `trainval` says none."""
+def _splits(folder: Path, known: Collection[str], remarks: list[Remark]) -> dict[str, str]:
+    """The split of each image that a list names; `trainval` says none. What several lists name is kept apart."""
     lists = {split: path for path in sorted(folder.glob("*.txt")) if (split := split_named(path.stem))}
-    return {composed(line.strip().strip('"')): split for split, path in lists.items() for line in _lines(path)}
+    found: dict[str, str] = {}
+    for split in (split for split in SPLITS if split in lists):
+        for name in (_named(line, known) for line in _lines(lists[split])):
+            if found.get(name, split) != split:
+                text = f"{name} is in the lists of {found[name]} and {split}; it is taken for {split}"
+                remarks.append(Remark("several_splits", _LISTS, text))
+            found[name] = split
+    return found
+
+
+def _named(line: str, known: Collection[str]) -> str:
+    """The image that a line of a list names: also with an ending or folders, or with its mask or a number behind it."""
+    whole = composed(line.strip().strip('"'))
+    for name in (whole, *whole.split()[:1]):
+        path = PurePosixPath(name.replace("\\", "/"))
+        bare = path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path
+        for ending in ("/".join(bare.parts[start:]) for start in range(len(bare.parts))):
+            if ending in known:
+                return ending
+    return whole
 
 
 def _lines(path: Path) -> list[str]:
