@@ -173,6 +173,12 @@ def test_reasonseg_can_be_learned_from_and_reads_the_other_encoding(tmp_path):
     assert "caf\u00e9" in sample.messages[0].text and "[SEG]" in sample.messages[-1].text
 
 
+def test_what_systems_leave_beside_reasonseg_passes_by(tmp_path):
+    root = fixtures_segmentation.reason(tmp_path, "train")
+    (root / "reason_seg/ReasonSeg/train/._b.json").write_bytes(b"\0\5\x16\7")
+    assert len(reason_seg.load(root, "train")) == 2
+
+
 OTHERS = {
     "gb18030": "绿色的是什么？",
     "utf-8-sig": "qué es verde, ¿eh?",

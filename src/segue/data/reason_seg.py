@@ -33,6 +33,7 @@ from segue.data.dialogue import query, segmentation
 from segue.data.prompts import sample_wording, segment_question
 from segue.errors import DataError
 from segue.geometry import masks
+from segue.media.folder import is_hidden
 from segue.reading import read_bytes
 from segue.types import Sample
 
@@ -66,7 +67,7 @@ def load(root: Path, split: str, *, prompt: str | tuple[str, str] | None = None)
     """
     select(dict.fromkeys(("train", "val", "test")), split, "split of reason_seg")
     require(root, [f"{HOME}/{split}"], "the images and annotations of ReasonSeg there")
-    files = sorted((root / HOME / split).glob("*.json"))
+    files = sorted(path for path in (root / HOME / split).glob("*.json") if not is_hidden(path.name))
     if not files:
         raise DataError(f"{root / HOME / split} has no annotations; copy ReasonSeg's NAME.jpg and NAME.json there")
     rows = [_read_question(path) for path in files]
