@@ -236,6 +236,14 @@ VOCS = [0, 0, 0, 128, 0, 0, 0, 128, 0]
 """VOC's colours of the places 0, 1 and 2, as they stand in a palette."""
 
 
+@pytest.mark.parametrize("inner", ["ds/datasets", "ds/datasets/ds/datasets"])
+def test_data_sets_of_supervisely_may_lie_in_each_other(tmp_path, inner):
+    supervisely(tmp_path, 0)
+    supervisely(tmp_path / inner, 0)
+    assert [row.entry.names[0] for row in survey(tmp_path).rows] == ["ds/img/0.jpg", f"{inner}/ds/img/0.jpg"]
+    assert len(load(tmp_path, "all").get(1, rng_for(0, 0, 0)).regions) == 1
+
+
 @pytest.mark.parametrize(
     "line", ["{}.jpg", "JPEGImages/{}.jpg", "/JPEGImages/{0}.jpg /SegmentationClass/{0}.png", "{}  1"]
 )

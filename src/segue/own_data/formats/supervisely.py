@@ -1,4 +1,4 @@
-"""Supervisely: data sets with `ann/a.jpg.json` for each `img/a.jpg`, in a project or alone.
+"""Supervisely: data sets with `ann/a.jpg.json` for each `img/a.jpg`, in a project, in another's `datasets/` or alone.
 
     {"size": {"height": 40, "width": 60}, "tags": [{"name": "train"}], "objects": [{"classTitle": "vessel",
      "geometryType": "polygon", "points": {"exterior": [[x, y], ...], "interior": [[[x, y], ...]]}}]}
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 __all__ = ["FOLDER", "MEDIA", "NAME", "entries", "objects", "recognises", "things"]
 
 NAME, FOLDER, MEDIA = "Supervisely", "", ""
+_WAYS = ("*/ann", "datasets/*/ann", "*/datasets/*/ann", "*/datasets/*/datasets/*/ann")
 _MOST = 100_000_000
 """Bytes of a bitmap's picture, unpacked."""
 
@@ -78,7 +79,9 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
 
 
 def _places(base: Path) -> list[Path]:
-    return [place for place in (base / "ann", *sorted(base.glob("*/ann"))) if place.is_dir()]
+    """The folders of annotations: of one data set, of a project's, and of those that lie in others' `datasets/`."""
+    found = [base / "ann", *(place for way in _WAYS for place in sorted(base.glob(way)))]
+    return [place for place in found if place.is_dir()]
 
 
 def _shape(one: dict[str, Any]) -> Shape:
