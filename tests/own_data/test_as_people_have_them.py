@@ -475,6 +475,18 @@ def test_uploads_of_label_studio_are_groups_of_their_own(tmp_path):
     assert len(load(tmp_path, "train")) == 10
 
 
+@pytest.mark.parametrize("place", ["JPEGImages", "Images", "imgs", "image/default", "C:\\me\\Photos", "json"])
+def test_folders_that_tools_put_everything_into_are_no_group(tmp_path, place):
+    written(tmp_path, [f"{n}.png" for n in range(12)], called=[f"{place}/{n}.png" for n in range(12)])
+    assert len(load(tmp_path, "train")) == 10
+
+
+def test_data_without_a_row_say_so_and_not_that_groups_are_few(tmp_path):
+    layouts.write_json(tmp_path / "annotations.json", coco(["1.png"]) | {"annotations": []})
+    with pytest.raises(DataError, match=r"has not one row; `segue doctor .*` says what is left out"):
+        load(tmp_path, "train")
+
+
 def test_too_few_groups_name_the_option_with_an_example(tmp_path):
     written(tmp_path, [f"p/{n}.png" for n in range(4)])
     with pytest.raises(DataError, match=r"--group '\(\[\^/\]\+\)\$'"):

@@ -43,7 +43,11 @@ from segue.types import Media, Message, Sample
 
 log = logging.getLogger(__name__)
 
-_NO_GROUPS = ("images", "videos", "data", "img", "annotations", "labels", "..", "/")
+_NO_GROUPS = (
+    *("images", "image", "imgs", "img", "img_dir", "jpegimages", "photos", "pictures", "videos", "data", "default"),
+    *("annotations", "annotation", "ann", "labels", "label", "json", "jsons", "labelme", "..", "/"),
+)
+"""Folders that tools and people put all media into, or annotations beside them, in lower case."""
 _UPLOADS = re.compile(r"(^|/)upload/\d+/")
 MORE_GROUPS = (
     "lay out train/, val/ and test/, or say what belongs together by a pattern for names: --group '([^/]+)$' takes "
@@ -192,7 +196,8 @@ def _grouped(entry: Entry, pattern: str | None, root: str, places: Sequence[Path
         return entry
     name = PurePosixPath(entry.names[0].replace("\\", "/"))
     if pattern is None:
-        parents = [part for part in _inside(name, root, places) if part not in _NO_GROUPS and not split_of_folder(part)]
+        inside = _inside(name, root, places)
+        parents = [part for part in inside if part.lower() not in _NO_GROUPS and not split_of_folder(part)]
         is_upload = _UPLOADS.search(name.as_posix())  # a folder a project, which is nobody's patient
         return replace(entry, group=_id(entry) if is_upload else "/".join(parents) or _id(entry))
     try:
@@ -214,7 +219,7 @@ def _inside(name: PurePosixPath, root: str, places: Sequence[Path]) -> tuple[str
     if not folders or (not is_absolute and any((place / folders[0]).is_dir() for place in places)):
         return folders
     for known in ((root,), _NO_GROUPS[:-1]):
-        above = [number for number, folder in enumerate(folders) if folder in known]
+        above = [number for number, folder in enumerate(folders) if folder in known or folder.lower() in known]
         if above:
             return folders[above[-1] + 1 :]
     return folders
@@ -229,6 +234,8 @@ def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
             there = ", ".join(sorted(said - {""}))
             raise DataError(f"{root} has no {split}; it has {there}: ask for one of these (--split), or add {split}")
         return mine
+    if not rows:
+        raise DataError(f"{root} has not one row; `segue doctor {root}` says what is left out, and why")
     dealt = _dealt(rows)
     count = sum(len(groups) for groups in dealt.values())
     if not dealt[split]:
