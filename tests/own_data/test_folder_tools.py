@@ -253,6 +253,17 @@ def test_a_shape_of_two_labels_or_texts_is_both(studio, kind):
     assert by_phrase(get(studio(*results))) == {"vessel": 400, "cup": 400}
 
 
+@pytest.mark.parametrize("name", ["pages", "image"])
+def test_of_a_list_of_images_a_shape_lies_on_the_one_at_its_place(tmp_path, name):
+    results = [shape("polygon", SQUARE_PERCENT, to_name=name, item_index=place) for place in (1, 0, 1)]
+    layouts.write_json(
+        tmp_path / "export.json", [{"data": {"pages": ["/a/1.jpg", "/a/2.jpg"]}, "annotations": [{"result": results}]}]
+    )
+    found = survey(tmp_path)
+    assert [(row.entry.names[1], len(row.entry.record)) for row in found.rows] == [("2.jpg", 2), ("1.jpg", 1)]
+    assert not found.remarks
+
+
 def test_sizes_may_be_written_with_a_point(studio):
     assert by_phrase(get(studio(shape("polygon", SQUARE_PERCENT, original_width=60.0)))) == {"vessel": 400}
 

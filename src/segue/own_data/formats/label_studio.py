@@ -4,8 +4,8 @@ A task's first annotation that was not cancelled and marks something counts; whe
 shape is called is the text written for it, if there is one (a `textarea` of the same id), else its label; one with
 several of these is each of them. Shapes of one name are one thing. Other kinds of shapes are no masks: they are counted
 and left out, and so are images without a mask. Of a task with several images, a shape lies on the one whose field its
-`to_name` names. An image is looked for by the path that the task names, by that path's last part, and by that without
-the eight characters that uploading puts before it.
+`to_name` names, and of a list of images on that of its `item_index`. An image is looked for by the path that the task
+names, by that path's last part, and by that without the eight characters that uploading puts before it.
 
 Source: Label Studio's documentation of its export format; the layout of brush strokes as its converter reads it.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -205,10 +205,11 @@ def _by_image(
     """The images of a task by what they may be called, each with the shapes on it.
 
     `to_name` is what an image is called in the project's labelling page, where it usually has the name of its field. If
-    it names no field, one image of several cannot be told: the first is taken, unless shapes speak of several.
+    it names no field, one image of several cannot be told: the first is taken, unless shapes speak of several. A list
+    of images has one place for each, as `images[0]`.
     """
     images = _images(data, where)
-    spoken = {str(result.get("to_name")) for result in drawn}
+    spoken = {_spoken_of(result, images) for result in drawn}
     first = next(iter(images))
     if len(images) > 1 and not spoken <= images.keys():
         told = f"its shapes lie on {', '.join(sorted(spoken))}, and its images are {', '.join(images)}"
@@ -218,17 +219,29 @@ def _by_image(
         remarks.append(Remark("unsure_mask", where, f"{told}; they are taken for shapes on {first}"))
     on: dict[str, list[Mapping[str, Any]]] = {}
     for result in drawn:
-        on.setdefault(name if (name := str(result.get("to_name"))) in images else first, []).append(result)
+        on.setdefault(name if (name := _spoken_of(result, images)) in images else first, []).append(result)
     yield from ((images[field_name], here) for field_name, here in on.items())
 
 
+def _spoken_of(result: Mapping[str, Any], images: Collection[str]) -> str:
+    """The image that a shape says it lies on; in a list it is the one at `item_index`, whatever the list is called."""
+    name, place = str(result.get("to_name")), result.get("item_index")
+    if place is None or name in images:
+        return name
+    of_place = [image for image in images if image.endswith(f"[{place}]")]
+    named = f"{name}[{place}]"
+    return of_place[0] if len(of_place) == 1 and named not in images else named
+
+
 def _images(data: Mapping[str, Any], where: str) -> dict[str, tuple[str, ...]]:
-    """The fields of a task that name an image, and what its file may be called.
+    """The fields of a task that name an image, or the places in a list of them, and what its file may be called.
 
     Raises: DataError, if there is none.
     """
     found: dict[str, tuple[str, ...]] = {}
-    for key, value in data.items():
+    lists = ((key, value) for key, value in data.items() if isinstance(value, list))
+    listed = {f"{key}[{place}]": one for key, several in lists for place, one in enumerate(several)}
+    for key, value in {**data, **listed}.items():
         address = urlparse(value) if isinstance(value, str) else None
         path = "" if address is None else unquote((parse_qs(address.query).get("d") or [address.path])[0])
         path = path.replace("\\", "/").lstrip("/")
