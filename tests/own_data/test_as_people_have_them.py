@@ -481,6 +481,15 @@ def test_folders_that_tools_put_everything_into_are_no_group(tmp_path, place):
     assert len(load(tmp_path, "train")) == 10
 
 
+@pytest.mark.parametrize("place", ["/home/me/work", "D:\\proj\\mine", "../datasets/mine", "s3://bucket/mine"])
+def test_folders_of_another_machine_that_all_share_are_no_group(tmp_path, place):
+    called = [f"{place}/p{n // 4}/{n}.png" for n in range(12)]
+    written(tmp_path, [f"{n}.png" for n in range(12)], called=called)
+    assert {row.entry.group for row in survey(tmp_path).rows} == {"p0", "p1", "p2"}
+    written(tmp_path, [], called=[f"{place}/{n}.png" for n in range(12)])
+    assert len(load(tmp_path, "train")) == 10
+
+
 def test_data_without_a_row_say_so_and_not_that_groups_are_few(tmp_path):
     layouts.write_json(tmp_path / "annotations.json", coco(["1.png"]) | {"annotations": []})
     with pytest.raises(DataError, match=r"has not one row; `segue doctor .*` says what is left out"):

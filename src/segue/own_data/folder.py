@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -141,14 +142,14 @@ def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -
     said = _by_folders([entry for source in sources for entry in source.entries])
     rows = tuple(
         Row(
-            _grouped(said.get(id(entry), entry), group, root.resolve().name, source.folders),
+            _grouped(said.get(id(entry), entry), group, root.resolve().name, source.folders, shared),
             source.things,
             source.objects,
             source.folders,
             bool(entry.group or group is not None),
             source.things is pictures.things,
         )
-        for source in sources
+        for source, shared in ((source, _num_shared(source.entries)) for source in sources)
         for entry in source.entries
     )
     places = ", ".join(dict.fromkeys(source.path.relative_to(root).as_posix() for source in sources))
@@ -191,12 +192,12 @@ def sample(row: Row) -> Sample:
         return checked(made)
 
 
-def _grouped(entry: Entry, pattern: str | None, root: str, places: Sequence[Path]) -> Entry:
+def _grouped(entry: Entry, pattern: str | None, root: str, places: Sequence[Path], shared: int) -> Entry:
     if entry.group:
         return entry
-    name = PurePosixPath(entry.names[0].replace("\\", "/"))
+    name = _path_of(entry)
     if pattern is None:
-        inside = _inside(name, root, places)
+        inside = _inside(name, root, places, shared)
         parents = [part for part in inside if part.lower() not in _NO_GROUPS and not split_of_folder(part)]
         is_upload = _UPLOADS.search(name.as_posix())  # a folder a project, which is nobody's patient
         return replace(entry, group=_id(entry) if is_upload else "/".join(parents) or _id(entry))
@@ -209,20 +210,31 @@ def _grouped(entry: Entry, pattern: str | None, root: str, places: Sequence[Path
     return replace(entry, group=match[1] if match.re.groups else match[0])
 
 
-def _inside(name: PurePosixPath, root: str, places: Sequence[Path]) -> tuple[str, ...]:
-    """The folders of a medium's path; where they are another machine's, those below the data folder or where media lie.
+def _path_of(entry: Entry) -> PurePosixPath:
+    return PurePosixPath(entry.names[0].replace("\\", "/"))
+
+
+def _inside(name: PurePosixPath, root: str, places: Sequence[Path], shared: int) -> tuple[str, ...]:
+    """The folders of a medium's path; where they are another machine's, those below the data folder or where media lie,
+    or else without the first ones, so many as all media share.
 
     They are another machine's in an absolute path, or if the first is in none of the places.
     """
     folders = name.parts[:-1]
     is_absolute = name.is_absolute() or re.match("[A-Za-z]:", name.as_posix())
-    if not folders or (not is_absolute and any((place / folders[0]).is_dir() for place in places)):
+    first = next((folder for folder in folders if folder != ".."), "")
+    if not first or (not is_absolute and any((place / first).is_dir() for place in places)):
         return folders
-    for known in ((root,), _NO_GROUPS[:-1]):
+    for known in ((root,), _NO_GROUPS[:-2]):
         above = [number for number, folder in enumerate(folders) if folder in known or folder.lower() in known]
         if above:
             return folders[above[-1] + 1 :]
-    return folders
+    return folders[shared:]
+
+
+def _num_shared(entries: Sequence[Entry]) -> int:
+    """How many folders the paths of all media begin with alike."""
+    return len(os.path.commonprefix([_path_of(entry).parts[:-1] for entry in entries]))
 
 
 def _of_split(rows: Sequence[Row], split: str, root: Path) -> list[Row]:
