@@ -9,7 +9,7 @@ from layouts import OVERLAPPING, SQUARE, UNION, answers, areas, box_mask, rle
 
 from segue.data.base import rng_for
 from segue.errors import ConfigError, DataError, MediaError
-from segue.own_data.folder import load
+from segue.own_data.folder import load, survey
 
 BOX = rle(box_mask(2, 3, 10, 10))
 
@@ -105,6 +105,8 @@ def test_a_negative_item_is_answered_without_seg(finetune):
         ({"mask": [[SQUARE], [SQUARE]]}, "2 masks for 1 texts"),
         ({"mask": []}, "0 masks for 1 texts"),
         ({"mask": None}, "0 masks for 1 texts"),
+        ({"mask": "masks/m.png"}, "has mask = 'masks/m.png'; expected a list"),
+        ({"mask": [{"path": "1.jpg", "value": "2"}]}, "has the value '2'; expected a whole number"),
         ({"mask": [[[5, 5]]]}, "2 numbers"),
         ({"mask": [[]]}, "no polygon"),
         ({"mask": [rle(box_mask(0, 0, 0, 0))]}, "empty"),
@@ -120,6 +122,12 @@ def test_wrong_items_are_bad_samples_and_the_others_are_not(finetune, item, mess
     assert len(get(dataset, 0).regions) == 1
     with pytest.raises((DataError, MediaError), match=f"row 1.*{message}"):
         get(dataset, 1)
+
+
+def test_a_value_that_no_pixel_has_is_told_with_those_that_are_there(finetune, tmp_path):
+    layouts.write_mask(tmp_path / "m.png", box_mask(0, 0, 3, 3).astype(np.uint8) * 7)
+    with pytest.raises(DataError, match=r"m\.png has no pixel of the value 2; its values begin 0, 7"):
+        get(finetune({"mask": [{"path": "m.png", "value": 2}]}))
 
 
 def test_an_unknown_split_is_told_lest_it_is_trained_on(finetune):
@@ -173,6 +181,19 @@ def test_files_that_do_not_belong_together_are_told(tmp_path, annotation, messag
 
 
 # --- splits and groups
+
+
+def test_an_image_of_coco_may_state_its_split(tmp_path):
+    content = coco({}, {"image_id": 1}, names=("1.jpg", "2.jpg"))
+    content["images"][0]["split"], content["images"][1]["split"] = "test", "Train"
+    layouts.write_json(tmp_path / "coco.json", content)
+    assert [row.entry.split for row in survey(tmp_path).rows] == ["test", "train"]
+    content["images"][1]["split"] = "restval"
+    layouts.write_json(tmp_path / "coco.json", content)
+    with pytest.raises(
+        DataError, match=r"image 1 is in the split 'restval'; expected train, val, test, or none: rename"
+    ):
+        load(tmp_path, "all")
 
 
 def test_split_folders_are_whole_folders_and_ids_stay_different(tmp_path):

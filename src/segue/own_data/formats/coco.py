@@ -2,14 +2,14 @@
 
 What an object is called is its annotation's own "text" or "caption", else the name of its category. Objects of one
 image with the same name are one thing, as nobody can ask for one of them apart. Images without an object are left
-out.
+out. An image's "split", which scripts add, says its split.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from segue.data import shapes
 from segue.data.annotation_io import by_id, field, stated_size
 from segue.data.annotation_io import lookup as named_entry
 from segue.errors import DataError
-from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, is_flat, merged, read_masks
+from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, is_flat, merged, read_masks, stated_split
 from segue.types import Media
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,17 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
     if len(marked) < len(images):
         log.warning("%s: %d of %d images have no object and are left out", path, len(images) - len(marked), len(images))
     return [
-        Entry((field(images[number], "file_name", str, f"image {number}"),), record, stated_size(images[number]))
-        for number, record in marked.items()
+        _entry(images[number], record, f"{path.name}, image {number}", remarks) for number, record in marked.items()
     ]
+
+
+def _entry(image: Mapping[str, Any], record: list[tuple[str, Any]], where: str, remarks: list[Remark]) -> Entry:
+    name, split = field(image, "file_name", str, where), ""
+    try:
+        split = stated_split(str(image.get("split") or ""), where)
+    except DataError as error:
+        remarks.append(Remark("refused", where, str(error)))
+    return Entry((name,), record, stated_size(image), split=split)
 
 
 def _plain(records: list[Any], *ids: str) -> list[Any]:

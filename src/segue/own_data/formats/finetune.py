@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from segue.data import shapes
 from segue.data.annotation_io import field
 from segue.errors import DataError
@@ -38,6 +40,7 @@ from segue.types import Media
 log = logging.getLogger(__name__)
 
 NAME = "Sa2VA's fine-tuning"
+_SHOWN = 8
 
 
 def recognises(content: Any) -> bool:
@@ -101,7 +104,9 @@ def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn
     masks = record.get("mask") or []
     if is_negative(entry):
         return
-    if not isinstance(masks, list) or len(masks) != len(texts) or not masks:
+    if not isinstance(masks, list):
+        raise DataError(f"the item has mask = {str(masks)[:60]!r}; expected a list with one mask for each text")
+    if len(masks) != len(texts) or not masks:
         raise (CountMismatchError if masks or texts else UnmarkedError)(
             f"there are {len(masks)} masks for {len(texts)} texts; expected one for each, or "
             '"negative": true and no mask where the texts fit nothing'
@@ -125,10 +130,17 @@ def _mask(mask: Any, record: Mapping[str, Any], media: Media) -> str:
         return shapes.segmentation_mask(mask, media.size)
     name = mask if isinstance(mask, str) else field(mask, "path", str, "the mask")
     value = None if isinstance(mask, str) else mask.get("value")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise DataError(
+            f"the mask {name} has the value {value!r}; expected a whole number, a grey level or a place in the palette"
+        )
     path = locate([Path(record["folder"]), Path(record["folder"]) / "masks"], name)
     values = shapes.read_values(path, media.size, is_one_thing=value is None)
     counts = shapes.value_mask(values, None if value is None else [value])
     if shapes.is_empty(counts, media.size):
+        if value is not None and values.any():
+            there = ", ".join(map(str, np.unique(values).tolist()[:_SHOWN]))
+            raise shapes.EmptyMaskError(f"the mask {name} has no pixel of the value {value}; its values begin {there}")
         raise shapes.EmptyMaskError(f'the mask {name} is empty; mark the object, or say "negative": true')
     return counts
 
