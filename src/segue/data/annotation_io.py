@@ -80,7 +80,10 @@ def read_annotations(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON: {error}; copy or export it again") from error
+        cure = "copy or export it again"
+        if str(error).startswith("Extra data: line 2"):
+            cure = "it has a JSON value a line where one is expected: put them into a list, [..., ...]"
+        raise DataError(f"{path} is not valid JSON: {error}; {cure}") from error
     raise DataError(f"{path} is empty; copy or export it again")
 
 

@@ -18,7 +18,7 @@ from segue.data import shapes
 from segue.data.annotation_io import by_id, field, stated_size
 from segue.data.annotation_io import lookup as named_entry
 from segue.errors import DataError
-from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, is_flat, merged, read_masks, stated_split
+from segue.own_data.formats.entries import Drawn, Entry, Remark, Thing, is_flat, merged, read_masks, split_named
 from segue.types import Media
 
 log = logging.getLogger(__name__)
@@ -61,18 +61,13 @@ def entries(content: Any, path: Path, remarks: list[Remark]) -> list[Entry]:
         remarks.append(Remark("left_out", f"{path.name}, image {key}", f"{images[key].get('file_name')} has no object"))
     if len(marked) < len(images):
         log.warning("%s: %d of %d images have no object and are left out", path, len(images) - len(marked), len(images))
-    return [
-        _entry(images[number], record, f"{path.name}, image {number}", remarks) for number, record in marked.items()
-    ]
+    return [_entry(images[number], record, f"image {number}") for number, record in marked.items()]
 
 
-def _entry(image: Mapping[str, Any], record: list[tuple[str, Any]], where: str, remarks: list[Remark]) -> Entry:
-    name, split = field(image, "file_name", str, where), ""
-    try:
-        split = stated_split(str(image.get("split") or ""), where)
-    except DataError as error:
-        remarks.append(Remark("refused", where, str(error)))
-    return Entry((name,), record, stated_size(image), split=split)
+def _entry(image: Mapping[str, Any], record: list[tuple[str, Any]], where: str) -> Entry:
+    # a word for no split of ours, as the restval of COCO's captions, may be anything: such images are in no split
+    split = split_named(str(image.get("split")))
+    return Entry((field(image, "file_name", str, where),), record, stated_size(image), split=split)
 
 
 def _plain(records: list[Any], *ids: str) -> list[Any]:
