@@ -212,11 +212,14 @@ def test_folders_of_masks_have_the_names_that_people_give_them(tmp_path, images,
     assert areas(tmp_path, phrase="box") == [240]
 
 
-def test_several_masks_of_an_image_in_a_folder_of_its_name_are_united(tmp_path):
-    layouts.write_image(tmp_path / "images/1.png")
-    for number, x in enumerate((0, 30)):
-        layouts.write_mask(tmp_path / f"masks/1/{number}.png", box_mask(x, 0, 10, 10).astype(np.uint8))
-    assert areas(tmp_path, phrase="box") == [200]
+@pytest.mark.parametrize("folder", ["1", "1.png"])
+def test_several_masks_of_an_image_in_a_folder_of_its_name_are_united(tmp_path, folder):
+    for image in range(2):
+        layouts.write_image(tmp_path / f"images/{image}.png", seed=image)
+        for number, x in enumerate((0, 30)):
+            mask = box_mask(x, 0, 10, 10).astype(np.uint8)
+            layouts.write_mask(tmp_path / f"masks/{folder.replace('1', str(image))}/{number}.png", mask)
+    assert areas(tmp_path, phrase="box") == [200, 200]
 
 
 def test_frames_and_their_masks_are_matched_by_number(tmp_path):
@@ -580,6 +583,14 @@ def test_pictures_beside_those_that_are_read_are_told(tmp_path, other):
     (told,) = [remark for remark in survey(tmp_path, phrase="box").remarks if remark.kind == "passed_over"]
     assert (told.place, told.text[:26]) == (f"{other}/", "its 1 pictures are not rea")
     assert "masks are those of mask/" in told.text
+
+
+def test_annotations_above_those_of_splits_are_told(tmp_path):
+    for split in ("train", "valid"):
+        written(tmp_path / split, ["1.png"])
+    layouts.write_json(tmp_path / "all.json", coco(["1.png"]))
+    layouts.write_json(tmp_path / "meta.json", {"classes": []})
+    assert [(remark.kind, remark.place) for remark in survey(tmp_path).remarks] == [("passed_over", "all.json")]
 
 
 @pytest.mark.parametrize("content", [{"images": [], "categories": []}, [{"file": "1.png"}], 7])

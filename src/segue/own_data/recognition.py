@@ -54,7 +54,10 @@ def sources_of(root: Path, phrase: str | None, *, below: int = 3) -> list[Source
                 f"{root} has several folders for one split among {', '.join(path.name for path in parts)}; put what "
                 "belongs together into one folder"
             )
-        return [_in_split(_only(_main(sources), path), split_named(path.name)) for path, sources in has_own.items()]
+        first, *others = (
+            _in_split(_only(_main(sources), path), split_named(path.name)) for path, sources in has_own.items()
+        )
+        return [replace(first, remarks=(*first.remarks, *_above(root))), *others]
     sources = _main(_recognised(root, phrase))
     by_split = {_split_of(source.path): source for source in sources}
     if len(sources) > 1 and len(by_split) == len(sources) and "" not in by_split:
@@ -144,6 +147,14 @@ def _of_cvat(base: Path, faults: list[tuple[Path, DataError]]) -> Iterator[Sourc
             remarks: list[Remark] = []
             listed = tuple(cvat.entries(tree, path, remarks))
             yield Source(cvat.NAME, path, listed, cvat.things, cvat.objects, (*folders, path.parent), tuple(remarks))
+
+
+def _above(root: Path) -> Iterator[Remark]:
+    """What is said of annotations that lie beside split folders with their own, such as those of all splits."""
+    with suppress(DataError):
+        for source in (*_of_json(root, [], []), *_of_cvat(root, [])):
+            text = "it lies beside folders of splits that have their own annotations, which count"
+            yield Remark("passed_over", source.path.name, text)
 
 
 def _main(sources: list[Source]) -> list[Source]:

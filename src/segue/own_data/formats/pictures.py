@@ -218,7 +218,7 @@ def _images(base: Path, phrase: str | None, labels: Mapping[int, str | None]) ->
     parts = {path.parts[0] for path in images if len(path.parts) > 1}
     folders = sorted(path for path in masks.iterdir() if path.is_dir() and not is_hidden(path.name))
     videos = {path.stem if path.is_file() else path.name for path in _listed(base / "videos")}
-    own = {folded(_stem(name).as_posix()) for name in images}
+    own = {folded(one.as_posix()) for name in images for one in (name, _stem(name))}
     inner = {folded(place.as_posix()) for name in images for place in name.parents}
     phrases = [path for path in folders if path.name not in parts | videos and folded(path.name) not in own]
     indices = [("" if labels else phrase or "", _index(masks))]
@@ -228,7 +228,7 @@ def _images(base: Path, phrase: str | None, labels: Mapping[int, str | None]) ->
         bare = stem.with_name(_IMAGE.sub("", stem.name))
         called = (stem,) if folded(bare.as_posix()) in own else (stem, bare)
         there = [(text, mask) for text, index in indices if (mask := _mask_of(called, index))]
-        several = [] if folded(stem.as_posix()) in inner else _files(masks / stem, MASKS)
+        several = [] if folded(stem.as_posix()) in inner else _files(masks / stem, MASKS) or _files(masks / name, MASKS)
         there += [(indices[0][0], mask) for mask in several]
         yield Entry((name.as_posix(),), Masks({0: tuple(there)} if there else {}, labels))
 
