@@ -231,3 +231,13 @@ def test_an_image_that_cannot_be_read_is_a_bad_sample(tmp_path):
     layouts.write_mask(tmp_path / "masks/1.png", values(v1=LEFT))
     with pytest.raises(MediaError, match="is empty"):
         get(load(tmp_path, "all", phrase="vessel"))
+
+
+@pytest.mark.parametrize("labels", [None, {"255": "cup"}])
+def test_a_phrase_that_has_no_effect_is_told(tmp_path, caplog, labels):
+    layouts.write_image(tmp_path / "images/1.jpg")
+    layouts.write_mask(tmp_path / "masks/1.png", LEFT.astype(np.uint8) * 255)
+    if labels:
+        layouts.write_json(tmp_path / "labels.json", labels)
+    (phrase,) = by_phrase(get(load(tmp_path, "all", phrase="vessel")))
+    assert ("the phrase 'vessel' has no effect" in caplog.text) == (phrase == "cup")
