@@ -435,14 +435,19 @@ def test_a_stated_size_before_exif_is_taken_where_the_drawing_is_upright(tmp_pat
 
 
 @pytest.mark.parametrize(("turn", "corner"), [(6, (44, 70)), (8, (10, 6)), (5, (10, 70)), (7, (44, 6))])
-def test_what_was_drawn_before_exif_is_told_and_turned_by_a_fix(tmp_path, turn, corner):
+@pytest.mark.parametrize(
+    "drawn",
+    [[[70, 10, 90, 10, 90, 20, 70, 20]], layouts.rle(box_mask(70, 10, 20, 10, (64, 96)))],
+    ids=["polygons", "rle"],
+)
+def test_what_was_drawn_before_exif_is_told_and_turned_by_a_fix(tmp_path, turn, corner, drawn):
     photograph(tmp_path / "data/images/1.jpg", turn)
-    wide = [70, 10, 90, 10, 90, 20, 70, 20]
-    layouts.write_json(tmp_path / "data/annotations.json", coco(["1.jpg"], size=(64, 96), segmentation=[wide]))
+    layouts.write_json(tmp_path / "data/annotations.json", coco(["1.jpg"], size=(64, 96), segmentation=drawn))
     with pytest.raises(DataError, match="EXIF"):
         get(load(tmp_path / "data", "all"))
     examined = examine(tmp_path / "data")
-    assert "EXIF" in examined.report.by_kind()["other_size"][0].value
+    (told,) = examined.report.by_kind()["other_size"]
+    assert "EXIF" in told.value and "turned_size" not in examined.report.by_kind()
     repair.write(examined, tmp_path / "copy")
     (region,) = get(load(tmp_path / "copy", "all")).regions
     assert region.box.tolist() == [*corner, corner[0] + 10, corner[1] + 20]

@@ -315,7 +315,7 @@ def opened(row: Row) -> Media:
     if row.entry.size == media.size[::-1]:
         raise DataError(
             f"{path.name} is {media.size[1]}x{media.size[0]} as EXIF turns it, but was annotated before it was turned; "
-            "`segue doctor --fix` turns its polygons, or save the image without EXIF"
+            "`segue doctor --fix` turns what is drawn, or save the image without EXIF"
         )
     return open_sized(path, row.entry.size)
 
@@ -327,6 +327,8 @@ def is_turned(row: Row, media: Media) -> bool:
         return False
     try:
         drawn = list(row.objects(row.entry, media, [0]))
+        for one in (one for one in drawn if one.polygons is None):
+            one.counts()  # pixels know the size that they were drawn at
     except (SegueError, TypeError, AttributeError, KeyError, IndexError, ValueError):
         return False
     points = [polygon for one in drawn if isinstance(one.polygons, list) for polygon in one.polygons]

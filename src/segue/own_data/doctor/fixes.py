@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,14 @@ from segue.types import Media
 Mask = list[list[float]] | dict[str, Any]
 """Polygons on the image, or a COCO run-length object of its size."""
 
+_TURNS: Mapping[int, Callable[[Bool[np.ndarray, "h w"]], Bool[np.ndarray, "w h"]]] = {
+    5: np.transpose,
+    6: lambda mask: np.rot90(mask, -1),
+    7: lambda mask: np.rot90(mask, 2).T,
+    8: np.rot90,
+}
+"""What EXIF's orientations that swap the sides do to the pixels of a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mended:
@@ -40,7 +48,8 @@ def mended(one: Drawn, row: Row, media: Media, drawn_on: Size | None) -> Mended:
 
     Raises: DataError, MediaError, if nothing of it can be used.
     """
-    if one.polygons is not None and (turn := _turn(row, media)) > 1:
+    turn = _turn(row, media)
+    if one.polygons is not None and turn > 1:
         return _polygons(_turned(one, turn, media.size), media.size, media.size, f"turned as EXIF says ({turn})")
     if one.polygons is not None:
         return _polygons(one, one.drawn_on or drawn_on or on_annotated(row, media).size, media.size)
@@ -56,6 +65,9 @@ def mended(one: Drawn, row: Row, media: Media, drawn_on: Size | None) -> Mended:
         raise shapes.EmptyMaskError("its mask is empty")
     if size == media.size:
         return Mended({"size": list(size), "counts": counts})
+    if turn > 1 and size == media.size[::-1]:
+        turned = masks.encode(_TURNS[turn](shapes.track([counts], [0], size).dense(0)))
+        return Mended({"size": list(media.size), "counts": turned}, (f"turned as EXIF says ({turn})",))
     resized = masks.encode(_resized(shapes.track([counts], [0], size).dense(0), media.size))
     if shapes.is_empty(resized, media.size):
         raise shapes.EmptyMaskError(f"its mask is empty when scaled to {media.size[1]}x{media.size[0]}")

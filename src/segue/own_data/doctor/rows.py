@@ -260,7 +260,7 @@ def _stated(row: Row, media: Media, number: int, split: str) -> Finding:
             return Finding(
                 "turned_size", number, name, f"{value}; what is drawn fits the image as it is shown", "", split
             )
-        return Finding("other_size", number, name, value, "the image as it is shown: --fix turns the polygons", split)
+        return Finding("other_size", number, name, value, "the image as it is shown: --fix turns what is drawn", split)
     across, down = width / stated[1], height / stated[0]
     scale = f"{across:.4g}" if abs(across - down) * max(stated) <= 1 else f"{across:.4g} across and {down:.4g} down"
     value = f"annotated at {stated[1]}x{stated[0]}"
