@@ -578,28 +578,3 @@ def test_linked_folders_are_gone_into_but_not_round_in_circles(tmp_path, lay_out
     (tmp_path / "disk/images/round").symlink_to(tmp_path / "disk/images")
     lay_out(root)
     assert len(areas(root, phrase="box")) == 1
-
-
-@pytest.mark.parametrize("other", ["1st_manual", "gt", "images_old"])
-def test_pictures_beside_those_that_are_read_are_told(tmp_path, other):
-    layouts.write_image(tmp_path / "images/1.png")
-    layouts.write_mask(tmp_path / "mask/1.png", BOX)
-    layouts.write_mask(tmp_path / other / "1.gif", BOX)
-    (told,) = [remark for remark in survey(tmp_path, phrase="box").remarks if remark.kind == "passed_over"]
-    assert (told.place, told.text[:26]) == (f"{other}/", "its 1 pictures are not rea")
-    assert "masks are those of mask/" in told.text
-
-
-def test_annotations_above_those_of_splits_are_told(tmp_path):
-    for split in ("train", "valid"):
-        written(tmp_path / split, ["1.png"])
-    layouts.write_json(tmp_path / "all.json", coco(["1.png"]))
-    layouts.write_json(tmp_path / "meta.json", {"classes": []})
-    assert [(remark.kind, remark.place) for remark in survey(tmp_path).remarks] == [("passed_over", "all.json")]
-
-
-@pytest.mark.parametrize("content", [{"images": [], "categories": []}, [{"file": "1.png"}], 7])
-def test_json_of_another_form_beside_annotations_is_told(tmp_path, content):
-    layouts.write_json(written(tmp_path, ["1.png"]) / "annotations/val.json", content)
-    (told,) = survey(tmp_path).remarks
-    assert (told.kind, told.place, told.text[:25]) == ("passed_over", "val.json", "it is JSON of another for")

@@ -299,3 +299,18 @@ def test_wrong_splits_and_folders_are_told(tmp_path):
     (tmp_path / "coco.json").write_text("{}\n{}")
     with pytest.raises(DataError, match="a JSON value a line where one is expected: put them into a list"):
         load(tmp_path, "train")
+
+
+def test_annotations_above_those_of_splits_are_told(tmp_path):
+    for place in ("train/annotations.json", "valid/annotations.json", "all.json"):
+        layouts.write_json(tmp_path / place, coco({}))
+    layouts.write_json(tmp_path / "meta.json", {"classes": []})
+    assert [(remark.kind, remark.place) for remark in survey(tmp_path).remarks] == [("passed_over", "all.json")]
+
+
+@pytest.mark.parametrize("content", [{"images": [], "categories": []}, [{"file": "1.png"}], 7])
+def test_json_of_another_form_beside_annotations_is_told(tmp_path, content):
+    layouts.write_json(tmp_path / "annotations/train.json", coco({}))
+    layouts.write_json(tmp_path / "annotations/val.json", content)
+    (told,) = survey(tmp_path).remarks
+    assert (told.kind, told.place, told.text[:25]) == ("passed_over", "val.json", "it is JSON of another for")

@@ -9,7 +9,7 @@ from PIL import ExifTags, Image, ImageOps
 from segue.data.base import rng_for
 from segue.errors import ConfigError, DataError, MediaError
 from segue.own_data.doctor import examine
-from segue.own_data.folder import load
+from segue.own_data.folder import load, survey
 
 LEFT, RIGHT = box_mask(5, 5, 10, 10), box_mask(40, 5, 10, 12)
 
@@ -241,3 +241,22 @@ def test_a_phrase_that_has_no_effect_is_told(tmp_path, caplog, labels):
         layouts.write_json(tmp_path / "labels.json", labels)
     (phrase,) = by_phrase(get(load(tmp_path, "all", phrase="vessel")))
     assert ("the phrase 'vessel' has no effect" in caplog.text) == (phrase == "cup")
+
+
+@pytest.mark.parametrize("other", ["1st_manual", "gt", "images_old"])
+def test_pictures_beside_those_that_are_read_are_told(tmp_path, other):
+    layouts.write_image(tmp_path / "images/1.png")
+    layouts.write_mask(tmp_path / "mask/1.png", LEFT.astype(np.uint8))
+    layouts.write_mask(tmp_path / other / "1.gif", LEFT.astype(np.uint8))
+    (told,) = [remark for remark in survey(tmp_path, phrase="box").remarks if remark.kind == "passed_over"]
+    assert (told.place, told.text[:26]) == (f"{other}/", "its 1 pictures are not rea")
+    assert "masks are those of mask/" in told.text
+
+
+def test_a_video_of_a_format_that_is_not_read_is_told(tmp_path):
+    layouts.write_frames(tmp_path / "videos/clip", 2)
+    layouts.write_mask(tmp_path / "masks/clip/00000.png", LEFT.astype(np.uint8))
+    for name in ("b.wmv", "._c.wmv", "notes.txt"):
+        (tmp_path / "videos" / name).write_bytes(b"")
+    told = [(remark.kind, remark.place, remark.text[-3:]) for remark in survey(tmp_path, phrase="box").remarks]
+    assert told == [("passed_over", "videos/b.wmv", "MP4")]

@@ -34,7 +34,6 @@ from segue.own_data.formats.entries import (
     Entry,
     Objects,
     Remark,
-    Source,
     Thing,
     Things,
     UnmarkedError,
@@ -156,16 +155,10 @@ def survey(root: Path, *, phrase: str | None = None, group: str | None = None) -
     places = ", ".join(dict.fromkeys(source.path.relative_to(root).as_posix() for source in sources))
     form = f"{sources[0].form} ({'its files' if places == '.' else places})"
     log.info("%s is read as %s", root, form)
-    if phrase is not None and not any(_is_asked_for(phrase, source) for source in sources):
+    shown = [source.entries for source in sources if source.things is pictures.things]
+    if phrase is not None and not any(pictures.is_shown(phrase, entries) for entries in shown):
         log.warning("%s says itself what its masks show, so the phrase %r has no effect", root, phrase)
     return Survey(rows, tuple(remark for source in sources for remark in source.remarks), form)
-
-
-def _is_asked_for(phrase: str, source: Source) -> bool:
-    if source.things is not pictures.things:
-        return False
-    shown = (several for entry in source.entries for several in entry.record.pictures.values())
-    return any(name == phrase for several in shown for name, _ in several)
 
 
 def _by_folders(entries: Sequence[Entry]) -> dict[int, Entry]:

@@ -20,7 +20,7 @@ that it gives as null is passed over. Without it, a picture shows one thing, whi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -103,6 +103,7 @@ def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry
         remarks.append(Remark("unsure_mask", "masks", f"{text}; save masks as PNG"))
     remarks += [_unread(path, base) for path in _others(images_of(base), IMAGE_SUFFIXES)]
     remarks += [_unread(path, base) for path in _others(masks_of(base), MASKS)]
+    remarks += [_unread(path, base, "video", "MP4") for path in _unlisted(base / "videos")]
     remarks += _beside(base)
     if lost:
         names = ", ".join(str(path.relative_to(base)) for path in lost[:5])
@@ -118,6 +119,12 @@ def entries(base: Path, phrase: str | None, remarks: list[Remark]) -> list[Entry
             "folder for each phrase (masks/left lung/a.png), or name their values in labels.json"
         )
     return found
+
+
+def is_shown(phrase: str, entries: Iterable[Entry]) -> bool:
+    """Whether a phrase is what some mask shows."""
+    shown = (several for entry in entries for several in entry.record.pictures.values())
+    return any(name == phrase for several in shown for name, _ in several)
 
 
 def things(entry: Entry, media: Media, frames: Sequence[int]) -> list[Thing]:
@@ -158,10 +165,9 @@ def objects(entry: Entry, media: Media, frames: Sequence[int]) -> Iterator[Drawn
                 number += 1
 
 
-def _unread(path: Path, base: Path) -> Remark:
-    return Remark(
-        "passed_over", str(path.relative_to(base)), "it is no picture of a format that is read; save it as PNG"
-    )
+def _unread(path: Path, base: Path, what: str = "picture", form: str = "PNG") -> Remark:
+    text = f"it is no {what} of a format that is read; save it as {form}"
+    return Remark("passed_over", str(path.relative_to(base)), text)
 
 
 def _beside(base: Path) -> Iterator[Remark]:
@@ -319,3 +325,10 @@ def _listed(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if not is_hidden(path.name) and (path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES)
     )
+
+
+def _unlisted(folder: Path) -> list[Path]:
+    """The files beside videos that look like such and are not read."""
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    known = VIDEO_SUFFIXES | _NOTES
+    return [path for path in there if path.is_file() and not is_hidden(path.name) and path.suffix.lower() not in known]
