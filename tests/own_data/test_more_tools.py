@@ -236,6 +236,16 @@ VOCS = [0, 0, 0, 128, 0, 0, 0, 128, 0]
 """VOC's colours of the places 0, 1 and 2, as they stand in a palette."""
 
 
+@pytest.mark.parametrize("name", ["", None])
+def test_a_file_of_labelme_that_names_no_picture_speaks_of_the_one_beside_it(tmp_path, name):
+    for number in NUMBERS:
+        labelme(tmp_path, number)
+        path = tmp_path / f"{number}.json"
+        layouts.write_json(path, layouts.json.loads(path.read_text()) | {"imagePath": name})
+    assert {row.entry.group for row in survey(tmp_path).rows} == {str(number) for number in NUMBERS}
+    assert all(load(tmp_path, "all").get(number, rng_for(0, 0, 0)).regions for number in NUMBERS)
+
+
 @pytest.mark.parametrize("inner", ["ds/datasets", "ds/datasets/ds/datasets"])
 def test_data_sets_of_supervisely_may_lie_in_each_other(tmp_path, inner):
     supervisely(tmp_path, 0)

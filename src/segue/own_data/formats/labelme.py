@@ -56,7 +56,7 @@ def entries(base: Path, remarks: list[Remark]) -> list[Entry]:
             with checked_format(path.name):
                 drawn = [one for one in content["shapes"] if one.get("shape_type", "polygon") in ("polygon", "mask")]
                 others += len(content["shapes"]) - len(drawn)
-                name = str(content["imagePath"]).replace("\\", "/")
+                name = str(content["imagePath"] or path.stem).replace("\\", "/")
                 record = [_shape(one, path.name) for one in drawn]
                 size = size_of(content.get("imageHeight"), content.get("imageWidth"))
         except DataError as error:
