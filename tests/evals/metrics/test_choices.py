@@ -37,6 +37,17 @@ NUMBERED = ["Option 1: A man cooks.", "Option 2: He reads."]
         ("", None),
         ("A", "A"),
         ("It's A", "A"),
+        ("The answer is a dog.", "B"),
+        ("Answer: a bird", "C"),
+        ("the answer is a", "A"),
+        ("Option A is right", "A"),
+        ("I think that it is B", "B"),
+        ("It is B and I am sure.", "B"),
+        ("The answer is B. That is the answer I give.", "B"),
+        ("A or B", None),
+        ("答案是B", "B"),
+        ("选B，因为", "B"),
+        ("LÉA", None),
     ],
 )
 def test_the_letter_that_an_answer_states(said, letter):

@@ -17,9 +17,11 @@ Rule = Callable[[str, Sequence[str]], str | None]
 """Takes the letter of one of the options from an answer."""
 
 _OPENING = re.compile(r"[\s\"'*(\[]*([A-Z])\s*(?:[.):,\]*\"']|$)")
-_SAID = re.compile(r"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?[\s\"'*(\[]*([A-Z])\b", re.IGNORECASE)
-_ALONE = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
-_ARTICLE = re.compile(r"\bA(?=\s+[a-z])")
+# Chinese has no spaces around a letter: 答案是B
+_IN_WORD = r"(?![\u4e00-\u9fff])[\w']"
+_SAID = re.compile(rf"\b(?:answer|option|choice)\b(?:\s+is)?\s*:?[\s\"'*(\[]*([A-Z])(?!{_IN_WORD})", re.IGNORECASE)
+_ALONE = re.compile(rf"(?<!{_IN_WORD})([A-Z])(?!{_IN_WORD})")
+_ARTICLE = re.compile(r"\b[Aa](?=\s+(?!(?:and|as|because|is|or|since|was)\b)[a-z])")
 _PHRASES = re.compile(
     r"(The (best|correct) (answer|option) is|The answer is|The answer|Best (answer|option):|Answer:|Option:)"
 )
@@ -30,16 +32,20 @@ def stated(text: str, options: Sequence[str]) -> str | None:
     """The letter that an answer states: the first of these that is one of the options.
 
     A letter that opens the answer and stands alone or before a mark ("B", "(B) cat", "B. cat"); the last one after
-    "answer", "option" or "choice"; the only letter that stands alone, "A" before a word being an article; the letter
-    of the only option whose whole text occurs.
+    "answer", "option" or "choice"; the only letter of an option that stands alone; the letter of the only option whose
+    whole text occurs. "A" or "a" before a word is an article, but not before "is", "or", "because" and their like.
     """
     letters = LETTERS[: len(options)]
+    plain = _ARTICLE.sub("", text)
     opening = _OPENING.match(text)
-    said = [letter.upper() for letter in _SAID.findall(_ARTICLE.sub("", text))]
-    alone = set(_ALONE.findall(_ARTICLE.sub("", text)))
-    candidates = [opening[1] if opening else None, said[-1] if said else None, alone.pop() if len(alone) == 1 else None]
-    chosen = [letter for letter in candidates if letter is not None and letter in letters]
-    return chosen[0] if chosen else _quoted(text, options)
+    # other letters that stand alone are words, such as "I"
+    said = [letter.upper() for letter in _SAID.findall(plain) if letter.upper() in letters]
+    alone = set(_ALONE.findall(plain)) & set(letters)
+    if opening and opening[1] in letters:
+        return opening[1]
+    if said:
+        return said[-1]
+    return alone.pop() if len(alone) == 1 else _quoted(text, options)
 
 
 def first_capital(text: str, options: Sequence[str]) -> str | None:
