@@ -164,6 +164,25 @@ def test_a_wrong_answer_of_a_row_is_an_error_of_the_data_that_may_be_skipped(tmp
         read_all(tmp_path, RECORDS["seed_bench_image"])
 
 
+@pytest.mark.parametrize("answers", [None, []])
+@pytest.mark.parametrize(("name", "key"), [("okvqa_val", "annotations"), ("docvqa_val", "data")])
+def test_a_question_without_answers_is_an_error_of_its_row(name, key, answers, tmp_path):
+    path = FIXTURES[name](tmp_path) / FILES[name]
+    content = read_json(path)
+    content[key][1]["answers"] = answers
+    write_json(path, content)
+    with pytest.raises(DataError, match=r"row 1: question \d+ of .* has no answers, so that nothing can be scored"):
+        read_all(tmp_path, RECORDS[name])
+
+
+def test_a_rotation_without_an_answer_is_an_error_of_its_row(tmp_path):
+    path = FIXTURES["mmbench_dev"](tmp_path) / TABLES["mmbench_dev"]
+    rows = tables.read_table(path)
+    fixtures_vqa.write_table(path, [rows[0], rows[1] | {"answer": ""}, *rows[2:]])
+    with pytest.raises(DataError, match="row 1: the row 1000003 has no answer, so that nothing can be scored"):
+        read_all(tmp_path, RECORDS["mmbench_dev"])
+
+
 @pytest.mark.parametrize("text", ["['a', \"b's\"]", '["a", "b\'s"]'])
 def test_lists_are_read_as_json_or_as_python_writes_them(text):
     assert tables.listed(text, "it") == ["a", "b's"]

@@ -111,6 +111,10 @@ def _rotation(
         raise DataError(f"the row has index = {number!r}; expected a whole number")
     options = [row[letter] for letter in _OPTIONS if row.get(letter)]
     letter = row.get("answer", "")
+    if not letter and source == "mmbench/dev":
+        raise DataError(
+            f"the row {number} has no answer, so that nothing can be scored; take the file that has answers"
+        )
     if letter and letter not in LETTERS[: len(options)]:
         raise DataError(f"the row has answer = {letter!r} of {len(options)} options; expected one of their letters")
     image = row.get("image", "")

@@ -24,6 +24,7 @@ import numpy as np
 from segue.data.annotation_io import checked_format, field, first_of, lookup, read_annotations, require, select
 from segue.data.base import Rows
 from segue.data.questions import QUESTION_PROMPT, Question, question_sample, unique
+from segue.errors import DataError
 from segue.types import Sample
 
 _PARTS = {"train": "train2014", "val": "val2014", "testdev": "test-dev2015", "test": "test2015"}
@@ -33,7 +34,8 @@ def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = QUESTI
     """A row per question. `prompt` has a place for {question}; the image stands before it, with nothing in between.
 
     `shots` is how many examples of the split `train` stand before the question; a row has the same ones every time.
-    `target` holds question_id, image, answers (none where only a server knows them) and kind.
+    `target` holds question_id, image, answers (none where only a server knows them) and kind. A row of another split
+    that has no answers is an error of the data.
 
     Raises: ConfigError, DataError.
     """
@@ -61,7 +63,17 @@ def _sample(
     pool: list[Question],
 ) -> Sample:
     number, question = row
+    if not question.answers and not _is_hidden(source.partition("/")[2]):
+        raise DataError(
+            f"question {question.id} of {source} has no answers, so that nothing can be scored; take the file that has "
+            "them, or leave the question out"
+        )
     return question_sample(question, prompt=prompt, source=source, shots=shots, pool=pool, number=number)
+
+
+def _is_hidden(split: str) -> bool:
+    """Whether only a server knows the answers."""
+    return split.startswith("test")
 
 
 def _vqa(root: Path, split: str, *, home: str, prefix: str) -> list[Question]:
@@ -70,7 +82,7 @@ def _vqa(root: Path, split: str, *, home: str, prefix: str) -> list[Question]:
     told = f"data/{home}/{prefix}mscoco_{part}_annotations.json"
     # the images of test-dev are a part of those of test
     images = part.replace("-dev", "")
-    is_hidden = split.startswith("test")
+    is_hidden = _is_hidden(split)
     require(
         root,
         [questions_file, f"data/coco/{images}", *([] if is_hidden else [told])],
