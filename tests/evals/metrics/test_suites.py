@@ -181,6 +181,9 @@ def test_a_judges_file_that_does_not_fit_is_told(text, message, tmp_path):
     (tmp_path / "j.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         llm_judge.rated([waiting("a", "One.")], tmp_path / "j.jsonl")
+    with pytest.raises(DataError, match="'a', which is scored without a judge"):
+        (tmp_path / "b.jsonl").write_text('{"id": "a", "rating": 3}')
+        llm_judge.rated([{"id": "a", "correct": 1.0}], tmp_path / "b.jsonl")
     with pytest.raises(DataError, match="cannot be read"):
         llm_judge.rated([waiting("a", "One.")], tmp_path / "missing.jsonl")
 

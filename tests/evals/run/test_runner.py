@@ -13,6 +13,7 @@ from segue import loading
 from segue.data.base import Rows
 from segue.errors import ConfigError, DataError, SegueError
 from segue.evals.metrics import own_masks
+from segue.evals.metrics.llm_judge import rated, ratings, to_rate
 from segue.evals.run import report, rows, runner
 from segue.evals.run.evaluation import Evaluation, EvaluationSpec, read_run, units
 from segue.files import alone
@@ -265,6 +266,18 @@ def test_scoring_anew_needs_no_model_and_changes_nothing_else(job):
     other = replace(job.benchmark, score=lambda sample, answer: {"is_found": bool(answer.regions)})
     runner.rescore(replace(job, benchmark=other), job.open_data())
     assert run.scored()[0] == {"is_found": True, "id": run.lines[0]["id"], "group": "patient0"}
+
+
+def test_answers_keep_their_ratings_when_others_are_rated_or_all_are_scored_anew(chat, tmp_path):
+    judged = replace(chat.benchmark, score=to_rate((1.0, 10.0)), reduce=ratings("score"), judge=rated)
+    chat, dataset = replace(chat, benchmark=judged), questions(1, 3)
+    runner.run(chat, dataset, Bright, Recorded())
+    for number, rating in (("0", 7), ("1", 4), ("0", 2)):
+        (tmp_path / number).write_text(json.dumps({"id": f"0-{number}", "rating": rating}))
+        runner.rescore(chat, dataset, ratings=tmp_path / number)
+    runner.rescore(chat, dataset)
+    assert [line["row"]["rating"] for line in rows.lines(chat.out / "rows.jsonl")] == [2.0, 4.0, None]
+    assert len(read_run(chat.out)["judged"].split(", ")) == 3
 
 
 def test_scoring_anew_with_other_data_is_refused(job, tmp_path):

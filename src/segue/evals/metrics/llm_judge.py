@@ -96,6 +96,8 @@ def rated(rows: Sequence[Row], path: Path) -> list[Row]:
 def _with_rating(row: Row, found: Mapping[str, float], file: str) -> Row:
     if str(row["id"]) not in found:
         return row
+    if "scale" not in row:
+        raise DataError(f"{file} rates row {row['id']!r}, which is scored without a judge; take it out of the file")
     rating, (lowest, highest) = found[str(row["id"])], row["scale"]
     if not lowest <= rating <= highest:
         raise DataError(f"{file} gives row {row['id']!r} {rating:g}; expected {lowest:g} to {highest:g}")

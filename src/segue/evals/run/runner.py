@@ -101,7 +101,8 @@ def run(
 
 
 def rescore(evaluation: Evaluation, dataset: Dataset, *, ratings: Path | None = None) -> None:
-    """Score every stored answer anew; no model is needed. `ratings` is a judge's file, for benchmarks that need one.
+    """Score every stored answer anew; no model is needed. `ratings` is a judge's file, for benchmarks that need one;
+    answers that it does not rate keep the ratings of earlier files.
 
     Raises: DataError, if the data have other rows than those that were asked, or the ratings cannot be read;
         ConfigError, if the benchmark takes no ratings.
@@ -125,8 +126,11 @@ def rescore(evaluation: Evaluation, dataset: Dataset, *, ratings: Path | None = 
                 line["row"] = rated[line["id"]]
         for path, lines in scored_anew.items():
             rows.write(path, lines)
-        digest = None if ratings is None else hashlib.sha256(ratings.read_bytes()).hexdigest()[:16]
-        write_run(out, {**record, "judged": digest})
+        judged = record.get("judged")
+        if ratings is not None:
+            digest = hashlib.sha256(ratings.read_bytes()).hexdigest()[:16]
+            judged = ", ".join(dict.fromkeys([*(judged.split(", ") if judged else []), digest]))
+        write_run(out, {**record, "data": str(evaluation.data.absolute()), "judged": judged})
 
 
 def scored(benchmark: Benchmark, sample: Sample, answer: Answer) -> dict[str, Any]:
@@ -143,7 +147,10 @@ def _rescored(benchmark: Benchmark, dataset: Dataset, line: rows.Line) -> rows.L
         raise DataError(
             f"row {line['index']} is {sample.id}, but {line['id']} was answered; the data are not those that were asked"
         )
-    return {**line, "row": scored(benchmark, sample, answer_store.from_json(line["answer"]))}
+    row = scored(benchmark, sample, answer_store.from_json(line["answer"]))
+    if "rating" in row and row["rating"] is None:
+        row["rating"] = line["row"].get("rating")
+    return {**line, "row": row}
 
 
 def _brief(line: rows.Line) -> rows.Line:
