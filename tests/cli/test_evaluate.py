@@ -85,6 +85,16 @@ def test_answers_are_scored_again_without_a_model(evaluate, mine, tmp_path, monk
     monkeypatch.setattr(loading, "load", None)
     assert evaluate("--rescore", out).exit_code == 0
     assert (out / "report.json").read_bytes() == before
+    mine.rename(tmp_path / "moved")
+    assert evaluate("--rescore", out).exit_code == 2
+    for words in (("--data", tmp_path / "moved"), ()):
+        assert evaluate("--rescore", out, *words).exit_code == 0, "the run remembers where its data are"
+
+
+def test_options_of_a_cache_without_one_are_told(evaluate, mine, tmp_path):
+    words = ("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--limit", 1)
+    assert "no effect without --cache" in evaluate(*words, "--cache-format", "int8").stderr
+    assert "no effect" not in evaluate(*words).stderr
 
 
 def test_two_runs_are_compared(evaluate, mine, tmp_path):
@@ -121,6 +131,7 @@ def test_a_benchmark_that_cannot_be_run_keeps_no_other_from_it(evaluate, mine, t
         (("demo", "--rescore", "out"), "leave MODEL away"),
         (("--rescore", "out", "--protocol", "upstream", "--workers", "2"), "leave --protocol, --workers away"),
         (("--rescore", "out", "--threshold", "0.3", "--raw"), "leave --raw, --threshold away"),
+        (("--rescore", "out", "--device", "cuda", "--overwrite"), "leave --device, --overwrite away"),
         (("--rescore", "nowhere"), "holds no evaluation"),
         (("compare", "nowhere", "else"), "holds no evaluation"),
     ],

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RUN = "run"
 _FAILURES_TOLD = 5
+_USUAL = {"--device": "auto", "--dtype": "auto", "--cache-format": "lossless", "--cache-point": "tower"}
+"""What these options are unless they are given."""
 
 
 class _RunByDefault(TyperGroup):
@@ -88,7 +90,13 @@ def run(
     on: Annotated[
         str | None, typer.Option("--on", help="Benchmarks, separated by commas, or a folder of your own masks.")
     ] = None,
-    data: Annotated[Path, typer.Option("--data", help="Folder below which the benchmarks' files lie.")] = Path(),
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Folder below which the benchmarks' files lie: this one; with --rescore, where they lay for the run.",
+        ),
+    ] = None,
     output: Out = None,
     rescore: Rescore = None,
     split: options.Split = None,
@@ -134,7 +142,9 @@ def run(
         given |= {"--split": split, "--phrase": phrase, "--group": group}
         given |= {"--protocol": protocol, "--workers": workers, "--shard": shard, "--batch": batch, "--cache": cache}
         given |= {"--raw": raw or None, **{f"--{name.replace('_', '-')}": value for name, value in settings.items()}}
-        reports = [_rescore(rescore, judge, limit, show_names=show_names, given=given)]
+        given |= {"--device": device, "--dtype": dtype, "--cache-format": cache_format, "--cache-point": cache_point}
+        given |= {"--overwrite": None if resume else True, "--quantize-kv": quantize_kv or None}
+        reports = [_rescore(rescore, judge, data, limit, show_names=show_names, given=given)]
     else:
         if model is None or on is None or output is None or judge is not None:
             raise ConfigError(
@@ -142,11 +152,13 @@ def run(
             )
         own = {"split": split, "phrase": phrase, "group": group}
         settings |= {"raw": True} if raw else {}
+        if cache is None and (cache_format, cache_point) != (_USUAL["--cache-format"], _USUAL["--cache-point"]):
+            say("--cache-format and --cache-point have no effect without --cache")
         how: dict[str, Any] = {"own": own, "protocol": protocol, "settings": settings, "limit": limit}
         if batch is not None:
             how["batch"] = batch
         how |= {"cache": cache, "cache_format": cache_format, "cache_point": cache_point}
-        specs = _specs(model, on, data, output, **how, device=device, dtype=dtype, quantize_kv=quantize_kv)
+        specs = _specs(model, on, data or Path(), output, **how, device=device, dtype=dtype, quantize_kv=quantize_kv)
         is_hidden = as_json and sys.stdout.isatty()
         where: dict[str, Any] = {"shard": options.parse_shard(shard), "workers": workers, "is_resumed": resume}
         reports, broken = _evaluate_all(specs, **where, is_hidden=is_hidden, show_names=show_names)
@@ -295,17 +307,19 @@ def _evaluate(
 
 
 def _rescore(
-    out: Path, judge: Path | None, limit: int | None, *, show_names: bool, given: Mapping[str, Any]
+    out: Path, judge: Path | None, data: Path | None, limit: int | None, *, show_names: bool, given: Mapping[str, Any]
 ) -> RunReport:
-    """Score a run's answers anew; `given` are the options that only questions have, None where they were not given."""
-    if unused := [name for name, value in given.items() if value is not None]:
+    """Score a run's answers anew, on the data of the run unless others are named; `given` are the options that only
+    questions have, None or what is usual where they were not given.
+    """
+    if unused := [name for name, value in given.items() if value not in (None, _USUAL.get(name))]:
         raise ConfigError(f"--rescore takes the answers of a run as they are; leave {', '.join(unused)} away")
     from segue.evals.benchmarks import of_run
     from segue.evals.run import runner
     from segue.evals.run.evaluation import Evaluation, read_run
 
     record = read_run(out)
-    evaluation = Evaluation(benchmark=of_run(record), data=Path(record["data"]), out=out, limit=limit)
+    evaluation = Evaluation(benchmark=of_run(record), data=data or Path(record["data"]), out=out, limit=limit)
     dataset = evaluation.open_data()
     runner.rescore(evaluation, dataset, ratings=judge)
     made = _reported(evaluation, dataset, show_names=show_names)
