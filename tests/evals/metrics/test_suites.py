@@ -272,6 +272,12 @@ def test_tables_and_lines_name_the_fields_of_a_submission(tmp_path):
     assert submissions.as_table(q="id", a="answer")(rows, tmp_path / "s").read_text() == 'q\ta\n1\t"a\tb\n"\n'
 
 
+@pytest.mark.parametrize("form", [submissions.as_json, submissions.as_lines, submissions.as_table])
+def test_half_a_character_in_the_data_does_not_keep_a_submission_from_being_written(form, tmp_path):
+    path = form(q="id", a="answer")([{"id": "\ud83d", "answer": "é"}], tmp_path / "s")
+    assert "\\ud83d" in path.read_text(encoding="utf-8") and "é" in path.read_text(encoding="utf-8")
+
+
 def test_resamples_of_captions_are_their_means_and_the_whole_set_is_the_figure():
     said = ["a red square", "two dogs run", "nobody knows"]
     rows = [

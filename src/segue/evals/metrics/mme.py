@@ -63,7 +63,8 @@ def submit(rows: Sequence[Row], path: Path) -> Path:
                 "\t".join((row["image"], row["question"], row["truth"], " ".join(row["answer"].split())))
                 for row in part
             )
-            (folder / f"{subtask}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            text = "".join(f"{line}\n" for line in lines)
+            (folder / f"{subtask}.txt").write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 

@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 
 from segue.evals.base import Row, Submit
 from segue.files import atomic_path
+from segue.output.results import encode_json
 
 _SPREADSHEET = "http://schemas.openxmlformats.org"
 _SHEET_PARTS = {
@@ -40,7 +41,7 @@ def as_json(**fields: str) -> Submit:
         target = path.with_name(path.name + ".json")
         records = [{name: row[field] for name, field in fields.items()} for row in rows]
         with atomic_path(target) as temporary:
-            temporary.write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+            temporary.write_bytes(encode_json(json.dumps(records, ensure_ascii=False)))
         return target
 
     return submit
@@ -55,7 +56,7 @@ def as_lines(**fields: str) -> Submit:
             json.dumps({name: row[field] for name, field in fields.items()}, ensure_ascii=False) + "\n" for row in rows
         ]
         with atomic_path(target) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_bytes(encode_json("".join(lines)))
         return target
 
     return submit
@@ -66,7 +67,10 @@ def as_table(**fields: str) -> Submit:
 
     def submit(rows: Sequence[Row], path: Path) -> Path:
         target = path.with_name(path.name + ".tsv")
-        with atomic_path(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with (
+            atomic_path(target) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(fields)
             writer.writerows([row[field] for field in fields.values()] for row in rows)
