@@ -11,6 +11,7 @@ from segue.errors import ConfigError, DataError, MediaError
 from segue.evals.harnesses import harness_adapter
 from segue.evals.harnesses.harness_adapter import HarnessAdapter, HarnessRequest, media_of, options_from
 from segue.features import Store
+from segue.geometry.qwen_notation import parse
 from segue.media import open_media
 from segue.options import Options
 from segue.types import Media, Message
@@ -29,7 +30,8 @@ class Parrot:
     def _answer(self, messages, options):
         media = next((part for part in messages[-1].parts if isinstance(part, Media)), None)
         self.asked.append((media, options))
-        return SimpleNamespace(text=messages[-1].text.strip())
+        said = messages[-1].text.strip()
+        return SimpleNamespace(text=parse(said, (30, 20))[0], raw_text=said)
 
 
 @pytest.fixture
@@ -74,6 +76,12 @@ def test_several_images_are_a_clip_of_the_first_ones_size_shown_whole(adapter, s
     media, options = adapter.model.asked[0]
     assert (media.kind, media.size, media.count, options.frames) == ("video", (20, 30), 3, "first:3")
     assert media.source[0].max() == 10 and media.source[1, ..., 0].min() == 200 and media.source[2].min() == 30
+
+
+def test_places_in_words_stay_in_them(adapter):
+    said = "<ref>The sign</ref><box>(0,0),(499,999)</box> hangs.<|im_end|>"
+    assert adapter.answer(HarnessRequest(said)) == "The sign(0,0),(499,999) hangs."
+    assert adapter.answer(HarnessRequest("It is <ref>here</ref>.")) == "It is here."
 
 
 def test_what_is_neither_image_nor_video_is_refused(still):

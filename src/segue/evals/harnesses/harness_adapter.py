@@ -21,6 +21,7 @@ from PIL import Image
 from segue.errors import ConfigError, DataError
 from segue.evals.base import EvaluatedModel
 from segue.features import FeatureCache, Store
+from segue.geometry.qwen_notation import bare_places
 from segue.loading import load
 from segue.media import open_media, read_image, remembering
 from segue.options import Options
@@ -80,7 +81,7 @@ class HarnessAdapter:
         return cls(engine)
 
     def answer(self, request: HarnessRequest) -> str:
-        """What the model answers, without special tokens.
+        """What the model answers, without special tokens; places in words stay in it.
 
         Raises: DataError, MediaError and LimitError, for what cannot be asked.
         """
@@ -98,7 +99,9 @@ class HarnessAdapter:
                 dialogues = [[_message(request, media)] for request, media in group]
                 answers = self.model.answer_all(dialogues, options, rows=batch)
                 for (request, _), answer in zip(group, answers, strict=True):
-                    yield _cut(answer.text, request.until)
+                    # a harness has no regions: what Qwen-VL places in words stays in the text
+                    said = bare_places(answer.raw_text)
+                    yield _cut(answer.text if said is None else said, request.until)
         if cache is not None:
             cache.write_usage()
 
