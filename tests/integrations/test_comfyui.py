@@ -12,6 +12,8 @@ import torch
 
 from segue import loading
 from segue.errors import DataError
+from segue.output.answers import Answer
+from segue.types import Region
 
 
 class Kind:
@@ -92,6 +94,13 @@ def test_every_object_of_every_picture_has_a_mask_and_a_box(comfyui, engine, ima
 def test_what_scores_less_is_left_out_and_one_empty_mask_stays(comfyui, images):
     masks, boxes, _ = comfyui.SegueSegment.execute(images[:1], "the ball", "demo", 0.5, 1.0)
     assert masks.shape == (1, 48, 64) and not masks.any() and boxes == [[]]
+
+
+def test_a_place_that_is_said_in_words_is_a_box_without_a_mask(comfyui, images):
+    answer = Answer("The sign.", (Region(phrase="The sign", box=np.array([0.0, 1.6, 32.4, 48.0])),), "The sign.")
+    masks, (boxes,) = comfyui._drawn([answer], images[:1], 0.0)
+    assert boxes == [{"x": 0, "y": 2, "width": 32, "height": 46, "label": "The sign", "score": None}]
+    assert masks.shape == (1, 48, 64) and not masks.any()
 
 
 def test_no_phrase_is_told(comfyui, images):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from comfy_api.latest import ComfyExtension, io
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from segue.engine import Engine
@@ -24,6 +24,7 @@ from segue.integrations.forms import seen
 from segue.loading import load
 from segue.options import Options
 from segue.output.answers import Answer
+from segue.types import Region
 
 CATEGORY = "Segue"
 
@@ -119,7 +120,7 @@ def _pixels(image: Float[Tensor, "h w c"]) -> np.ndarray:
 def _drawn(
     answers: Sequence[Answer], image: Float[Tensor, "b h w c"], least_score: float
 ) -> tuple[Float[Tensor, "m h w"], list[list[dict[str, Any]]]]:
-    """The masks of all objects with their boxes."""
+    """The masks of all objects with their boxes, and behind these, of each answer, the boxes that are said in words."""
     masks: list[Tensor] = []
     boxes: list[list[dict[str, Any]]] = []
     for answer in answers:
@@ -129,7 +130,15 @@ def _drawn(
                 masks.append(torch.from_numpy(mask).float())
                 box = box_of(mask)
                 assert box is not None, "what is seen has pixels"
-                left, top, right, bottom = box.tolist()
-                about = {"x": left, "y": top, "width": right - left, "height": bottom - top}
-                boxes[-1].append(about | {"label": region.phrase, "score": region.score})
+                boxes[-1].append(_box(box, region))
+        for region in answer.regions:
+            # a model without a grounder says places in words
+            if region.masks is None and region.box is not None and (region.score or 0.0) >= least_score:
+                boxes[-1].append(_box(region.box, region))
     return torch.stack(masks) if masks else torch.zeros(1, *image.shape[1:3]), boxes
+
+
+def _box(box: Shaped[np.ndarray, " 4"], region: Region) -> dict[str, Any]:
+    left, top, right, bottom = np.rint(box).astype(int).tolist()
+    about = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    return about | {"label": region.phrase, "score": region.score}
