@@ -175,6 +175,17 @@ def test_a_question_without_answers_is_an_error_of_its_row(name, key, answers, t
         read_all(tmp_path, RECORDS[name])
 
 
+def test_a_training_question_without_answers_is_no_example(tmp_path):
+    path = FIXTURES["okvqa_val_4shot"](tmp_path) / "data/okvqa/mscoco_train2014_annotations.json"
+    content = read_json(path)
+    content["annotations"][3]["answers"] = []
+    write_json(path, content)
+    record = RECORDS["okvqa_val_4shot"]
+    dataset = DATASETS[record.dataset](tmp_path, record.split, **record.options)
+    shown = [part for part in dataset.get(0, rng_for(0, 0, 0)).messages[0].parts if isinstance(part, str)]
+    assert len(shown) == 5 and not any(part.endswith("Answer: ") for part in shown)
+
+
 def test_a_rotation_without_an_answer_is_an_error_of_its_row(tmp_path):
     path = FIXTURES["mmbench_dev"](tmp_path) / TABLES["mmbench_dev"]
     rows = tables.read_table(path)

@@ -33,7 +33,8 @@ _PARTS = {"train": "train2014", "val": "val2014", "testdev": "test-dev2015", "te
 def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = QUESTION_PROMPT, shots: int = 0) -> Rows:
     """A row per question. `prompt` has a place for {question}; the image stands before it, with nothing in between.
 
-    `shots` is how many examples of the split `train` stand before the question; a row has the same ones every time.
+    `shots` is how many examples of the split `train` stand before the question, each with its answer; a row has the
+    same ones every time.
     `target` holds question_id, image, answers (none where only a server knows them) and kind. A row of another split
     that has no answers is an error of the data.
 
@@ -43,7 +44,7 @@ def load(root: Path, split: str, *, variant: str = "vqav2", prompt: str = QUESTI
     select(dict.fromkeys(splits.split()), split, f"split of {variant}")
     rows = list(enumerate(read(root, split)))
     unique([question.id for _, question in rows], f"{variant}/{split}")
-    pool = read(root, "train") if shots else []
+    pool = [question for question in read(root, "train") if question.answers] if shots else []
     name = f"{variant}/{split}"
     make = partial(_sample, prompt=prompt, source=name, shots=shots, pool=pool)
     return Rows(name, rows, make, None if shots else _image)
