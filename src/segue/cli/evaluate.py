@@ -46,6 +46,19 @@ class _RunByDefault(TyperGroup):
 app = typer.Typer(cls=_RunByDefault, no_args_is_help=True, add_completion=False)
 """The sub-commands; each is one function here."""
 
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]", help="A folder, a training run, a hub id, or demo.", callback=options.check_model
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Folder below which the benchmarks' files lie: this one; with --rescore, where they lay for the run.",
+    ),
+]
 Protocol = Annotated[
     str | None, typer.Option("--protocol", help="upstream: score as the original does, its defects included.")
 ]
@@ -81,22 +94,11 @@ def entry() -> None:
 @app.command(RUN)
 @options.expanded
 def run(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]", help="A folder, a training run, a hub id, or demo.", callback=options.check_model
-        ),
-    ] = None,
+    model: Model = None,
     on: Annotated[
         str | None, typer.Option("--on", help="Benchmarks, separated by commas, or a folder of your own masks.")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Folder below which the benchmarks' files lie: this one; with --rescore, where they lay for the run.",
-        ),
-    ] = None,
+    data: Data = None,
     output: Out = None,
     rescore: Rescore = None,
     split: options.Split = None,
