@@ -87,20 +87,25 @@ def signature(
     dtype: options.Dtype = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Tell which models may share entries: those whose weights below the point are equal, whatever they are called."""
+    """Tell which models may share entries: those whose weights below the point and whose settings are equal, whatever
+    they are called.
+    """
     say(f"hashing the weights of {', '.join(models)}")
-    from segue.features.keys import fingerprints, joined
+    from segue.features.keys import differences, fingerprints, identity_of, joined
 
-    first: dict[str, dict[str, str]] = {}
+    first: dict[str, tuple[dict[str, str], dict[str, Any]]] = {}
     rows: list[dict[str, Any]] = []
     for name in models:
         engine = load_model(name, "cpu", dtype)
         row: dict[str, Any] = {"model": name, "dtype": str(engine.model.dtype).removeprefix("torch.")}
         for point in ("tower", "projected"):
             lines = fingerprints(engine.model.mllm.below(point), engine.model.dtype)
-            known = first.setdefault(point, lines)
             row[point] = joined(lines)
+            settings = identity_of(engine.model.config, row[point], engine.model.dtype, point).describe()
+            del settings["encoder"]["fingerprint"]
+            known, usual = first.setdefault(point, (lines, settings))
             row[f"{point}_differs"] = sorted(one for one in {**known, **lines} if known.get(one) != lines.get(one))
+            row[f"{point}_settings"] = differences(usual, settings)
         rows.append(row)
     if as_json:
         print(json.dumps(rows))
@@ -108,7 +113,7 @@ def signature(
     for row in rows:
         print(f"{row['model']} ({row['dtype']}): tower {row['tower'][:16]}, projected {row['projected'][:16]}")
         for point in ("tower", "projected"):
-            differing = row[f"{point}_differs"]
+            differing = row[f"{point}_settings"] + row[f"{point}_differs"]
             if differing and row is not rows[0]:
                 shown = ", ".join(differing[:3]) + (f" and {len(differing) - 3:,} more" if len(differing) > 3 else "")
                 print(f"  shares no entries of {point} with {rows[0]['model']}; they differ in {shown}")

@@ -310,6 +310,17 @@ def test_29_signatures_name_the_tensors_that_differ(longva, segue):
     assert (rows[2]["tower_differs"], rows[2]["projected_differs"]) == ([], ["projector.0.bias"])
 
 
+def test_equal_weights_that_cut_images_otherwise_share_nothing(longva, segue):
+    first, other = longva(), longva()
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(
+        json.dumps(config | {"image_grid_pinpoints": config["image_grid_pinpoints"][:1]})
+    )
+    code, rows = segue("signature", first, other)
+    assert (code, rows[1]["tower"], rows[1]["tower_differs"]) == (0, rows[0]["tower"], [])
+    assert [one.split(":")[0] for one in rows[1]["tower_settings"]] == ["encoder.resolutions"]
+
+
 def test_42_inspect_says_why_a_model_does_not_find_a_medium(longva, questions, tmp_path):
     model, store = longva(), tmp_path / "cache"
     spec = EvaluationSpec(
