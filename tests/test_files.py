@@ -4,7 +4,7 @@ from time import time
 import pytest
 
 from segue.errors import MediaError
-from segue.files import ABANDONED, PART, alone, atomic_folder, recover, replace_folder
+from segue.files import ABANDONED, OLD, PART, alone, atomic_folder, recover, replace_folder
 
 
 def names(folder):
@@ -56,7 +56,7 @@ def test_an_old_folder_comes_back_if_the_new_one_cannot_take_its_name(tmp_path):
 
 
 def test_a_folder_is_replaced_although_a_killed_process_left_what_it_had_replaced(tmp_path):
-    for name in ("out", ".old-out", "new"):
+    for name in ("out", f"{OLD}out", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "of").write_text(name)
     replace_folder(tmp_path / "out", tmp_path / "new")
@@ -64,13 +64,28 @@ def test_a_folder_is_replaced_although_a_killed_process_left_what_it_had_replace
 
 
 def test_what_a_killed_process_left_is_removed_or_comes_back(tmp_path):
-    for name in (".segue-half", ".old-whole", ".old-replaced", "replaced"):
+    for name in (".segue-half", f"{OLD}whole", f"{OLD}replaced", "replaced"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "of").write_text(name)
     (tmp_path / ".segue-half.json").write_text("{")
     recover(tmp_path)
     assert names(tmp_path) == ["replaced", "whole"]
-    assert [(tmp_path / name / "of").read_text() for name in names(tmp_path)] == ["replaced", ".old-whole"]
+    assert [(tmp_path / name / "of").read_text() for name in names(tmp_path)] == ["replaced", f"{OLD}whole"]
+
+
+def test_what_only_looks_left_behind_stays(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    for name in ("mine/photos", "mine/.old-photos", "mine/.old-letters", "theirs/of"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "mine" / f"{OLD}file").write_text("")
+    for name in ("half", "link"):
+        (tmp_path / "mine" / f"{PART}{name}").symlink_to(tmp_path / ("theirs" if name == "half" else "nowhere"))
+    (tmp_path / "mine" / f"{OLD}link").symlink_to(tmp_path / "theirs")
+    recover(tmp_path / "mine")
+    assert names(tmp_path / "mine") == [".old-letters", ".old-photos", f"{OLD}file", f"{OLD}link", "photos"]
+    (tmp_path / "new").mkdir()
+    replace_folder(tmp_path / "mine/photos", tmp_path / "new")
+    assert ".old-photos" in names(tmp_path / "mine") and names(tmp_path / "theirs") == ["of"]
 
 
 def test_what_a_killed_process_left_goes_and_what_one_is_at_work_on_stays(tmp_path):

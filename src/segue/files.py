@@ -23,8 +23,8 @@ PART = ".segue-"
 ABANDONED = 60.0
 """Seconds without a new file after which a folder that nobody holds is taken for one of a process that was killed."""
 
-OLD = ".old-"
-"""Begins the name of a folder that is being replaced; the rest is its name."""
+OLD = ".old-segue-"
+"""Begins the name of a folder that is being replaced; the rest is its name. People have an `.old-photos` of their own."""
 
 _NO_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP})
 
@@ -129,16 +129,18 @@ def replace_folder(path: Path, new: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Undo what a killed process had begun in a folder that nobody else writes to: what is half written goes, a folder
-    that was about to be replaced comes back.
+    that was about to be replaced comes back. A link goes, and what it points to stays.
 
     Raises: OSError, if that cannot be done.
     """
     for part in folder.glob(f"{PART}*"):
-        if part.is_dir():
+        if part.is_dir() and not part.is_symlink():
             shutil.rmtree(part)
         else:
             part.unlink()
     for old in folder.glob(f"{OLD}*"):
+        if old.is_symlink() or not old.is_dir():
+            continue
         whole = old.with_name(old.name.removeprefix(OLD))
         if whole.exists():
             shutil.rmtree(old)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from segue.errors import ConfigError, DataError, MediaError, SegueError
+from segue.files import OLD
 from segue.jobs import manifest
 
 
@@ -103,8 +104,8 @@ def test_other_peoples_results_are_not_listed(tmp_path, text):
 
 def test_leftovers_of_a_killed_run_go_and_what_it_was_replacing_comes_back(tmp_path):
     finish(tmp_path / ".segue-a", "/a")
-    finish(tmp_path / ".old-b", "/b")
-    finish(tmp_path / ".old-c", "/c", "old")
+    finish(tmp_path / f"{OLD}b", "/b")
+    finish(tmp_path / f"{OLD}c", "/c", "old")
     finish(tmp_path / "c", "/c", "new")
     (tmp_path / ".segue-manifest.jsonl").write_text("half")
     with manifest.opened(tmp_path) as opened:

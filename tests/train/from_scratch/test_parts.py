@@ -11,6 +11,7 @@ import torch
 import segue
 from segue import prepare
 from segue.data.prompts import SEGMENT_PROMPTS
+from segue.files import OLD
 from segue.media import open_media
 from segue.synth import clip, scene
 from segue.synth.backgrounds import BACKGROUNDS
@@ -233,7 +234,7 @@ def test_a_run_keeps_a_model_that_has_learned_and_goes_on_from_it(monkeypatch, t
     states = []
     for parts_ in learned:
         if len(states) == 2:
-            (tmp_path / "model").rename(tmp_path / ".old-model")  # where a kill leaves it that comes while it is kept
+            (tmp_path / "model").rename(tmp_path / f"{OLD}model")  # where a kill leaves it that comes while it is kept
         monkeypatch.setattr("sys.argv", ["from_scratch", str(tmp_path), "--scenes", "6", *parts_])
         command.main()
         states.append(segue.load(tmp_path / "model", device="cpu", dtype="fp32").model.state_dict())
