@@ -18,6 +18,7 @@ def finish(folder: Path, source: str, settings: str = "s") -> None:
     """A finished result as far as the manifest cares."""
     folder.mkdir(parents=True)
     result = {"format": 2, "source": {"path": source, "sha256": "h", "stamp": "t"}, "fingerprint": settings}
+    result["settings"] = {}
     (folder / "result.json").write_text(json.dumps({**result, "seconds": 1.0, "regions": []}))
 
 
@@ -60,6 +61,8 @@ def test_a_last_line_torn_anywhere_is_mended(tmp_path):
     [
         *("{", '"text"', "{}", "[1]", '{"source": "/c"}', json.dumps({**record("/c"), "phrases": [[]]})),
         *(json.dumps({**record("/c"), **wrong}) for wrong in ({"source": ["/c"]}, {"status": "?"}, {"folder": 3})),
+        "[" * 100_000,
+        *(json.dumps({**record("/c"), "phrases": wrong}) for wrong in (3, [3], [{}])),
         *(json.dumps(record("/c", folder)) for folder in (None, "", "..", "../c", "/c", "c/")),
     ],
 )
@@ -100,6 +103,32 @@ def test_other_peoples_results_are_not_listed(tmp_path, text):
     (tmp_path / "a" / "result.json").write_text(text)
     with manifest.opened(tmp_path) as opened:
         assert opened.records == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"source": value} for value in (3, [], {}, {"path": [1], "sha256": "h", "stamp": "t"})),
+        *({"settings": value} for value in (3, [[1]], {"phrases": 3}, {"phrases": [[1]]})),
+        *({"regions": value} for value in (3, {"a": 1}, [1])),
+        {"frames": 3},
+    ],
+)
+def test_a_result_that_a_disk_has_damaged_is_none(tmp_path, wrong):
+    finish(tmp_path / "a", "/a")
+    file = tmp_path / "a" / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | wrong))
+    with manifest.opened(tmp_path) as opened:
+        assert opened.records == {} and manifest.read_result(tmp_path / "a") is None
+    file.write_text("[" * 100_000)
+    assert manifest.read_result(tmp_path / "a") is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_in_the_place_of_the_list_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / manifest.NAME)
+    with pytest.raises(OSError, match="no regular file"), manifest.opened(tmp_path):
+        pass
 
 
 def test_leftovers_of_a_killed_run_go_and_what_it_was_replacing_comes_back(tmp_path):

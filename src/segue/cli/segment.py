@@ -223,7 +223,7 @@ def run(
         with closing(run_job(sources, job, watched, where)) as records:
             for record, is_old in records:
                 _report(record, tally, job.out, is_old=is_old, as_json=as_json)
-                bar.step(record["error"])
+                bar.step(record.get("error"))
     return tally
 
 

@@ -21,6 +21,7 @@ from segue.files import DISK_ERRORS, OLD, PART, alone, append, mend, recover
 from segue.jobs.inputs import folder_names
 from segue.jobs.stored import Source
 from segue.output.results import FORMAT, RESULT, encode_json
+from segue.reading import open_regular
 
 NAME = "manifest.jsonl"
 _SHARD_LIST = re.compile(r"manifest-(\d+)-of-(\d+)-([0-9a-f]{16})\.jsonl")
@@ -31,8 +32,7 @@ Key = tuple[str, tuple[str, ...]]
 
 REGION = ("phrase", "score", "box", "is_found", "area", "share", "frames")
 """What a record keeps of each region of a `result.json`."""
-_OF_RESULT = {"source", "fingerprint", "seconds", "regions"}
-_OF_SOURCE = {"path", "sha256", "stamp"}
+_OF_RESULT = {"source", "settings", "fingerprint", "seconds", "regions"}
 _REFUSALS = {
     errno.EACCES: "permission denied",
     errno.EPERM: "permission denied",
@@ -285,11 +285,12 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         result = json.loads(path.read_bytes())
-    except ValueError:
+        if result["format"] != FORMAT or not result.keys() >= _OF_RESULT:
+            return None
+        _checked(record_of(result, folder.name))
+        return result if isinstance(result["settings"], dict) else None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
-    is_ours = isinstance(result, dict) and result.get("format") == FORMAT and result.keys() >= _OF_RESULT
-    is_whole = is_ours and isinstance(result["source"], dict) and result["source"].keys() >= _OF_SOURCE
-    return result if is_whole else None
 
 
 def _make(out: Path) -> None:
@@ -346,14 +347,15 @@ def _read(path: Path) -> dict[Key, Record]:
     """The whole lines of a manifest, by source and question; a last line without its end was torn and is left out."""
     records: dict[Key, Record] = {}
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except FileNotFoundError:
         return records
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             record = _checked(json.loads(line))
             records[key_of(record)] = record
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(
                 f"line {number} of {path} is not a record of a finished input; "
                 "delete the line or the whole file, finished results are found again by themselves"
@@ -370,6 +372,7 @@ def _checked(record: Record) -> Record:
     is_inside = folder is None or (Path(folder).name == folder and folder not in ("", ".."))
     is_known = record["status"] == "failed" or (record["status"] == "ok" and folder is not None)
     is_whole = isinstance(record["source"], str) and record.keys() >= {"settings", "sha256", "stamp"}
-    if not (is_inside and is_known and is_whole):
+    is_asked = all(isinstance(phrase, str) for phrase in record.get("phrases", ()))
+    if not (is_inside and is_known and is_whole and is_asked):
         raise ValueError("none of ours")
     return record
