@@ -145,6 +145,27 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused(tmp_path):
         open_pth(rewritten(saved(tmp_path, {"a": torch.zeros(5)}), stretch))
 
 
+@pytest.mark.parametrize("tensor", [torch.zeros(0, 3), torch.zeros(0, 3, 3), torch.zeros(9).as_strided((1,), (3,))])
+def test_a_size_or_stride_that_torch_cannot_count_is_refused(tmp_path, tensor):
+    def stretch(entries):
+        name = next(name for name in entries if name.endswith("data.pkl"))
+        # three, as it stands in the pickle
+        entries[name] = entries[name].replace(b"K\x03", b"\x8a\x0a" + (2**72).to_bytes(10, "little"))
+
+    with pytest.raises(CheckpointError, match="a tensor has shape"):
+        open_pth(rewritten(saved(tmp_path, {"a": tensor}), stretch))
+
+
+@pytest.mark.parametrize("size", [2**31, 2**61])
+def test_an_empty_tensor_of_huge_sizes_is_refused(tmp_path, size):
+    def stretch(entries):
+        name = next(name for name in entries if name.endswith("data.pkl"))
+        entries[name] = entries[name].replace(b"K\x03", b"\x8a\x08" + size.to_bytes(8, "little"))
+
+    with pytest.raises(CheckpointError, match="a tensor has shape"):
+        open_pth(rewritten(saved(tmp_path, {"a": torch.zeros(0, 3, 3)}), stretch))
+
+
 def test_numbers_that_were_changed_on_the_way_are_noticed(tmp_path):
     path = saved(tmp_path, {"a": torch.full((5,), 7.0)})
     path.write_bytes(path.read_bytes().replace(struct.pack("<f", 7.0) * 5, struct.pack("<f", 8.0) * 5))

@@ -56,6 +56,12 @@ def test_an_error_is_one_line_whatever_a_file_is_named(terminal):
     assert terminal.getvalue() == "error: /a\\nb.png does not exist\n"
 
 
+def test_an_error_into_which_a_file_has_put_megabytes_keeps_beginning_and_end(terminal):
+    console.error(f"bad.pth holds {'x' * 3_000_000}; fetch it again")
+    told = terminal.getvalue()
+    assert len(told) < 10_000 and told.startswith("error: bad.pth") and told.endswith("fetch it again\n")
+
+
 @pytest.mark.parametrize("columns", [None, 120, 75, 60, 20])
 def test_a_table_cuts_no_word_at_any_width(columns, monkeypatch):
     if columns is None:

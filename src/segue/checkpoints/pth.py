@@ -30,6 +30,8 @@ MAX_INSTRUCTIONS = 5_000_000
 """What is followed of a checkpoint's pickle at most: a hundred thousand tensors have these instructions."""
 _WORD = 16  # bytes
 _MOST_AXES = 8
+_MOST_NUMBERS = 2**62
+"""No tensor has so many numbers, nor a stride or offset over so many: torch could not count them."""
 WRAPPERS = ("state_dict", "model")
 _STORAGES = {
     "torch.DoubleStorage": torch.float64,
@@ -190,9 +192,14 @@ def _made(maker: Any, arguments: Any) -> Any:
         storage, offset, shape, stride = arguments[:4]
         if not isinstance(storage, _Storage):
             return Foreign(f"{name} of {_name(storage)}")
-        if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
-            raise ValueError(f"a tensor has shape {shape} and strides {stride}")
-        if len(shape) != len(stride) or len(shape) > _MOST_AXES or math.prod(shape) > max(storage.numel, 1):
+        if max(len(shape), len(stride)) > _MOST_AXES:
+            raise ValueError(f"a tensor has {max(len(shape), len(stride)):,} axes; at most {_MOST_AXES} are read")
+        if not all(type(number) is int and 0 <= number < _MOST_NUMBERS for number in (offset, *shape, *stride)):
+            raise ValueError(f"a tensor has shape {str(shape)[:80]} and strides {str(stride)[:80]}")
+        # of an empty tensor too, whose other sizes torch multiplies
+        if math.prod(max(size, 1) for size in shape) >= _MOST_NUMBERS:
+            raise ValueError(f"a tensor has shape {shape}")
+        if len(shape) != len(stride) or math.prod(shape) > max(storage.numel, 1):
             raise ValueError(f"a tensor of {len(shape)} axes has more numbers than its storage")
         return _View(storage, offset, tuple(shape), tuple(stride))
     return Foreign(name)

@@ -22,6 +22,7 @@ from rich.text import Text
 
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNBOUNDED = 10_000  # characters across
+_LONGEST = 8_000  # characters of an error
 _EVERY = 15.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -36,6 +37,13 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """Text with its line breaks made visible, which names of files may have."""
     return text.replace("\n", "\\n")
+
+
+def shortened(text: str) -> str:
+    """Text of an error without its middle, where a file has put megabytes into it."""
+    left_out = len(text) - _LONGEST
+    half = _LONGEST // 2
+    return text if left_out <= 0 else f"{text[:half]} ... ({left_out:,} characters are left out) ... {text[-half:]}"
 
 
 class VisibleConsole(Console):
@@ -108,7 +116,7 @@ def say(text: str, *, style: str | None = None) -> None:
 
 def error(text: str) -> None:
     """Print one line that says what went wrong."""
-    STDERR.print(Text.assemble(("error: ", "bold red"), one_line(text)), soft_wrap=True)
+    STDERR.print(Text.assemble(("error: ", "bold red"), one_line(shortened(text))), soft_wrap=True)
 
 
 class LogHandler(logging.Handler):

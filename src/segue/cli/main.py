@@ -72,7 +72,7 @@ class _Group(TyperGroup):
     def _end(self, ctx: Any, text: str, error: Exception) -> NoReturn:
         console.error(text)
         if ctx.meta.get("json"):
-            print(json.dumps({"error": text, "kind": type(error).__name__}), flush=True)
+            print(json.dumps({"error": console.shortened(text), "kind": type(error).__name__}), flush=True)
         raise typer.Exit(USER_ERROR) from error
 
 
