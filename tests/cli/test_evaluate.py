@@ -53,11 +53,16 @@ def test_the_same_command_goes_on_and_overwriting_begins_anew(evaluate, mine, tm
     assert evaluate("bright/200", *words[1:], "--overwrite").exit_code == 0
 
 
-def test_overwriting_spares_what_is_no_evaluation(evaluate, mine, tmp_path):
+# the second is a training run's
+@pytest.mark.parametrize("record", [None, '{"processes": 1, "device": "cpu"}', "{", "3"])
+def test_overwriting_spares_what_is_no_evaluation(evaluate, mine, tmp_path, record):
     (tmp_path / "out/mine_test").mkdir(parents=True)
     (tmp_path / "out/mine_test/thesis.txt").write_text("")
+    if record is not None:
+        (tmp_path / "out/mine_test/run.json").write_text(record)
     done = evaluate("bright/100", "--on", mine, "--phrase", "square", "-o", tmp_path / "out", "--overwrite")
     assert done.exit_code == 2 and "is not overwritten" in done.stderr
+    assert (tmp_path / "out/mine_test/thesis.txt").exists()
     assert (tmp_path / "out/mine_test/thesis.txt").exists()
 
 

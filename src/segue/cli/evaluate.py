@@ -356,12 +356,22 @@ def _throw_away(out: Path) -> None:
     from segue.evals.run.evaluation import RUN as RECORD
 
     if out.exists():
-        if any(out.iterdir()) and not (out / RECORD).is_file():
+        if any(out.iterdir()) and not _is_evaluation(out / RECORD, bool(rows.files(out))):
             raise ConfigError(f"{out} holds no evaluation, so it is not overwritten; choose another folder")
         with ExitStack() as held:
             for path in rows.files(out):
                 held.enter_context(alone(path))
             shutil.rmtree(out)
+
+
+def _is_evaluation(record: Path, has_rows: bool) -> bool:
+    """Whether a folder's `run.json` is an evaluation's: a training run has one too. Of a damaged one rows say so."""
+    try:
+        return "benchmark" in json.loads(record.read_text(encoding="utf-8"))
+    except OSError:
+        return False
+    except (ValueError, TypeError, RecursionError):
+        return has_rows
 
 
 def _tell(made: RunReport) -> None:
