@@ -241,6 +241,18 @@ def test_an_input_is_done_again_where_that_is_asked_for(run_segue, photo, out, a
     assert [region["phrase"] for region in read_result(out / "street")["regions"]] == [arguments[0]]
 
 
+def test_what_somebody_put_beside_a_result_stays_when_it_is_made_anew(run_segue, photo, out):
+    run_segue("segment", photo, "bright", "-o", out)
+    folder = next(path.parent for path in out.glob("*/result.json"))
+    (folder / "notes").mkdir()
+    (folder / "notes" / "mine.txt").write_text("seen")
+    (folder / "link").symlink_to("nowhere")
+    before = (folder / "result.json").stat().st_ino
+    assert run_segue("segment", photo, "bright", "-o", out, "--overwrite").exit_code == 0
+    assert (folder / "result.json").stat().st_ino != before
+    assert (folder / "notes" / "mine.txt").read_text() == "seen" and (folder / "link").is_symlink()
+
+
 @pytest.mark.parametrize("change", [("--max-tiles", 3), ("--formats", "png"), ("--dtype", "fp32"), ("--reprompt", 0.2)])
 def test_the_same_question_under_other_settings_asks_for_overwrite(run_segue, photo, out, change):
     run_segue("segment", photo, "bright", "-o", out)

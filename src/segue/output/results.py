@@ -152,8 +152,19 @@ class ResultWriter:
             form = "masks/object_{id}/{frame:05d}.png" if self._is_apart else "masks/{frame:05d}.png"
             result |= {"mask_files": form, "overlapping_frames": self._overlapping}
         (self._part / RESULT).write_bytes(encode_json(_readable(result)))
+        self._take_along()
         replace_folder(self.folder, self._part)
         return result
+
+    def _take_along(self) -> None:
+        """Copy what somebody has put beside an older result, which would go away with it."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name in _WRITTEN:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, self._part / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, self._part / path.name, follow_symlinks=False)
 
     def _write_masks(self, frame: FrameMasks) -> None:
         """All objects in one picture as long as none overlap; from the first overlap on, a picture for each."""
