@@ -24,7 +24,7 @@ ABANDONED = 60.0
 """Seconds without a new file after which a folder that nobody holds is taken for one of a process that was killed."""
 
 OLD = ".old-segue-"
-"""Begins the name of a folder that is being replaced; the rest is its name. People have an `.old-photos` of their own."""
+"""Begins the name of a folder that is being replaced; the rest is its name. `.old-photos` may be somebody's own."""
 
 _NO_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP})
 

@@ -18,7 +18,8 @@ import torch
 from segue import config, loading
 from segue.checkpoints import adapters
 from segue.data.base import rng_for
-from segue.errors import CheckpointError, DataError, LimitError, MediaError
+from segue.errors import CheckpointError, ConfigError, DataError, LimitError, MediaError
+from segue.files import alone
 from segue.train import batch_stream, checkpoints, evaluation, loop, run, run_logger
 from segue.train.recipe import Validation
 from segue.train.run import train
@@ -253,3 +254,62 @@ def test_what_a_killed_process_left_is_cleared_away(make_recipe, watcher):
         (folder / name / "trained.safetensors").write_bytes(b"half")
     train(recipe, watcher, device="cpu", resume=True)
     assert sorted(path.name for path in folder.iterdir()) == ["step-000001", "step-000002"]
+
+
+def flipped(file):
+    """The file with its last byte changed."""
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+def reworded(old, new):
+    return lambda file: file.write_text(file.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("trained.safetensors", flipped),
+        ("state/optimizer.safetensors", flipped),
+        *(
+            ("checkpoint.json", reworded(*words))
+            for words in (
+                ('"stage": "only"', '"stage": "omly"'),
+                ('"waited"', '"weited"'),
+                ('"per_step": 1', '"per_step": "1"'),
+                ('"best": null', '"best": "1"'),
+                ('"stage_step": 1', '"stage_step": -1'),
+            )
+        ),
+    ],
+)
+def test_a_checkpoint_that_a_disk_has_damaged_is_not_gone_on_from(make_recipe, watcher, name, change):
+    recipe = make_recipe()
+    train(recipe, watcher, device="cpu", limit=1)
+    folder = recipe.output / "checkpoints" / "step-000001"
+    change(folder / name)
+    with pytest.raises(CheckpointError, match=f"{name} is not as it was written.*Move .*step-000001 away"):
+        train(recipe, watcher, device="cpu", resume=True)
+
+
+def test_damage_to_what_only_tells_of_a_run_is_told_and_the_run_goes_on(make_recipe, watcher, caplog):
+    recipe = make_recipe()
+    recipe = replace(recipe, validation=Validation(data=recipe.data, every=1, limit=1))
+    train(recipe, watcher, device="cpu", limit=1)
+    for wrong in ("{", "[3]", '{"only": {"a": 3}}'):
+        caplog.clear()
+        for name in ("data.json", "validation.json"):
+            (recipe.output / name).write_text(wrong)
+        train(recipe, watcher, device="cpu", limit=1, resume=True)
+        for name in ("data.json is damaged", "validation.json is damaged"):
+            assert name in caplog.text
+
+
+def test_two_runs_in_one_folder_do_not_clear_away_each_others_checkpoints(make_recipe, watcher):
+    recipe = make_recipe()
+    half = recipe.output / "checkpoints" / ".segue-0123456789ab"
+    half.mkdir(parents=True)
+    (recipe.output / "recipe.yaml").write_text(config.dump(recipe))
+    with alone(recipe.output), pytest.raises(ConfigError, match="another run is writing to .*run"):
+        train(recipe, watcher, device="cpu", resume=True)
+    assert half.is_dir()

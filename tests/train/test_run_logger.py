@@ -57,6 +57,19 @@ def test_a_log_that_a_kill_has_torn_is_gone_on_with_and_a_stage_tells_itself_onc
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["3", "[]", '{"kind": "step"}', '{"step": 1}', '{"kind": "step", "step": "1"}', '{"kind": "stage", "step": 0}'],
+)
+def test_a_line_that_a_disk_has_damaged_is_told_and_left_out(tmp_path, watcher, caplog, line):
+    (tmp_path / "log.jsonl").write_text(f'{line}\n{{"kind": "step", "step": 1}}\n')
+    told = run_logger.RunLogger(tmp_path, watcher, is_main=True)
+    told.begin(1)
+    told.close()
+    assert "has a damaged line" in caplog.text
+    assert run_logger.lines(told._path) == [{"kind": "step", "step": 1}]
+
+
 def test_without_tensorboard_the_log_has_everything(tmp_path, watcher, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     told = run_logger.RunLogger(tmp_path, watcher, is_main=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 STATE = "state"
 OPTIMIZER = "optimizer.safetensors"
+STATE_HASH = "state_hash"
+"""In a record's `progress`, the hash of the optimizer's memory; checkpoints of older versions have none."""
 
 
 def versions() -> dict[str, str]:
@@ -55,6 +57,9 @@ def write(
                 save_file(dict(state), part / STATE / OPTIMIZER)
             processor.save(part)
             record = replace(record, tensors_hash=weights.file_hash(part / TENSORS))
+            if state is not None:
+                told = {**record.progress, STATE_HASH: weights.file_hash(part / STATE / OPTIMIZER)}
+                record = replace(record, progress=told)
             record.write(part)
             for path in (*part.rglob("*"), part):
                 lazy.flush(path)
@@ -98,10 +103,10 @@ def prune(run: Path, keep: int) -> list[Path]:
     return gone
 
 
-def newest(run: Path) -> tuple[Path, CheckpointRecord] | None:
-    """The checkpoint to go on from; None, where the run ended before its first.
+def newest(run: Path, stages: Sequence[str]) -> tuple[Path, CheckpointRecord] | None:
+    """The checkpoint to go on from; None, where the run ended before its first. `stages` are the names of the run's.
 
-    Raises: CheckpointError, if it cannot be read or holds no state.
+    Raises: CheckpointError, if it cannot be read, holds no state, or is not as it was written.
     """
     found = checkpoints(run)
     if not found:
@@ -109,7 +114,28 @@ def newest(run: Path) -> tuple[Path, CheckpointRecord] | None:
     folder, record = list(found.items())[-1]
     if not (folder / STATE / OPTIMIZER).is_file():
         raise CheckpointError(f"{folder} holds no state of the optimizer, so a run cannot go on from it")
+    if damaged := _damaged(folder, record, stages):
+        raise CheckpointError(
+            f"{damaged} is not as it was written: the disk may be failing. Move {folder} away, and --resume goes on "
+            "from the checkpoint before it"
+        )
     return folder, record
+
+
+def _damaged(folder: Path, record: CheckpointRecord, stages: Sequence[str]) -> Path | None:
+    """The file of a checkpoint that is not as it was written, if there is one."""
+    kept = record.progress
+    is_sound = (
+        record.stage in stages
+        and record.stage_step >= 0
+        and isinstance(kept.get("best", ""), int | float | None)
+        and all(isinstance(kept.get(name), int) for name in ("waited", "per_step", "is_over"))
+        and isinstance(kept.get("evaluated_at", kept.get("judged_at", -1)), int)
+    )
+    if not is_sound:
+        return folder / RECORD
+    hashes = {folder / TENSORS: record.tensors_hash, folder / STATE / OPTIMIZER: kept.get(STATE_HASH)}
+    return next((file for file, known in hashes.items() if known and weights.file_hash(file) != known), None)
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:

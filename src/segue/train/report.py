@@ -6,6 +6,7 @@ Rows have numbers, never file names; the best and the worst of the held-out ones
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +20,8 @@ from segue.train import pictures
 from segue.train.batch_stream import parts_of
 from segue.train.recipe import TrainRecipe
 from segue.train.run_logger import LOG, lines
+
+log = logging.getLogger(__name__)
 
 REPORT, CASES = "report.html", "validation.json"
 SHOWN = 3
@@ -66,20 +69,24 @@ def write(run: Path, recipe: TrainRecipe) -> Path:
 
 
 def _points(said: Sequence[Mapping[str, Any]], name: str) -> pages.Points:
-    return [(float(line["step"]), float(line[name])) for line in said if name in line]
+    return [(float(line["step"]), float(line[name])) for line in said if isinstance(line.get(name), int | float)]
 
 
 def _cases(path: Path, recipe: TrainRecipe) -> str:
     """The best and the worst held-out rows of the best evaluation, as pictures."""
     if not path.is_file() or recipe.validation is None:
         return ""
-    rows = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda row: row["iou"])
     parts = parts_of(recipe.validation.data)
-    chosen = rows if len(rows) <= 2 * SHOWN else [*rows[:SHOWN], *rows[-SHOWN:]]
-    shown = [
-        (pictures.pair(row, parts, recipe.seed), f"{row['part']} row {row['row']}, IoU {row['iou']:.3f}")
-        for row in chosen
-    ]
+    try:
+        rows = sorted(json.loads(path.read_text(encoding="utf-8")), key=lambda row: row["iou"])
+        chosen = rows if len(rows) <= 2 * SHOWN else [*rows[:SHOWN], *rows[-SHOWN:]]
+        shown = [
+            (pictures.pair(row, parts, recipe.seed), f"{row['part']} row {row['row']}, IoU {row['iou']:.3f}")
+            for row in chosen
+        ]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        log.warning("%s is damaged (%s), so the report shows no held-out rows", path, error)
+        return ""
     return (
         f"<h2>Held-out rows, worst first ({len(chosen)} of {len(rows)})</h2>"
         f"<p>On the left what is marked, on the right what the best checkpoint found.</p>{pages.gallery(shown)}"

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from segue.checkpoints import adapters
 from segue.checkpoints.adapters import CHECKPOINTS, RECIPE, CheckpointRecord
 from segue.data.base import Dataset
 from segue.errors import CheckpointError, ConfigError
-from segue.files import new_folder
+from segue.files import alone, new_folder
 from segue.progress import size
 from segue.train import checkpoints, evaluation, report, setup
 from segue.train.estimate import StepTiming, description, trial
@@ -67,20 +68,22 @@ def train(
     `resume` goes on from the newest checkpoint in the run folder, or begins where there is none yet. `limit` ends the
     run after so many steps, as a signal would: with a checkpoint to go on from.
 
-    Raises: SegueError. Whatever goes wrong, the last checkpoint is whole.
+    Raises: SegueError, also if another process trains in the run folder. Whatever goes wrong, the last checkpoint is
+    whole.
     """
     accelerator = setup.accelerator(recipe, device=device)
     start = _begin(recipe, resume=resume)
     accelerator.wait_for_everyone()
     logger = RunLogger(recipe.output, watcher, is_main=accelerator.is_main_process)
     run = _Run(recipe, accelerator, logger, Stop(), limit)
-    if accelerator.is_main_process:
-        _write_beginnings(recipe, accelerator)
-    try:
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            _make(recipe.output)
+            held.enter_context(alone(recipe.output))
+            _write_beginnings(recipe, accelerator)
+        held.callback(logger.close)
         with run.stop.listening():
             progress, is_stopped = _stages(run, start)
-    finally:
-        logger.close()
     best = adapters.find(recipe.output)
     assert best is not None
     if accelerator.is_main_process:
@@ -130,7 +133,7 @@ def _begin(recipe: TrainRecipe, *, resume: bool) -> tuple[Path, CheckpointRecord
                 f"the run in {recipe.output} was started with another {key} ({before_}, now {now}); go on with the "
                 "same recipe, or start a new run on top of its checkpoint"
             )
-    return checkpoints.newest(recipe.output)
+    return checkpoints.newest(recipe.output, [stage.name for stage in recipe.stages])
 
 
 def _first_change(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
@@ -148,11 +151,14 @@ def _first_change(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
     return key, old, new
 
 
-def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:
+def _make(output: Path) -> None:
     try:
-        recipe.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot write into {recipe.output}: {error.strerror}; choose another output") from error
+        raise ConfigError(f"cannot write into {output}: {error.strerror}; choose another output") from error
+
+
+def _write_beginnings(recipe: TrainRecipe, accelerator: Accelerator) -> None:
     checkpoints.tidy(recipe.output)
     told = {
         "versions": checkpoints.versions(),
@@ -199,7 +205,7 @@ def _check_data(run: _Run, state: StageState) -> None:
     if not run.logger.is_main:
         return
     path = run.folder / DATA
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = _known_data(path) if path.is_file() else {}
     now = {part.name: [len(part.dataset), fingerprint(part.dataset)] for part in state.mixture.parts}
     for name, (rows, digest) in known.setdefault(state.stage.name, now).items():
         if now.get(name, [0, ""])[1] != digest:
@@ -208,6 +214,18 @@ def _check_data(run: _Run, state: StageState) -> None:
                 f"{now.get(name, [0])[0]} now): it goes on with what is there now, and its order of rows is another"
             )
     write_text(path, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
+
+
+def _known_data(path: Path) -> dict[str, dict[str, list[Any]]]:
+    """By stage and dataset, how many rows there were and what stands for them."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            stage: {name: [rows, digest] for name, (rows, digest) in parts.items()} for stage, parts in known.items()
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        log.warning("%s is damaged: whether the data changed since this run began is not known", path)
+        return {}
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -91,15 +91,20 @@ class RunLogger:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that a killed process left half written is left out."""
+    """The lines of a log; one that a killed process left half written, or a disk has damaged, is left out."""
     if not path.is_file():
         return []
     found = []
     for line in filter(None, path.read_text(encoding="utf-8", errors="replace").split("\n")):
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            read = json.loads(line)
+            is_sound = isinstance(read["kind"], str) and isinstance(read["step"], int)
+            if not is_sound or (read["kind"] == "stage" and not isinstance(read["text"], str)):
+                raise ValueError("none of ours")
+        except (ValueError, TypeError, KeyError, RecursionError):
             log.warning("%s has a damaged line, which is left out", path)
+        else:
+            found.append(read)
     return found
 
 
