@@ -898,6 +898,20 @@ class TestKeptMasks:
             Options(keep_logits=True, keep_masks=False)
 
 
+def test_a_model_without_its_weights_is_refused(make_engine, image, tmp_path):
+    unloaded, messages = make_engine(), [Message.user("Who?", image)]
+    unloaded.unload()
+    asked = (
+        lambda: unloaded.segment(image, ["x"]),
+        lambda: unloaded.score(messages, ["a"]),
+        lambda: unloaded.logits(messages),
+        lambda: unloaded.save(tmp_path / "saved"),
+    )
+    for ask in asked:
+        with pytest.raises(ConfigError, match="has let go of its weights.*; load it anew"):
+            ask()
+
+
 def test_a_box_in_words_becomes_a_region_without_masks_after_those_of_seg(engine, picture):
     reply = "Sure, [SEG] in <box>[[250,500,500,1000]]</box>.<|im_end|>"
     answer = engine.ask(picture(height=80, width=120), "Where is it?", options=Options(prefill=reply))

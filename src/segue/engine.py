@@ -85,6 +85,7 @@ class Engine:
         self.encoder = MediaEncoder(model, processor, features)
         self._answering = Answering(model, processor, self.encoder, self.lineage)
         self.new_cache = new_cache
+        self._is_loaded = True
         is_static = model.device.type == "cuda" and new_cache is DynamicCache
         self._static = StaticDecoder(model.mllm.language_model) if is_static else None
 
@@ -200,6 +201,7 @@ class Engine:
         """
         if not answers or not all(answers):
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
+        self._check_loaded()
         plan = self.plan(options)
         inputs = self._inputs([messages], plan)
         plans = [replace(plan, options=replace(options, prefill=answer)) for answer in answers]
@@ -220,6 +222,7 @@ class Engine:
     @torch.no_grad()
     def logits(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Float[Tensor, " v"]:
         """Scores of all tokens that the answer to a dialogue may begin with. Raises as `answer` does."""
+        self._check_loaded()
         plan = self.plan(options)
         example = self._prepare(messages, plan, self._inputs([messages], plan))
         self.encoder.encode(example.media)
@@ -292,8 +295,13 @@ class Engine:
     def unload(self) -> None:
         """Let go of all weights for good. It answers no more, but can still say what a request would ask."""
         self.forget()
-        self._static = None
+        self._static, self._is_loaded = None, False
         weights.release(self.model)
+
+    def _check_loaded(self) -> None:
+        """Raises: ConfigError, after `unload`."""
+        if not self._is_loaded:
+            raise ConfigError(f"{self.lineage['model']} has let go of its weights (unload); load it anew")
 
     def forget(self) -> None:
         """Let go of what was computed from the medium asked about last, so that nothing of it is used again."""
@@ -307,6 +315,7 @@ class Engine:
 
         Raises: ConfigError, for another dtype, a folder that exists or quantised weights; CheckpointError, if it fails.
         """
+        self._check_loaded()
         folder = Path(folder)
         precision = None if dtype is None else weights.as_dtype(dtype)
         if folder.exists():
@@ -336,6 +345,7 @@ class Engine:
 
     def _take(self, request: Request) -> Job:
         """A request with its media looked at and its dialogues made ready."""
+        self._check_loaded()
         timer, plan = Timer(), self.plan(request.options)
         shown = [target_media(messages) for messages in request.dialogues]
         if not shown or any(one is not shown[0] for one in shown):
