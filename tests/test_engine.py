@@ -1,3 +1,5 @@
+import inspect
+import json
 import weakref
 from dataclasses import replace
 from itertools import zip_longest
@@ -558,6 +560,21 @@ class TestSegment:
         for phrases, told in (([], "there is no phrase"), ([" "], "is empty"), ("the cat", r"write \['the cat'\]")):
             with pytest.raises(DataError, match=told):
                 engine.segment(image, phrases)
+
+    @pytest.mark.parametrize("messages", [Message.user("Who?"), "Who?", [{"role": "user", "content": "Who?"}]])
+    def test_what_is_no_dialogue_is_refused(self, engine, messages):
+        request = Request([])
+        request.dialogues = [messages]  # tests check types before a request could
+        all_of = inspect.unwrap(Engine.answer_all)
+        for ask in (request.__post_init__, lambda: all_of(engine, [messages])):
+            with pytest.raises(DataError, match="a dialogue is a list of messages"):
+                ask()
+
+    def test_options_that_are_none_are_refused(self, image):
+        request = Request([[Message.user("Who?", image)]])
+        request.options = {"threshold": 0.3}
+        with pytest.raises(ConfigError, match="the options are {'threshold': 0.3}; write segue.Options"):
+            request.__post_init__()
 
     def test_a_reply_without_a_seg_token_is_refused(self, engine, image):
         with pytest.raises(ConfigError, match="'It is.' asks for no mask"):

@@ -1,3 +1,4 @@
+import inspect
 import pickle
 from dataclasses import FrozenInstanceError
 from importlib.metadata import version
@@ -35,6 +36,13 @@ def test_a_medium_stands_where_the_text_says_and_its_regions_follow_it(text, par
 def test_a_place_without_its_medium_is_refused(text, media):
     with pytest.raises(DataError, match="placeholders for"):
         Message.user(text, media)
+
+
+@pytest.mark.parametrize("media", ["street.jpg", Path("street.jpg"), np.zeros((4, 6, 3), np.uint8)])
+def test_a_medium_that_is_not_opened_is_refused_and_not_read_as_words(media):
+    user = inspect.unwrap(Message.user.__func__)  # tests check types before it could
+    with pytest.raises(DataError, match="is none; open it with segue.open_media"):
+        user(Message, "Who?", media)
 
 
 def test_the_text_of_a_turn_leaves_out_media_and_regions():

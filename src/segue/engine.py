@@ -41,6 +41,7 @@ from segue.requests import (
     Row,
     Timer,
     answers_of,
+    check_dialogue,
     question_about,
     raised,
     shown_in,
@@ -111,7 +112,10 @@ class Engine:
         return self.stream_answer(question_about(source, text, regions), options)
 
     def answer(self, messages: Sequence[Message], options: Options = DEFAULTS) -> Answer:
-        """The whole answer to a dialogue that ends with the user's turn."""
+        """The whole answer to a dialogue that ends with the user's turn.
+
+        Raises: as `ask` does; DataError too, for what is no list of messages.
+        """
         request = Request([messages], options)
         return answers_of(self.run([request]))[request][0]
 
@@ -152,11 +156,12 @@ class Engine:
                 f"{self.lineage['model']} has no grounder, so that it cannot segment; take a Sa2VA, "
                 "or ask where things are in words (`segue chat`)"
             )
-        check_prefill(options.prefill)
         media = open_media(source)
         question = self.model.family.prompts[f"segment_{media.kind}"]
         dialogues = [[Message.user(question.replace("{phrase}", phrase), media)] for phrase in phrases]
-        return Request(dialogues, options, phrases)
+        request = Request(dialogues, options, phrases)
+        check_prefill(options.prefill)
+        return request
 
     def answer_each(self, dialogues: Sequence[Sequence[Message]], options: Options = DEFAULTS) -> list[Answer]:
         """Answers to several dialogues about one image or video, or about none.
@@ -175,7 +180,11 @@ class Engine:
         one, if greedy.
 
         Those about one medium share its features, and their objects are followed together.
+
+        Raises: as `answer` does.
         """
+        for messages in dialogues:
+            check_dialogue(messages)
         groups: dict[int, list[int]] = {}
         media = [target_media(messages) for messages in dialogues]
         for number, one in enumerate(media):
@@ -365,6 +374,8 @@ class Engine:
 
     def _inputs(self, dialogues: Sequence[Sequence[Message]], plan: Plan) -> list[MediaInput]:
         """The media that dialogues show, each once."""
+        for messages in dialogues:
+            check_dialogue(messages)
         inputs: list[MediaInput] = []
         for media in (part for messages in dialogues for part in shown_in(messages)):
             if not any(one.media is media for one in inputs):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from segue.errors import ConfigError, DataError
 from segue.grounding.following import Policy, TrackBuilder
 from segue.media import Source, open_media
 from segue.models.decoding import DecodeState, Generation, IncrementalText
@@ -31,6 +33,13 @@ class Request:
     phrases: Sequence[str] = ()
     is_cancelled: bool = False
     last_prompt: LastPrompt | None = None
+
+    def __post_init__(self) -> None:
+        """Raises: DataError, for a dialogue that is no list of messages; ConfigError, for options that are none."""
+        for messages in self.dialogues:
+            check_dialogue(messages)
+        if not isinstance(self.options, Options):
+            raise ConfigError(f"the options are {self.options!r}; write segue.Options(threshold=0.3)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +150,15 @@ class Timer:
         now = perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self.mark
         self.mark = now
+
+
+def check_dialogue(messages: object) -> None:
+    """Raises: DataError, for what is no list of messages."""
+    if not isinstance(messages, Sequence) or not all(isinstance(one, Message) for one in messages):
+        raise DataError(
+            f"a dialogue is a list of messages, and {reprlib.repr(messages)} is none; "
+            "write [segue.Message.user('What is this?', segue.open_media('photo.jpg'))]"
+        )
 
 
 def question_about(source: Source | None, text: str, regions: Sequence[Region]) -> list[Message]:

@@ -6,6 +6,7 @@ Everything here is numpy and plain Python, so importing it is cheap and values c
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -213,12 +214,19 @@ class Message:
         A literal `<image>` in the text says where the medium goes; without one it goes first, on a line of its
         own, as in training. Region prompts belong to the medium.
 
-        Raises: DataError, if the text is none, or if `<image>` occurs twice, or without a medium.
+        Raises: DataError, if the text is none, or the medium not opened, or if `<image>` occurs twice, or without a
+        medium.
         """
         from segue.errors import DataError
 
         if not isinstance(text, str):
             raise DataError(f"what is asked is text, and {text!r} is none; write it in quotes")
+        if media is not None and not isinstance(media, Media):
+            # a path would stand in the question as words
+            raise DataError(
+                f"a message shows an opened image or video, and {reprlib.repr(media)} is none; "
+                "open it with segue.open_media first"
+            )
         places = text.count("<image>")
         if places > 1 or (places == 1 and media is None):
             raise DataError(
