@@ -557,6 +557,8 @@ class TestSegment:
         assert "not_found" not in engine.segment(image, ["x"], ONE).lineage
 
     def test_nothing_to_segment_is_refused(self, engine, image):
+        with pytest.raises(DataError, match=r"answers to compare are a list, and 'a cat' is text; write \['a cat'\]"):
+            engine.score([Message.user("Who?", image)], "a cat")
         for phrases, told in (([], "there is no phrase"), ([" "], "is empty"), ("the cat", r"write \['the cat'\]")):
             with pytest.raises(DataError, match=told):
                 engine.segment(image, phrases)

@@ -208,6 +208,8 @@ class Engine:
 
         Raises: DataError, without an answer or for an empty one, and for a dialogue that cannot be asked.
         """
+        if isinstance(answers, str):
+            raise DataError(f"answers to compare are a list, and {answers!r} is text; write [{answers!r}]")
         if not answers or not all(answers):
             raise DataError(f"{len(answers)} answers cannot be compared; give at least one, and none that is empty")
         self._check_loaded()

@@ -37,6 +37,19 @@ def test_a_folder_that_cannot_be_made_is_refused(answer, tmp_path, name):
         answer.save(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("formats", "told"),
+    [
+        ("png", r"formats are a list, and 'png' is text; write \['png'\]"),
+        (["png", "logits"], r"made without its logits; ask with Options\(keep_logits=True\), or leave logits out"),
+    ],
+)
+def test_formats_that_cannot_be_written_are_refused(answer, tmp_path, formats, told):
+    with pytest.raises(ConfigError, match=told):
+        answer.save(tmp_path / "out", formats)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_answer_comes_back_from_json_as_it_was(answer):
     assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
 

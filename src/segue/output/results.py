@@ -240,6 +240,9 @@ def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
     """
     if answer.media is None:
         raise ConfigError("the answer is not about an image or video; there is nothing to write but its text")
+    if isinstance(formats, str):
+        raise ConfigError(f"formats are a list, and {formats!r} is text; write [{formats!r}]")
+    formats = list(formats)
     if unknown := set(formats) - set(FORMATS):
         raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
     blocking = next((path for path in folder.parents if path.exists() and not path.is_dir()), None)
