@@ -234,9 +234,9 @@ def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
 
     Frames are decoded anew for the overlay.
 
-    Raises: ConfigError, if the answer has no medium, a format is unknown, or the folder cannot be made or holds
-    something else; MediaError, if its medium cannot be read any more, or a picture not be written; OSError, as the disk
-    raises it.
+    Raises: ConfigError, if the answer has no medium, a format is unknown or of logits that were not kept, or the folder
+    cannot be made or holds something else; MediaError, if its medium cannot be read any more, or a picture not be
+    written; OSError, as the disk raises it.
     """
     if answer.media is None:
         raise ConfigError("the answer is not about an image or video; there is nothing to write but its text")
@@ -245,6 +245,10 @@ def save(answer: Answer, folder: Path, formats: Iterable[str]) -> None:
     formats = list(formats)
     if unknown := set(formats) - set(FORMATS):
         raise ConfigError(f"unknown output format {', '.join(sorted(unknown))}; known: {', '.join(FORMATS)}")
+    if "logits" in formats and any(one.masks is not None and one.masks.logits is None for one in answer.regions):
+        raise ConfigError(
+            "the answer was made without its logits; ask with Options(keep_logits=True), or leave logits out of formats"
+        )
     blocking = next((path for path in folder.parents if path.exists() and not path.is_dir()), None)
     if blocking is not None or "\0" in str(folder):
         what = "its name holds a NUL character" if blocking is None else f"{blocking} is no folder"
