@@ -7,7 +7,7 @@ from segue.errors import ConfigError, DataError
 from segue.media import open_media
 from segue.output.answers import Answer
 from segue.output.export import write_png
-from segue.types import MaskTrack, Region, Usage
+from segue.types import MaskTrack, Region, TokenScore, Usage
 
 TRACK = MaskTrack((3, 6), np.array([7, 9]), ("639", "b0"))
 REGION = Region(
@@ -26,9 +26,8 @@ REGION = Region(
 def answer(tmp_path):
     write_png(tmp_path / "a.png", np.zeros((3, 6, 3), np.uint8))
     usage = Usage(3, 2, 1, 0, {"language": 0.25})
-    return Answer(
-        "It is.", (REGION, Region()), "It is.<e>", open_media(tmp_path / "a.png"), usage, "length", {"x": [1]}
-    )
+    media, scores = open_media(tmp_path / "a.png"), (TokenScore("It", -0.5, (("It", -0.5), ("A", -2.0))),)
+    return Answer("It is.", (REGION, Region()), "It is.<e>", media, usage, "length", {"x": [1]}, scores)
 
 
 @pytest.mark.parametrize("name", ["a.png/x", "a.png/x/y", "a\0b"])

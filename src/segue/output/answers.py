@@ -13,7 +13,7 @@ from segue import types
 from segue.errors import DataError
 from segue.geometry.masks import at_threshold, box_of
 from segue.output import results
-from segue.types import MaskTrack, Media, Region, Usage
+from segue.types import MaskTrack, Media, Region, TokenScore, Usage
 
 if TYPE_CHECKING:
     import pandas
@@ -54,6 +54,7 @@ class Answer(types.Answer):
             "media": None if self.media is None else _media_to_dict(self.media),
             "usage": asdict(self.usage),
             "lineage": self.lineage,
+            "scores": [asdict(score) for score in self.scores],
         }
 
     @classmethod
@@ -71,6 +72,7 @@ class Answer(types.Answer):
                 Usage(**stored.get("usage", {})),
                 stored["stop_reason"],
                 dict(stored.get("lineage", {})),
+                tuple(_score_from_dict(score) for score in stored.get("scores", ())),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise DataError(f"a stored answer does not have its form ({type(error).__name__}: {error})") from error
@@ -154,6 +156,11 @@ def track_from_dict(stored: Mapping[str, Any] | None) -> MaskTrack | None:
         return None
     height, width = stored["size"]
     return MaskTrack((height, width), np.array(stored["index"], np.int64), tuple(stored["rles"]))
+
+
+def _score_from_dict(stored: Mapping[str, Any]) -> TokenScore:
+    likeliest = tuple((text, logprob) for text, logprob in stored["likeliest"])
+    return TokenScore(stored["text"], stored["logprob"], likeliest)
 
 
 def _at_threshold(region: Region, threshold: float) -> Region:
