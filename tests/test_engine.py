@@ -506,6 +506,10 @@ class TestThreshold:
         kept = engine.ask(image, "a", options=ONE).regions[0].masks.logits
         assert (kept.shape, kept.dtype) == ((1, 64, 64), np.float32)
 
+    def test_an_answer_drawn_anew_says_at_which_threshold(self, engine, image):
+        moved = engine.ask(image, "Where?", options=ONE).at_threshold(0.25)
+        assert moved.lineage["request"]["threshold"] == 0.25 and moved.lineage["request"]["keep_logits"]
+
 
 class TestSegment:
     def test_phrases_are_asked_for_one_by_one_and_followed_together(self, engine, teach, clip, count_calls):

@@ -34,13 +34,15 @@ class Answer(types.Answer):
         results.save(self, Path(folder), formats)
 
     def at_threshold(self, threshold: float) -> Answer:
-        """The same answer with a pixel in a mask where its probability is above `threshold`; boxes follow.
+        """The same answer with a pixel in a mask where its probability is above `threshold`; boxes and lineage follow.
 
         Needs `Options(keep_logits=True)`. Nothing is computed but the masks.
 
         Raises: ConfigError, if the threshold is not in (0, 1); DataError, if the logits were not kept.
         """
-        return replace(self, regions=tuple(_at_threshold(region, threshold) for region in self.regions))
+        regions = tuple(_at_threshold(region, threshold) for region in self.regions)
+        lineage = {**self.lineage, "request": {**self.lineage.get("request", {}), "threshold": threshold}}
+        return replace(self, regions=regions, lineage=lineage)
 
     def to_dict(self) -> Json:
         """All of it as JSON can hold it, masks as COCO run lengths, numbers exact. Logits are left out, and so are
