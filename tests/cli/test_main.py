@@ -1,7 +1,9 @@
 import json
 import logging
+import shlex
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 
 import pytest
 import typer
@@ -126,6 +128,23 @@ def test_arguments_are_judged_before_torch_is_imported(judged, words):
     code, told, has_torch = judged[words]
     assert (code, has_torch) == (2, False)
     assert MISTAKES[words] in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("segment", "", "a cat", "-o", "out"), ("segment", "a.png", "a cat", "--output=")])
+def test_an_empty_argument_is_not_the_working_folder(words):
+    result = run(*words)
+    assert result.exit_code == 2
+    assert f"an argument is empty in {shlex.join(['segue', *words])}; give a value" in result.stderr
+
+
+def test_what_a_terminal_cannot_write_is_no_bug(monkeypatch):
+    terminal = TextIOWrapper(BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit):
+        main.main(["--version"])
+    terminal.write("不在这里")
+    terminal.seek(0)
+    assert "\\u4e0d\\u5728" in terminal.read()
 
 
 def test_ctrl_c_is_one_line_and_exit_130(doing):

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import shlex
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from segue.cli import console
-from segue.errors import SegueError
+from segue.errors import ConfigError, SegueError
 from segue.files import DISK_ERRORS
 from segue.registry import Table
 
@@ -52,6 +56,7 @@ class _Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
         ctx.meta["json"] = "--json" in rest
+        _check_empty(str(name), rest)
         return name, built(str(name)), rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -74,6 +79,15 @@ class _Group(TyperGroup):
         if ctx.meta.get("json"):
             print(json.dumps({"error": console.shortened(text), "kind": type(error).__name__}), flush=True)
         raise typer.Exit(USER_ERROR) from error
+
+
+def _check_empty(name: str, arguments: Sequence[str]) -> None:
+    """Raises: ConfigError, for an argument without a letter, which as a path would be the working folder."""
+    if any(one == "" or re.fullmatch("--[a-z0-9-]+=", one) for one in arguments):
+        raise ConfigError(
+            f"an argument is empty in {shlex.join(['segue', name, *arguments])}; give a value, or leave the option "
+            "out. A variable of the shell that is not set is empty too"
+        )
 
 
 def built(name: str) -> Any:
@@ -134,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     A user error is one line on stderr; with `--json` also one JSON object {"error", "kind"} on stdout.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal of another encoding than UTF-8 lacks
     typer.main.get_command(application())(args=arguments, prog_name="segue")
     raise AssertionError("typer leaves the process itself")
 
