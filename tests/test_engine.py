@@ -1,7 +1,7 @@
 import inspect
 import json
 import weakref
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import zip_longest
 
 import numpy as np
@@ -270,6 +270,32 @@ class TestText:
         object.__setattr__(options, "frames", 3)  # tests check types before the options could
         with pytest.raises(ConfigError, match="frames is 3; expected text: auto, first:k"):
             options.__post_init__()
+
+    @pytest.mark.parametrize(
+        ("name", "value", "told"),
+        [
+            ("stop", "END", r"stop is a list of texts, and 'END' is one text; write \['END'\]"),
+            ("stop", (3,), "a text to stop at, 3, is none"),
+            ("threshold", "0.5", "threshold is '0.5'; expected a number"),
+            ("max_new_tokens", 2.5, "max_new_tokens is 2.5; expected a whole number"),
+            ("prefill", 3, "prefill is 3; expected text"),
+            ("json_schema", {"type": "object"}, r"json_schema is {'type': 'object'}; .* json.dumps"),
+        ],
+    )
+    def test_options_of_another_type_are_refused(self, name, value, told):
+        options = Options()
+        object.__setattr__(options, name, value)  # tests check types before the options could
+        with pytest.raises(ConfigError, match=told):
+            options.__post_init__()
+
+    def test_numbers_of_numpy_become_numbers_that_json_can_hold(self):
+        options = Options()
+        given = {"threshold": np.float32(0.25), "max_new_tokens": np.int64(30), "likeliest": np.int64(5)}
+        for name, value in given.items():
+            object.__setattr__(options, name, value)
+        options.__post_init__()
+        assert json.loads(json.dumps(asdict(options)))["threshold"] == 0.25
+        assert (options.max_new_tokens, options.likeliest) == (30, 5)
 
     @pytest.mark.parametrize(
         "change",

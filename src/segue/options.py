@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
+
+import numpy as np
 
 from segue.errors import ConfigError
 from segue.geometry.masks import logit
+
+_NUMBERS = ("threshold", "temperature", "top_p", "reprompt")
+_WHOLE_NUMBERS = ("max_new_tokens", "max_tiles", "seed", "likeliest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,7 @@ class Options:
     json_schema: str | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         if not isinstance(self.frames, str):
             raise ConfigError(
                 f"frames is {self.frames!r}; expected text: auto, first:k, uniform:k, fps:r, or numbers such as '0,4,9'"
@@ -79,6 +86,30 @@ class Options:
                 "expected at least 1 token and 1 to 64 tiles"
             )
 
+    def _check_types(self) -> None:
+        """Refuse what is of another type; numbers of numpy become Python's, which JSON can hold.
+
+        Raises: ConfigError.
+        """
+        for name in (*_NUMBERS, *_WHOLE_NUMBERS):
+            value, is_whole = getattr(self, name), name in _WHOLE_NUMBERS
+            if name == "likeliest" and value is None:
+                continue
+            if not isinstance(value, Integral if is_whole else Real):
+                raise ConfigError(f"{name} is {value!r}; expected {'a whole number' if is_whole else 'a number'}")
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())
+        for name in ("prefill", "json_schema"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                how = " of JSON: json.dumps makes it" if name == "json_schema" else ""
+                raise ConfigError(f"{name} is {value!r}; expected text{how}")
+        if isinstance(self.stop, str):
+            # its letters would each end the answer
+            raise ConfigError(f"stop is a list of texts, and {self.stop!r} is one text; write [{self.stop!r}]")
+        if strange := [one for one in self.stop if not isinstance(one, str)]:
+            raise ConfigError(f"a text to stop at, {strange[0]!r}, is none; write it in quotes")
+
 
 def _check_sampling(temperature: float, top_p: float, seed: int) -> None:
     if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
@@ -86,7 +117,7 @@ def _check_sampling(temperature: float, top_p: float, seed: int) -> None:
             f"temperature {temperature} and top_p {top_p} are out of range; "
             "expected temperature >= 0 and 0 < top_p <= 1"
         )
-    if not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+    if not -(2**63) <= seed < 2**64:
         raise ConfigError(f"seed {seed} is out of range; expected a whole number of 64 bits")
 
 
