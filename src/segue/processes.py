@@ -43,7 +43,8 @@ def pool(workers: int, begin: Callable[..., None] | None = None, *given: Any) ->
         except BrokenProcessPool as error:
             raise SegueError(
                 "a worker process died, perhaps for want of memory; what is finished is kept: give fewer --workers, "
-                "and the same command goes on"
+                "and the same command goes on. A script of your own that starts workers needs "
+                "`if __name__ == '__main__':` around what it does"
             ) from error
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)

@@ -42,7 +42,10 @@ def test_several_processes_write_what_one_writes_and_go_on_where_it_stopped(phot
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
 
-@pytest.mark.parametrize(("begin", "words"), [(partial(os._exit, 3), "a worker process died"), (no_model, "no such")])
+@pytest.mark.parametrize(
+    ("begin", "words"),
+    [(partial(os._exit, 3), "a worker process died.*`if __name__ == '__main__':`"), (no_model, "no such")],
+)
 def test_what_ends_a_worker_ends_the_run_in_one_line(photos, tmp_path, begin, words):
     with pytest.raises(SegueError, match=words):
         run(photos, job(tmp_path / "out"), begin, 2)
