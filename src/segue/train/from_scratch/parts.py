@@ -154,16 +154,16 @@ def learn_words(
     known, kept_back = ([know(model, processor, one, rng) for one in some] for some in (scenes, held))
     aids = words.Aids(model.mllm.width)
     shown = {False: [one for one in known if len(one.boxes)], True: [one for one in known if not len(one.boxes)]}
-    # the longest turn, how many of a scene, and whether of a clip
-    known_shapes = ((24, 20, False), (46, 10, False), (28, 14, True), (24, 20, False), (110, 3, False), (150, 2, True))
-    shapes = [shape for shape in known_shapes if shown[shape[2]]]
+    # turns longer than this, up to that, how many of a scene, and whether of a clip; descriptions stand apart
+    stills_ = ((0, 24, 20, False), (0, 46, 10, False), (0, 24, 20, False), (46, 110, 2, False))
+    shapes = [shape for shape in (*stills_, (0, 28, 14, True), (40, 110, 2, True)) if shown[shape[3]]]
     numbers = count()
 
     def step() -> dict[str, Tensor]:
-        longest, most, is_clip = shapes[next(numbers) % len(shapes)]
+        above, longest, most, is_clip = shapes[next(numbers) % len(shapes)]
         some = shown[is_clip]
         chosen = [some[int(number)] for number in rng.integers(len(some), size=4)]
-        batch = words.batch_of(chosen, vocabulary, rng, turns=most, longest=longest)
+        batch = words.batch_of(chosen, vocabulary, rng, turns=most, longest=longest, above=above)
         return words.words_losses(model, aids, batch, vocabulary)
 
     _learning(model, model.mllm.language_model, model.seg_projector)

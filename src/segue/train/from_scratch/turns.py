@@ -28,7 +28,7 @@ from segue.synth.wording import LANGUAGES, Language, noun_forms, phrase_of, say
 from segue.types import Media, Message, Sample
 
 _MISSES, _HITS = 3, 2
-_PUBLISHED, _PLAIN, _BOXES, _CAPTIONS, _REGIONS = 0.6, 0.1, 0.35, 0.35, 2
+_PUBLISHED, _PLAIN, _BOXES, _REGIONS = 0.6, 0.1, 0.35, 2
 _ABSENT = 3  # phrases for what no scene has
 
 
@@ -111,11 +111,9 @@ def _asked(scene: Scene, rng: np.random.Generator, language: Language) -> Iterat
     if not scene.is_clip:
         for thing in rng.permutation(len(scene.things))[:_REGIONS]:
             yield Ask.REGION, region_sample(scene, int(thing), rng, language=language), ()
-    if rng.uniform() < _CAPTIONS:
-        yield Ask.CAPTION, caption_sample(scene, rng, language=language), scene.caption.objects
-    if rng.uniform() < _CAPTIONS:
-        words = say(f"plain.caption.{scene.media.kind}", language, rng)
-        sample = _asking(caption_sample(scene, rng, language=language), words, scene)
+    described = caption_sample(scene, rng, language=language)
+    plain = say(f"plain.caption.{scene.media.kind}", language, rng)
+    for sample in (described, _asking(described, plain, scene)):
         yield Ask.CAPTION, sample, scene.caption.objects
 
 

@@ -108,16 +108,22 @@ class Vocabulary:
 
 
 def batch_of(
-    scenes: Sequence[Known], vocabulary: Vocabulary, rng: np.random.Generator, *, turns: int, longest: int
+    scenes: Sequence[Known],
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    *,
+    turns: int,
+    longest: int,
+    above: int = 0,
 ) -> Batch:
-    """Turns of these scenes by chance, none longer than `longest`; a scene with fewer has empty ones."""
+    """Turns of these scenes by chance, longer than `above` and at most `longest`; a scene with fewer has empty ones."""
     shape = (len(scenes), turns, longest)
     ids, labels = np.zeros(shape, dtype=np.int64), np.full(shape, IGNORED)
     weights, asks = np.zeros(shape, dtype=np.float32), np.zeros(shape[:2], dtype=np.int64)
     counts, points = np.full(shape[:2], -1), np.full((*shape[:2], len(scenes[0].shown)), -1.0, dtype=np.float32)
     again, segs, looks, meant, edged, edges = [], [], [], [], [], []
     for row, scene in enumerate(scenes):
-        fitting = [turn for turn in scene.turns if len(turn.ids) <= longest]
+        fitting = [turn for turn in scene.turns if above < len(turn.ids) <= longest]
         for place, number in enumerate(rng.permutation(len(fitting))[:turns]):
             turn = fitting[number]
             end = len(turn.ids)
