@@ -63,7 +63,8 @@ def adapter(monkeypatch):
         module.loaded.append((model, how))
 
         def answer_all(dialogues, options, *, rows):
-            return [SimpleNamespace(text=f"{one[0].text.strip()}! {options.max_tiles}") for one in dialogues]
+            said = (f"{one[0].text.strip()}! {options.max_tiles}" for one in dialogues)
+            return [SimpleNamespace(text=text, raw_text=text) for text in said]
 
         return SimpleNamespace(answer_all=answer_all, lineage={})
 

@@ -59,7 +59,8 @@ def told(dialogues, options, *, rows):
     media = next((part for part in messages[0].parts if isinstance(part, Media)), None)
     shown = "nothing" if media is None else f"{media.kind} of {media.count}"
     assert isinstance(options, Options) and options.max_tiles == 6 and not options.keep_masks
-    return [SimpleNamespace(text=f"{shown}: {messages[0].text.strip()}")]
+    said = f"{shown}: {messages[0].text.strip()}"
+    return [SimpleNamespace(text=said, raw_text=said)]
 
 
 @pytest.fixture
